@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: MIT
+// Differentiation of the tape, programs, and the functions of Var.
+#include <string>
+
+#include "autodiff/tape.hpp"
+#include "kernels/runtime/error.hpp"
+
+namespace brenier {
+namespace {
+
+// Below sqrt(FLT_MIN) a squared length underflows in float. Divisors of lengths stay above it, so that x /
+// |x| is 0 at x = 0 and never exceeds 1, in both precisions.
+constexpr double kTinyLength = 1e-19;
+// a ^ (p - 1) with 0 < p < 1 stays finite in float from here on.
+constexpr double kTinyBase = 1e-37;
+
+}  // namespace
+
+/// One reverse sweep. Adjoints are instructions of the same tape; a value that `input` does not reach has
+/// none.
+class Sweep {
+ public:
+  Sweep(Tape& tape, int output, int input) : tape_(tape), input_(input), output_(output) {
+    active_.assign(output + 1, false);
+    adjoint_.assign(output + 1, -1);
+    if (input > output) return;
+    active_[input] = true;
+    for (int i = input + 1; i <= output; ++i) {
+      const Instruction& step = tape.at(i);
+      const bool flat = step.op == OpCode::less || step.op == OpCode::sign;
+      active_[i] = !flat && ((step.a >= 0 && active_[step.a]) || (step.b >= 0 && active_[step.b]));
+    }
+  }
+
+  int run() {
+    if (!active_[output_] || input_ > output_) return tape_.filled(0.0, tape_.size(input_));
+    adjoint_[output_] = tape_.constant_scalar(1.0);
+    for (int i = output_; i > input_; --i)
+      if (active_[i] && adjoint_[i] >= 0) propagate(i, tape_.at(i), adjoint_[i]);
+    const int n = tape_.size(input_);
+    return adjoint_[input_] >= 0 ? adjoint_[input_] : tape_.filled(0.0, n);
+  }
+
+ private:
+  bool wanted(int i) const { return i >= 0 && active_[i]; }
+  int constant(double value) { return tape_.constant_scalar(value); }
+  int unary(OpCode op, int a) { return tape_.unary_(op, a); }
+  int add(int a, int b) { return tape_.binary_(OpCode::add, a, b); }
+  int sub(int a, int b) { return tape_.binary_(OpCode::sub, a, b); }
+  int mul(int a, int b) { return tape_.binary_(OpCode::mul, a, b); }
+  int div(int a, int b) { return tape_.binary_(OpCode::div, a, b); }
+  int pow(int a, int b) { return tape_.binary_(OpCode::pow, a, b); }
+  int max(int a, double b) { return tape_.binary_(OpCode::max, a, constant(b)); }
+
+  /// Adds a contribution to the adjoint of i. A scalar that met a vector collects the sum over its elements.
+  void accumulate(int i, int term) {
+    const int n = tape_.size(i);
+    if (n == 1) term = tape_.sum_(term);
+    if (tape_.size(term) < n) term = tape_.broadcast_(term, n);
+    adjoint_[i] = adjoint_[i] < 0 ? term : add(adjoint_[i], term);
+  }
+
+  // Steps are passed by value: the tape grows meanwhile.
+  void propagate(int i, Instruction step, int bar) {
+    const int a = step.a, b = step.b;
+    switch (step.op) {
+      case OpCode::component:
+        return accumulate(a, tape_.scatter_(bar, static_cast<int>(step.offset), tape_.size(a)));
+      case OpCode::scatter:
+        return accumulate(a, tape_.component_(bar, static_cast<int>(step.offset)));
+      case OpCode::broadcast:
+        return accumulate(a, bar);
+      case OpCode::sum:
+        return accumulate(a, tape_.broadcast_(bar, tape_.size(a)));
+      case OpCode::matvec:
+        return accumulate(a, tape_.transposed_matvec(step, bar));
+      case OpCode::dot:
+      case OpCode::mul:
+        if (a == b) return accumulate(a, mul(mul(constant(2.0), bar), a));
+        if (wanted(a)) accumulate(a, mul(bar, b));
+        if (wanted(b)) accumulate(b, mul(bar, a));
+        return;
+      case OpCode::add:
+      case OpCode::sub:
+      case OpCode::div:
+      case OpCode::pow:
+      case OpCode::min:
+      case OpCode::max:
+        return propagate_binary(i, step, bar);
+      default:
+        return accumulate(a, mul_derivative(i, step, bar));
+    }
+  }
+
+  void propagate_binary(int i, Instruction step, int bar) {
+    const int a = step.a, b = step.b;
+    switch (step.op) {
+      case OpCode::add:
+        if (wanted(a)) accumulate(a, bar);
+        if (wanted(b)) accumulate(b, bar);
+        return;
+      case OpCode::sub:
+        if (wanted(a)) accumulate(a, bar);
+        if (wanted(b)) accumulate(b, unary(OpCode::neg, bar));
+        return;
+      case OpCode::div: {
+        // (a / b) / b instead of a / b^2, which leaves the range of numbers earlier.
+        const int share = div(bar, b);
+        if (wanted(a)) accumulate(a, share);
+        if (wanted(b)) accumulate(b, unary(OpCode::neg, mul(share, i)));
+        return;
+      }
+      case OpCode::pow:
+        if (wanted(a)) accumulate(a, mul(bar, mul(b, power_below(a, b))));
+        // a^b log a tends to 0 with a for b > 0; log(0) times 0 would not.
+        if (wanted(b)) accumulate(b, mul(bar, mul(i, unary(OpCode::log, base_of_log(a)))));
+        return;
+      default: {  // min, max: the operand that was returned
+        const bool is_min = step.op == OpCode::min;
+        const int takes_b = is_min ? tape_.binary_(OpCode::less, b, a) : tape_.binary_(OpCode::less, a, b);
+        if (wanted(a)) accumulate(a, mul(bar, sub(constant(1.0), takes_b)));
+        if (wanted(b)) accumulate(b, mul(bar, takes_b));
+        return;
+      }
+    }
+  }
+
+  /// The power a ^ (b - 1) of the rule (a ^ b)' = b a ^ (b - 1).
+  int power_below(int a, int b) {
+    const double* p = tape_.scalar(b);
+    if (p && *p > 0 && *p < 1) return pow(max(a, kTinyBase), constant(*p - 1));
+    return pow(a, sub(b, constant(1.0)));
+  }
+
+  int base_of_log(int a) { return tape_.known(a) ? a : max(a, kTinyBase); }
+
+  /// bar f'(a) for the functions of one operand; i is f(a) itself.
+  int mul_derivative(int i, Instruction step, int bar) {
+    const int a = step.a;
+    switch (step.op) {
+      case OpCode::neg:
+        return unary(OpCode::neg, bar);
+      case OpCode::exp:
+        return mul(bar, i);
+      case OpCode::log:
+        return div(bar, a);
+      case OpCode::sqrt:
+        return mul(bar, div(constant(0.5), max(i, kTinyLength)));
+      case OpCode::abs:
+        return mul(bar, unary(OpCode::sign, a));
+      case OpCode::sin:
+        return mul(bar, unary(OpCode::cos, a));
+      case OpCode::cos:
+        return unary(OpCode::neg, mul(bar, unary(OpCode::sin, a)));
+      case OpCode::tanh:
+        return mul(bar, sub(constant(1.0), mul(i, i)));
+      case OpCode::softplus:
+        return mul(bar, unary(OpCode::sigmoid, a));
+      case OpCode::sigmoid:
+        return mul(bar, mul(i, sub(constant(1.0), i)));
+      default:
+        break;
+    }
+    throw ValueError("the tape has no derivative for instruction " +
+                     std::to_string(static_cast<int>(step.op)));
+  }
+
+  Tape& tape_;
+  int input_, output_;
+  std::vector<bool> active_;
+  std::vector<int> adjoint_;
+};
+
+Var gradient(Var output, Var input) {
+  Tape& tape = output.tape();
+  if (&input.tape() != &tape) throw ValueError("gradient: the two values are on different tapes");
+  if (output.size() != 1)
+    throw ShapeError("gradient of a vector of " + std::to_string(output.size()) +
+                     " elements: differentiate a scalar, such as one component or a sum");
+  return {tape, Sweep(tape, output.index(), input.index()).run()};
+}
+
+Program compile(Tape& tape, Var value, Var input) {
+  if (&input.tape() != &tape || &value.tape() != &tape || input.index() != 0)
+    throw ValueError("compile: the argument must be tape.input(), and the value of the same tape");
+  const int roots[] = {value.index(), gradient(value, input).index()};
+  const std::vector<Instruction>& code = tape.code();
+  std::vector<bool> live(code.size(), false);
+  for (int root : roots) live[root] = true;
+  for (std::size_t i = code.size(); i-- > 0;) {
+    if (!live[i]) continue;
+    if (code[i].a >= 0) live[code[i].a] = true;
+    if (code[i].b >= 0) live[code[i].b] = true;
+  }
+  Program program;
+  std::vector<int> place(code.size(), -1);
+  std::map<Index, Index> moved;  // blocks of constants, old offset to new: shared blocks stay shared
+  for (std::size_t i = 0; i < code.size(); ++i) {
+    if (!live[i]) continue;
+    Instruction step = code[i];
+    if (step.op == OpCode::constant || step.op == OpCode::matvec) {
+      const Index count = step.op == OpCode::constant ? step.size : Index(step.size) * code[step.a].size;
+      const auto [block, is_new] =
+          moved.try_emplace(step.offset, static_cast<Index>(program.constants.size()));
+      const auto first = tape.constants().begin() + step.offset;
+      if (is_new) program.constants.insert(program.constants.end(), first, first + count);
+      step.offset = block->second;
+    }
+    if (step.a >= 0) step.a = place[step.a];
+    if (step.b >= 0) step.b = place[step.b];
+    place[i] = static_cast<int>(program.code.size());
+    program.code.push_back(step);
+  }
+  program.input_size = input.size();
+  program.value = place[roots[0]];
+  program.gradient = place[roots[1]];
+  return program;
+}
+
+// ---- Var ----
+
+Tape& Var::tape() const {
+  if (!tape_)
+    throw ValueError("a Var was used that was never recorded: start from the argument of the function");
+  return *tape_;
+}
+
+int Var::size() const {
+  return tape().code()[index_].size;
+}
+Var Var::operator[](int i) const {
+  return tape().component(*this, i);
+}
+Var Var::constant(double value) const {
+  return tape().constant(value);
+}
+Var Var::constant(const std::vector<double>& values) const {
+  return tape().constant(values);
+}
+
+Var operator+(Var a, Var b) {
+  return a.tape().binary(OpCode::add, a, b);
+}
+Var operator-(Var a, Var b) {
+  return a.tape().binary(OpCode::sub, a, b);
+}
+Var operator*(Var a, Var b) {
+  return a.tape().binary(OpCode::mul, a, b);
+}
+Var operator/(Var a, Var b) {
+  return a.tape().binary(OpCode::div, a, b);
+}
+Var operator-(Var a) {
+  return a.tape().unary(OpCode::neg, a);
+}
+Var operator*(const Matrix<double>& matrix, Var x) {
+  return x.tape().matvec(matrix, x);
+}
+
+Var pow(Var a, Var b) {
+  return a.tape().binary(OpCode::pow, a, b);
+}
+Var min(Var a, Var b) {
+  return a.tape().binary(OpCode::min, a, b);
+}
+Var max(Var a, Var b) {
+  return a.tape().binary(OpCode::max, a, b);
+}
+Var exp(Var a) {
+  return a.tape().unary(OpCode::exp, a);
+}
+Var log(Var a) {
+  return a.tape().unary(OpCode::log, a);
+}
+Var sqrt(Var a) {
+  return a.tape().unary(OpCode::sqrt, a);
+}
+Var abs(Var a) {
+  return a.tape().unary(OpCode::abs, a);
+}
+Var sin(Var a) {
+  return a.tape().unary(OpCode::sin, a);
+}
+Var cos(Var a) {
+  return a.tape().unary(OpCode::cos, a);
+}
+Var tanh(Var a) {
+  return a.tape().unary(OpCode::tanh, a);
+}
+Var softplus(Var a) {
+  return a.tape().unary(OpCode::softplus, a);
+}
+Var sigmoid(Var a) {
+  return a.tape().unary(OpCode::sigmoid, a);
+}
+Var sum(Var a) {
+  return a.tape().sum(a);
+}
+Var dot(Var a, Var b) {
+  return a.tape().dot(a, b);
+}
+Var norm(Var a) {
+  return sqrt(dot(a, a));
+}
+Var matvec(const Matrix<double>& matrix, Var x) {
+  return x.tape().matvec(matrix, x);
+}
+
+}  // namespace brenier

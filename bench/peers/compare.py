@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: MIT
+"""Times one inner iteration in brenier and in PyTorch on the same numbers, in turn, and prints ratios side by side.
+
+PyTorch first writes the parameters and the cloud of each case to files, which the brenier binary reads where it knows
+`--maps`, `--cloud` and `--log-density` (--share-inputs). Then each round times every PyTorch form and brenier once,
+one after the other, so that a machine that slows down slows all of them down. Reported: the median and the least of
+the rounds' medians. The PyTorch process waits, without work, while brenier runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+DEFAULT_CASES = ("potential:1:1000", "porous_medium:1:1000", "entropy:2:16000", "entropy:20:1000")
+Line = dict[str, object]
+
+
+def case_flags(args: argparse.Namespace, case: str) -> list[str]:
+    """The flags that both programs take, from "functional:dim:n"."""
+    functional, dim, n = case.split(":")
+    flags = {"n": n, "dim": dim, "hidden": args.hidden, "functional": functional, "dtype": args.dtype}
+    flags |= {"threads": args.threads, "seconds": args.seconds}
+    return [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+
+
+class Server:
+    """A PyTorch process that does one round when asked."""
+
+    def __init__(self, flags: list[str]) -> None:
+        command = [sys.executable, str(HERE / "pytorch_inner.py"), "--serve", *flags]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.failures = self.read()
+
+    def read(self) -> list[Line]:
+        """The JSON lines up to the next {"ready": ...}."""
+        lines: list[Line] = []
+        for text in self.process.stdout:
+            line = json.loads(text)
+            if "ready" in line:
+                return lines
+            lines.append(line)
+        raise SystemExit(f"the PyTorch process ended with status {self.process.wait()}; its message is above")
+
+    def round(self) -> list[Line]:
+        """Times each form once."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def brenier_round(binary: Path, flags: list[str]) -> list[Line]:
+    """Runs the binary once; a line a form."""
+    result = subprocess.run([binary, *flags], stdout=subprocess.PIPE, text=True, check=True)
+    return [json.loads(text) for text in result.stdout.splitlines() if text.startswith("{")]
+
+
+def merge(rounds: list[Line]) -> list[Line]:
+    """One line a form, with the median and the least over the rounds."""
+    forms: dict[str, list[Line]] = {}
+    for line in rounds:
+        forms.setdefault(str(line["form"]), []).append(line)
+    merged = []
+    for lines in forms.values():
+        medians = [line["seconds_median"] for line in lines]
+        best = min(line["seconds_min"] for line in lines)
+        times = {"seconds_median": statistics.median(medians), "seconds_min": best, "seconds_rounds": medians}
+        merged.append(lines[0] | times)
+    return merged
+
+
+def measure(args: argparse.Namespace, case: str) -> list[Line]:
+    """All rounds of one case."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = case_flags(args, case)
+        chosen = ["--forms", args.forms] if args.forms else []
+        server = Server([*flags, *chosen, "--dump-inputs", folder])
+        if args.share_inputs:
+            flags += ["--maps", f"{folder}/maps.safetensors", "--cloud", f"{folder}/cloud.npy"]
+            flags += ["--log-density", f"{folder}/log_density.npy"]
+        rounds: list[Line] = []
+        for _ in range(args.rounds):
+            if args.binary:
+                rounds += brenier_round(args.binary.resolve(), flags)
+            rounds += server.round()
+        server.close()
+    return merge(rounds) + server.failures
+
+
+def table(case: str, lines: list[Line]) -> str:
+    """One case as text: time, ratio to brenier (above 1: brenier is faster), gradient error."""
+    base = next((line for line in lines if line["form"] == "brenier"), None)
+    rows = [f"{case}", f"  {'form':28}{'median us':>12}{'least us':>12}{'ratio':>9}{'ratio least':>13}{'gradient error':>16}"]
+    for line in lines:
+        if "failed" in line:
+            rows.append(f"  {line['form']:28}failed: {line['failed']}")
+            continue
+        median, least = line["seconds_median"], line["seconds_min"]
+        ratios = (median / base["seconds_median"], least / base["seconds_min"]) if base else (float("nan"),) * 2
+        error = line.get("gradient_rel_error")
+        error_text = "-" if error is None else f"{error:.1e}"
+        times = f"{median * 1e6:12.1f}{least * 1e6:12.1f}{ratios[0]:9.2f}{ratios[1]:13.2f}"
+        rows.append(f"  {line['form']:28}{times}{error_text:>16}")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", type=Path, help="brenier_bench_inner; without it PyTorch runs alone")
+    parser.add_argument("--case", action="append", help="functional:dim:n, may be repeated; default: four cases")
+    parser.add_argument("--hidden", default="100,20")
+    parser.add_argument("--dtype", choices=("float", "double"), default="float")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each form and round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--forms", help="PyTorch forms, comma-separated; default: all")
+    parser.add_argument("--share-inputs", action="store_true", help="pass parameters and cloud to the binary as files")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    args = parser.parse_args()
+    results: dict[str, list[Line]] = {}
+    for case in args.case or DEFAULT_CASES:
+        results[case] = measure(args, case)
+        print(table(case, results[case]), flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: MIT
+"""Times one inner iteration of a JKO step in PyTorch: loss, theta-gradient, Adam, clamp of the non-negative weights.
+
+Each form is first checked: in float64 against the nested form, in its timed precision against that float64 gradient.
+Then all forms are timed in turn, round after round, each from the initial state. Prints one JSON line a form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import logging
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from types import FunctionType
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+from torch.func import grad_and_value
+
+import pytorch_icnn as icnn
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+Loss = Callable[[icnn.Params, Tensor, Tensor, icnn.Problem], Tensor]
+
+
+@dataclass
+class State:
+    """The flat parameter vector with Adam's moments; `low` holds the lower bound of every element."""
+
+    shapes: dict[str, torch.Size]
+    theta: Tensor
+    low: Tensor
+    first: Tensor = field(init=False)
+    second: Tensor = field(init=False)
+    count: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.first, self.second = torch.zeros_like(self.theta), torch.zeros_like(self.theta)
+        self.count = torch.zeros((), dtype=self.theta.dtype)
+
+    @staticmethod
+    def create(params: icnn.Params, problem: icnn.Problem, dtype: torch.dtype) -> State:
+        """A fresh state from named parameters."""
+
+        def bound(name: str) -> float:
+            if name.endswith("hidden.weight"):
+                return problem.floor
+            return problem.alpha_floor if name == "quadratic.alpha" else -float("inf")
+
+        low = torch.cat([torch.full((p.numel(),), bound(name), dtype=dtype) for name, p in params.items()])
+        theta = torch.cat([p.detach().to(dtype).flatten() for p in params.values()])
+        return State({name: p.shape for name, p in params.items()}, theta, low)
+
+    def named(self, flat: Tensor) -> icnn.Params:
+        """A flat vector as named views."""
+        parts = flat.split([shape.numel() for shape in self.shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts)}
+
+
+def gradient(loss: Loss, problem: icnn.Problem, state: State, theta: Tensor, x: Tensor, ld: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and gradient with respect to the flat parameters, by torch.func; traceable as one graph."""
+    slope, value = grad_and_value(lambda flat: loss(state.named(flat), x, ld, problem))(theta)
+    return value, slope
+
+
+def adam(state: State, slope: Tensor, lr: float) -> None:
+    """Adam and the clamp, in place; traceable as one graph."""
+    state.count.add_(1)
+    state.first.lerp_(slope, 1 - BETA1)
+    state.second.mul_(BETA2).addcmul_(slope, slope, value=1 - BETA2)
+    rate = lr / (1 - BETA1**state.count)
+    scale = (state.second / (1 - BETA2**state.count)).sqrt() + EPSILON
+    state.theta.copy_(torch.maximum(state.theta - rate * state.first / scale, state.low))
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all forms share: initial parameters, cloud (N, d), log-densities (N), problem and learning rate."""
+
+    params: icnn.Params
+    x: Tensor
+    log_density: Tensor
+    problem: icnn.Problem
+    lr: float
+
+
+class Runner:
+    """One form: `step()` does an iteration, `gradient()` gives loss and flat gradient, `reset()` starts anew."""
+
+    def __init__(self, setup: Setup, dtype: torch.dtype) -> None:
+        self.problem, self.lr = setup.problem, setup.lr
+        self.x, self.ld = setup.x.to(dtype), setup.log_density.to(dtype)
+        self.initial = setup.params
+        self.dtype = dtype
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the initial parameters and zero moments, in the same memory where there is some."""
+        fresh = State.create(self.initial, self.problem, self.dtype)
+        if not hasattr(self, "state"):
+            self.state = fresh
+            return
+        for name in ("theta", "first", "second", "count"):
+            getattr(self.state, name).copy_(getattr(fresh, name))
+
+    def gradient(self) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+
+class Eager(Runner):
+    """Tensors with requires_grad, backward(), torch.optim.Adam(fused=True): what a research code does, at its best."""
+
+    def __init__(self, setup: Setup, dtype: torch.dtype, loss: Loss) -> None:
+        self.loss = loss
+        super().__init__(setup, dtype)
+
+    def reset(self) -> None:
+        super().reset()
+        self.leaves = {name: p.clone().requires_grad_() for name, p in self.state.named(self.state.theta).items()}
+        self.optimiser = torch.optim.Adam(self.leaves.values(), lr=self.lr, betas=(BETA1, BETA2), eps=EPSILON, fused=True)
+        self.weights = [p for name, p in self.leaves.items() if name.endswith("hidden.weight")]
+
+    def backward(self) -> Tensor:
+        self.optimiser.zero_grad()
+        value = self.loss(self.leaves, self.x, self.ld, self.problem)
+        value.backward()
+        return value
+
+    def gradient(self) -> tuple[Tensor, Tensor]:
+        value = self.backward()
+        slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.leaves.values()]
+        return value, torch.cat([s.flatten() for s in slopes])
+
+    def step(self) -> None:
+        self.backward()
+        self.optimiser.step()
+        with torch.no_grad():
+            for weight in self.weights:
+                weight.clamp_(min=self.problem.floor)
+            self.leaves["quadratic.alpha"].clamp_(min=self.problem.alpha_floor)
+
+
+def compiler(function: Callable, options: dict | None) -> Callable:
+    """torch.compile as one graph, with a code object of its own: compiled forms are cached, and looked up, per code object."""
+    own = FunctionType(function.__code__.replace(), function.__globals__, closure=function.__closure__)
+    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
+
+
+class Compiled(Runner):
+    """torch.compile: loss, gradient, Adam and clamp are one graph.
+
+    With `chunk`, the gradient is accumulated over blocks of that many particles, whose activations stay in the cache;
+    then the gradient of a block is one graph and Adam with the clamp a second one.
+    """
+
+    def __init__(self, setup: Setup, dtype: torch.dtype, loss: Loss, chunk: int = 0, options: dict | None = None) -> None:
+        super().__init__(setup, dtype)
+        n, state, problem = len(self.x), self.state, self.problem
+        chunk = min(chunk or n, n)
+        self.blocks = [(x.clone(), ld.clone()) for x, ld in zip(self.x.split(chunk), self.ld.split(chunk))]
+        self.total = torch.zeros_like(state.theta)
+        self.value = torch.zeros((), dtype=dtype)
+
+        def accumulate(theta: Tensor, total: Tensor, sum_value: Tensor, x: Tensor, ld: Tensor) -> None:
+            value, slope = gradient(loss, problem, state, theta, x, ld)
+            total.add_(slope, alpha=len(x) / n)
+            sum_value.add_(value, alpha=len(x) / n)
+
+        def update(total: Tensor) -> None:
+            adam(state, total, setup.lr)
+
+        def whole(x: Tensor, ld: Tensor) -> None:
+            adam(state, gradient(loss, problem, state, state.theta, x, ld)[1], setup.lr)
+
+        self.accumulate = {len(x): compiler(accumulate, options) for x, _ in self.blocks}
+        self.update = compiler(update, options)
+        self.whole = compiler(whole, options) if len(self.blocks) == 1 else None
+
+    def gradient(self) -> tuple[Tensor, Tensor]:
+        self.total.zero_()
+        self.value.zero_()
+        for x, ld in self.blocks:
+            self.accumulate[len(x)](self.state.theta, self.total, self.value, x, ld)
+        return self.value, self.total
+
+    def step(self) -> None:
+        if self.whole:
+            self.whole(*self.blocks[0])
+        else:
+            self.gradient()
+            self.update(self.total)
+
+
+# The strongest options: a C++ wrapper in place of a Python one, and no checks that the arguments still are what they were.
+FAST = {"cpp_wrapper": True, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+TUNED = FAST | {"max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
+FORMS: dict[str, Callable[[Setup, torch.dtype], Runner]] = {
+    "eager": partial(Eager, loss=icnn.loss_nested),
+    "eager_analytic": partial(Eager, loss=icnn.loss_analytic),
+    "compile_func": partial(Compiled, loss=icnn.loss_func),
+    "compile_analytic": partial(Compiled, loss=icnn.loss_analytic),
+    "compile_analytic_autotune": partial(Compiled, loss=icnn.loss_analytic, options=TUNED),
+    "compile_analytic_fast": partial(Compiled, loss=icnn.loss_analytic, options=FAST),
+    "compile_analytic_blocked": partial(Compiled, loss=icnn.loss_analytic, options=FAST, chunk=1000),
+}
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """|a - b| / |b| in the Euclidean norm, in float64."""
+    a, b = a.detach().double(), b.detach().double()
+    return (torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b)).item()
+
+
+def time_round(runner: Runner, seconds: float) -> list[float]:
+    """Seconds per iteration of each block of at least 20 ms, until `seconds` have passed; starts from the initial state."""
+    runner.reset()
+    runner.step()
+    start = time.perf_counter()
+    runner.step()
+    count = max(1, round(0.02 / (time.perf_counter() - start)))
+    samples: list[float] = []
+    end = time.perf_counter() + seconds
+    while not samples or time.perf_counter() < end:
+        start = time.perf_counter()
+        for _ in range(count):
+            runner.step()
+        samples.append((time.perf_counter() - start) / count)
+    return samples
+
+
+def prepare(setup: Setup, forms: list[str], dtype: torch.dtype) -> tuple[dict[str, Runner], dict[str, dict], Tensor]:
+    """Builds, checks and warms up the forms. Returns them, what is known of each, and the float64 gradient."""
+    value, reference = Eager(setup, torch.float64, loss=icnn.loss_nested).gradient()
+    runners: dict[str, Runner] = {}
+    facts: dict[str, dict] = {}
+    for form in forms:
+        try:
+            start = time.perf_counter()
+            runner = FORMS[form](setup, dtype)
+            loss, slope = runner.gradient()
+            runner.step()
+            exact_loss = FORMS[form].keywords["loss"]
+            _, exact = Eager(setup, torch.float64, loss=exact_loss).gradient()
+        except Exception as error:  # a form that PyTorch cannot compile is a result, not the end of the run
+            print(json.dumps({"form": form, "failed": f"{type(error).__name__}: {error}"[:500]}), flush=True)
+            continue
+        runners[form] = runner
+        facts[form] = {
+            "loss_rel_error": relative(loss, value),
+            "gradient_rel_error": relative(slope, reference),
+            "double_rel_error": relative(exact, reference),
+            "prepare_seconds": round(time.perf_counter() - start, 2),
+        }
+        if facts[form]["double_rel_error"] > 1e-9:
+            raise SystemExit(f"form {form} has another gradient in float64: {facts[form]}")
+    return runners, facts, reference
+
+
+def load(args: argparse.Namespace) -> Setup:
+    """Parameters and cloud from the files named, or random ones."""
+    hidden = [int(width) for width in args.hidden.split(",")]
+    x, log_density = icnn.initial_cloud(args.n, args.dim, args.functional, args.seed)
+    if args.cloud:
+        x = np.load(args.cloud)
+        log_density = np.load(args.log_density) if args.log_density else np.zeros(len(x))
+    params = icnn.initial_parameters(x.shape[1], hidden, args.seed)
+    if args.maps:
+        file = load_file(args.maps)
+        params = {name: torch.from_numpy(file[name]).double().reshape(p.shape) for name, p in params.items()}
+    problem = icnn.Problem(args.functional, args.tau, args.m, args.floor, args.alpha_floor)
+    as_tensor = partial(torch.as_tensor, dtype=torch.float64)
+    return Setup(params, as_tensor(x), as_tensor(log_density).reshape(-1), problem, args.lr)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=1000, help="particles")
+    parser.add_argument("--dim", type=int, default=1)
+    parser.add_argument("--hidden", default="100,20")
+    parser.add_argument("--functional", choices=icnn.FUNCTIONALS, default="porous_medium")
+    parser.add_argument("--dtype", choices=("float", "double"), default="float")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each form and round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--forms", default=",".join(FORMS), help="comma-separated")
+    parser.add_argument("--serve", action="store_true", help="after warm-up, do a round for each line on standard input")
+    parser.add_argument("--maps", help="parameters, .safetensors")
+    parser.add_argument("--cloud", help="particles (N, d), .npy")
+    parser.add_argument("--log-density", help="log-densities (N), .npy")
+    parser.add_argument("--dump-gradient", help="float64 gradient, .safetensors, with the parameters' names")
+    parser.add_argument("--dump-inputs", help="folder for maps.safetensors, cloud.npy and log_density.npy")
+    for name, default in (("tau", 1e-3), ("m", 2.0), ("lr", 1e-3), ("floor", 0.0), ("alpha-floor", 1e-3)):
+        parser.add_argument(f"--{name}", type=float, default=default)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def dump(args: argparse.Namespace, setup: Setup, reference: Tensor) -> None:
+    """Writes the files that the command line asks for."""
+    if args.dump_gradient:
+        named = State.create(setup.params, setup.problem, torch.float64).named(reference)
+        save_file({name: p.numpy().copy() for name, p in named.items()}, args.dump_gradient)
+    if args.dump_inputs:
+        os.makedirs(args.dump_inputs, exist_ok=True)
+        path = partial(os.path.join, args.dump_inputs)
+        save_file({name: p.numpy() for name, p in setup.params.items()}, path("maps.safetensors"))
+        np.save(path("cloud.npy"), setup.x.numpy())
+        np.save(path("log_density.npy"), setup.log_density.numpy())
+
+
+def main() -> None:
+    args = parse()
+    torch._logging.set_logs(all=logging.ERROR)
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+    # Freed buffers go back to the heap, not to the system: otherwise large clouds pay for page faults at each iteration.
+    libc = ctypes.CDLL(None)
+    libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+    libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+    setup = load(args)
+    dtype = torch.float32 if args.dtype == "float" else torch.float64
+    runners, facts, reference = prepare(setup, args.forms.split(","), dtype)
+    dump(args, setup, reference)
+    n, dim = setup.x.shape
+    common = {"n": n, "dim": dim, "hidden": args.hidden, "functional": args.functional, "dtype": args.dtype}
+    common |= {"torch": torch.__version__, "threads": args.threads}
+
+    def report(samples: dict[str, list[float]]) -> None:
+        for form, times in samples.items():
+            line = {"form": form} | common | {"seconds_median": statistics.median(times), "seconds_min": min(times)}
+            print(json.dumps(line | facts[form]), flush=True)
+
+    if args.serve:
+        print(json.dumps({"ready": list(runners)}), flush=True)
+        for _ in sys.stdin:
+            report({form: time_round(runner, args.seconds) for form, runner in runners.items()})
+            print(json.dumps({"ready": list(runners)}), flush=True)
+        return
+    samples: dict[str, list[float]] = {form: [] for form in runners}
+    for _ in range(args.rounds):
+        for form, runner in runners.items():
+            samples[form] += time_round(runner, args.seconds)
+    report(samples)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+// Files that appear whole or not at all: a crash or a full disk leaves the earlier file as it was.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <initializer_list>
+#include <span>
+
+namespace brenier {
+
+/// Writes a file by way of a temporary file in the same folder, which replaces `path` in commit().
+/// Without commit() (an exception on the way) the temporary file is removed and `path` stays untouched.
+/// A symbolic link is followed. A path that names a device or a pipe is written directly.
+class AtomicFile {
+ public:
+  /// IoError where the folder is missing or not writable, or `path` is a folder.
+  explicit AtomicFile(const std::filesystem::path& path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  /// Appends bytes. IoError with the system's reason (disk full, quota) and the path.
+  void write(std::span<const std::byte> bytes);
+
+  /// Flushes to the disk, renames, and flushes the folder. IoError as for write().
+  void commit();
+
+ private:
+  void discard() noexcept;
+  [[noreturn]] void fail(const char* what, int code);
+
+  std::filesystem::path path_;       // as the caller named it, for messages
+  std::filesystem::path target_;     // where the bytes shall end
+  std::filesystem::path temporary_;  // empty where the target is written directly
+  int descriptor_ = -1;
+};
+
+/// Writes one file from one piece. IoError as for AtomicFile.
+void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);
+
+/// Writes one file from several pieces, in order. IoError as for AtomicFile.
+void write_file_atomically(const std::filesystem::path& path,
+                           std::initializer_list<std::span<const std::byte>> pieces);
+
+}  // namespace brenier

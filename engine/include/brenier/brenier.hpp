@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: MIT
+// All of Brenier's public interface.
+#pragma once
+
+#include "brenier/density.hpp"
+#include "brenier/device.hpp"
+#include "brenier/expression.hpp"
+#include "brenier/flow.hpp"
+#include "brenier/functional.hpp"
+#include "brenier/map.hpp"
+#include "brenier/npy.hpp"
+#include "brenier/oracles.hpp"
+#include "brenier/safetensors.hpp"
+#include "brenier/version.hpp"
+#include "kernels/runtime/error.hpp"

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT
+// Functionals of probability densities, as sums of weighted terms:
+//
+//     Functional F = entropy() + 0.5 * potential("sum(x^2)", 2) + interaction("0.5*r^2 - log(r)", 2);
+//
+// These are the energies of the paper's Table 1: each pair of a functional and its gradient-flow PDE.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "brenier/expression.hpp"
+#include "kernels/objective.hpp"
+
+namespace brenier {
+
+/// A weighted sum of potential, interaction and internal energies. A value; the default is the sum of no terms.
+class Functional {
+ public:
+  /// One term. `text` describes it in reports.
+  struct Term {
+    double weight = 1;
+    Expression expression;
+    std::string text;
+  };
+
+  Functional() = default;
+  explicit Functional(Expression expression);
+
+  const std::vector<Term>& terms() const { return terms_; }
+
+  /// d of the potentials and interactions, 0 where there are none.
+  int dimension() const;
+  /// Whether there is an internal energy, so that clouds need log-densities.
+  bool needs_density() const;
+  /// e.g. "1 * entropy + 0.5 * potential sum(x^2)".
+  std::string describe() const;
+
+  /// The sum as the kernels want it, divided by `mass`: a density of that mass is `mass` times the law of the
+  /// particles, and its interactions weigh mass^2.
+  Objective objective(double mass = 1) const;
+
+  /// Where F is entropy or potential with quadratic potentials only: V = 1/2 x^T A x - g.x + c and the factor of
+  /// the entropy. Nothing else has Gaussian solutions.
+  struct Gaussian {
+    Quadratic potential;
+    double diffusion = 0;
+  };
+  std::optional<Gaussian> gaussian(int dim) const;
+  /// Where F is weight * integral rho^m/(m-1) and nothing else.
+  struct PorousMedium {
+    double weight = 1;
+    double m = 2;
+  };
+  std::optional<PorousMedium> porous_medium() const;
+
+  friend Functional operator+(Functional a, const Functional& b);
+  /// Scales every term. ValueError: a factor that is not finite.
+  friend Functional operator*(double factor, Functional f);
+
+ private:
+  std::vector<Term> terms_;
+};
+
+/// integral V d rho, V(x) with x in R^d. Errors as for Expression::potential.
+Functional potential(const std::string& v, int dimension, const Parameters& parameters = {});
+/// 1/2 double-integral W(x - y) d rho d rho, W in `x` (the difference) or `r` (the distance).
+Functional interaction(const std::string& w, int dimension, const Parameters& parameters = {});
+/// integral f(rho) dx, f in `t`.
+Functional internal(const std::string& f, const Parameters& parameters = {});
+
+/// The same from C++ functions of a Var.
+template <std::invocable<Var> F>
+Functional potential(int dimension, F&& v) {
+  return Functional(Expression::potential(dimension, std::forward<F>(v)));
+}
+template <std::invocable<Var> F>
+Functional interaction(int dimension, F&& w) {
+  return Functional(Expression::interaction(dimension, std::forward<F>(w)));
+}
+template <std::invocable<Var> F>
+Functional internal(F&& f) {
+  return Functional(Expression::internal(std::forward<F>(f)));
+}
+
+/// integral rho log rho: heat and Fokker-Planck equations.
+Functional entropy();
+/// integral rho^m / (m - 1): the porous medium equation. ValueError: m <= 1.
+Functional porous_medium(double m);
+
+}  // namespace brenier

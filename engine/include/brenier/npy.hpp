@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT
+// Point clouds in NumPy's .npy format (NEP 1 and numpy.lib.format: versions 1.0, 2.0 and 3.0).
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/runtime/view.hpp"
+
+namespace brenier {
+
+/// What the header of a .npy file says.
+struct NpyInfo {
+  std::string dtype;         // "float32" or "float64"
+  std::vector<Index> shape;  // one or two extents
+  bool fortran_order = false;
+};
+
+/// Reads the header only, and checks that the file has the size that it promises.
+/// IoError: not a .npy file, truncated or too long, a header above 65,536 bytes, a dtype other than
+/// little-endian float32 and float64, a shape with other than 1 or 2 extents or too large to address.
+NpyInfo read_npy_info(const std::filesystem::path& path);
+
+/// Reads an (N, d) array; a 1-D array of N elements comes as (N, 1). Fortran order is transposed to
+/// row-major. NaN and infinities pass through. IoError as for read_npy_info.
+Matrix<double> read_npy(const std::filesystem::path& path);
+
+/// Reads a 1-D array. IoError as for read_npy_info, and where the array is not 1-D.
+std::vector<double> read_npy_vector(const std::filesystem::path& path);
+
+/// Writes an (N, d) array, version 1.0, C order, atomically. IoError as for AtomicFile.
+void write_npy(const std::filesystem::path& path, MatrixView<const float> values);
+void write_npy(const std::filesystem::path& path, MatrixView<const double> values);
+
+/// Writes a 1-D array.
+void write_npy(const std::filesystem::path& path, std::span<const double> values);
+
+}  // namespace brenier

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+// Maps and checkpoints in the safetensors format (https://github.com/huggingface/safetensors, "Format").
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kernels/runtime/view.hpp"
+
+namespace brenier {
+
+/// How the elements of a tensor are stored in the file.
+enum class DType { float32, float64 };
+
+/// A named array, row-major. An empty shape is a scalar (one value).
+struct Tensor {
+  std::string name;
+  std::vector<Index> shape;
+  std::vector<double> values;
+  DType dtype = DType::float64;
+};
+
+/// The content of a .safetensors file.
+struct TensorFile {
+  std::vector<Tensor> tensors;
+  std::map<std::string, std::string> metadata;
+
+  /// The tensor of that name, or nullptr.
+  const Tensor* find(const std::string& name) const;
+
+  /// The tensor of that name; ValueError that lists what there is where it is missing.
+  const Tensor& at(const std::string& name) const;
+};
+
+/// Reads a file whose tensors are F32 or F64, in the order of their data.
+/// IoError, with the file, the tensor and the value, for anything that the format does not allow: truncated,
+/// a header above 100 MB or beyond the end, not JSON, a name twice, another dtype, offsets that overlap,
+/// leave a gap or do not fit the shape, metadata that are not strings.
+TensorFile read_safetensors(const std::filesystem::path& path);
+
+/// Writes a file atomically, F64 tensors first (so that all data are aligned), otherwise in the order given.
+/// Values that came from F32 and F64 files return bit for bit. ValueError: a name twice or reserved, a shape
+/// that does not fit the number of values, a finite value too large for float32. IoError as for AtomicFile.
+void write_safetensors(const std::filesystem::path& path, const TensorFile& content);
+
+}  // namespace brenier

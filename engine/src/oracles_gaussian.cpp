@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: MIT
+// Gaussian measures under a quadratic potential and the entropy.
+#include <Eigen/Dense>
+#include <limits>
+#include <numbers>
+
+#include "brenier/oracles.hpp"
+#include "engine/src/eigen_bridge.hpp"
+#include "engine/src/oracles_check.hpp"
+
+namespace brenier {
+
+namespace {
+
+using Eigen::MatrixXd;
+using Eigen::VectorXd;
+
+GaussianState to_state(const VectorXd& mean, const MatrixXd& covariance) {
+  return {{mean.data(), mean.data() + mean.size()}, from_eigen(0.5 * (covariance + covariance.transpose()))};
+}
+
+double log_determinant(const MatrixXd& spd) {
+  const Eigen::LLT<MatrixXd> factor(spd);
+  double sum = 0;
+  for (Index i = 0; i < spd.rows(); ++i) sum += std::log(factor.matrixLLT()(i, i));
+  return 2 * sum;
+}
+
+}  // namespace
+
+/// One JKO step: the map is x -> mean + map (x - mean before).
+struct GaussianFlow::Step {
+  VectorXd mean;
+  MatrixXd map;
+};
+
+GaussianFlow::GaussianFlow(const Matrix<double>& stiffness, std::vector<double> centre, double diffusion)
+    : stiffness_(stiffness), centre_(std::move(centre)), diffusion_(diffusion) {
+  const Index d = static_cast<Index>(centre_.size());
+  if (d < 1 || stiffness.rows() != d || stiffness.cols() != d)
+    throw ShapeError("stiffness is (" + std::to_string(stiffness.rows()) + ", " +
+                     std::to_string(stiffness.cols()) + ") and centre has " + std::to_string(d) +
+                     " values; (d, d) and d >= 1 are needed");
+  if (!(diffusion >= 0) || !std::isfinite(diffusion))
+    throw ValueError("diffusion is " + show(diffusion) + "; it must be 0 or above");
+  check_symmetric("stiffness", stiffness);
+  check_finite("centre", centre_);
+  const Eigen::SelfAdjointEigenSolver<MatrixXd> solver(to_eigen(stiffness));
+  if (solver.info() != Eigen::Success) throw NumericalError("the eigenvalues of stiffness did not converge");
+  axes_ = from_eigen(solver.eigenvectors());
+  spectrum_.assign(solver.eigenvalues().data(), solver.eigenvalues().data() + d);
+}
+
+void GaussianFlow::check(const GaussianState& state) const {
+  if (static_cast<Index>(state.mean.size()) != dim() || state.covariance.rows() != dim() ||
+      state.covariance.cols() != dim())
+    throw ShapeError("a Gaussian with " + std::to_string(state.mean.size()) + " means and a (" +
+                     std::to_string(state.covariance.rows()) + ", " +
+                     std::to_string(state.covariance.cols()) + ") covariance; dimension " +
+                     std::to_string(dim()) + " is needed");
+  check_finite("mean", state.mean);
+  check_positive_definite("covariance", state.covariance);
+}
+
+GaussianState GaussianFlow::exact(const GaussianState& initial, double t) const {
+  check(initial);
+  check_time(t);
+  const MatrixXd P = to_eigen(axes_);
+  const VectorXd b = to_eigen(centre_);
+  VectorXd decay(dim()), gained(dim());
+  for (Index i = 0; i < dim(); ++i) {
+    const double a = spectrum_[i];
+    decay(i) = std::exp(-a * t);
+    gained(i) = diffusion_ * (a == 0 ? 2 * t : -std::expm1(-2 * a * t) / a);
+  }
+  const MatrixXd E = P * decay.asDiagonal() * P.transpose();
+  const MatrixXd covariance = E * to_eigen(initial.covariance) * E + P * gained.asDiagonal() * P.transpose();
+  return to_state(b + E * (to_eigen(initial.mean) - b), covariance);
+}
+
+GaussianFlow::Step GaussianFlow::step(const std::vector<double>& mean, const Matrix<double>& covariance,
+                                      double tau) const {
+  const MatrixXd P = to_eigen(axes_);
+  VectorXd root(dim()), inverse(dim()), pull(dim());
+  for (Index i = 0; i < dim(); ++i) {
+    const double B = 1 + tau * spectrum_[i];
+    if (!(B > 0))
+      throw ValueError("tau is " + show(tau) + " and stiffness has the eigenvalue " + show(spectrum_[i]) +
+                       ": the JKO step has no minimiser; take tau below " + show(-1 / spectrum_[i]));
+    root(i) = 1 / std::sqrt(B);
+    inverse(i) = 1 / B;
+    pull(i) = tau * spectrum_[i] / B;
+  }
+  const MatrixXd R = P * root.asDiagonal() * P.transpose();
+  const Eigen::SelfAdjointEigenSolver<MatrixXd> solver(R * to_eigen(covariance) * R);
+  if (solver.info() != Eigen::Success)
+    throw NumericalError("the eigenvalues of the covariance did not converge");
+  VectorXd stretch(dim());
+  for (Index i = 0; i < dim(); ++i) {
+    const double q = solver.eigenvalues()(i);
+    if (!(q > 0)) throw NumericalError("the covariance of an iterate is singular to working precision");
+    // sqrt(X/q) from (X - c)^2 = q X, c = tau diffusion, without a difference.
+    stretch(i) = 0.5 * (1 + std::sqrt(1 + 4 * tau * diffusion_ / q));
+  }
+  const MatrixXd U = R * solver.eigenvectors();
+  const VectorXd before = P.transpose() * to_eigen(mean);
+  const VectorXd target = P.transpose() * to_eigen(centre_);
+  return {P * (inverse.cwiseProduct(before) + pull.cwiseProduct(target)),
+          U * stretch.asDiagonal() * U.transpose()};
+}
+
+std::vector<GaussianState> GaussianFlow::iterates(const GaussianState& initial, double tau, int steps,
+                                                  int order) const {
+  check(initial);
+  check_stepping(tau, steps, order);
+  const MatrixXd S = to_eigen(initial.covariance);
+  // Every particle is mean + G (x_0 - mean_0); G is not symmetric once order 2 mixes two steps.
+  struct Affine {
+    VectorXd mean;
+    MatrixXd G;
+  };
+  const auto jko = [&](const Affine& from, double length) {
+    const std::vector<double> mean(from.mean.data(), from.mean.data() + from.mean.size());
+    const Step step_taken = step(mean, from_eigen(from.G * S * from.G.transpose()), length);
+    return Affine{step_taken.mean, step_taken.map * from.G};
+  };
+  Affine now{to_eigen(initial.mean), MatrixXd::Identity(dim(), dim())};
+  Affine before = now;
+  std::vector<GaussianState> states = {initial};
+  for (int n = 0; n < steps; ++n) {
+    Affine next;
+    if (order == 2 && n == 0) {
+      next = now;
+      for (int i = 0; i < startup_steps; ++i) next = jko(next, tau / startup_steps);
+    } else if (order == 2) {
+      // Extrapolate only along a monotone map (4 R - I)/3, R = G_n G_{n-1}^-1.
+      const MatrixXd R = before.G.transpose().partialPivLu().solve(now.G.transpose()).transpose();
+      const MatrixXd jacobian = (4 * R - MatrixXd::Identity(dim(), dim())) / 3;
+      const Eigen::LLT<MatrixXd> test(0.5 * (jacobian + jacobian.transpose()));
+      next = test.info() == Eigen::Success
+                 ? jko({(4 * now.mean - before.mean) / 3, (4 * now.G - before.G) / 3}, 2 * tau / 3)
+                 : jko(now, tau);
+    } else {
+      next = jko(now, tau);
+    }
+    before = now;
+    now = next;
+    states.push_back(to_state(now.mean, now.G * S * now.G.transpose()));
+  }
+  return states;
+}
+
+double GaussianFlow::energy(const GaussianState& state) const {
+  check(state);
+  const MatrixXd A = to_eigen(stiffness_);
+  const MatrixXd S = to_eigen(state.covariance);
+  const VectorXd offset = to_eigen(state.mean) - to_eigen(centre_);
+  const double potential = 0.5 * ((A * S).trace() + offset.dot(A * offset));
+  const double entropy =
+      -0.5 * (static_cast<double>(dim()) * (1 + std::log(2 * std::numbers::pi)) + log_determinant(S));
+  return potential + diffusion_ * entropy;
+}
+
+double GaussianFlow::infimum() const {
+  const double smallest = spectrum_.front();
+  if (diffusion_ == 0) return smallest >= 0 ? 0.0 : -std::numeric_limits<double>::infinity();
+  if (!(smallest > 0)) return -std::numeric_limits<double>::infinity();
+  // At N(b, diffusion A^-1).
+  double sum = 0;
+  for (const double a : spectrum_) sum += std::log(2 * std::numbers::pi * diffusion_ / a);
+  return -0.5 * diffusion_ * sum;
+}
+
+double symmetric_kl(const GaussianState& p, const GaussianState& q) {
+  const std::size_t d = p.mean.size();
+  for (const GaussianState* state : {&p, &q}) {
+    if (d < 1 || state->mean.size() != d || state->covariance.rows() != static_cast<Index>(d) ||
+        state->covariance.cols() != static_cast<Index>(d))
+      throw ShapeError("two Gaussians of different dimensions, or without one");
+    check_positive_definite("covariance", state->covariance);
+  }
+  const MatrixXd P = to_eigen(p.covariance);
+  const MatrixXd Q = to_eigen(q.covariance);
+  const MatrixXd D = P - Q;
+  const VectorXd offset = to_eigen(p.mean) - to_eigen(q.mean);
+  const Eigen::LLT<MatrixXd> p_factor(P), q_factor(Q);
+  // tr(Q^-1 P + P^-1 Q - 2 I) = tr(P^-1 D Q^-1 D) with D = P - Q: no cancellation between near Gaussians.
+  const MatrixXd left = p_factor.solve(D);
+  const MatrixXd right = q_factor.solve(D);
+  return 0.5 * ((left * right).trace() + offset.dot(p_factor.solve(offset) + q_factor.solve(offset)));
+}
+
+}  // namespace brenier

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+// One Adam update of one parameter (Kingma and Ba, ICLR 2015, Algorithm 1), then the clamp that keeps u
+// convex.
+#pragma once
+
+#include <cmath>
+
+#include "kernels/ops.hpp"
+
+namespace brenier {
+
+/// Constants of one iteration, k counted from 0.
+template <class T>
+struct AdamStep {
+  T rate, beta1, beta2, epsilon, correction1, correction2;
+
+  AdamStep(const AdamOptions& o, int k, int n)
+      : rate(static_cast<T>(o.rate_at(k, n))),
+        beta1(static_cast<T>(o.beta1)),
+        beta2(static_cast<T>(o.beta2)),
+        epsilon(static_cast<T>(o.epsilon)),
+        correction1(static_cast<T>(1 / (1 - std::pow(o.beta1, k + 1)))),
+        correction2(static_cast<T>(1 / (1 - std::pow(o.beta2, k + 1)))) {}
+
+  void update(T& theta, T& m, T& v, T gradient, T lower) const {
+    m = beta1 * m + (T(1) - beta1) * gradient;
+    v = beta2 * v + (T(1) - beta2) * gradient * gradient;
+    const T moved = theta - rate * (m * correction1) / (std::sqrt(v * correction2) + epsilon);
+    theta = moved > lower ? moved : lower;
+  }
+};
+
+/// True where an update of `theta` along -gradient is stopped by its lower bound.
+template <class T>
+bool held_by_bound(T theta, T lower, double gradient) {
+  return theta <= lower && gradient > 0;
+}
+
+}  // namespace brenier

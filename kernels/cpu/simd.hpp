@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: MIT
+// Vectors and transcendental functions of the cpu backend.
+//
+// The backend is compiled once per instruction set, each time into a namespace of its own: the including
+// source defines BRENIER_ISA (a namespace name) and BRENIER_VECTOR_BYTES (16, 32 or 64). Nothing here may be
+// used from code that is compiled without those definitions.
+//
+// Layout: 64 particles side by side, "in lanes". A quantity of a tile of particles is a row of kLanes
+// elements, that is kParts vectors; a layer of width h is h such rows.
+#pragma once
+
+#if !defined(BRENIER_ISA) || !defined(BRENIER_VECTOR_BYTES)
+#error "define BRENIER_ISA and BRENIER_VECTOR_BYTES before including the cpu kernels"
+#endif
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#include "kernels/runtime/view.hpp"
+
+namespace brenier::cpu::BRENIER_ISA {
+
+inline constexpr int kLanes = 64;
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(BRENIER_VECTOR_BYTES)));
+  typedef std::int32_t mask __attribute__((vector_size(BRENIER_VECTOR_BYTES)));
+  using Int = std::int32_t;
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(BRENIER_VECTOR_BYTES)));
+  typedef std::int64_t mask __attribute__((vector_size(BRENIER_VECTOR_BYTES)));
+  using Int = std::int64_t;
+};
+
+template <class T>
+using Vec = typename VectorOf<T>::type;
+template <class T>
+using VecInt = typename VectorOf<T>::mask;
+
+/// Elements of one vector, and vectors of one row of a tile.
+template <class T>
+inline constexpr int kWidth = BRENIER_VECTOR_BYTES / static_cast<int>(sizeof(T));
+template <class T>
+inline constexpr int kParts = kLanes / kWidth<T>;
+
+template <class T>
+inline Vec<T> broadcast(T value) {
+  return value - Vec<T>{};  // value - 0 is value, also for -0
+}
+
+template <class T>
+inline Vec<T> load(const T* p) {
+  Vec<T> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class T>
+inline void store(T* p, Vec<T> v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+template <class T>
+inline T sum_of(Vec<T> v) {
+  T total = 0;
+  for (int i = 0; i < kWidth<T>; ++i) total += v[i];
+  return total;
+}
+
+template <class T>
+inline VecInt<T> bits_of(Vec<T> v) {
+  return reinterpret_cast<VecInt<T>>(v);
+}
+template <class T>
+inline Vec<T> from_bits(VecInt<T> v) {
+  return reinterpret_cast<Vec<T>>(v);
+}
+
+template <class T>
+inline Vec<T> abs(Vec<T> x) {
+  return from_bits<T>(bits_of<T>(x) & std::numeric_limits<typename VectorOf<T>::Int>::max());
+}
+
+template <class T>
+inline Vec<T> max(Vec<T> a, Vec<T> b) {
+  return a > b ? a : b;
+}
+template <class T>
+inline Vec<T> min(Vec<T> a, Vec<T> b) {
+  return a < b ? a : b;
+}
+
+/// Lane by lane; compilers turn the loop into one vector instruction (with -fno-math-errno).
+template <class T>
+inline Vec<T> sqrt(Vec<T> x) {
+  for (int i = 0; i < kWidth<T>; ++i) {
+    if constexpr (std::is_same_v<T, float>) {
+      x[i] = __builtin_sqrtf(x[i]);
+    } else {
+      x[i] = __builtin_sqrt(x[i]);
+    }
+  }
+  return x;
+}
+
+/// c_0 + x (c_1 + x (c_2 + ...)).
+template <class T, std::size_t N>
+inline Vec<T> polynomial(Vec<T> x, const T (&coefficients)[N]) {
+  Vec<T> y = broadcast(coefficients[N - 1]);
+  for (int i = static_cast<int>(N) - 2; i >= 0; --i) y = y * x + coefficients[i];
+  return y;
+}
+
+template <class T>
+struct FloatFormat;
+template <>
+struct FloatFormat<float> {
+  static constexpr int mantissa_bits = 23;
+  static constexpr int bias = 127;
+  static constexpr float round_magic = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits
+  static constexpr float ln2_high = 0x1.62e4p-1f;  // 15 bits: n ln2_high is exact
+  static constexpr float ln2_low = 0x1.7f7d1cp-20f;
+  static constexpr float exp_underflow = -87.33f;  // below: 0
+  static constexpr float exp_overflow = 88.72284f;
+};
+template <>
+struct FloatFormat<double> {
+  static constexpr int mantissa_bits = 52;
+  static constexpr int bias = 1023;
+  static constexpr double round_magic = 0x1.8p52;
+  static constexpr double ln2_high = 0x1.62e42fee00000p-1;
+  static constexpr double ln2_low = 0x1.a39ef35793c76p-33;
+  static constexpr double exp_underflow = -708.39;
+  static constexpr double exp_overflow = 709.782712893384;
+};
+
+/// exp(x) as 2^n exp(r), |r| <= ln(2)/2: returns exp(r) and leaves n in `exponent`.
+template <class T>
+inline Vec<T> exp_reduced(Vec<T> x, VecInt<T>& exponent) {
+  using F = FloatFormat<T>;
+  const Vec<T> magic = broadcast(F::round_magic);
+  const Vec<T> shifted = x * T(1.4426950408889634074) + magic;
+  exponent = bits_of<T>(shifted) - bits_of<T>(magic);
+  const Vec<T> n = shifted - magic;
+  const Vec<T> r = (x - n * F::ln2_high) - n * F::ln2_low;
+  if constexpr (std::is_same_v<T, float>) {
+    constexpr T c[] = {1.f, 1.f, 1.f / 2, 1.f / 6, 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040};
+    return polynomial<T>(r, c);
+  } else {
+    constexpr T c[] = {1.0,
+                       1.0,
+                       1.0 / 2,
+                       1.0 / 6,
+                       1.0 / 24,
+                       1.0 / 120,
+                       1.0 / 720,
+                       1.0 / 5040,
+                       1.0 / 40320,
+                       1.0 / 362880,
+                       1.0 / 3628800,
+                       1.0 / 39916800,
+                       1.0 / 479001600,
+                       1.0 / 6227020800.0};
+    return polynomial<T>(r, c);
+  }
+}
+
+/// 2^n for exponents of normal numbers.
+template <class T>
+inline Vec<T> power_of_two(VecInt<T> n) {
+  return from_bits<T>((n + FloatFormat<T>::bias) << FloatFormat<T>::mantissa_bits);
+}
+
+/// exp of an argument <= 0; 0 where the result would not be a normal number.
+template <class T>
+inline Vec<T> exp_nonpositive(Vec<T> x) {
+  const Vec<T> floor = broadcast(FloatFormat<T>::exp_underflow);
+  VecInt<T> n;
+  const Vec<T> y = exp_reduced<T>(x < floor ? floor : x, n) * power_of_two<T>(n);
+  return x < floor ? Vec<T>{} : y;
+}
+
+/// exp, about one unit in the last place; 0 below the normal numbers, infinity above, NaN for NaN.
+template <class T>
+inline Vec<T> exp(Vec<T> x) {
+  using F = FloatFormat<T>;
+  const Vec<T> low = broadcast(F::exp_underflow);
+  const Vec<T> high = broadcast(F::exp_overflow);
+  VecInt<T> n;
+  const Vec<T> y = exp_reduced<T>(min<T>(max<T>(x, low), high), n);
+  const VecInt<T> half = n >> 1;  // 2^n itself may overflow where 2^n y does not
+  Vec<T> z = y * power_of_two<T>(half) * power_of_two<T>(n - half);
+  z = x < low ? Vec<T>{} : z;
+  z = x > high ? broadcast(std::numeric_limits<T>::infinity()) : z;
+  return x == x ? z : x;
+}
+
+/// 2 atanh(u) / u as a series in w = u^2 <= 1/9.
+template <class T>
+inline Vec<T> atanh_series(Vec<T> w) {
+  if constexpr (std::is_same_v<T, float>) {
+    constexpr T c[] = {2.f, 2.f / 3, 2.f / 5, 2.f / 7, 2.f / 9, 2.f / 11, 2.f / 13};
+    return polynomial<T>(w, c);
+  } else {
+    constexpr T c[] = {2.0,      2.0 / 3,  2.0 / 5,  2.0 / 7,  2.0 / 9,  2.0 / 11,
+                       2.0 / 13, 2.0 / 15, 2.0 / 17, 2.0 / 19, 2.0 / 21, 2.0 / 23,
+                       2.0 / 25, 2.0 / 27, 2.0 / 29, 2.0 / 31, 2.0 / 33};
+    return polynomial<T>(w, c);
+  }
+}
+
+/// log, about one unit in the last place; -inf at 0, NaN below, infinity at infinity.
+template <class T>
+inline Vec<T> log(Vec<T> x) {
+  using F = FloatFormat<T>;
+  constexpr T tiny = std::numeric_limits<T>::min();
+  constexpr T rescue = T(std::int64_t{1} << (F::mantissa_bits + 1));
+  const Vec<T> zero = {};
+  const Vec<T> normal = x < tiny ? x * rescue : x;  // denormals
+  // Split into 2^e m with sqrt(1/2) <= m < sqrt(2).
+  const VecInt<T> offset = bits_of<T>(broadcast(T(0.70710678118654752440)));
+  const VecInt<T> e = (bits_of<T>(normal) - offset) >> F::mantissa_bits;
+  const Vec<T> m = from_bits<T>(bits_of<T>(normal) - (e << F::mantissa_bits));
+  Vec<T> exponent = __builtin_convertvector(e, Vec<T>);
+  exponent = x < tiny ? exponent - T(F::mantissa_bits + 1) : exponent;
+  const Vec<T> f = m - T(1);
+  const Vec<T> u = f / (f + T(2));
+  const Vec<T> log_m = u * atanh_series<T>(u * u);
+  Vec<T> y = exponent * F::ln2_high + (log_m + exponent * F::ln2_low);
+  y = x == zero ? broadcast(-std::numeric_limits<T>::infinity()) : y;
+  y = x < zero ? broadcast(std::numeric_limits<T>::quiet_NaN()) : y;
+  return (x == x) & (x < std::numeric_limits<T>::infinity()) ? y : (x < zero ? y : x);
+}
+
+/// Softplus log(1 + e^s) and its derivative, the logistic function, from one exponential and one division:
+/// with t = e^{-|s|}, sigmoid(|s|) = 1/(1+t) and log(1+t) = 2 atanh(t/(2+t)).
+template <class T>
+inline void softplus_sigmoid(Vec<T> s, Vec<T>& softplus, Vec<T>& sigmoid) {
+  const Vec<T> zero = {};
+  const Vec<T> t = exp_nonpositive<T>(-abs<T>(s));
+  const Vec<T> a = t + T(1);
+  const Vec<T> b = t + T(2);
+  const Vec<T> reciprocal = T(1) / (a * b);
+  const Vec<T> p = b * reciprocal;
+  const Vec<T> u = t * a * reciprocal;
+  softplus = max<T>(s, zero) + u * atanh_series<T>(u * u);
+  sigmoid = s < zero ? t * p : p;
+}
+
+/// The logistic function alone.
+template <class T>
+inline Vec<T> sigmoid(Vec<T> s) {
+  const Vec<T> t = exp_nonpositive<T>(-abs<T>(s));
+  const Vec<T> p = T(1) / (t + T(1));
+  return s < Vec<T>{} ? t * p : p;
+}
+
+template <class T>
+inline Vec<T> tanh(Vec<T> x) {
+  // (1 - t)/(1 + t) with t = e^{-2|x|} loses digits near 0: there the odd series is exact enough.
+  const Vec<T> a = abs<T>(x);
+  const Vec<T> t = exp_nonpositive<T>(a * T(-2));
+  const Vec<T> large = (T(1) - t) / (T(1) + t);
+  const Vec<T> w = a * a;
+  const Vec<T> small =
+      a * (T(1) + w * (T(-1.0 / 3) + w * (T(2.0 / 15) + w * (T(-17.0 / 315) + w * T(62.0 / 2835)))));
+  const T switch_at = std::is_same_v<T, float> ? T(0.08) : T(0.01);
+  const Vec<T> y = a < switch_at ? small : large;
+  return x < Vec<T>{} ? -y : y;
+}
+
+/// Rows a and b, elements alternating: the first (Half = 0) or the second half of the result.
+template <class T, int Half, int... I>
+inline Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int, I...>) {
+  constexpr int w = kWidth<T>;
+  return __builtin_shuffle(a, b, VecInt<T>{((I % 2) * w + Half * w / 2 + I / 2)...});
+}
+
+/// dst[lane][row] = src[row][lane] for `rows` rows of a tile; dst has rows of `ld` elements, ld a multiple of
+/// the vector width and >= rows; the padding becomes 0.
+template <class T>
+inline void transpose(const T* src, int rows, T* dst, Index ld) {
+  constexpr int w = kWidth<T>;
+  constexpr auto lanes = std::make_integer_sequence<int, w>{};
+  for (int r0 = 0; r0 < ld; r0 += w) {
+    for (int l0 = 0; l0 < kLanes; l0 += w) {
+      Vec<T> a[w];
+      Vec<T> b[w];
+#pragma GCC unroll 16
+      for (int i = 0; i < w; ++i) a[i] = r0 + i < rows ? load(src + (r0 + i) * kLanes + l0) : Vec<T>{};
+        // log2(w) perfect shuffles of the rows.
+#pragma GCC unroll 4
+      for (int stage = 1; stage < w; stage *= 2) {
+#pragma GCC unroll 16
+        for (int i = 0; i < w / 2; ++i) {
+          b[2 * i] = interleave<T, 0>(a[i], a[i + w / 2], lanes);
+          b[2 * i + 1] = interleave<T, 1>(a[i], a[i + w / 2], lanes);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < w; ++i) a[i] = b[i];
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < w; ++i) store(dst + (l0 + i) * ld + r0, a[i]);
+    }
+  }
+}
+
+}  // namespace brenier::cpu::BRENIER_ISA

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+// The functional F of a JKO step as data that every backend can evaluate: weighted sums of potential,
+// interaction and internal energies.
+#pragma once
+
+#include <vector>
+
+#include "kernels/program.hpp"
+
+namespace brenier {
+
+/// W of 1/2 double-integral W(x - y): one of three forms.
+struct PairKernel {
+  enum class Form {
+    quadratic_log,  // quadratic r^2 + log_coefficient log r + constant: moments, and one reciprocal a pair
+    radial,         // program in r = |x - y|
+    vector,         // program in x - y, an even function
+  };
+  Form form = Form::quadratic_log;
+  double quadratic = 0;
+  double log_coefficient = 0;
+  double constant = 0;
+  Program program{};
+};
+
+/// weight * 1/2 double-integral W(x - y) d rho d rho. The self pair i = j of a cloud is excluded, and the sum
+/// over pairs is divided by N (N - 1): unbiased for independent particles.
+struct InteractionTerm {
+  double weight = 1;
+  PairKernel kernel;
+};
+
+/// weight * integral f(rho) dx.
+struct InternalTerm {
+  enum class Form {
+    entropy,  // f(t) = t log t
+    power,    // f(t) = t^m / (m - 1)
+    general,  // programs in t
+  };
+  double weight = 1;
+  Form form = Form::entropy;
+  double exponent = 2;  // m > 1, for Form::power
+  Program program{};    // f(t)
+  Program surrogate{};  // w(t) = f'(t) - f(t)/t, the weight of log det H (the paper's Table 3)
+};
+
+/// All terms of F. Potentials are summed into one program, weights included.
+struct Objective {
+  Program potential;  // in x; no code where there is no potential
+  std::vector<InternalTerm> internal;
+  std::vector<InteractionTerm> interaction;
+
+  bool has_potential() const { return !potential.code.empty(); }
+};
+
+/// Values of the parts of F, weights included, natural logarithms.
+struct ObjectiveValue {
+  double potential = 0;
+  double interaction = 0;
+  double internal = 0;
+  double total() const { return potential + interaction + internal; }
+};
+
+}  // namespace brenier

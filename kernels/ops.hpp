@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT
+// Every operation of the engine, declared once. A backend is a filled-in table `Operations<T>`: one that
+// drifts from these signatures does not compile.
+//
+//   ref   plain loops on one thread; the oracle the others are tested against, never optimised
+//   cpu   particles in lanes, vectorised and threaded
+//
+// Clouds are (N, d) row-major with any row distance; theta has the layout of Icnn. Shapes are checked by the
+// engine before it calls an operation; operations trust them.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/icnn.hpp"
+#include "kernels/objective.hpp"
+#include "kernels/runtime/team.hpp"
+#include "kernels/runtime/view.hpp"
+
+namespace brenier {
+
+/// What evaluate() may compute at each x_i; outputs that are not wanted stay empty.
+template <class T>
+struct MapOutputs {
+  T* potential = nullptr;      // (N): u(x_i)
+  MatrixView<T> displacement;  // (N, d): grad u(x_i) - x_i, formed without cancellation
+  MatrixView<T> hessian;       // (N, d*d): row-major symmetric Hessian of u
+  double* log_det = nullptr;   // (N): log det of the Hessian, NaN where it is not positive definite
+};
+
+/// Coefficients of S(theta) = sum_i [ a_i u(x_i) + v_i . grad u(x_i) + second-order terms ]. The second-order
+/// terms are sum_k p_ik^T H(x_i) q_ik (K directions, p = q where p is empty) or trace(M_i H(x_i)); not both.
+template <class T>
+struct JetSeeds {
+  const T* a = nullptr;        // (N)
+  MatrixView<const T> v;       // (N, d)
+  int directions = 0;          // K
+  MatrixView<const T> q;       // (N, K*d): q_i1, ..., q_iK side by side
+  MatrixView<const T> p;       // (N, K*d), or empty
+  MatrixView<const T> metric;  // (N, d*d): symmetric M_i
+};
+
+/// Adam (Kingma and Ba, ICLR 2015) with a rate that falls along a half cosine from `rate` to
+/// `rate * final_fraction` over the iterations of a JKO step.
+struct AdamOptions {
+  double rate = 1e-3;
+  double final_fraction = 1.0;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+
+  /// Rate of iteration k (from 0) of n.
+  double rate_at(int k, int n) const;
+};
+
+/// One JKO step to be solved: minimise over theta
+///     F((grad u)# rho) + 1/(2 tau) E |grad u(x) - x|^2
+/// with u(x) = S^2 u_theta((x - m)/S) + m.x, the network seen through normalised coordinates.
+template <class T>
+struct InnerProblem {
+  const Icnn* net = nullptr;
+  MatrixView<const T> x;                // (N, d): the cloud the step starts from
+  const double* log_density = nullptr;  // (N): log rho(x_i); only where there are internal terms
+  std::vector<double> shift;            // m (d)
+  double scale = 1;                     // S > 0
+  double tau = 1e-3;                    // > 0, time units of the PDE
+  const Objective* objective = nullptr;
+  AdamOptions adam;
+  int iterations = 400;    // n_u, also the length of the rate schedule
+  Index minibatch = 0;     // particles drawn, with replacement, each iteration; 0 takes the cloud
+  std::uint64_t seed = 0;  // of the minibatch draws
+  std::uint32_t step = 0;
+  double tolerance = 0;       // stop where |gradient| <= tolerance * gradient_scale; 0: never
+  double gradient_scale = 0;  // 0: the gradient of the first iteration of this call
+  const std::atomic<bool>* interrupt = nullptr;  // ends the loop after the current iteration
+};
+
+/// What the inner loop changes: parameters and the moments of Adam, all of length net->parameters().
+template <class T>
+struct InnerState {
+  std::vector<T> theta;
+  std::vector<T> first_moment;
+  std::vector<T> second_moment;
+  int iteration = 0;  // iterations done; the loop goes on from here, up to `until`
+};
+
+/// How an inner loop ended. The gradient is that of the last iteration, with components that push a weight
+/// below its bound left out; 2-norm.
+struct InnerReport {
+  int iterations = 0;
+  double first_gradient = 0;
+  double gradient = 0;
+  bool converged = false;  // by tolerance
+  bool finite = true;      // false: the gradient was not finite; theta is from before that update
+  bool interrupted = false;
+};
+
+/// The table of operations of one backend.
+template <class T>
+struct Operations {
+  const char* name;
+
+  /// u, grad u, Hessian and log-determinant at every particle.
+  void (*evaluate)(const Icnn& net, const T* theta, MatrixView<const T> x, const MapOutputs<T>& out,
+                   Team& team);
+
+  /// out_i = H(x_i) p_i; p and out (N, d).
+  void (*hessian_vector)(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p,
+                         MatrixView<T> out, Team& team);
+
+  /// gradient = dS/dtheta (net.parameters()), overwritten.
+  void (*jet_gradient)(const Icnn& net, const T* theta, MatrixView<const T> x, const JetSeeds<T>& seeds,
+                       double* gradient, Team& team);
+
+  /// Values (N) and gradients (N, input_size) of a program at the rows of x; either may be left out.
+  void (*evaluate_program)(const Program& program, MatrixView<const T> x, T* value, MatrixView<T> gradient,
+                           Team& team);
+
+  /// Interaction of a cloud: energy = 1/(2 N (N-1)) sum_{i != j} W(y_i - y_j), and the gradient of its first
+  /// variation, force_i = 1/(N-1) sum_{j != i} grad W(y_i - y_j). Either output may be left out. Pairs at
+  /// distance 0 are left out of log kernels.
+  void (*interaction)(const PairKernel& kernel, MatrixView<const T> y, double* energy, MatrixView<T> force,
+                      Team& team);
+
+  /// Gradient (net.parameters()) of the objective of `problem` at theta, for iteration `iteration`.
+  void (*objective_gradient)(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
+                             Team& team);
+
+  /// Iterations state.iteration .. until of Algorithm 1's inner loop.
+  InnerReport (*inner_loop)(const InnerProblem<T>& problem, InnerState<T>& state, int until, Team& team);
+};
+
+namespace ref {
+template <class T>
+const Operations<T>& operations();
+}  // namespace ref
+
+namespace cpu {
+/// The variant for the widest instruction set that this processor has.
+template <class T>
+const Operations<T>& operations();
+/// Names of the variants this processor can run, best first, e.g. {"avx512", "avx2", "sse2"}.
+std::vector<const char*> variants();
+/// One variant by name; throws NotAvailable where the processor cannot run it.
+template <class T>
+const Operations<T>& operations(const char* variant);
+}  // namespace cpu
+
+}  // namespace brenier

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: MIT
+// Reference: interactions, the gradient of a JKO step's objective, and the inner loop of Algorithm 1.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "kernels/adam.hpp"
+#include "kernels/ref/program.hpp"
+#include "kernels/ref/ref.hpp"
+#include "kernels/runtime/philox.hpp"
+
+namespace brenier {
+
+double AdamOptions::rate_at(int k, int n) const {
+  const double phase = n > 1 ? double(k) / (n - 1) : 0.0;
+  return rate *
+         (final_fraction + (1 - final_fraction) * 0.5 * (1 + std::cos(3.14159265358979323846 * phase)));
+}
+
+namespace ref {
+namespace {
+
+/// W and its gradient at z; the gradient is 0 and a singular value is left out at z = 0.
+template <class T>
+T pair_energy(const PairKernel& kernel, const std::vector<T>& z, std::vector<T>& gradient,
+              std::vector<T>& workspace) {
+  T r2 = 0;
+  for (const T c : z) r2 += c * c;
+  std::fill(gradient.begin(), gradient.end(), T(0));
+  T value = 0;
+  if (kernel.form == PairKernel::Form::quadratic_log) {
+    value = T(kernel.constant) + T(kernel.quadratic) * r2;
+    if (r2 > 0 && kernel.log_coefficient != 0) value += T(kernel.log_coefficient) * std::log(r2) / 2;
+    if (r2 > 0) {
+      for (std::size_t c = 0; c < z.size(); ++c) {
+        gradient[c] = (2 * T(kernel.quadratic) + T(kernel.log_coefficient) / r2) * z[c];
+      }
+    }
+    return value;
+  }
+  if (kernel.form == PairKernel::Form::radial) {
+    const T r = std::sqrt(r2);
+    T slope = 0;
+    evaluate(kernel.program, &r, workspace.data(), &value, &slope);
+    if (r > 0) {
+      for (std::size_t c = 0; c < z.size(); ++c) gradient[c] = slope / r * z[c];
+    }
+  } else {
+    evaluate(kernel.program, z.data(), workspace.data(), &value, gradient.data());
+    if (!(r2 > 0)) std::fill(gradient.begin(), gradient.end(), T(0));
+  }
+  return r2 > 0 || std::isfinite(value) ? value : T(0);
+}
+
+/// w(xi) = f'(xi) - f(xi)/xi, the weight of log det H in the surrogate of an internal energy (the paper's
+/// Table 3).
+double surrogate_weight(const InternalTerm& term, double log_xi) {
+  switch (term.form) {
+    case InternalTerm::Form::entropy:
+      return term.weight;
+    case InternalTerm::Form::power:
+      return term.weight * std::exp((term.exponent - 1) * log_xi);
+    case InternalTerm::Form::general:
+      break;
+  }
+  const double xi = std::exp(log_xi);
+  std::vector<double> workspace(term.surrogate.workspace());
+  double w = 0;
+  evaluate<double>(term.surrogate, &xi, workspace.data(), &w, nullptr);
+  return term.weight * w;
+}
+
+}  // namespace
+
+template <class T>
+void evaluate_program(const Program& program, MatrixView<const T> x, T* value, MatrixView<T> gradient,
+                      Team&) {
+  std::vector<T> workspace(program.workspace());
+  for (Index i = 0; i < x.rows; ++i) {
+    evaluate(program, x.row(i), workspace.data(), value ? value + i : nullptr,
+             gradient ? gradient.row(i) : nullptr);
+  }
+}
+
+template <class T>
+void interaction(const PairKernel& kernel, MatrixView<const T> y, double* energy, MatrixView<T> force,
+                 Team&) {
+  const Index n = y.rows;
+  const Index d = y.cols;
+  std::vector<T> z(d), gradient(d), workspace(kernel.program.workspace());
+  double total = 0;
+  for (Index i = 0; i < n; ++i) {
+    std::vector<double> sum(d, 0.0);
+    for (Index j = 0; j < n; ++j) {
+      if (j == i) continue;
+      for (Index c = 0; c < d; ++c) z[c] = y(i, c) - y(j, c);
+      total += double(pair_energy(kernel, z, gradient, workspace));
+      for (Index c = 0; c < d; ++c) sum[c] += double(gradient[c]);
+    }
+    if (force) {
+      for (Index c = 0; c < d; ++c) force(i, c) = n > 1 ? static_cast<T>(sum[c] / double(n - 1)) : T(0);
+    }
+  }
+  if (energy) *energy = n > 1 ? total / (2.0 * double(n) * double(n - 1)) : 0.0;
+}
+
+template <class T>
+void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
+                        Team& team) {
+  const Objective& objective = *problem.objective;
+  const Index d = problem.x.cols;
+  const Index n = problem.minibatch > 0 ? problem.minibatch : problem.x.rows;
+  const T scale = static_cast<T>(problem.scale);
+
+  // The batch: positions, normalised positions, log-densities.
+  Matrix<T> x(n, d), x_hat(n, d);
+  std::vector<double> log_density(n, 0.0);
+  const Random random(problem.seed, Stream::minibatch);
+  for (Index b = 0; b < n; ++b) {
+    const Index i = problem.minibatch > 0
+                        ? random.below(static_cast<std::uint32_t>(problem.x.rows), problem.step,
+                                       static_cast<std::uint32_t>(iteration), static_cast<std::uint64_t>(b))
+                        : b;
+    for (Index c = 0; c < d; ++c) {
+      x(b, c) = problem.x(i, c);
+      x_hat(b, c) = (x(b, c) - static_cast<T>(problem.shift[c])) / scale;
+    }
+    if (problem.log_density) log_density[b] = problem.log_density[i];
+  }
+
+  // Map: y = x + S (grad u_theta(x_hat) - x_hat).
+  const bool internal = !objective.internal.empty();
+  Matrix<T> displacement(n, d), hessian(internal ? n : 0, d * d), y(n, d);
+  MapOutputs<T> map;
+  map.displacement = displacement;
+  if (internal) map.hessian = hessian;
+  evaluate<T>(*problem.net, theta, x_hat, map, team);
+  for (Index k = 0; k < n * d; ++k) y.elements()[k] = x.elements()[k] + scale * displacement.elements()[k];
+
+  // v = S grad(first variation of F)(y) + S^2/tau (grad u_theta(x_hat) - x_hat), by the chain rule from y to
+  // u_theta.
+  Matrix<T> v(n, d), part(n, d);
+  const T inertia = static_cast<T>(problem.scale * problem.scale / problem.tau);
+  for (Index k = 0; k < n * d; ++k) v.elements()[k] = inertia * displacement.elements()[k];
+  const auto add_part = [&](T weight) {
+    for (Index k = 0; k < n * d; ++k) v.elements()[k] += weight * part.elements()[k];
+  };
+  if (objective.has_potential()) {
+    evaluate_program<T>(objective.potential, y, nullptr, part, team);
+    add_part(scale);
+  }
+  for (const InteractionTerm& term : objective.interaction) {
+    interaction<T>(term.kernel, y, nullptr, part, team);
+    add_part(scale * static_cast<T>(term.weight));
+  }
+
+  // Internal energies: gradient of -w(xi) log det H, w held constant.
+  Matrix<T> metric(internal ? n : 0, d * d);
+  std::vector<double> h(d * d), inverse(d * d);
+  for (Index b = 0; internal && b < n; ++b) {
+    for (Index k = 0; k < d * d; ++k) h[k] = double(hessian(b, k));
+    double log_det = 0;
+    const bool definite = cholesky_log_det(h.data(), d, &log_det, inverse.data());
+    double weight = 0;
+    for (const InternalTerm& term : objective.internal)
+      weight += surrogate_weight(term, log_density[b] - log_det);
+    for (Index k = 0; k < d * d; ++k) {
+      metric(b, k) = definite ? static_cast<T>(-weight * inverse[k]) : std::numeric_limits<T>::quiet_NaN();
+    }
+  }
+
+  JetSeeds<T> seeds;
+  seeds.v = v;
+  if (internal) seeds.metric = metric;
+  jet_gradient<T>(*problem.net, theta, x_hat, seeds, gradient, team);
+  for (Index k = 0; k < problem.net->parameters(); ++k) gradient[k] /= double(n);
+}
+
+template <class T>
+InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int until, Team& team) {
+  const Icnn& net = *problem.net;
+  std::vector<double> gradient(net.parameters());
+  InnerReport report;
+  while (state.iteration < until) {
+    objective_gradient<T>(problem, state.theta.data(), state.iteration, gradient.data(), team);
+    double norm2 = 0;
+    for (const ParameterTensor& tensor : net.tensors()) {
+      for (Index k = tensor.offset; k < tensor.offset + tensor.size(); ++k) {
+        if (tensor.frozen || held_by_bound(state.theta[k], static_cast<T>(tensor.lower), gradient[k]))
+          continue;
+        norm2 += gradient[k] * gradient[k];
+      }
+    }
+    report.gradient = std::sqrt(norm2);
+    if (report.iterations == 0) report.first_gradient = report.gradient;
+    report.finite = std::isfinite(norm2);
+    if (!report.finite) return report;
+    const AdamStep<T> adam(problem.adam, state.iteration, problem.iterations);
+    for (const ParameterTensor& tensor : net.tensors()) {
+      for (Index k = tensor.offset; k < tensor.offset + tensor.size() && !tensor.frozen; ++k) {
+        adam.update(state.theta[k], state.first_moment[k], state.second_moment[k],
+                    static_cast<T>(gradient[k]), static_cast<T>(tensor.lower));
+      }
+    }
+    ++state.iteration;
+    ++report.iterations;
+    const double reference = problem.gradient_scale > 0 ? problem.gradient_scale : report.first_gradient;
+    report.converged = problem.tolerance > 0 && report.gradient <= problem.tolerance * reference;
+    report.interrupted = problem.interrupt && problem.interrupt->load(std::memory_order_relaxed);
+    if (report.converged || report.interrupted) break;
+  }
+  return report;
+}
+
+template <class T>
+const Operations<T>& operations() {
+  static constexpr Operations<T> table = {.name = "ref",
+                                          .evaluate = evaluate<T>,
+                                          .hessian_vector = hessian_vector<T>,
+                                          .jet_gradient = jet_gradient<T>,
+                                          .evaluate_program = evaluate_program<T>,
+                                          .interaction = interaction<T>,
+                                          .objective_gradient = objective_gradient<T>,
+                                          .inner_loop = inner_loop<T>};
+  return table;
+}
+
+template const Operations<float>& operations<float>();
+template const Operations<double>& operations<double>();
+
+}  // namespace ref
+}  // namespace brenier

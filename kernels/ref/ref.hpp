@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+// The operations of the reference backend; meanings and shapes are in kernels/ops.hpp.
+#pragma once
+
+#include "kernels/ops.hpp"
+
+namespace brenier::ref {
+
+/// log det of a symmetric (d, d) matrix by Cholesky, and its inverse (d, d) where not null. False, and NaN in
+/// `log_det`, where the matrix is not positive definite.
+bool cholesky_log_det(const double* h, Index d, double* log_det, double* inverse);
+
+template <class T>
+void evaluate(const Icnn& net, const T* theta, MatrixView<const T> x, const MapOutputs<T>& out, Team& team);
+
+template <class T>
+void hessian_vector(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p,
+                    MatrixView<T> out, Team& team);
+
+template <class T>
+void jet_gradient(const Icnn& net, const T* theta, MatrixView<const T> x, const JetSeeds<T>& seeds,
+                  double* gradient, Team& team);
+
+template <class T>
+void evaluate_program(const Program& program, MatrixView<const T> x, T* value, MatrixView<T> gradient,
+                      Team& team);
+
+template <class T>
+void interaction(const PairKernel& kernel, MatrixView<const T> y, double* energy, MatrixView<T> force,
+                 Team& team);
+
+template <class T>
+void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
+                        Team& team);
+
+template <class T>
+InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int until, Team& team);
+
+}  // namespace brenier::ref

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+// The family of errors that Brenier throws. The library never prints and never exits: what went wrong,
+// where, and what is allowed instead is in what().
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace brenier {
+
+/// Base of every error thrown by the library.
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// A value outside its valid range, or an option that contradicts another.
+class ValueError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Arrays or parameters whose shapes do not fit together.
+class ShapeError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Text that does not parse. `column` counts from 1; 0 where there is no single place.
+class ParseError : public Error {
+ public:
+  explicit ParseError(const std::string& message, int column_in = 0) : Error(message), column(column_in) {}
+  int column;
+};
+
+/// A file that cannot be read or written, or whose content is not what its format promises.
+class IoError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// The computation left the real numbers, or a factorisation met a matrix that is not positive definite.
+class NumericalError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Something that this build, or this machine, does not have (a CUDA device, a backend).
+class NotAvailable : public Error {
+ public:
+  using Error::Error;
+};
+
+}  // namespace brenier

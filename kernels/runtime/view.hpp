@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT
+// Non-owning views of matrices. A cloud of N particles in R^d is an (N, d) row-major matrix.
+#pragma once
+
+#include <cstddef>
+#include <type_traits>
+#include <vector>
+
+namespace brenier {
+
+using Index = std::ptrdiff_t;
+
+/// Row-major matrix that somebody else owns. `ld` >= cols is the distance between rows, in elements.
+/// An empty view (data == nullptr) stands for "not given" where an operation allows that.
+template <class T>
+struct MatrixView {
+  T* data = nullptr;
+  Index rows = 0;
+  Index cols = 0;
+  Index ld = 0;
+
+  MatrixView() = default;
+  MatrixView(T* data_in, Index rows_in, Index cols_in, Index ld_in)
+      : data(data_in), rows(rows_in), cols(cols_in), ld(ld_in) {}
+  MatrixView(T* data_in, Index rows_in, Index cols_in) : MatrixView(data_in, rows_in, cols_in, cols_in) {}
+
+  /// A view of mutable elements is also a view of constant ones.
+  template <class U>
+  requires std::is_same_v<T, const U> MatrixView(const MatrixView<U>& other)
+      : MatrixView(other.data, other.rows, other.cols, other.ld) {}
+
+  explicit operator bool() const { return data != nullptr; }
+  T* row(Index i) const { return data + i * ld; }
+  T& operator()(Index i, Index j) const { return data[i * ld + j]; }
+  MatrixView rows_from(Index first, Index count) const { return {data + first * ld, count, cols, ld}; }
+};
+
+/// Row-major matrix that owns its elements, without padding.
+template <class T>
+class Matrix {
+ public:
+  Matrix() = default;
+  Matrix(Index rows, Index cols, T fill = T(0)) : rows_(rows), cols_(cols), data_(rows * cols, fill) {}
+
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
+  bool empty() const { return data_.empty(); }
+  T* data() { return data_.data(); }
+  const T* data() const { return data_.data(); }
+  T* row(Index i) { return data_.data() + i * cols_; }
+  const T* row(Index i) const { return data_.data() + i * cols_; }
+  T& operator()(Index i, Index j) { return data_[i * cols_ + j]; }
+  const T& operator()(Index i, Index j) const { return data_[i * cols_ + j]; }
+  std::vector<T>& elements() { return data_; }
+  const std::vector<T>& elements() const { return data_; }
+
+  MatrixView<T> view() { return {data_.data(), rows_, cols_}; }
+  MatrixView<const T> view() const { return {data_.data(), rows_, cols_}; }
+  operator MatrixView<T>() { return view(); }
+  operator MatrixView<const T>() const { return view(); }
+
+ private:
+  Index rows_ = 0;
+  Index cols_ = 0;
+  std::vector<T> data_;
+};
+
+/// The same matrix in another floating-point type.
+template <class To, class From>
+Matrix<To> cast(const Matrix<From>& from) {
+  Matrix<To> to(from.rows(), from.cols());
+  for (std::size_t i = 0; i < from.elements().size(); ++i)
+    to.elements()[i] = static_cast<To>(from.elements()[i]);
+  return to;
+}
+
+}  // namespace brenier

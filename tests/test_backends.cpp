@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: MIT
+// One body for every backend: each operation against the reference, float and double, at sizes that do not fit
+// tiles, with padded rows.
+#include <doctest/doctest.h>
+
+#include "autodiff/tape.hpp"
+#include "engine/include/brenier/expression.hpp"
+#include "kernels/ops.hpp"
+#include "tests/support/near.hpp"
+#include "tests/support/nets.hpp"
+
+using namespace brenier;
+using namespace brenier::test;
+
+namespace {
+
+const std::vector<Index> kSizes = {1, 7, 31, 33, 64, 65, 257};
+
+/// A (rows, cols) matrix whose rows are further apart than they are long, with guards in the gaps.
+template <class T>
+class Padded {
+ public:
+  Padded(Index rows, Index cols) : view_(nullptr, rows, cols, cols + 3), data_((rows + 1) * (cols + 3), kGuard) {
+    view_.data = data_.data() + 2;
+  }
+  explicit Padded(const Matrix<T>& from) : Padded(from.rows(), from.cols()) {
+    for (Index i = 0; i < from.rows(); ++i) {
+      for (Index c = 0; c < from.cols(); ++c) view_(i, c) = from(i, c);
+    }
+  }
+  operator MatrixView<T>() { return view_; }
+  operator MatrixView<const T>() const { return view_; }
+  std::vector<T> elements() const {
+    std::vector<T> out;
+    for (Index i = 0; i < view_.rows; ++i) out.insert(out.end(), view_.row(i), view_.row(i) + view_.cols);
+    return out;
+  }
+  bool guards_intact() const {
+    Index changed = 0;
+    for (const T value : data_) changed += value != kGuard;
+    return changed <= view_.rows * view_.cols;
+  }
+
+ private:
+  static constexpr T kGuard = T(-12345.5);
+  MatrixView<T> view_;
+  std::vector<T> data_;
+};
+
+template <class T>
+struct Backend {
+  const Operations<T>* ops;
+  int threads;
+};
+
+template <class T>
+std::vector<Backend<T>> backends() {
+  std::vector<Backend<T>> list;
+  for (const char* variant : cpu::variants()) list.push_back({&cpu::operations<T>(variant), 2});
+  list.push_back({&cpu::operations<T>(), 3});
+  return list;
+}
+
+/// Rounding error of sums over a network: grows with the number of terms that a result adds up.
+template <class T>
+double net_tolerance(const Icnn& net, Index n) {
+  double widest = 1;
+  for (const Layer& layer : net.layers()) widest = std::max(widest, static_cast<double>(layer.width));
+  return tol<T>(8 * std::sqrt(widest) * std::sqrt(static_cast<double>(std::max<Index>(n, 16))));
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("evaluate and hessian_vector equal the reference", T, float, double) {
+  Team one(1);
+  for (const Backend<T>& backend : backends<T>()) {
+    Team team(backend.threads);
+    for (const NetCase& net_case : net_cases()) {
+      const Icnn net(net_case.architecture);
+      const Index d = net.dim();
+      const std::vector<T> theta = generic_parameters<T>(net, 31);
+      for (const Index n : kSizes) {
+        CAPTURE(backend.ops->name);
+        CAPTURE(net_case.name);
+        CAPTURE(n);
+        Numbers numbers(37);
+        const Padded<T> x(numbers.matrix<T>(n, d, -2, 2));
+        const Padded<T> p(numbers.matrix<T>(n, d, -1, 1));
+        struct Result {
+          std::vector<T> u;
+          Padded<T> displacement, hessian, hp;
+          std::vector<double> log_det;
+        };
+        const auto run = [&](const Operations<T>& ops, Team& threads) {
+          Result r{std::vector<T>(n), Padded<T>(n, d), Padded<T>(n, d * d), Padded<T>(n, d), std::vector<double>(n)};
+          MapOutputs<T> out;
+          out.potential = r.u.data();
+          out.displacement = r.displacement;
+          out.hessian = r.hessian;
+          out.log_det = r.log_det.data();
+          ops.evaluate(net, theta.data(), x, out, threads);
+          ops.hessian_vector(net, theta.data(), x, p, r.hp, threads);
+          return r;
+        };
+        const Result expected = run(ref::operations<T>(), one);
+        const Result actual = run(*backend.ops, team);
+        const double tolerance = net_tolerance<T>(net, 1);
+        CHECK_CLOSE(actual.u, expected.u, tolerance);
+        CHECK_CLOSE(actual.displacement.elements(), expected.displacement.elements(), tolerance);
+        CHECK_CLOSE(actual.hessian.elements(), expected.hessian.elements(), tolerance);
+        CHECK_CLOSE(actual.hp.elements(), expected.hp.elements(), tolerance);
+        // log det adds d terms, each with the relative error of a pivot.
+        CHECK_CLOSE(actual.log_det, expected.log_det, tolerance * static_cast<double>(d));
+        CHECK(actual.displacement.guards_intact());
+        CHECK(actual.hessian.guards_intact());
+        CHECK(actual.hp.guards_intact());
+      }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("log det is NaN where H is not positive definite", T, float, double) {
+  const Icnn net({.dim = 2, .hidden = {3}, .learn_alpha = false});
+  std::vector<T> theta(net.parameters(), T(0));
+  theta[net.alpha()] = T(-1);
+  for (const Backend<T>& backend : backends<T>()) {
+    Team team(backend.threads);
+    Matrix<T> x(70, 2, T(0.5));
+    std::vector<double> log_det(70, 0.0);
+    MapOutputs<T> out;
+    out.log_det = log_det.data();
+    backend.ops->evaluate(net, theta.data(), x, out, team);
+    for (const double value : log_det) CHECK(std::isnan(value));
+  }
+}
+
+TEST_CASE_TEMPLATE("jet_gradient equals the reference for every kind of seed", T, float, double) {
+  Team one(1);
+  for (const Backend<T>& backend : backends<T>()) {
+    Team team(backend.threads);
+    for (const NetCase& net_case : net_cases()) {
+      const Icnn net(net_case.architecture);
+      const Index d = net.dim();
+      const std::vector<T> theta = generic_parameters<T>(net, 41);
+      for (const Index n : kSizes) {
+        CAPTURE(backend.ops->name);
+        CAPTURE(net_case.name);
+        CAPTURE(n);
+        Numbers numbers(43);
+        const Padded<T> x(numbers.matrix<T>(n, d, -2, 2));
+        const Matrix<T> a = numbers.matrix<T>(n, 1, -1, 1);
+        const Padded<T> v(numbers.matrix<T>(n, d, -1, 1));
+        const Padded<T> q(numbers.matrix<T>(n, 3 * d, -1, 1));
+        const Padded<T> p(numbers.matrix<T>(n, 3 * d, -1, 1));
+        Matrix<T> metric = numbers.matrix<T>(n, d * d, -1, 1);
+        for (Index i = 0; i < n; ++i) {
+          for (Index b = 0; b < d; ++b) {
+            for (Index c = 0; c < b; ++c) metric(i, b * d + c) = metric(i, c * d + b);
+          }
+        }
+        for (const char* kind : {"v", "a and v", "metric", "single", "pairs"}) {
+          CAPTURE(kind);
+          JetSeeds<T> seeds;
+          seeds.v = v;
+          const std::string k = kind;
+          if (k != "v" && k != "metric") seeds.a = a.data();
+          if (k == "metric") seeds.metric = metric;
+          if (k == "single" || k == "pairs") {
+            seeds.directions = 3;
+            seeds.q = q;
+          }
+          if (k == "pairs") seeds.p = p;
+          std::vector<double> expected(net.parameters()), actual(net.parameters(), 1e9);
+          ref::operations<T>().jet_gradient(net, theta.data(), x, seeds, expected.data(), one);
+          backend.ops->jet_gradient(net, theta.data(), x, seeds, actual.data(), team);
+          CHECK_CLOSE(actual, expected, net_tolerance<T>(net, n));
+        }
+      }
+    }
+  }
+}
+
+namespace {
+
+PairKernel quadratic_log(double quadratic, double log_coefficient, double constant) {
+  PairKernel kernel;
+  kernel.quadratic = quadratic;
+  kernel.log_coefficient = log_coefficient;
+  kernel.constant = constant;
+  return kernel;
+}
+
+std::vector<PairKernel> pair_kernels(int d) {
+  PairKernel radial{.form = PairKernel::Form::radial};
+  radial.program = Expression::interaction("r^4/4 - exp(-r)", d).program();
+  PairKernel vector{.form = PairKernel::Form::vector};
+  vector.program = Expression::interaction("exp(-sum(x^2)) + cos(x[0])", d).program();
+  std::vector<PairKernel> kernels = {quadratic_log(0.5, -1, 0.25), quadratic_log(0.5, 0, 0), quadratic_log(0, 1, 0),
+                                     radial};
+  if (d > 1) kernels.push_back(vector);
+  return kernels;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("interactions equal the reference", T, float, double) {
+  Team one(1);
+  for (const Backend<T>& backend : backends<T>()) {
+    Team team(backend.threads);
+    for (const int d : {1, 2, 5}) {
+      const std::vector<PairKernel> kernels = pair_kernels(d);
+      for (std::size_t k = 0; k < kernels.size(); ++k) {
+        for (const Index n : {Index{1}, Index{2}, Index{33}, Index{300}}) {
+          CAPTURE(backend.ops->name);
+          CAPTURE(d);
+          CAPTURE(k);
+          CAPTURE(n);
+          Numbers numbers(47);
+          Matrix<T> cloud = numbers.matrix<T>(n, d, -1, 1);
+          if (n > 30) {  // two particles in one place
+            for (Index c = 0; c < d; ++c) cloud(7, c) = cloud(20, c);
+          }
+          const Padded<T> y(cloud);
+          double expected_energy = 0, energy = 1e9;
+          Padded<T> expected(n, d), actual(n, d);
+          ref::operations<T>().interaction(kernels[k], y, &expected_energy, expected, one);
+          backend.ops->interaction(kernels[k], y, &energy, actual, team);
+          const double tolerance = tol<T>(20 * std::sqrt(static_cast<double>(n)));
+          CHECK_REL(energy, expected_energy, tolerance * 10);
+          CHECK_CLOSE(actual.elements(), expected.elements(), tolerance);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("programs equal the reference, every instruction", T, float, double) {
+  Team one(1);
+  const char* texts[] = {
+      "sum(x^2)/2",
+      "sum(exp(x) + log(2 + x) + sqrt(2 + x) + abs(x - 0.1) + sin(x)*cos(2*x))",
+      "sum(tanh(x) + softplus(3*x) + sigmoid(x)) / norm(x)",
+      "max(x[0], 0.2) + min(dot(x, x), 1.5) + x[1]^3 + 2^x[2]",
+      "dot(x - b, A*(x - b))",
+      "3",
+  };
+  const Parameters parameters = {
+      {"b", Parameter::vector({0.1, -0.2, 0.3})},
+      {"A", Parameter::matrix([] {
+         Matrix<double> a(3, 3);
+         for (Index k = 0; k < 9; ++k) a.elements()[k] = 0.1 * static_cast<double>(k) - 0.3;
+         return a;
+       }())},
+  };
+  for (const Backend<T>& backend : backends<T>()) {
+    Team team(backend.threads);
+    for (const char* text : texts) {
+      const Program program = Expression::potential(text, 3, parameters).program();
+      for (const Index n : kSizes) {
+        CAPTURE(backend.ops->name);
+        CAPTURE(text);
+        CAPTURE(n);
+        Numbers numbers(53);
+        const Padded<T> x(numbers.matrix<T>(n, 3, -1.5, 1.5));
+        std::vector<T> expected(n), value(n);
+        Padded<T> expected_gradient(n, 3), gradient(n, 3);
+        ref::operations<T>().evaluate_program(program, x, expected.data(), expected_gradient, one);
+        backend.ops->evaluate_program(program, x, value.data(), gradient, team);
+        CHECK_CLOSE(value, expected, tol<T>(30));
+        CHECK_CLOSE(gradient.elements(), expected_gradient.elements(), tol<T>(200));
+      }
+    }
+  }
+}
+
+namespace {
+
+/// A JKO step with every kind of term.
+template <class T>
+struct StepCase {
+  Icnn net;
+  Matrix<T> x;
+  std::vector<double> log_density;
+  Objective objective;
+  InnerProblem<T> problem;
+
+  StepCase(const Architecture& architecture, Index n, bool interacting, Index minibatch = 0) : net(architecture) {
+    const int d = net.dim();
+    Numbers numbers(59);
+    x = numbers.matrix<T>(n, d, 0.3, 1.7);
+    for (Index i = 0; i < n; ++i) log_density.push_back(numbers(-1, 1));
+    objective.potential = Expression::potential("sum(x^2) + 0.1*sum(exp(x))", d).program();
+    InternalTerm general{.weight = 0.3, .form = InternalTerm::Form::general};
+    const Expression f = Expression::internal("t^3 + t*log(t)");
+    general.program = f.program();
+    general.surrogate = f.weight();
+    objective.internal = {{.weight = 0.7}, {.weight = 0.5, .form = InternalTerm::Form::power, .exponent = 1.5}, general};
+    if (interacting) {
+      for (const PairKernel& kernel : pair_kernels(d)) objective.interaction.push_back({0.4, kernel});
+    }
+    problem.net = &net;
+    problem.x = x;
+    problem.log_density = log_density.data();
+    problem.shift.assign(d, 1.0);
+    problem.scale = 0.4;
+    problem.tau = 0.05;
+    problem.objective = &objective;
+    problem.adam = {.rate = 3e-3, .final_fraction = 0.1};
+    problem.iterations = 12;
+    problem.minibatch = minibatch;
+    problem.seed = 5;
+    problem.step = 3;
+  }
+
+  InnerState<T> state() const {
+    const std::size_t count = static_cast<std::size_t>(net.parameters());
+    return {generic_parameters<T>(net, 61), std::vector<T>(count, T(0)), std::vector<T>(count, T(0)), 0};
+  }
+};
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("the gradient of a JKO step equals the reference", T, float, double) {
+  Team one(1);
+  for (const Backend<T>& backend : backends<T>()) {
+    Team team(backend.threads);
+    for (const NetCase& net_case : net_cases()) {
+      for (const Index n : {Index{1}, Index{33}, Index{300}}) {
+        for (const bool interacting : {false, true}) {
+          for (const Index minibatch : {Index{0}, Index{130}}) {
+            CAPTURE(backend.ops->name);
+            CAPTURE(net_case.name);
+            CAPTURE(n);
+            CAPTURE(interacting);
+            CAPTURE(minibatch);
+            StepCase<T> step(net_case.architecture, n, interacting, minibatch);
+            const InnerState<T> state = step.state();
+            std::vector<double> expected(step.net.parameters()), actual(step.net.parameters(), 1e9);
+            ref::operations<T>().objective_gradient(step.problem, state.theta.data(), 4, expected.data(), one);
+            backend.ops->objective_gradient(step.problem, state.theta.data(), 4, actual.data(), team);
+            // Inverses of H and pair forces amplify rounding beyond the network's own sums.
+            CHECK_CLOSE(actual, expected, 8 * net_tolerance<T>(step.net, 16));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("the inner loop follows the reference, and its bits do not depend on the number of threads") {
+  Team one(1);
+  for (const bool interacting : {false, true}) {
+    StepCase<double> step({.dim = 2, .hidden = {17, 5}, .quadratic_rank = 1}, 700, interacting, 0);
+    InnerState<double> expected = step.state();
+    const InnerReport report = ref::operations<double>().inner_loop(step.problem, expected, 12, one);
+    CHECK(report.iterations == 12);
+    CHECK(report.gradient < report.first_gradient);
+    for (const Backend<double>& backend : backends<double>()) {
+      CAPTURE(backend.ops->name);
+      std::vector<double> first;
+      for (const int threads : {1, 2, 4}) {
+        Team team(threads);
+        InnerState<double> actual = step.state();
+        const InnerReport same = backend.ops->inner_loop(step.problem, actual, 12, team);
+        CHECK(same.iterations == 12);
+        CHECK_REL(same.gradient, report.gradient, 1e-9);
+        CHECK_REL(same.first_gradient, report.first_gradient, 1e-11);
+        CHECK_CLOSE(actual.theta, expected.theta, 1e-9);
+        if (first.empty()) first = actual.theta;
+        CHECK(actual.theta == first);  // bit for bit
+      }
+    }
+  }
+}
+
+TEST_CASE("the inner loop can be interrupted and continued, and stops on its tolerance") {
+  StepCase<float> step({.dim = 1, .hidden = {12, 6}}, 500, false);
+  const Operations<float>& ops = cpu::operations<float>();
+  Team team(2);
+  InnerState<float> whole = step.state();
+  ops.inner_loop(step.problem, whole, 12, team);
+
+  InnerState<float> parts = step.state();
+  ops.inner_loop(step.problem, parts, 5, team);
+  CHECK(parts.iteration == 5);
+  ops.inner_loop(step.problem, parts, 12, team);
+  CHECK(parts.theta == whole.theta);
+
+  std::atomic<bool> interrupt{true};
+  step.problem.interrupt = &interrupt;
+  InnerState<float> stopped = step.state();
+  const InnerReport report = ops.inner_loop(step.problem, stopped, 12, team);
+  CHECK(report.interrupted);
+  CHECK(report.iterations == 1);
+  CHECK(stopped.iteration == 1);
+  step.problem.interrupt = nullptr;
+
+  step.problem.tolerance = 0.999;
+  InnerState<float> early = step.state();
+  const InnerReport converged = ops.inner_loop(step.problem, early, 12, team);
+  CHECK(converged.converged);
+  CHECK(converged.iterations < 12);
+  CHECK(converged.gradient <= 0.999 * converged.first_gradient);
+}
+
+TEST_CASE("a gradient that is not finite ends the inner loop and leaves theta alone") {
+  for (const Operations<double>* ops : {&ref::operations<double>(), &cpu::operations<double>()}) {
+    StepCase<double> step({.dim = 1, .hidden = {5}}, 100, false);
+    step.log_density[40] = std::numeric_limits<double>::quiet_NaN();
+    Team team(2);
+    InnerState<double> state = step.state();
+    const InnerReport report = ops->inner_loop(step.problem, state, 12, team);
+    CHECK_FALSE(report.finite);
+    CHECK(report.iterations == 0);
+    CHECK(state.theta == step.state().theta);
+  }
+}
+
+TEST_CASE("a density of zero does no harm: its particles weigh nothing in a porous medium") {
+  for (const Operations<double>* ops : {&ref::operations<double>(), &cpu::operations<double>()}) {
+    StepCase<double> step({.dim = 1, .hidden = {5}}, 100, false);
+    step.log_density[99] = -std::numeric_limits<double>::infinity();
+    step.objective.internal = {{.form = InternalTerm::Form::power, .exponent = 2}};
+    Team team(2);
+    std::vector<double> gradient(step.net.parameters());
+    ops->objective_gradient(step.problem, step.state().theta.data(), 0, gradient.data(), team);
+    for (const double g : gradient) CHECK(std::isfinite(g));
+  }
+}
