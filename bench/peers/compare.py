@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Times one inner iteration in brenier and in PyTorch on the same numbers, in turn, and prints ratios side by side.
+"""Times one inner iteration in brenier and in PyTorch on the same numbers, in turn, and prints the ratios.
 
-PyTorch first writes the parameters and the cloud of each case to files, which the brenier binary reads where it knows
-`--maps`, `--cloud` and `--log-density` (--share-inputs). Then each round times every PyTorch form and brenier once,
-one after the other, so that a machine that slows down slows all of them down. Reported: the median and the least of
-the rounds' medians. The PyTorch process waits, without work, while brenier runs.
+With --share-inputs, PyTorch writes the parameters and the cloud of each case to files, which the binary
+gets as `--maps`, `--cloud` and `--log-density`. Each round times every PyTorch form and brenier once, one
+after the other, so that a machine that slows down slows all of them down. Reported: the median over the
+rounds of each round's median, and the least time of all. The PyTorch process waits, without work, while
+brenier runs.
 """
 
 from __future__ import annotations
@@ -101,13 +102,18 @@ def measure(args: argparse.Namespace, case: str) -> list[Line]:
 def table(case: str, lines: list[Line]) -> str:
     """One case as text: time, ratio to brenier (above 1: brenier is faster), gradient error."""
     base = next((line for line in lines if line["form"] == "brenier"), None)
-    rows = [f"{case}", f"  {'form':28}{'median us':>12}{'least us':>12}{'ratio':>9}{'ratio least':>13}{'gradient error':>16}"]
+    rows = [
+        f"{case}",
+        f"  {'form':28}{'median us':>12}{'least us':>12}{'ratio':>9}{'of least':>13}{'gradient err':>16}",
+    ]
     for line in lines:
         if "failed" in line:
             rows.append(f"  {line['form']:28}failed: {line['failed']}")
             continue
         median, least = line["seconds_median"], line["seconds_min"]
-        ratios = (median / base["seconds_median"], least / base["seconds_min"]) if base else (float("nan"),) * 2
+        ratios = (
+            (median / base["seconds_median"], least / base["seconds_min"]) if base else (float("nan"),) * 2
+        )
         error = line.get("gradient_rel_error")
         error_text = "-" if error is None else f"{error:.1e}"
         times = f"{median * 1e6:12.1f}{least * 1e6:12.1f}{ratios[0]:9.2f}{ratios[1]:13.2f}"
@@ -116,16 +122,22 @@ def table(case: str, lines: list[Line]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--binary", type=Path, help="brenier_bench_inner; without it PyTorch runs alone")
-    parser.add_argument("--case", action="append", help="functional:dim:n, may be repeated; default: four cases")
+    parser.add_argument(
+        "--case", action="append", help="functional:dim:n, may be repeated; default: four cases"
+    )
     parser.add_argument("--hidden", default="100,20")
     parser.add_argument("--dtype", choices=("float", "double"), default="float")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=0.5, help="for each form and round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--forms", help="PyTorch forms, comma-separated; default: all")
-    parser.add_argument("--share-inputs", action="store_true", help="pass parameters and cloud to the binary as files")
+    parser.add_argument(
+        "--share-inputs", action="store_true", help="pass parameters and cloud to the binary as files"
+    )
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
     results: dict[str, list[Line]] = {}

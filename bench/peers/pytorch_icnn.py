@@ -3,14 +3,18 @@
 
 Network (Alvarez-Melis, Schiff, Mroueh, TMLR 2022), with sigma = softplus and W_l, w >= 0:
 
-    s_0 = A_0 x + b_0,   s_l = W_l sigma(s_{l-1}) + A_l x + b_l,   u = w.sigma(s_last) + a.x + b + alpha/2 |x|^2
+    s_0 = A_0 x + b_0,   s_l = W_l sigma(s_{l-1}) + A_l x + b_l
+    u = w.sigma(s_last) + a.x + b + alpha/2 |x|^2
 
 Loss, a mean over the N particles of a cloud x with log-densities log rho(x), and with xi = rho / |H|:
 
     F(y) + |y - x|^2 / (2 tau),   y = grad u(x),   H = Hessian of u at x
 
-with F one of `porous_medium` (E[xi^(m-1)]/(m-1)), `entropy` (E[log xi] + E|y|^2/2) and `potential` (E|y|^2/2).
-The gradient of E[xi^(m-1)]/(m-1) is that of the surrogate -E[stop(xi^(m-1)) log|H|], so no second form is needed.
+with F one of
+
+    porous_medium   E[xi^(m-1)]/(m-1), whose gradient is that of the surrogate -E[stop(xi^(m-1)) log|H|]
+    entropy         E[log xi] + E|y|^2/2
+    potential       E|y|^2/2
 """
 
 from __future__ import annotations
@@ -77,12 +81,12 @@ def initial_parameters(dim: int, hidden: list[int], seed: int) -> Params:
 
 
 def initial_cloud(n: int, dim: int, functional: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A cloud (n, dim) with its log-densities (n): Barenblatt (m = 2, mass 1, t = 0.1) for `porous_medium`, else N(0, I)."""
+    """A cloud (n, dim) and its log-densities (n): N(0, I); for `porous_medium` Barenblatt of mass 1, t = 0.1."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n, dim))
     if functional != "porous_medium":
         return x, -0.5 * (x**2).sum(1) - 0.5 * dim * math.log(2 * math.pi)
-    # rho = t^-a (C - k |x|^2 t^(-2a/d))_+ with a = d/(d + 2), k = a/(4 d); |x|^2/R^2 ~ Beta(d/2, 2), no rejection needed.
+    # rho = t^-a (C - k |x|^2 t^(-2a/d))_+ with m = 2, a = d/(d + 2), k = a/(4 d); |x|^2/R^2 ~ Beta(d/2, 2).
     a = dim / (dim + 2)
     k = a / (4 * dim)
     log_ball = 0.5 * dim * math.log(math.pi / k) - math.lgamma(2 + dim / 2)
@@ -98,14 +102,20 @@ def potential(params: Params, x: Tensor) -> Tensor:
     z, layer = softplus(x @ params["layer0.input.weight"].T + params["layer0.bias"]), 1
     while f"layer{layer}.bias" in params:
         p = f"layer{layer}."
-        z = softplus(z @ params[p + "hidden.weight"].T + x @ params[p + "input.weight"].T + params[p + "bias"])
+        z = softplus(
+            z @ params[p + "hidden.weight"].T + x @ params[p + "input.weight"].T + params[p + "bias"]
+        )
         layer += 1
-    linear = z @ params["output.hidden.weight"].T + x @ params["output.input.weight"].T + params["output.bias"]
+    linear = (
+        z @ params["output.hidden.weight"].T + x @ params["output.input.weight"].T + params["output.bias"]
+    )
     return linear.squeeze(-1) + 0.5 * params["quadratic.alpha"].squeeze() * (x * x).sum(-1)
 
 
-def jko_loss(problem: Problem, y: Tensor, displacement: Tensor, log_density: Tensor, log_det: Tensor | None) -> Tensor:
-    """The loss from the mapped cloud y and y - x, both (N, d) or both (d, N), and log rho and log|H|, both (N)."""
+def jko_loss(
+    problem: Problem, y: Tensor, displacement: Tensor, log_density: Tensor, log_det: Tensor | None
+) -> Tensor:
+    """The loss from y and y - x, both (N, d) or both (d, N), and log rho and log|H|, both (N)."""
     n = log_density.shape[0]
     loss = (displacement * displacement).sum() / (2 * problem.tau * n)
     if problem.functional == "porous_medium":
@@ -139,11 +149,15 @@ def loss_func(params: Params, x: Tensor, log_density: Tensor, problem: Problem) 
 def loss_analytic(params: Params, x: Tensor, log_density: Tensor, problem: Problem) -> Tensor:
     """Closed forms for two hidden layers: one reverse pass is all that autograd adds.
 
-    grad u = A_0^T c_0 + A_1^T c_1 + a + alpha x and H = A_0^T diag(beta) A_0 + J^T diag(gamma) J + alpha I, with
-    J = W_1 diag(sigma'(s_0)) A_0 + A_1. The displacement grad u - x is formed without cancellation. Particles are the
-    last, contiguous axis: there the elementwise loops vectorise, also over the small matrices H. For d <= 2 the columns
-    of J share one product with the forward pass; above, W_1 and A_0 are combined once for all particles.
+        grad u = A_0^T c_0 + A_1^T c_1 + a + alpha x,   J = W_1 diag(sigma'(s_0)) A_0 + A_1
+        H = A_0^T diag(beta) A_0 + J^T diag(gamma) J + alpha I
+
+    The displacement grad u - x is formed without cancellation. Particles are the last, contiguous axis:
+    there the elementwise loops vectorise, also over the small matrices H. For d <= 2 the columns of J share
+    one product with the forward pass; above, W_1 and A_0 are combined once for all particles.
     """
+    if "layer1.bias" not in params or "layer2.bias" in params:
+        raise ValueError("the analytic form is written for two hidden layers; name another form")
     x = x.T.contiguous()
     dim, n = x.shape
     a0, a1 = params["layer0.input.weight"], params["layer1.input.weight"]
@@ -171,7 +185,7 @@ def loss_analytic(params: Params, x: Tensor, log_density: Tensor, problem: Probl
 
 
 def expand(weight: Tensor, x: Tensor) -> Tensor:
-    """weight @ x, (h, d) by (d, N); for d <= 2 as broadcasts, which fuse when compiled where a product would not."""
+    """weight @ x, (h, d) by (d, N); for d <= 2 as broadcasts, which fuse when compiled."""
     if x.shape[0] > 2:
         return weight @ x
     return sum(weight[:, k : k + 1] * x[k] for k in range(x.shape[0]))
@@ -185,7 +199,7 @@ def contract(weight: Tensor, z: Tensor) -> Tensor:
 
 
 def log_det_thin(beta: Tensor, gamma: Tensor, a0: Tensor, jacobian: list[Tensor], alpha: Tensor) -> Tensor:
-    """log|H| (N) for d = 1 or 2, from the entries of H written out; `jacobian` holds the d columns of J, each (h1, N)."""
+    """log|H| (N) for d = 1 or 2, from the entries of H; `jacobian` holds the d columns of J, each (h1, N)."""
 
     def entry(i: int, j: int) -> Tensor:
         return (beta * (a0[:, i] * a0[:, j])[:, None]).sum(0) + (gamma * jacobian[i] * jacobian[j]).sum(0)
@@ -196,10 +210,10 @@ def log_det_thin(beta: Tensor, gamma: Tensor, a0: Tensor, jacobian: list[Tensor]
 
 
 def log_det_full(beta: Tensor, gamma: Tensor, a0: Tensor, jacobian: Tensor, alpha: Tensor) -> Tensor:
-    """log|H| (N) for any d, `jacobian` (h1, d, N). Its gradient is <H^-1, dH>, so H is inverted outside the graph."""
+    """log|H| (N) for any d, `jacobian` (h1, d, N). Its gradient is <H^-1, dH>, H^-1 a constant."""
     dim = a0.shape[1]
     curved = (jacobian[:, :, None] * (gamma[:, None] * jacobian)[:, None]).sum(0)
-    # A_0^T diag(beta) A_0 as one product, its upper triangle only; unpacked outside the graph, where it costs no scatter.
+    # A_0^T diag(beta) A_0 as one product, its upper triangle only; unpacked outside the graph.
     i, j = torch.triu_indices(dim, dim)
     packed = (a0[:, i] * a0[:, j]).T @ beta
     position = torch.zeros(dim, dim, dtype=torch.long)
@@ -214,7 +228,7 @@ def log_det_full(beta: Tensor, gamma: Tensor, a0: Tensor, jacobian: Tensor, alph
 
 
 def spd_inverse(a: Tensor) -> tuple[Tensor, Tensor]:
-    """log|A| (N) and A^-1 of symmetric positive definite A (d, d, N): 2 x 2 blocks, then Gauss-Jordan sweeps for d <= 5.
+    """log|A| (N) and A^-1 of symmetric positive definite A (d, d, N): 2 x 2 blocks, then sweeps.
 
     One particle per vector lane: with d = 20 faster than batched LAPACK, which takes one matrix at a time.
     """

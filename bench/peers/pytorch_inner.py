@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Times one inner iteration of a JKO step in PyTorch: loss, theta-gradient, Adam, clamp of the non-negative weights.
+"""Times one inner iteration of a JKO step in PyTorch: loss, theta-gradient, Adam, clamp of the weights.
 
-Each form is first checked: in float64 against the nested form, in its timed precision against that float64 gradient.
-Then all forms are timed in turn, round after round, each from the initial state. Prints one JSON line a form.
+Each form is first checked: its loss in float64 against the nested form, and what is timed, in its own
+precision, against the nested form's float64 gradient and Adam steps. Then all forms are timed in turn,
+round after round, each from the initial state. Prints one JSON line a form.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class State:
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts)}
 
 
-def gradient(loss: Loss, problem: icnn.Problem, state: State, theta: Tensor, x: Tensor, ld: Tensor) -> tuple[Tensor, Tensor]:
+def gradient(
+    loss: Loss, problem: icnn.Problem, state: State, theta: Tensor, x: Tensor, ld: Tensor
+) -> tuple[Tensor, Tensor]:
     """Loss and gradient with respect to the flat parameters, by torch.func; traceable as one graph."""
     slope, value = grad_and_value(lambda flat: loss(state.named(flat), x, ld, problem))(theta)
     return value, slope
@@ -85,7 +88,7 @@ def adam(state: State, slope: Tensor, lr: float) -> None:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all forms share: initial parameters, cloud (N, d), log-densities (N), problem and learning rate."""
+    """What all forms share: first parameters, cloud (N, d), log-densities (N), problem, learning rate."""
 
     params: icnn.Params
     x: Tensor
@@ -95,7 +98,7 @@ class Setup:
 
 
 class Runner:
-    """One form: `step()` does an iteration, `gradient()` gives loss and flat gradient, `reset()` starts anew."""
+    """One form: `step()` does an iteration, `gradient()` gives loss and gradient, `reset()` starts anew."""
 
     def __init__(self, setup: Setup, dtype: torch.dtype) -> None:
         self.problem, self.lr = setup.problem, setup.lr
@@ -113,6 +116,10 @@ class Runner:
         for name in ("theta", "first", "second", "count"):
             getattr(self.state, name).copy_(getattr(fresh, name))
 
+    def parameters(self) -> Tensor:
+        """A copy of the flat parameters."""
+        return self.state.theta.clone()
+
     def gradient(self) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
@@ -121,7 +128,7 @@ class Runner:
 
 
 class Eager(Runner):
-    """Tensors with requires_grad, backward(), torch.optim.Adam(fused=True): what a research code does, at its best."""
+    """Leaf tensors, backward(), torch.optim.Adam(fused=True): what a research code does, at its best."""
 
     def __init__(self, setup: Setup, dtype: torch.dtype, loss: Loss) -> None:
         self.loss = loss
@@ -129,9 +136,16 @@ class Eager(Runner):
 
     def reset(self) -> None:
         super().reset()
-        self.leaves = {name: p.clone().requires_grad_() for name, p in self.state.named(self.state.theta).items()}
-        self.optimiser = torch.optim.Adam(self.leaves.values(), lr=self.lr, betas=(BETA1, BETA2), eps=EPSILON, fused=True)
+        self.leaves = {
+            name: p.clone().requires_grad_() for name, p in self.state.named(self.state.theta).items()
+        }
+        self.optimiser = torch.optim.Adam(
+            self.leaves.values(), lr=self.lr, betas=(BETA1, BETA2), eps=EPSILON, fused=True
+        )
         self.weights = [p for name, p in self.leaves.items() if name.endswith("hidden.weight")]
+
+    def parameters(self) -> Tensor:
+        return torch.cat([p.detach().flatten() for p in self.leaves.values()])
 
     def backward(self) -> Tensor:
         self.optimiser.zero_grad()
@@ -154,7 +168,7 @@ class Eager(Runner):
 
 
 def compiler(function: Callable, options: dict | None) -> Callable:
-    """torch.compile as one graph, with a code object of its own: compiled forms are cached, and looked up, per code object."""
+    """torch.compile as one graph. The code object is copied, as PyTorch looks compiled forms up by it."""
     own = FunctionType(function.__code__.replace(), function.__globals__, closure=function.__closure__)
     return torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
@@ -162,11 +176,13 @@ def compiler(function: Callable, options: dict | None) -> Callable:
 class Compiled(Runner):
     """torch.compile: loss, gradient, Adam and clamp are one graph.
 
-    With `chunk`, the gradient is accumulated over blocks of that many particles, whose activations stay in the cache;
-    then the gradient of a block is one graph and Adam with the clamp a second one.
+    With `chunk`, the gradient is accumulated over blocks of that many particles, whose activations stay in
+    the cache; then the gradient of a block is one graph and Adam with the clamp a second one.
     """
 
-    def __init__(self, setup: Setup, dtype: torch.dtype, loss: Loss, chunk: int = 0, options: dict | None = None) -> None:
+    def __init__(
+        self, setup: Setup, dtype: torch.dtype, loss: Loss, chunk: int = 0, options: dict | None = None
+    ) -> None:
         super().__init__(setup, dtype)
         n, state, problem = len(self.x), self.state, self.problem
         chunk = min(chunk or n, n)
@@ -204,7 +220,7 @@ class Compiled(Runner):
             self.update(self.total)
 
 
-# The strongest options: a C++ wrapper in place of a Python one, and no checks that the arguments still are what they were.
+# The strongest options: a C++ wrapper in place of a Python one, and no checks of the arguments.
 FAST = {"cpp_wrapper": True, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
 TUNED = FAST | {"max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
 FORMS: dict[str, Callable[[Setup, torch.dtype], Runner]] = {
@@ -224,8 +240,16 @@ def relative(a: Tensor, b: Tensor) -> float:
     return (torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b)).item()
 
 
+def after_steps(runner: Runner, count: int = 5) -> Tensor:
+    """The parameters after some iterations from the initial state."""
+    runner.reset()
+    for _ in range(count):
+        runner.step()
+    return runner.parameters().double()
+
+
 def time_round(runner: Runner, seconds: float) -> list[float]:
-    """Seconds per iteration of each block of at least 20 ms, until `seconds` have passed; starts from the initial state."""
+    """Seconds per iteration, one value for each 20 ms, until `seconds` have passed; from the start."""
     runner.reset()
     runner.step()
     start = time.perf_counter()
@@ -241,9 +265,14 @@ def time_round(runner: Runner, seconds: float) -> list[float]:
     return samples
 
 
-def prepare(setup: Setup, forms: list[str], dtype: torch.dtype) -> tuple[dict[str, Runner], dict[str, dict], Tensor]:
-    """Builds, checks and warms up the forms. Returns them, what is known of each, and the float64 gradient."""
-    value, reference = Eager(setup, torch.float64, loss=icnn.loss_nested).gradient()
+def prepare(
+    setup: Setup, forms: list[str], dtype: torch.dtype
+) -> tuple[dict[str, Runner], dict[str, dict], Tensor]:
+    """Builds, checks and warms up the forms. Returns them, the findings, and the float64 gradient."""
+    oracle = Eager(setup, torch.float64, loss=icnn.loss_nested)
+    value, reference = oracle.gradient()
+    start_point = oracle.parameters()
+    moved = after_steps(oracle) - start_point
     runners: dict[str, Runner] = {}
     facts: dict[str, dict] = {}
     for form in forms:
@@ -251,7 +280,7 @@ def prepare(setup: Setup, forms: list[str], dtype: torch.dtype) -> tuple[dict[st
             start = time.perf_counter()
             runner = FORMS[form](setup, dtype)
             loss, slope = runner.gradient()
-            runner.step()
+            moved_here = after_steps(runner) - start_point
             exact_loss = FORMS[form].keywords["loss"]
             _, exact = Eager(setup, torch.float64, loss=exact_loss).gradient()
         except Exception as error:  # a form that PyTorch cannot compile is a result, not the end of the run
@@ -261,6 +290,7 @@ def prepare(setup: Setup, forms: list[str], dtype: torch.dtype) -> tuple[dict[st
         facts[form] = {
             "loss_rel_error": relative(loss, value),
             "gradient_rel_error": relative(slope, reference),
+            "step_rel_error": relative(moved_here, moved),
             "double_rel_error": relative(exact, reference),
             "prepare_seconds": round(time.perf_counter() - start, 2),
         }
@@ -287,7 +317,9 @@ def load(args: argparse.Namespace) -> Setup:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--n", type=int, default=1000, help="particles")
     parser.add_argument("--dim", type=int, default=1)
     parser.add_argument("--hidden", default="100,20")
@@ -297,7 +329,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="for each form and round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--forms", default=",".join(FORMS), help="comma-separated")
-    parser.add_argument("--serve", action="store_true", help="after warm-up, do a round for each line on standard input")
+    parser.add_argument(
+        "--serve", action="store_true", help="after warm-up, do a round for each line on standard input"
+    )
     parser.add_argument("--maps", help="parameters, .safetensors")
     parser.add_argument("--cloud", help="particles (N, d), .npy")
     parser.add_argument("--log-density", help="log-densities (N), .npy")
@@ -306,7 +340,11 @@ def parse() -> argparse.Namespace:
     for name, default in (("tau", 1e-3), ("m", 2.0), ("lr", 1e-3), ("floor", 0.0), ("alpha-floor", 1e-3)):
         parser.add_argument(f"--{name}", type=float, default=default)
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    args = parser.parse_args()
+    unknown = set(args.forms.split(",")) - set(FORMS)
+    if unknown:
+        parser.error(f"unknown forms {sorted(unknown)}; known are {', '.join(FORMS)}")
+    return args
 
 
 def dump(args: argparse.Namespace, setup: Setup, reference: Tensor) -> None:
@@ -328,7 +366,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
-    # Freed buffers go back to the heap, not to the system: otherwise large clouds pay for page faults at each iteration.
+    # Freed buffers go back to the heap, not to the system: else large clouds pay for page faults.
     libc = ctypes.CDLL(None)
     libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
     libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
@@ -342,7 +380,11 @@ def main() -> None:
 
     def report(samples: dict[str, list[float]]) -> None:
         for form, times in samples.items():
-            line = {"form": form} | common | {"seconds_median": statistics.median(times), "seconds_min": min(times)}
+            line = (
+                {"form": form}
+                | common
+                | {"seconds_median": statistics.median(times), "seconds_min": min(times)}
+            )
             print(json.dumps(line | facts[form]), flush=True)
 
     if args.serve:

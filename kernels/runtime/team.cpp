@@ -17,15 +17,6 @@
 namespace brenier {
 namespace {
 
-int available_threads() {
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
-#endif
-  const unsigned n = std::thread::hardware_concurrency();
-  return n > 0 ? static_cast<int>(n) : 1;
-}
-
 inline void pause_briefly() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -33,6 +24,15 @@ inline void pause_briefly() {
 }
 
 }  // namespace
+
+int Team::available() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
+#endif
+  const unsigned n = std::thread::hardware_concurrency();
+  return n > 0 ? static_cast<int>(n) : 1;
+}
 
 struct Team::Workers {
   std::mutex mutex;
@@ -73,10 +73,10 @@ struct Team::Workers {
   }
 };
 
-Team::Team(int threads) : size_(threads == 0 ? available_threads() : threads), workers_(new Workers) {
+Team::Team(int threads) : size_(threads == 0 ? available() : threads), workers_(new Workers) {
   if (threads < 0)
     throw ValueError("threads = " + std::to_string(threads) + "; it must be at least 1, or 0 for all");
-  workers_->oversubscribed = size_ > available_threads();
+  workers_->oversubscribed = size_ > available();
   for (int rank = 1; rank < size_; ++rank) {
     workers_->threads.emplace_back([w = workers_.get(), rank] { w->work(rank); });
   }

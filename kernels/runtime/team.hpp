@@ -24,6 +24,9 @@ class Team {
 
   int size() const { return size_; }
 
+  /// Processors that the system lets this process use; at least 1.
+  static int available();
+
   /// Calls body(rank) on every thread, rank in [0, size()), and waits for all. An exception in a body is
   /// thrown again here once all have ended; a body that waits at a barrier must not throw on one rank alone.
   void run(const std::function<void(int)>& body);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The JKO flow: Algorithm 1 of Alvarez-Melis, Schiff and Mroueh (TMLR 2022), at first and second order in time.
+// The JKO flow: Algorithm 1 of Alvarez-Melis, Schiff and Mroueh (TMLR 2022), at first and second order in
+// time.
 #pragma once
 
 #include <atomic>
@@ -19,29 +20,29 @@ namespace brenier {
 
 /// The inner problem of a JKO step and how it is solved.
 struct InnerOptions {
-  int iterations = 400;           // n_u >= 1
+  int iterations = 400;  // n_u >= 1
   AdamOptions adam{.rate = 1e-3, .final_fraction = 0.01};
-  bool warm_start = true;         // start from the map of the step before
+  bool warm_start = true;  // start from the map of the step before
   Initialisation initialisation = Initialisation::identity;
-  double alpha = 1;               // initial quadratic skip, >= 0
-  Index minibatch = 0;            // particles per iteration; 0: all
-  int refresh = 0;                // iterations between new clouds drawn from rho_0; 0: never
-  double tolerance = 0;           // stop at this gradient, relative to the first of the flow; 0: never
-  int retries = 3;                // after a divergence, each at a quarter of the rate
+  double alpha = 1;      // initial quadratic skip, >= 0
+  Index minibatch = 0;   // particles per iteration; 0: all
+  int refresh = 0;       // iterations between new clouds drawn from rho_0; 0: never
+  double tolerance = 0;  // stop at this gradient, relative to the first of the flow; 0: never
+  int retries = 3;       // after a divergence, each at a quarter of the rate
 };
 
 /// Everything about a flow but its functional and its initial cloud.
 struct FlowOptions {
-  double tau = 1e-3;              // > 0, time units of the PDE
-  int order = 1;                  // 1: JKO; 2: BDF2 along trajectories
-  Architecture network{};         // dim is taken from the cloud
+  double tau = 1e-3;       // > 0, time units of the PDE
+  int order = 1;           // 1: JKO; 2: BDF2 along trajectories
+  Architecture network{};  // dim is taken from the cloud
   InnerOptions inner{};
-  bool normalise = true;          // the network sees (x - mean)/deviation of the cloud
-  double start_time = 0;          // time of the initial cloud
-  double mass = 1;                // of the density; particles always have mass 1 together
+  bool normalise = true;  // the network sees (x - mean)/deviation of the cloud
+  double start_time = 0;  // time of the initial cloud
+  double mass = 1;        // of the density; particles always have mass 1 together
   std::uint64_t seed = 0;
-  std::string device = "auto";    // see backend()
-  int threads = 0;                // 0: all processors
+  std::string device = "auto";  // see backend()
+  int threads = 0;              // 0: all processors
 
   /// Throws ValueError that names the option, the value and the range.
   void validate() const;
@@ -49,29 +50,29 @@ struct FlowOptions {
 
 /// What one step did.
 struct StepReport {
-  int step = 0;                   // from 1
-  double time = 0;                // after the step
+  int step = 0;     // from 1
+  double time = 0;  // after the step
   double tau = 0;
-  int order = 1;                  // 1 where a second-order step was not admissible
-  ObjectiveValue functional;      // F on the cloud, times the mass
-  double transport = 0;           // E|y - x|^2 / (2 tau'), tau' the length of the last JKO problem of the step
-  double decrease = 0;            // F before minus (F + transport) after, of that problem; >= 0 for an exact step
-  int iterations = 0;             // inner iterations, all start-up steps and retries together
-  double residual = 0;            // gradient of the inner problem at its end, relative to the first of the flow
-  double min_log_det = 0;         // smallest log det H over the cloud; 0 where not computed
-  double rate = 0;                // of Adam, after retries
+  int order = 1;              // 1 where a second-order step was not admissible
+  ObjectiveValue functional;  // F on the cloud, times the mass
+  double transport = 0;       // E|y - x|^2 / (2 tau'), tau' the length of the last JKO problem of the step
+  double decrease = 0;        // F before minus (F + transport) after, of that problem; >= 0 for an exact step
+  int iterations = 0;         // inner iterations, all start-up steps and retries together
+  double residual = 0;        // gradient of the inner problem at its end, relative to the first of the flow
+  double min_log_det = 0;     // smallest log det H over the cloud; 0 where not computed
+  double rate = 0;            // of Adam, after retries
   int retries = 0;
-  double seconds = 0;             // wall time of the step
-  bool converged = false;         // by tolerance
+  double seconds = 0;      // wall time of the step
+  bool converged = false;  // by tolerance
 };
 
-/// A running flow. Float (the default) computes the inner loops in single precision; clouds, maps and densities
-/// are double in any case. Not thread-safe; independent flows may run in parallel.
+/// A running flow. Float (the default) computes the inner loops in single precision; clouds, maps and
+/// densities are double in any case. Not thread-safe; independent flows may run in parallel.
 template <class T = float>
 class Flow {
  public:
-  /// ValueError, ShapeError: options or a cloud that do not fit (also: no log-densities where an internal energy
-  /// needs them, particles that are not finite). NotAvailable: the device.
+  /// ValueError, ShapeError: options or a cloud that do not fit (also: no log-densities where an internal
+  /// energy needs them, particles that are not finite). NotAvailable: the device.
   Flow(Functional functional, Cloud initial, FlowOptions options = {});
   ~Flow();
   Flow(Flow&&) noexcept;
@@ -89,29 +90,31 @@ class Flow {
   const FlowOptions& options() const;
   const Icnn& network() const;
 
-  const Trajectory& trajectory() const;        // the cloud, its log-densities
+  const Trajectory& trajectory() const;         // the cloud, its log-densities
   const std::vector<BrenierMap>& maps() const;  // all maps so far, in the order they apply
-  ObjectiveValue functional() const;           // F on the cloud, times the mass
-  Team& team() const;                          // its threads, for work between steps
+  ObjectiveValue functional() const;            // F on the cloud, times the mass
+  Team& team() const;                           // its threads, for work between steps
 
   /// Carries another cloud along from now on; returns its number. Held-out clouds do not influence the flow.
   std::size_t track(Cloud held_out);
   const Trajectory& tracked(std::size_t number) const;
-  /// F of a tracked cloud, times the mass. Pairs of particles make interactions quadratic in its size.
-  ObjectiveValue functional_of(const Trajectory& cloud) const;
+  /// F of a cloud, times the mass. Interactions cost a time quadratic in its size: with a `pair_limit` they
+  /// are taken over that many of its particles, evenly spaced by number. (Step reports use 8192.)
+  ObjectiveValue functional_of(const Trajectory& cloud, Index pair_limit = 0) const;
 
   /// Where new clouds come from when inner.refresh > 0: draw(k) for k = 1, 2, ... returns a cloud from rho_0.
   void set_source(std::function<Cloud(std::uint32_t)> draw);
 
-  /// Parameters of the last inner problem (network().parameters()), in normalised coordinates, with the number
-  /// that residuals are relative to: with maps() and trajectory() all that a restart needs.
+  /// Parameters of the last inner problem (network().parameters()), in normalised coordinates, with the
+  /// number that residuals are relative to: with maps() and trajectory() all that a restart needs.
   struct Checkpoint {
     std::vector<double> theta;
     double gradient_scale = 0;
     std::uint32_t draws = 0;
   };
   Checkpoint checkpoint() const;
-  /// Continues a flow bit for bit, from what trajectory(), maps() and checkpoint() gave.
+  /// Continues a flow bit for bit, from what trajectory(), maps() and checkpoint() gave. Clouds that are
+  /// tracked already must be at their start: they are carried through all maps.
   void restore(Trajectory cloud, std::vector<BrenierMap> maps, const Checkpoint& checkpoint);
 
  private:

@@ -15,7 +15,8 @@
 
 namespace brenier {
 
-/// A weighted sum of potential, interaction and internal energies. A value; the default is the sum of no terms.
+/// A weighted sum of potential, interaction and internal energies. A value; the default is the sum of no
+/// terms.
 class Functional {
  public:
   /// One term. `text` describes it in reports.
@@ -41,8 +42,8 @@ class Functional {
   /// particles, and its interactions weigh mass^2.
   Objective objective(double mass = 1) const;
 
-  /// Where F is entropy or potential with quadratic potentials only: V = 1/2 x^T A x - g.x + c and the factor of
-  /// the entropy. Nothing else has Gaussian solutions.
+  /// Where F is entropy or potential with quadratic potentials only: V = 1/2 x^T A x - g.x + c and the factor
+  /// of the entropy. Nothing else has Gaussian solutions.
   struct Gaussian {
     Quadratic potential;
     double diffusion = 0;

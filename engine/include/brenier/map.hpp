@@ -23,18 +23,19 @@ struct BrenierMap {
   Icnn net;
   std::vector<double> theta;  // net.parameters()
   MapBase base = MapBase::current;
-  bool closes_step = true;    // false for the start-up steps of order 2 but the last
-  int step = 0;               // the step of the flow it belongs to, from 1
-  double time = 0;            // of the flow after this map
-  double tau = 0;             // length of the JKO problem that it solves
+  bool closes_step = true;  // false for the start-up steps of order 2 but the last
+  int step = 0;             // the step of the flow it belongs to, from 1
+  double time = 0;          // of the flow after this map
+  double tau = 0;           // length of the JKO problem that it solves
 
-  /// Displacements grad u(x) - x (N, d) and, where wanted, log det of the Hessian (N).
-  /// ShapeError: x.cols is not the dimension.
-  void evaluate(MatrixView<const double> x, MatrixView<double> displacement, double* log_det, Team& team) const;
+  /// Displacements grad u(x) - x (N, d) and, where wanted, log det of the Hessian (N) and the Hessian (N,
+  /// d*d). ShapeError: x.cols is not the dimension.
+  void evaluate(MatrixView<const double> x, MatrixView<double> displacement, double* log_det,
+                MatrixView<double> hessian, Team& team) const;
 };
 
-/// One map as a .safetensors file: a tensor for each parameter (names as in Icnn::tensors()), shape and role in
-/// the metadata. IoError as for write_safetensors.
+/// One map as a .safetensors file: a tensor for each parameter (names as in Icnn::tensors()), shape and role
+/// in the metadata. IoError as for write_safetensors.
 void write_map(const std::filesystem::path& path, const BrenierMap& map);
 /// IoError where the file is no such map; the message names the tensor and what was expected.
 BrenierMap read_map(const std::filesystem::path& path);
@@ -43,14 +44,15 @@ BrenierMap read_map(const std::filesystem::path& path);
 class Trajectory {
  public:
   Trajectory() = default;
-  /// `second_order` keeps the cloud before, and with log-densities the Jacobians of the last step (N d^2 doubles).
-  /// ValueError: no particles, positions that are not finite. ShapeError: log-densities of another length.
+  /// `second_order` keeps the cloud before, and with log-densities the Jacobians of the last step (N d^2
+  /// doubles). ValueError: no particles, positions that are not finite. ShapeError: log-densities of another
+  /// length.
   Trajectory(Cloud start, bool second_order);
 
-  const Matrix<double>& x() const { return x_; }                            // (N, d)
-  const std::vector<double>& log_density() const { return log_density_; }   // N, or empty
-  const Matrix<double>& previous() const { return previous_; }              // before the last step, or empty
-  const Matrix<double>& jacobian() const { return jacobian_; }              // (N, d*d) of the last step, or empty
+  const Matrix<double>& x() const { return x_; }                           // (N, d)
+  const std::vector<double>& log_density() const { return log_density_; }  // N, or empty
+  const Matrix<double>& previous() const { return previous_; }             // before the last step, or empty
+  const Matrix<double>& jacobian() const { return jacobian_; }  // (N, d*d) of the last step, or empty
   bool has_density() const { return !log_density_.empty(); }
   bool has_previous() const { return !previous_.empty(); }
 
@@ -66,16 +68,18 @@ class Trajectory {
   void advance(const BrenierMap& map, const Base& from, Team& team);
   void advance(const BrenierMap& map, Team& team) { advance(map, base(map.base), team); }
 
-  /// Restores a saved trajectory; shapes must agree (ShapeError).
+  /// Smallest log det H that the last map had on this cloud; 0 before, and where densities are not carried.
+  double min_log_det() const { return min_log_det_; }
+
+  /// Restores a saved trajectory, between two steps; shapes must agree (ShapeError).
   static Trajectory restore(Matrix<double> x, std::vector<double> log_density, Matrix<double> previous,
                             Matrix<double> jacobian, bool second_order);
 
  private:
-  Matrix<double> extrapolation(Index particle) const;
-
   Matrix<double> x_, previous_, step_start_, jacobian_, pending_jacobian_;
   std::vector<double> log_density_;
   bool second_order_ = false;
+  double min_log_det_ = 0;
 };
 
 }  // namespace brenier

@@ -1,0 +1,516 @@
+// SPDX-License-Identifier: MIT
+// Algorithm 1 of the paper, with second-order steps, normalised coordinates, rollback and held-out clouds.
+#include "brenier/flow.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "brenier/device.hpp"
+#include "brenier/oracles.hpp"
+#include "engine/src/show.hpp"
+#include "kernels/runtime/error.hpp"
+
+namespace brenier {
+namespace {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+[[noreturn]] void bad_option(const std::string& name, const std::string& value, const std::string& range) {
+  throw ValueError("flow: " + name + " = " + value + "; it must be " + range);
+}
+
+/// Mean and root mean square deviation over particles and components.
+void location_and_scale(const Matrix<double>& x, std::vector<double>& mean, double& scale) {
+  const Index n = x.rows();
+  const Index d = x.cols();
+  mean.assign(d, 0.0);
+  for (Index i = 0; i < n; ++i) {
+    for (Index c = 0; c < d; ++c) mean[c] += x(i, c);
+  }
+  for (double& m : mean) m /= static_cast<double>(n);
+  double sum = 0;
+  for (Index i = 0; i < n; ++i) {
+    for (Index c = 0; c < d; ++c) sum += (x(i, c) - mean[c]) * (x(i, c) - mean[c]);
+  }
+  scale = std::sqrt(sum / static_cast<double>(n * d));
+  if (!(scale > 1e-100)) scale = 1;  // a single particle, or all in one place
+}
+
+}  // namespace
+
+void FlowOptions::validate() const {
+  if (!(tau > 0) || !std::isfinite(tau)) bad_option("tau", show(tau), "above 0");
+  if (order != 1 && order != 2) bad_option("order", std::to_string(order), "1 or 2");
+  if (!std::isfinite(start_time)) bad_option("start_time", show(start_time), "finite");
+  if (!(mass > 0) || !std::isfinite(mass)) bad_option("mass", show(mass), "above 0");
+  if (threads < 0) bad_option("threads", std::to_string(threads), "at least 1, or 0 for all processors");
+  if (inner.iterations < 1) bad_option("inner.iterations", std::to_string(inner.iterations), "at least 1");
+  if (!(inner.adam.rate > 0) || !std::isfinite(inner.adam.rate)) {
+    bad_option("inner.adam.rate", show(inner.adam.rate), "above 0");
+  }
+  if (!(inner.adam.final_fraction >= 0 && inner.adam.final_fraction <= 1)) {
+    bad_option("inner.adam.final_fraction", show(inner.adam.final_fraction), "in [0, 1]");
+  }
+  if (!(inner.adam.beta1 >= 0 && inner.adam.beta1 < 1)) {
+    bad_option("inner.adam.beta1", show(inner.adam.beta1), "in [0, 1)");
+  }
+  if (!(inner.adam.beta2 >= 0 && inner.adam.beta2 < 1)) {
+    bad_option("inner.adam.beta2", show(inner.adam.beta2), "in [0, 1)");
+  }
+  if (!(inner.adam.epsilon > 0)) bad_option("inner.adam.epsilon", show(inner.adam.epsilon), "above 0");
+  if (!(inner.alpha >= 0)) bad_option("inner.alpha", show(inner.alpha), "at least 0");
+  if (inner.minibatch < 0)
+    bad_option("inner.minibatch", std::to_string(inner.minibatch), "at least 0 (0: all)");
+  if (inner.refresh < 0) bad_option("inner.refresh", std::to_string(inner.refresh), "at least 0 (0: never)");
+  if (!(inner.tolerance >= 0)) bad_option("inner.tolerance", show(inner.tolerance), "at least 0 (0: never)");
+  if (inner.retries < 0) bad_option("inner.retries", std::to_string(inner.retries), "at least 0");
+}
+
+/// One inner problem: from which points, how long, and the number that its draws are keyed with.
+struct InnerTask {
+  const Trajectory::Base& base;
+  MapBase kind;
+  double tau;
+  std::uint32_t number;
+};
+
+template <class T>
+struct Flow<T>::State {
+  Functional functional;
+  FlowOptions options;
+  Icnn net;
+  Objective objective;
+  const Operations<T>& ops;
+  mutable Team team;
+  Trajectory cloud;
+  std::vector<Trajectory> tracked;
+  std::vector<BrenierMap> maps;
+  std::vector<T> theta;  // of the last inner problem, normalised coordinates
+  double gradient_scale = 0;
+  std::uint32_t draws = 0;
+  int steps = 0;
+  std::function<Cloud(std::uint32_t)> source;
+  std::atomic<bool> interrupted{false};
+
+  struct Solution {
+    std::vector<T> theta;
+    std::vector<double> physical;
+    InnerReport inner;
+  };
+
+  State(Functional f, Cloud initial, FlowOptions o);
+  static Architecture architecture(const FlowOptions& options, const Cloud& cloud);
+  double time_after(int step) const { return options.start_time + step * options.tau; }
+  ObjectiveValue value(const Matrix<double>& x, const std::vector<double>& log_density,
+                       Index pair_limit) const;
+  InnerProblem<T> problem(const InnerTask& task, double rate) const;
+  InnerState<T> start(std::uint32_t number) const;
+  Trajectory::Base fresh_base(MapBase kind);
+  Solution attempt(const InnerTask& task, double rate, StepReport& report);
+  bool take(Trajectory& next, double tau, MapBase kind, bool closes, StepReport& report);
+  bool advance(Trajectory& next, StepReport& report);
+};
+
+template <class T>
+Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
+    : functional(std::move(f)),
+      options((o.validate(), std::move(o))),
+      net(architecture(options, initial)),
+      objective(functional.objective(options.mass)),
+      ops(backend<T>(options.device)),
+      team(options.threads),
+      cloud(std::move(initial), options.order == 2) {
+  if (functional.terms().empty()) throw ValueError("flow: the functional has no terms");
+  const int dim = functional.dimension();
+  if (dim != 0 && dim != net.dim()) {
+    throw ShapeError("flow: the functional is for dimension " + std::to_string(dim) +
+                     ", the cloud has dimension " + std::to_string(net.dim()));
+  }
+  if (functional.needs_density() && !cloud.has_density()) {
+    throw ValueError(
+        "flow: the functional has an internal energy, which needs the log-density of every initial particle; "
+        "give "
+        "the cloud its log-densities, or use an initial density that knows them");
+  }
+}
+
+template <class T>
+Architecture Flow<T>::State::architecture(const FlowOptions& options, const Cloud& cloud) {
+  Architecture a = options.network;
+  a.dim = static_cast<int>(std::max<Index>(cloud.x.cols(), 1));
+  return a;
+}
+
+/// F without the mass. Interactions of more than `pair_limit` particles are taken over that many, evenly
+/// spaced by number; 0 takes all.
+template <class T>
+ObjectiveValue Flow<T>::State::value(const Matrix<double>& x, const std::vector<double>& log_density,
+                                     Index pair_limit) const {
+  const Operations<double>& exact = cpu::operations<double>();
+  ObjectiveValue out;
+  const Index n = x.rows();
+  const double share = 1.0 / static_cast<double>(n);
+  if (objective.has_potential()) {
+    std::vector<double> v(n);
+    exact.evaluate_program(objective.potential, x, v.data(), {}, team);
+    for (const double term : v) out.potential += term * share;
+  }
+  Matrix<double> subset;
+  if (pair_limit > 0 && n > pair_limit && !objective.interaction.empty()) {
+    subset = Matrix<double>(pair_limit, x.cols());
+    for (Index i = 0; i < pair_limit; ++i) {
+      for (Index c = 0; c < x.cols(); ++c) subset(i, c) = x((2 * i + 1) * n / (2 * pair_limit), c);
+    }
+  }
+  for (const InteractionTerm& term : objective.interaction) {
+    double energy = 0;
+    exact.interaction(term.kernel, subset.empty() ? x : subset, &energy, {}, team);
+    out.interaction += term.weight * energy;
+  }
+  for (const InternalTerm& term : objective.internal) {
+    // E[f(rho)/rho]; a particle where rho = 0 has measure 0 and counts f(0) = 0.
+    std::vector<double> density, f;
+    if (term.form == InternalTerm::Form::general) {
+      f.resize(n);
+      for (const double log_rho : log_density) density.push_back(std::exp(log_rho));
+      exact.evaluate_program(term.program, {density.data(), n, 1}, f.data(), {}, team);
+    }
+    double sum = 0;
+    for (Index i = 0; i < n; ++i) {
+      const double log_rho = log_density[i];
+      if (log_rho == -std::numeric_limits<double>::infinity()) continue;
+      switch (term.form) {
+        case InternalTerm::Form::entropy:
+          sum += log_rho;
+          break;
+        case InternalTerm::Form::power:
+          sum += std::exp((term.exponent - 1) * log_rho) / (term.exponent - 1);
+          break;
+        case InternalTerm::Form::general:
+          sum += density[i] > 0 ? f[i] / density[i] : 0;
+          break;
+      }
+    }
+    out.internal += term.weight * sum * share;
+  }
+  return out;
+}
+
+template <class T>
+InnerProblem<T> Flow<T>::State::problem(const InnerTask& task, double rate) const {
+  InnerProblem<T> out;
+  out.net = &net;
+  out.tau = task.tau;
+  out.objective = &objective;
+  out.adam = options.inner.adam;
+  out.adam.rate = rate;
+  out.iterations = options.inner.iterations;
+  out.minibatch = options.inner.minibatch;
+  out.seed = options.seed;
+  out.step = task.number;
+  out.tolerance = options.inner.tolerance;
+  out.gradient_scale = gradient_scale;
+  out.interrupt = &interrupted;
+  out.shift.assign(net.dim(), 0.0);
+  if (options.normalise) location_and_scale(task.base.x, out.shift, out.scale);
+  return out;
+}
+
+/// The warm or cold start of an inner problem.
+template <class T>
+InnerState<T> Flow<T>::State::start(std::uint32_t number) const {
+  InnerState<T> out;
+  out.theta = theta;
+  if (theta.empty() || !options.inner.warm_start) {
+    const std::vector<double> first =
+        initial_parameters(net, options.inner.initialisation, options.seed, number, options.inner.alpha);
+    out.theta.assign(first.begin(), first.end());
+  }
+  out.first_moment.assign(net.parameters(), T(0));
+  out.second_moment.assign(net.parameters(), T(0));
+  return out;
+}
+
+/// A new cloud from rho_0, through all maps so far.
+template <class T>
+Trajectory::Base Flow<T>::State::fresh_base(MapBase kind) {
+  Trajectory fresh(source(++draws), options.order == 2);
+  if (fresh.x().cols() != cloud.x().cols() || fresh.has_density() != cloud.has_density()) {
+    throw ShapeError(
+        "flow: a redrawn cloud differs from the initial one in dimension or in having log-densities");
+  }
+  for (const BrenierMap& map : maps) fresh.advance(map, team);
+  return fresh.base(kind);
+}
+
+/// The inner loop once, at one rate.
+template <class T>
+typename Flow<T>::State::Solution Flow<T>::State::attempt(const InnerTask& task, double rate,
+                                                          StepReport& report) {
+  InnerProblem<T> inner = problem(task, rate);
+  InnerState<T> state = start(task.number);
+  Matrix<T> x = cast<T>(task.base.x);
+  Trajectory::Base fresh;
+  const auto use = [&](const Trajectory::Base& base) {
+    inner.x = x;
+    inner.log_density = base.log_density.empty() ? nullptr : base.log_density.data();
+  };
+  use(task.base);
+  const int segment = options.inner.refresh > 0 && source ? options.inner.refresh : inner.iterations;
+  Solution solution;
+  for (bool first = true; state.iteration < inner.iterations; first = false) {
+    if (!first) {
+      fresh = fresh_base(task.kind);
+      x = cast<T>(fresh.x);
+      use(fresh);
+    }
+    const double first_gradient = solution.inner.first_gradient;
+    solution.inner =
+        ops.inner_loop(inner, state, std::min(state.iteration + segment, inner.iterations), team);
+    report.iterations += solution.inner.iterations;
+    if (!first) solution.inner.first_gradient = first_gradient;
+    if (inner.gradient_scale == 0) inner.gradient_scale = solution.inner.first_gradient;
+    if (!solution.inner.finite || solution.inner.converged || solution.inner.interrupted) break;
+  }
+  solution.theta = std::move(state.theta);
+  const std::vector<double> normalised(solution.theta.begin(), solution.theta.end());
+  solution.physical = denormalised(net, normalised, inner.shift, inner.scale);
+  return solution;
+}
+
+/// Solves one inner problem and moves `next` through its map, with retries. False where interrupted.
+template <class T>
+bool Flow<T>::State::take(Trajectory& next, double tau, MapBase kind, bool closes, StepReport& report) {
+  constexpr Index kPairLimit = 8192;
+  const Trajectory::Base base = next.base(kind);
+  const InnerTask task{base, kind, tau, static_cast<std::uint32_t>(maps.size())};
+  const double before = value(base.x, base.log_density, kPairLimit).total();
+  double rate = options.inner.adam.rate;
+  std::string reason;
+  for (int trial = 0; trial <= options.inner.retries; ++trial, rate /= 4) {
+    const Solution solution = attempt(task, rate, report);
+    if (solution.inner.interrupted) return false;
+    report.retries += trial > 0;
+    report.rate = rate;
+    if (!solution.inner.finite) {
+      reason = "the gradient of the inner problem was not finite at iteration " +
+               std::to_string(solution.inner.iterations);
+      continue;
+    }
+    BrenierMap map{net, solution.physical};
+    map.base = kind;
+    map.closes_step = closes;
+    map.step = steps + 1;
+    map.time = time_after(steps + 1);
+    map.tau = tau;
+    Trajectory moved = next;
+    moved.advance(map, base, team);
+    report.functional = value(moved.x(), moved.log_density(), kPairLimit);
+    double squares = 0;
+    for (std::size_t k = 0; k < base.x.elements().size(); ++k) {
+      const double step = moved.x().elements()[k] - base.x.elements()[k];
+      squares += step * step;
+    }
+    report.transport = squares / (2 * tau * static_cast<double>(base.x.rows()));
+    report.decrease = before - report.functional.total() - report.transport;
+    const double after = report.functional.total() + report.transport;
+    // The identity map does no worse than `before`: ending far above it is a divergence.
+    if (!std::isfinite(after) || after > before + 0.1 * (std::abs(before) + report.transport)) {
+      reason = "F + W^2/(2 tau) went from " + show(before) + " to " + show(after);
+      continue;
+    }
+    if (gradient_scale == 0) gradient_scale = solution.inner.first_gradient;
+    report.residual = gradient_scale > 0 ? solution.inner.gradient / gradient_scale : 0;
+    report.converged = solution.inner.converged;
+    report.min_log_det = moved.min_log_det();
+    theta = solution.theta;
+    next = std::move(moved);
+    maps.push_back(std::move(map));
+    return true;
+  }
+  throw NumericalError("flow: step " + std::to_string(steps + 1) + " diverged: " + reason + ", after " +
+                       std::to_string(options.inner.retries) + " retries down to the rate " + show(rate * 4) +
+                       "; use a smaller inner rate or tau, or more particles");
+}
+
+/// All inner problems of one step.
+template <class T>
+bool Flow<T>::State::advance(Trajectory& next, StepReport& report) {
+  const double tau = options.tau;
+  if (options.order == 2 && !next.has_previous()) {
+    for (int k = 1; k <= startup_steps; ++k) {
+      if (!take(next, tau / startup_steps, MapBase::current, k == startup_steps, report)) return false;
+    }
+    return true;
+  }
+  if (options.order == 2 && next.base(MapBase::extrapolated).admissible) {
+    return take(next, 2 * tau / 3, MapBase::extrapolated, true, report);
+  }
+  report.order = 1;
+  return take(next, tau, MapBase::current, true, report);
+}
+
+template <class T>
+Flow<T>::Flow(Functional functional, Cloud initial, FlowOptions options)
+    : state_(std::make_unique<State>(std::move(functional), std::move(initial), std::move(options))) {}
+template <class T>
+Flow<T>::~Flow() = default;
+template <class T>
+Flow<T>::Flow(Flow&&) noexcept = default;
+template <class T>
+Flow<T>& Flow<T>::operator=(Flow&&) noexcept = default;
+
+template <class T>
+std::optional<StepReport> Flow<T>::step() {
+  State& s = *state_;
+  const double start = now();
+  const Checkpoint before = checkpoint();
+  const std::size_t first_map = s.maps.size();
+  const auto undo = [&] {
+    s.maps.erase(s.maps.begin() + static_cast<std::ptrdiff_t>(first_map), s.maps.end());
+    s.theta.assign(before.theta.begin(), before.theta.end());
+    s.gradient_scale = before.gradient_scale;
+    s.draws = before.draws;
+    s.interrupted = false;
+  };
+  StepReport report;
+  report.step = s.steps + 1;
+  report.time = s.time_after(s.steps + 1);
+  report.tau = s.options.tau;
+  report.order = s.options.order;
+  Trajectory next = s.cloud;
+  try {
+    if (!s.advance(next, report)) {
+      undo();
+      return std::nullopt;
+    }
+  } catch (...) {
+    undo();
+    throw;
+  }
+  s.cloud = std::move(next);
+  for (Trajectory& held_out : s.tracked) {
+    for (std::size_t m = first_map; m < s.maps.size(); ++m) held_out.advance(s.maps[m], s.team);
+  }
+  ++s.steps;
+  const double mass = s.options.mass;
+  report.functional = {mass * report.functional.potential, mass * report.functional.interaction,
+                       mass * report.functional.internal};
+  report.transport *= mass;
+  report.decrease *= mass;
+  report.seconds = now() - start;
+  return report;
+}
+
+template <class T>
+void Flow<T>::interrupt() noexcept {
+  state_->interrupted.store(true, std::memory_order_relaxed);
+}
+
+template <class T>
+int Flow<T>::steps() const {
+  return state_->steps;
+}
+template <class T>
+double Flow<T>::time() const {
+  return state_->time_after(state_->steps);
+}
+template <class T>
+const FlowOptions& Flow<T>::options() const {
+  return state_->options;
+}
+template <class T>
+const Icnn& Flow<T>::network() const {
+  return state_->net;
+}
+template <class T>
+const Trajectory& Flow<T>::trajectory() const {
+  return state_->cloud;
+}
+template <class T>
+const std::vector<BrenierMap>& Flow<T>::maps() const {
+  return state_->maps;
+}
+template <class T>
+Team& Flow<T>::team() const {
+  return state_->team;
+}
+
+template <class T>
+ObjectiveValue Flow<T>::functional() const {
+  return functional_of(state_->cloud);
+}
+
+template <class T>
+ObjectiveValue Flow<T>::functional_of(const Trajectory& cloud, Index pair_limit) const {
+  if (cloud.x().cols() != state_->net.dim()) {
+    throw ShapeError("flow: a cloud of dimension " + std::to_string(cloud.x().cols()) +
+                     " in a flow of dimension " + std::to_string(state_->net.dim()));
+  }
+  if (state_->functional.needs_density() && !cloud.has_density()) {
+    throw ValueError("flow: the functional needs log-densities, and this cloud has none");
+  }
+  const ObjectiveValue value = state_->value(cloud.x(), cloud.log_density(), pair_limit);
+  const double mass = state_->options.mass;
+  return {mass * value.potential, mass * value.interaction, mass * value.internal};
+}
+
+template <class T>
+std::size_t Flow<T>::track(Cloud held_out) {
+  Trajectory cloud(std::move(held_out), state_->options.order == 2);
+  if (cloud.x().cols() != state_->net.dim()) {
+    throw ShapeError("flow: a held-out cloud of dimension " + std::to_string(cloud.x().cols()) +
+                     " in a flow of dimension " + std::to_string(state_->net.dim()));
+  }
+  for (const BrenierMap& map : state_->maps) cloud.advance(map, state_->team);
+  state_->tracked.push_back(std::move(cloud));
+  return state_->tracked.size() - 1;
+}
+
+template <class T>
+const Trajectory& Flow<T>::tracked(std::size_t number) const {
+  return state_->tracked.at(number);
+}
+
+template <class T>
+void Flow<T>::set_source(std::function<Cloud(std::uint32_t)> draw) {
+  state_->source = std::move(draw);
+}
+
+template <class T>
+typename Flow<T>::Checkpoint Flow<T>::checkpoint() const {
+  return {{state_->theta.begin(), state_->theta.end()}, state_->gradient_scale, state_->draws};
+}
+
+template <class T>
+void Flow<T>::restore(Trajectory cloud, std::vector<BrenierMap> maps, const Checkpoint& checkpoint) {
+  State& s = *state_;
+  const Index parameters = s.net.parameters();
+  if (cloud.x().cols() != s.net.dim()) throw ShapeError("flow: the restored cloud has another dimension");
+  if (!checkpoint.theta.empty() && static_cast<Index>(checkpoint.theta.size()) != parameters) {
+    throw ShapeError("flow: the checkpoint has " + std::to_string(checkpoint.theta.size()) +
+                     " parameters, the network has " + std::to_string(parameters));
+  }
+  if (s.functional.needs_density() && !cloud.has_density()) {
+    throw ValueError("flow: the restored cloud has no log-densities, and the functional needs them");
+  }
+  s.cloud = std::move(cloud);
+  s.maps = std::move(maps);
+  s.steps = s.maps.empty() ? 0 : s.maps.back().step;
+  s.theta.assign(checkpoint.theta.begin(), checkpoint.theta.end());
+  s.gradient_scale = checkpoint.gradient_scale;
+  s.draws = checkpoint.draws;
+  for (Trajectory& held_out : s.tracked) {
+    for (const BrenierMap& map : s.maps) held_out.advance(map, s.team);
+  }
+}
+
+template class Flow<float>;
+template class Flow<double>;
+
+}  // namespace brenier

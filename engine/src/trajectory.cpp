@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: MIT
+// Clouds carried by maps, with densities. Second order needs Jacobians along trajectories: with R =
+// dx_n/dx_{n-1}, the extrapolation x* = (4/3) x_n - (1/3) x_{n-1} has the Jacobian E = (4/3) I - (1/3) R^{-1}
+// in x_n, and the step makes R_{n+1} = H E. For d > 1 none of these but H is symmetric.
+#include <Eigen/Dense>
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "brenier/map.hpp"
+#include "engine/src/show.hpp"
+#include "kernels/runtime/error.hpp"
+
+namespace brenier {
+namespace {
+
+using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using View = Eigen::Map<RowMajor>;
+using ConstView = Eigen::Map<const RowMajor>;
+
+/// E of one particle from its R.
+RowMajor extrapolation_jacobian(const double* r, Index d) {
+  return RowMajor::Identity(d, d) * (4.0 / 3) - ConstView(r, d, d).inverse() / 3;
+}
+
+/// Whether the extrapolation is monotone at a particle: the symmetric part of E is positive definite.
+bool monotone(const RowMajor& e) {
+  const RowMajor symmetric = 0.5 * (e + e.transpose());
+  return e.allFinite() && Eigen::LLT<RowMajor>(symmetric).info() == Eigen::Success;
+}
+
+constexpr Index kBlock = 16384;  // particles at a time, to bound the memory for Hessians
+
+}  // namespace
+
+void BrenierMap::evaluate(MatrixView<const double> x, MatrixView<double> displacement, double* log_det,
+                          MatrixView<double> hessian, Team& team) const {
+  if (x.cols != net.dim()) {
+    throw ShapeError("map: points have dimension " + std::to_string(x.cols) + ", the map is of dimension " +
+                     std::to_string(net.dim()));
+  }
+  MapOutputs<double> out;
+  out.displacement = displacement;
+  out.log_det = log_det;
+  out.hessian = hessian;
+  cpu::operations<double>().evaluate(net, theta.data(), x, out, team);
+}
+
+Trajectory::Trajectory(Cloud start, bool second_order)
+    : x_(std::move(start.x)), log_density_(std::move(start.log_density)), second_order_(second_order) {
+  if (x_.rows() < 1 || x_.cols() < 1) throw ValueError("cloud: no particles; at least one is needed");
+  if (!log_density_.empty() && static_cast<Index>(log_density_.size()) != x_.rows()) {
+    throw ShapeError("cloud: " + std::to_string(log_density_.size()) + " log-densities for " +
+                     std::to_string(x_.rows()) + " particles");
+  }
+  for (Index i = 0; i < x_.rows(); ++i) {
+    for (Index c = 0; c < x_.cols(); ++c) {
+      if (std::isfinite(x_(i, c))) continue;
+      throw ValueError("cloud: particle " + std::to_string(i) + " has the coordinate " + show(x_(i, c)) +
+                       "; all coordinates must be finite");
+    }
+    if (has_density() &&
+        (std::isnan(log_density_[i]) || log_density_[i] == std::numeric_limits<double>::infinity())) {
+      throw ValueError("cloud: particle " + std::to_string(i) + " has the log-density " +
+                       show(log_density_[i]) +
+                       "; log-densities must be finite, or -inf where the density vanishes");
+    }
+  }
+}
+
+Trajectory::Base Trajectory::base(MapBase kind) const {
+  Base out{x_, log_density_, true};
+  if (kind == MapBase::current) return out;
+  if (!has_previous()) throw ValueError("trajectory: an extrapolated step needs a step before it");
+  const Index d = x_.cols();
+  for (std::size_t k = 0; k < out.x.elements().size(); ++k) {
+    out.x.elements()[k] += (x_.elements()[k] - previous_.elements()[k]) / 3;
+  }
+  for (Index i = 0; has_density() && i < x_.rows(); ++i) {
+    double determinant = 0;
+    if (d == 1) {
+      determinant = 4.0 / 3 - 1 / (3 * jacobian_(i, 0));
+      out.admissible = out.admissible && determinant > 0;
+    } else {
+      const RowMajor e = extrapolation_jacobian(jacobian_.row(i), d);
+      determinant = e.determinant();
+      out.admissible = out.admissible && monotone(e);
+    }
+    out.log_density[i] -= std::log(std::abs(determinant));
+  }
+  return out;
+}
+
+void Trajectory::advance(const BrenierMap& map, const Base& from, Team& team) {
+  const Index n = x_.rows();
+  const Index d = x_.cols();
+  const bool jacobians = second_order_ && has_density();
+  Matrix<double> displacement(std::min(n, kBlock), d);
+  std::vector<double> log_det(has_density() ? std::min(n, kBlock) : 0);
+  Matrix<double> hessian(jacobians ? std::min(n, kBlock) : 0, d * d);
+  // R before this map is folded in: of the extrapolation, of earlier start-up maps, or the identity.
+  const bool pending = !pending_jacobian_.empty();
+  if (second_order_ && step_start_.empty()) step_start_ = x_;
+  Matrix<double> r = jacobians ? Matrix<double>(n, d * d) : Matrix<double>();
+  min_log_det_ = has_density() ? std::numeric_limits<double>::infinity() : 0;
+  for (Index begin = 0; begin < n; begin += kBlock) {
+    const Index count = std::min(kBlock, n - begin);
+    const MatrixView<const double> x = from.x.view().rows_from(begin, count);
+    map.evaluate(x, displacement.view().rows_from(0, count), has_density() ? log_det.data() : nullptr,
+                 jacobians ? hessian.view().rows_from(0, count) : MatrixView<double>(), team);
+    for (Index i = 0; i < count; ++i) {
+      const Index particle = begin + i;
+      for (Index c = 0; c < d; ++c) x_(particle, c) = from.x(particle, c) + displacement(i, c);
+      if (!has_density()) continue;
+      log_density_[particle] = from.log_density[particle] - log_det[i];
+      min_log_det_ = std::isnan(log_det[i]) ? log_det[i] : std::min(min_log_det_, log_det[i]);
+      if (!jacobians) continue;
+      View out(r.row(particle), d, d);
+      out = ConstView(hessian.row(i), d, d);
+      if (map.base == MapBase::extrapolated) {
+        out = (out * extrapolation_jacobian(jacobian_.row(particle), d)).eval();
+      } else if (pending) {
+        out = (out * ConstView(pending_jacobian_.row(particle), d, d)).eval();
+      }
+    }
+  }
+  if (!second_order_) return;
+  if (map.closes_step) {
+    previous_ = std::move(step_start_);
+    step_start_ = {};
+    jacobian_ = std::move(r);
+    pending_jacobian_ = {};
+  } else {
+    pending_jacobian_ = std::move(r);
+  }
+}
+
+Trajectory Trajectory::restore(Matrix<double> x, std::vector<double> log_density, Matrix<double> previous,
+                               Matrix<double> jacobian, bool second_order) {
+  const auto fits = [&](const Matrix<double>& m, Index cols, const char* name) {
+    if (!m.empty() && (m.rows() != x.rows() || m.cols() != cols)) {
+      throw ShapeError(std::string("trajectory: ") + name + " is " + std::to_string(m.rows()) + " x " +
+                       std::to_string(m.cols()) + " for " + std::to_string(x.rows()) +
+                       " particles in dimension " + std::to_string(x.cols()));
+    }
+  };
+  fits(previous, x.cols(), "the previous cloud");
+  fits(jacobian, x.cols() * x.cols(), "the Jacobian");
+  Trajectory out(Cloud{std::move(x), std::move(log_density)}, second_order);
+  out.previous_ = std::move(previous);
+  out.jacobian_ = std::move(jacobian);
+  return out;
+}
+
+}  // namespace brenier
