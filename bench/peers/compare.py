@@ -118,6 +118,10 @@ def table(case: str, lines: list[Line]) -> str:
         error_text = "-" if error is None else f"{error:.1e}"
         times = f"{median * 1e6:12.1f}{least * 1e6:12.1f}{ratios[0]:9.2f}{ratios[1]:13.2f}"
         rows.append(f"  {line['form']:28}{times}{error_text:>16}")
+    if any(line["seconds_median"] > 1.5 * line["seconds_min"] for line in lines if "failed" not in line):
+        rows.append(
+            "  some medians exceed 1.5 times the least: the machine was busy, judge by the ratio of the least"
+        )
     return "\n".join(rows)
 
 

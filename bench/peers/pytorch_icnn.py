@@ -81,7 +81,7 @@ def initial_parameters(dim: int, hidden: list[int], seed: int) -> Params:
 
 
 def initial_cloud(n: int, dim: int, functional: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A cloud (n, dim) and its log-densities (n): N(0, I); for `porous_medium` Barenblatt of mass 1, t = 0.1."""
+    """A cloud (n, dim) and its log-densities (n): N(0, I); for `porous_medium` Barenblatt at t = 0.1."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n, dim))
     if functional != "porous_medium":

@@ -205,18 +205,22 @@ class Compiled(Runner):
         self.update = compiler(update, options)
         self.whole = compiler(whole, options) if len(self.blocks) == 1 else None
 
-    def gradient(self) -> tuple[Tensor, Tensor]:
+    def accumulate_blocks(self) -> None:
+        """Loss and gradient of the whole cloud, into `value` and `total`."""
         self.total.zero_()
         self.value.zero_()
         for x, ld in self.blocks:
             self.accumulate[len(x)](self.state.theta, self.total, self.value, x, ld)
-        return self.value, self.total
+
+    def gradient(self) -> tuple[Tensor, Tensor]:
+        self.accumulate_blocks()
+        return self.value.clone(), self.total.clone()
 
     def step(self) -> None:
         if self.whole:
             self.whole(*self.blocks[0])
         else:
-            self.gradient()
+            self.accumulate_blocks()
             self.update(self.total)
 
 
@@ -294,8 +298,11 @@ def prepare(
             "double_rel_error": relative(exact, reference),
             "prepare_seconds": round(time.perf_counter() - start, 2),
         }
-        if facts[form]["double_rel_error"] > 1e-9:
-            raise SystemExit(f"form {form} has another gradient in float64: {facts[form]}")
+        # Wide in float32, where the nested form cancels in grad u - x; another loss would exceed it.
+        bound = 1e-2 if dtype == torch.float32 else 1e-8
+        errors = [facts[form][key] for key in ("loss_rel_error", "gradient_rel_error", "step_rel_error")]
+        if not (facts[form]["double_rel_error"] <= 1e-9 and max(errors) <= bound):
+            raise SystemExit(f"form {form} does not compute what the nested form does: {facts[form]}")
     return runners, facts, reference
 
 

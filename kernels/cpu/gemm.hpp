@@ -68,67 +68,78 @@ inline void gemm_tile(Index depth, const T* a, Index a_stride, const T* b, Index
   }
 }
 
-template <class T, int Vectors, int kUnit>
+/// Nothing to be done with finished rows.
+struct NoEpilogue {
+  void operator()(Index, Index) const {}
+};
+
+template <class T, int Vectors, int kUnit, class Epilogue>
 inline void gemm_columns(Index rows, Index depth, const T* a, Index a_stride, const T* b, Index ldb, T* c,
-                         Index ldc, bool accumulate) {
+                         Index ldc, bool accumulate, const Epilogue& epilogue) {
   const Index step = kUnit == 1 ? a_stride : 1;  // from one row of A to the next
   Index i = 0;
   for (; i + kTileRows <= rows; i += kTileRows) {
     gemm_tile<T, kTileRows, Vectors, kUnit>(depth, a + i * step, a_stride, b, ldb, c + i * ldc, ldc,
                                             accumulate);
+    epilogue(i, kTileRows);
   }
-  const T* a_rest = a + i * step;
-  T* c_rest = c + i * ldc;
+  const T* rest = a + i * step;
+  T* out = c + i * ldc;
   switch (rows - i) {
-    case 4:
-      gemm_tile<T, 4, Vectors, kUnit>(depth, a_rest, a_stride, b, ldb, c_rest, ldc, accumulate);
-      break;
-    case 3:
-      gemm_tile<T, 3, Vectors, kUnit>(depth, a_rest, a_stride, b, ldb, c_rest, ldc, accumulate);
+    case 0:
+      return;
+    case 1:
+      gemm_tile<T, 1, Vectors, kUnit>(depth, rest, a_stride, b, ldb, out, ldc, accumulate);
       break;
     case 2:
-      gemm_tile<T, 2, Vectors, kUnit>(depth, a_rest, a_stride, b, ldb, c_rest, ldc, accumulate);
+      gemm_tile<T, 2, Vectors, kUnit>(depth, rest, a_stride, b, ldb, out, ldc, accumulate);
       break;
-    case 1:
-      gemm_tile<T, 1, Vectors, kUnit>(depth, a_rest, a_stride, b, ldb, c_rest, ldc, accumulate);
+    case 3:
+      gemm_tile<T, 3, Vectors, kUnit>(depth, rest, a_stride, b, ldb, out, ldc, accumulate);
       break;
     default:
+      gemm_tile<T, 4, Vectors, kUnit>(depth, rest, a_stride, b, ldb, out, ldc, accumulate);
       break;
   }
+  epilogue(i, rows - i);
 }
 
-template <class T, int kUnit>
+template <class T, int kUnit, class Epilogue>
 inline void gemm_strided(Index rows, Index cols, Index depth, const T* a, Index a_stride, const T* b,
-                         Index ldb, T* c, Index ldc, bool accumulate) {
+                         Index ldb, T* c, Index ldc, bool accumulate, const Epilogue& epilogue) {
   constexpr int w = kWidth<T>;
+  constexpr NoEpilogue none;
+  const auto part = [&]<int kVectors>(Index j, const auto& then) {
+    gemm_columns<T, kVectors, kUnit>(rows, depth, a, a_stride, b + j, ldb, c + j, ldc, accumulate, then);
+  };
   Index j = 0;
-  for (; j + kTileVectors * w <= cols; j += kTileVectors * w) {
-    gemm_columns<T, kTileVectors, kUnit>(rows, depth, a, a_stride, b + j, ldb, c + j, ldc, accumulate);
-  }
-  switch ((cols - j) / w) {
-    case 3:
-      gemm_columns<T, 3, kUnit>(rows, depth, a, a_stride, b + j, ldb, c + j, ldc, accumulate);
-      break;
-    case 2:
-      gemm_columns<T, 2, kUnit>(rows, depth, a, a_stride, b + j, ldb, c + j, ldc, accumulate);
-      break;
+  for (; j + kTileVectors * w < cols; j += kTileVectors * w) part.template operator()<kTileVectors>(j, none);
+  switch ((cols - j) / w) {  // the last columns finish the rows
     case 1:
-      gemm_columns<T, 1, kUnit>(rows, depth, a, a_stride, b + j, ldb, c + j, ldc, accumulate);
-      break;
+      return part.template operator()<1>(j, epilogue);
+    case 2:
+      return part.template operator()<2>(j, epilogue);
+#if BRENIER_VECTOR_BYTES == 64
+    case 3:
+      return part.template operator()<3>(j, epilogue);
+    case 4:
+      return part.template operator()<4>(j, epilogue);
+#endif
     default:
-      break;
+      return;
   }
 }
 
 /// C(rows, cols) = A(rows, depth) B(depth, cols), added to C where `accumulate`. `cols` must be a multiple of
-/// the vector width, and one stride of A must be 1.
-template <class T>
+/// the vector width, and one stride of A must be 1. epilogue(i, n) is called when rows i .. i + n of C are
+/// finished, in order, while they are still in the nearest cache.
+template <class T, class Epilogue = NoEpilogue>
 inline void gemm(Index rows, Index cols, Index depth, Operand<T> a, const T* b, Index ldb, T* c, Index ldc,
-                 bool accumulate = false) {
+                 bool accumulate = false, const Epilogue& epilogue = {}) {
   if (a.col_stride == 1) {
-    gemm_strided<T, 1>(rows, cols, depth, a.data, a.row_stride, b, ldb, c, ldc, accumulate);
+    gemm_strided<T, 1>(rows, cols, depth, a.data, a.row_stride, b, ldb, c, ldc, accumulate, epilogue);
   } else {
-    gemm_strided<T, 0>(rows, cols, depth, a.data, a.col_stride, b, ldb, c, ldc, accumulate);
+    gemm_strided<T, 0>(rows, cols, depth, a.data, a.col_stride, b, ldb, c, ldc, accumulate, epilogue);
   }
 }
 

@@ -68,11 +68,21 @@ inline void store(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof v);
 }
 
+/// v with its elements moved by Half places, around the end.
+template <class T, int Half, int... I>
+inline Vec<T> rotate(Vec<T> v, std::integer_sequence<int, I...>) {
+  return __builtin_shuffle(v, VecInt<T>{((I + Half) % kWidth<T>)...});
+}
+
+/// Sum of the elements, halves first: a fixed order.
 template <class T>
 inline T sum_of(Vec<T> v) {
-  T total = 0;
-  for (int i = 0; i < kWidth<T>; ++i) total += v[i];
-  return total;
+  constexpr auto lanes = std::make_integer_sequence<int, kWidth<T>>{};
+  if constexpr (kWidth<T> >= 16) v += rotate<T, 8>(v, lanes);
+  if constexpr (kWidth<T> >= 8) v += rotate<T, 4>(v, lanes);
+  if constexpr (kWidth<T> >= 4) v += rotate<T, 2>(v, lanes);
+  v += rotate<T, 1>(v, lanes);
+  return v[0];
 }
 
 template <class T>

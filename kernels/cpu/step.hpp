@@ -38,7 +38,8 @@ struct StepShared {
   double* image_sum;  // (chunks, d): sums of images, for the mean
   T* image;           // (d, image_ld): images of the batch, component-major; only where interacting
   double* norm2;      // (norm_blocks)
-  T* lower;           // (parameters): bounds; +inf marks a frozen parameter
+  T* lower;           // (parameters): bounds
+  T* active;          // (parameters): 1, or 0 where frozen
   std::atomic<bool> interrupted{false};
 
   StepShared(const InnerProblem<T>& problem, Carver& carver)
@@ -53,7 +54,8 @@ struct StepShared {
         image_sum(carver.take<double>(chunks * problem.x.cols)),
         image(carver.take<T>(interacting ? problem.x.cols * image_ld : 1)),
         norm2(carver.take<double>(norm_blocks)),
-        lower(carver.take<T>(parameters)) {}
+        lower(carver.take<T>(parameters)),
+        active(carver.take<T>(parameters)) {}
 };
 
 /// What one thread of a step owns.
@@ -269,7 +271,8 @@ class StepRun {
     new (shared_storage_) StepShared<T>(problem, carver);
     for (const ParameterTensor& tensor : problem.net->tensors()) {
       for (Index k = tensor.offset; k < tensor.offset + tensor.size(); ++k) {
-        shared().lower[k] = tensor.frozen ? std::numeric_limits<T>::infinity() : static_cast<T>(tensor.lower);
+        shared().lower[k] = static_cast<T>(tensor.lower);
+        shared().active[k] = tensor.frozen ? T(0) : T(1);
       }
     }
     Carver private_count(nullptr);
@@ -338,6 +341,21 @@ void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iter
   });
 }
 
+/// Adam on parameters first .. last; a loop without branches, which compilers vectorise.
+template <class T>
+void update_range(const AdamStep<T>& adam, InnerState<T>& state, const StepShared<T>& shared, Index first,
+                  Index last) {
+  T* __restrict theta = state.theta.data();
+  T* __restrict m = state.first_moment.data();
+  T* __restrict v = state.second_moment.data();
+  const double* __restrict gradient = shared.partial;
+  const T* __restrict lower = shared.lower;
+  const T* __restrict active = shared.active;
+  for (Index i = first; i < last; ++i) {
+    adam.update(theta[i], m[i], v[i], static_cast<T>(gradient[i]), lower[i], active[i]);
+  }
+}
+
 template <class T>
 InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int until, Team& team) {
   StepRun<T> run(problem, team);
@@ -357,12 +375,12 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
         const Index count = first + kNormBlock < shared.parameters ? kNormBlock : shared.parameters - first;
         run.reduce(first, count, gradient);
         double norm2 = 0;
+        const T* theta = state.theta.data() + first;
         for (Index i = 0; i < count; ++i) {
           shared.partial[first + i] = gradient[i];  // chunk 0 keeps the mean
-          if (shared.lower[first + i] == std::numeric_limits<T>::infinity()) continue;
-          if (!held_by_bound(state.theta[first + i], shared.lower[first + i], gradient[i])) {
-            norm2 += gradient[i] * gradient[i];
-          }
+          const bool held = held_by_bound(theta[i], shared.lower[first + i], gradient[i]);
+          const double moving = held ? 0.0 : static_cast<double>(shared.active[first + i]) * gradient[i];
+          norm2 += moving * moving;
         }
         shared.norm2[block] = norm2;
       }
@@ -380,11 +398,7 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
       const Index first = first_block * kNormBlock;
       const Index last =
           last_block * kNormBlock < shared.parameters ? last_block * kNormBlock : shared.parameters;
-      for (Index i = first; i < last; ++i) {
-        if (shared.lower[i] == std::numeric_limits<T>::infinity()) continue;
-        adam.update(state.theta[i], state.first_moment[i], state.second_moment[i],
-                    static_cast<T>(shared.partial[i]), shared.lower[i]);
-      }
+      update_range(adam, state, shared, first, last);
       ++report.iterations;
       const double reference = problem.gradient_scale > 0 ? problem.gradient_scale : report.first_gradient;
       report.converged = problem.tolerance > 0 && report.gradient <= problem.tolerance * reference;

@@ -27,10 +27,10 @@ inline Index triangle_index(Index a, Index b) {
   return a <= b ? b * (b + 1) / 2 + a : a * (a + 1) / 2 + b;
 }
 
-/// sigma and derivatives of one vector. d2 and d3 are functions of d1 = sigma'.
-template <class T>
-inline void activate(Activation kind, Vec<T> s, Vec<T>& value, Vec<T>& d1) {
-  if (kind == Activation::softplus) {
+/// sigma and its derivatives for one vector. d2 and d3 are functions of d1 = sigma'.
+template <Activation kind, class T>
+inline void activate(Vec<T> s, Vec<T>& value, Vec<T>& d1) {
+  if constexpr (kind == Activation::softplus) {
     softplus_sigmoid<T>(s, value, d1);
   } else {
     const Vec<T> root = sqrt<T>(s * s + T(4));
@@ -41,16 +41,28 @@ inline void activate(Activation kind, Vec<T> s, Vec<T>& value, Vec<T>& d1) {
     d1 = s < Vec<T>{} ? q / big : q * big;
   }
 }
-template <class T>
-inline Vec<T> second_derivative(Activation kind, Vec<T> d1) {
+template <Activation kind, class T>
+inline Vec<T> second_derivative(Vec<T> d1) {
   const Vec<T> d2 = d1 * (T(1) - d1);
-  return kind == Activation::softplus ? d2 : T(2) * d2 * sqrt<T>(d2);
+  if constexpr (kind == Activation::softplus) return d2;
+  return T(2) * d2 * sqrt<T>(d2);
 }
-template <class T>
-inline Vec<T> third_derivative(Activation kind, Vec<T> d1) {
+template <Activation kind, class T>
+inline Vec<T> third_derivative(Vec<T> d1) {
   const Vec<T> d2 = d1 * (T(1) - d1);
   const Vec<T> slope = T(1) - T(2) * d1;
-  return kind == Activation::softplus ? d2 * slope : T(6) * d2 * d2 * slope;
+  if constexpr (kind == Activation::softplus) return d2 * slope;
+  return T(6) * d2 * d2 * slope;
+}
+
+/// Calls f<kind>(), so that loops over elements are compiled for one activation.
+template <class F>
+inline void with_activation(Activation kind, const F& f) {
+  if (kind == Activation::softplus) {
+    f.template operator()<Activation::softplus>();
+  } else {
+    f.template operator()<Activation::squareplus>();
+  }
 }
 
 /// Which second-order terms of the jet a tile carries.
@@ -105,15 +117,15 @@ class TileNet {
 
  private:
   struct LayerTile {
-    Index h, before, e, ep;        // width; rows before it; rows of the extended input; the same, padded
-    bool input, small;             // has A_l; few enough columns to sum its gradient in lanes
-    int skip, skip_user;           // layer that skips into it; layer it skips into
-    T *w, *scale;                  // (h, e), (h)
-    T *e1, *d1, *g, *beta, *back;  // (e), (h), (h), (h), (e) rows
-    T *e2, *s2, *r, *s_bar, *z_bar, *tz;  // jet: (e), (h), (h), (h), (e), (h) rows
-    T *j, *jm, *j_bar;                    // (tangents * h) rows
-    T *e1t, *e2t;                         // (64, ep)
-    T *grad, *grad_scale;                 // (h, ep) or (h, e, width) in lanes; (h, width)
+    Index h, before, e, ep;  // width; rows before it; rows of the extended input; the same, padded
+    bool input, small;       // has A_l; few enough columns to sum its gradient in lanes
+    int skip, skip_user;     // layer that skips into it; layer it skips into
+    T *w, *scale;            // (h, e), (h)
+    T *e1, *d1, *g, *beta, *gamma, *back;  // (e), (h), (h), (h), (h), (e) rows
+    T *e2, *s2, *r, *s_bar, *z_bar, *tz;   // jet: (e), (h), (h), (h), (e), (h) rows
+    T *j, *jm, *j_bar;                     // (tangents * h) rows
+    T *e1t, *e2t;                          // (64, ep)
+    T *grad, *grad_scale;                  // (h, ep) or (h, e, width) in lanes; (h, width)
   };
 
   static constexpr int w = kWidth<T>;
@@ -123,6 +135,10 @@ class TileNet {
   void place_jet(Carver& carver, LayerTile& t);
   const T* layer_tangent(int l, int k) { return layers_[l].j + k * layers_[l].h * kLanes; }
   void extend_tangent(int l, int k);
+  template <Activation kind>
+  void finish_adjoint(LayerTile& t, Index first, Index count);
+  template <Activation kind>
+  void finish_reverse(LayerTile& t, const T* z_bar, const T* a, Index first, Index count);
   void hessian_from_layer(const LayerTile& t);
   void weigh_tangents(LayerTile& t, const T* metric);
   void second_order_streams(const T* v, const T* metric);
@@ -180,6 +196,7 @@ class TileNet {
   T *grad_p_ = nullptr, *grad_t_ = nullptr;         // (h0, s padded), (d, h1, h0 padded)
   T *grad_output_ = nullptr, *grad_a_ = nullptr, *grad_b_ = nullptr;  // in lanes: (h_last, w), (d, w), (w)
   T* grad_quadratic_ = nullptr;  // (triangle(d), w), or (1, w) for the trace where rank is 0
+  double *column_ = nullptr, *column_sum_ = nullptr;  // (h0)
   Index sp_ = 0, h0p_ = 0;
 };
 
@@ -221,6 +238,7 @@ void TileNet<T>::place(Carver& carver) {
     t.e1 = carver.take<T>(t.e * kLanes);
     t.d1 = carver.take<T>(t.h * kLanes);
     t.beta = carver.take<T>(t.h * kLanes);
+    if (tangents_ > 0) t.gamma = carver.take<T>(t.h * kLanes);
     t.back = carver.take<T>(t.e * kLanes);
     if (!(structured_ && l == 0)) t.j = carver.take<T>(tangents_ * t.h * kLanes);
     if (plan_.gradient) place_jet(carver, t);
@@ -255,6 +273,8 @@ void TileNet<T>::place(Carver& carver) {
   grad_b_ = carver.take<T>(w);
   grad_quadratic_ = carver.take<T>((rank_ > 0 ? s : 1) * w);
   if (!structured_) return;
+  column_ = carver.take<double>(layers_[0].h);
+  column_sum_ = carver.take<double>(layers_[0].h);
   metric2_ = carver.take<T>(s * kLanes);
   metric2t_ = carver.take<T>(kLanes * sp_);
   grad_p_ = carver.take<T>(layers_[0].h * (s <= kSmallColumns ? s * w : sp_));
@@ -318,22 +338,45 @@ void TileNet<T>::forward() {
     LayerTile& t = layers_[l];
     if (t.input) copy_rows(t.e1 + t.before * kLanes, x_, d_);
     set_row(t.e1 + (t.e - 1) * kLanes, T(1));
-    gemm<T>(t.h, kLanes, t.e, as_is<T>(t.w, t.e), t.e1, kLanes, t.d1, kLanes);
-    // z_l lives in the first rows of the next layer's extended input.
-    if (t.skip >= 0) add_scaled_rows(t.d1, t.scale, layers_[t.skip + 1].e1, t.h);
     const bool last = l + 1 == depth_;
+    // z_l lives in the first rows of the next layer's extended input.
     T* z = last ? z_last_ : layers_[l + 1].e1;
-    const Activation kind = net_.activation();
-    if (last && !plan_.value && kind == Activation::softplus) {
-      for (Index i = 0; i < t.h * kLanes; i += w) store(t.d1 + i, sigmoid<T>(load(t.d1 + i)));
-      continue;
-    }
-    for (Index i = 0; i < t.h * kLanes; i += w) {
-      Vec<T> value, slope;
-      activate<T>(kind, load(t.d1 + i), value, slope);
-      store(z + i, value);
-      store(t.d1 + i, slope);
-    }
+    const T* skipped = t.skip >= 0 ? layers_[t.skip + 1].e1 : nullptr;
+    const bool slope_only = last && !plan_.value;
+    with_activation(net_.activation(), [&]<Activation kind>() {
+      const auto activate_rows = [&](Index first, Index count) {
+        T* d1 = t.d1 + first * kLanes;
+        if (skipped) add_scaled_rows(d1, t.scale + first, skipped + first * kLanes, count);
+        if (slope_only && kind == Activation::softplus) {
+          for (Index i = 0; i < count * kLanes; i += w) store(d1 + i, sigmoid<T>(load(d1 + i)));
+          return;
+        }
+        for (Index i = 0; i < count * kLanes; i += w) {
+          Vec<T> value, slope;
+          activate<kind, T>(load(d1 + i), value, slope);
+          store(z + first * kLanes + i, value);
+          store(d1 + i, slope);
+        }
+      };
+      gemm<T>(t.h, kLanes, t.e, as_is<T>(t.w, t.e), t.e1, kLanes, t.d1, kLanes, false, activate_rows);
+    });
+  }
+}
+
+/// beta_l = g_l sigma'(s_l) and, for tangents, gamma_l = g_l sigma''(s_l), rows first .. first + count.
+template <class T>
+template <Activation kind>
+void TileNet<T>::finish_adjoint(LayerTile& t, Index first, Index count) {
+  T* g = t.g + first * kLanes;
+  if (t.skip_user >= 0) {
+    const LayerTile& user = layers_[t.skip_user];
+    add_scaled_rows(g, user.scale + first, user.beta + first * kLanes, count);
+  }
+  for (Index i = first * kLanes; i < (first + count) * kLanes; i += w) {
+    const Vec<T> slope = load(t.d1 + i);
+    const Vec<T> adjoint = load(t.g + i);
+    store(t.beta + i, adjoint * slope);
+    if (tangents_ > 0) store(t.gamma + i, adjoint * second_derivative<kind, T>(slope));
   }
 }
 
@@ -351,20 +394,23 @@ void TileNet<T>::adjoint() {
     gemm<T>(rank_, kLanes, d_, as_is<T>(b, d_), x_, kLanes, projection_, kLanes);
     gemm<T>(d_, kLanes, rank_, transposed<T>(b, d_), projection_, kLanes, displacement_, kLanes, true);
   }
-  for (int l = depth_ - 1; l >= 0; --l) {
-    LayerTile& t = layers_[l];
-    if (t.skip_user >= 0) {
-      const LayerTile& user = layers_[t.skip_user];
-      add_scaled_rows(t.g, user.scale, user.beta, t.h);
+  with_activation(net_.activation(), [&]<Activation kind>() {
+    finish_adjoint<kind>(layers_[depth_ - 1], 0, layers_[depth_ - 1].h);
+    for (int l = depth_ - 1; l >= 0; --l) {
+      LayerTile& t = layers_[l];
+      // Rows of g_{l-1}, then of the input; the row of the constant 1 is not needed.
+      const auto finish = [&](Index first, Index count) {
+        const Index end = first + count < t.before ? first + count : t.before;
+        if (first < end) finish_adjoint<kind>(layers_[l - 1], first, end - first);
+      };
+      gemm<T>(t.e - 1, kLanes, t.h, transposed<T>(t.w, t.e), t.beta, kLanes, t.back, kLanes, false, finish);
+      if (!t.input) continue;
+      const T* back_x = t.back + t.before * kLanes;
+      for (Index i = 0; i < d_ * kLanes; i += w) {
+        store(displacement_ + i, load(displacement_ + i) + load(back_x + i));
+      }
     }
-    multiply_rows(t.beta, t.g, t.d1, t.h);
-    // The row of the constant 1 is not needed; the first layer needs only the rows of x.
-    gemm<T>(t.e - 1, kLanes, t.h, transposed<T>(t.w, t.e), t.beta, kLanes, t.back, kLanes);
-    if (!t.input) continue;
-    const T* back_x = t.back + t.before * kLanes;
-    for (Index i = 0; i < d_ * kLanes; i += w)
-      store(displacement_ + i, load(displacement_ + i) + load(back_x + i));
-  }
+  });
 }
 
 template <class T>
@@ -429,13 +475,9 @@ void TileNet<T>::curvature() {
 /// H += J_l^T diag(g_l sigma''(s_l)) J_l.
 template <class T>
 void TileNet<T>::hessian_from_layer(const LayerTile& t) {
-  const Activation kind = net_.activation();
-  for (Index i = 0; i < t.h * kLanes; i += w) {
-    store(temp_ + i, load(t.g + i) * second_derivative<T>(kind, load(t.d1 + i)));
-  }
   if (!t.j) {
     const Index s = triangle(d_);
-    gemm<T>(s, kLanes, t.h, transposed<T>(p_, s), temp_, kLanes, hessian_, kLanes, true);
+    gemm<T>(s, kLanes, t.h, transposed<T>(p_, s), t.gamma, kLanes, hessian_, kLanes, true);
     return;
   }
   const Index block = t.h * kLanes;
@@ -444,7 +486,7 @@ void TileNet<T>::hessian_from_layer(const LayerTile& t) {
       for (Index b = a; b < d_; ++b) {
         Vec<T> sum = load(hessian_ + triangle_index(a, b) * kLanes + i);
         for (Index r = i; r < block; r += kLanes) {
-          sum += load(temp_ + r) * load(t.j + a * block + r) * load(t.j + b * block + r);
+          sum += load(t.gamma + r) * load(t.j + a * block + r) * load(t.j + b * block + r);
         }
         store(hessian_ + triangle_index(a, b) * kLanes + i, sum);
       }
@@ -454,7 +496,6 @@ void TileNet<T>::hessian_from_layer(const LayerTile& t) {
 
 template <class T>
 void TileNet<T>::hessian_vector(T* out) {
-  const Activation kind = net_.activation();
   for (Index a = 0; a < d_; ++a) {
     for (int i = 0; i < kLanes; i += w) {
       Vec<T> sum = {};
@@ -471,9 +512,8 @@ void TileNet<T>::hessian_vector(T* out) {
       add_scaled_rows(g_dot, user.scale, user.s_bar, t.h);
     }
     for (Index i = 0; i < t.h * kLanes; i += w) {
-      const Vec<T> d1 = load(t.d1 + i);
-      Vec<T> value = load(t.g + i) * second_derivative<T>(kind, d1) * load(t.j + i);
-      if (g_dot) value += load(g_dot + i) * d1;
+      Vec<T> value = load(t.gamma + i) * load(t.j + i);
+      if (g_dot) value += load(g_dot + i) * load(t.d1 + i);
       store(t.s_bar + i, value);
     }
     gemm<T>(t.e - 1, kLanes, t.h, transposed<T>(t.w, t.e), t.s_bar, kLanes, t.z_bar, kLanes);

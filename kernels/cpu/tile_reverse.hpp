@@ -45,7 +45,6 @@ void TileNet<T>::weigh_tangents(LayerTile& t, const T* metric) {
 
 template <class T>
 void TileNet<T>::second_order_streams(const T* v, const T* metric) {
-  const Activation kind = net_.activation();
   if (structured_) {
     for (Index b = 0; b < d_; ++b) {
       for (Index a = 0; a <= b; ++a) {
@@ -64,15 +63,22 @@ void TileNet<T>::second_order_streams(const T* v, const T* metric) {
       weigh_tangents(t, metric);
     }
     if (t.input) copy_rows(t.e2 + t.before * kLanes, v, d_);
-    gemm<T>(t.h, kLanes, t.e - 1, as_is<T>(t.w, t.e), t.e2, kLanes, t.s2, kLanes);
-    if (t.skip >= 0) add_scaled_rows(t.s2, t.scale, layers_[t.skip + 1].e2, t.h);
     T* z2 = l + 1 < depth_ ? layers_[l + 1].e2 : z2_last_;
-    for (Index i = 0; i < t.h * kLanes; i += w) {
-      const Vec<T> d1 = load(t.d1 + i);
-      Vec<T> value = d1 * load(t.s2 + i);
-      if (tangents_ > 0) value += second_derivative<T>(kind, d1) * load(t.r + i);
-      store(z2 + i, value);
-    }
+    const T* skipped = t.skip >= 0 ? layers_[t.skip + 1].e2 : nullptr;
+    with_activation(net_.activation(), [&]<Activation kind>() {
+      const auto finish = [&](Index first, Index count) {
+        if (skipped) {
+          add_scaled_rows(t.s2 + first * kLanes, t.scale + first, skipped + first * kLanes, count);
+        }
+        for (Index i = first * kLanes; i < (first + count) * kLanes; i += w) {
+          const Vec<T> d1 = load(t.d1 + i);
+          Vec<T> value = d1 * load(t.s2 + i);
+          if (tangents_ > 0) value += second_derivative<kind, T>(d1) * load(t.r + i);
+          store(z2 + i, value);
+        }
+      };
+      gemm<T>(t.h, kLanes, t.e - 1, as_is<T>(t.w, t.e), t.e2, kLanes, t.s2, kLanes, false, finish);
+    });
   }
 }
 
@@ -80,7 +86,6 @@ void TileNet<T>::second_order_streams(const T* v, const T* metric) {
 template <class T>
 void TileNet<T>::reverse_tangents(int l) {
   LayerTile& t = layers_[l];
-  const Activation kind = net_.activation();
   const LayerTile* next = l + 1 < depth_ ? &layers_[l + 1] : nullptr;
   if (structured_ && l == 0) {
     if (next) {
@@ -101,11 +106,10 @@ void TileNet<T>::reverse_tangents(int l) {
       add_scaled_rows(temp_, user.scale, user.j_bar + k * user.h * kLanes, t.h);
     }
     for (Index i = 0; i < block; i += w) {
-      const Vec<T> d1 = load(t.d1 + i);
-      Vec<T> bar = T(2) * load(t.g + i) * second_derivative<T>(kind, d1) * load(t.jm + k * block + i);
+      Vec<T> bar = T(2) * load(t.gamma + i) * load(t.jm + k * block + i);
       Vec<T> paired = {};
       if (next) {
-        bar += d1 * load(temp_ + i);
+        bar += load(t.d1 + i) * load(temp_ + i);
         paired = load(temp_ + i) * load(t.j + k * block + i);
       }
       store(t.j_bar + k * block + i, bar);
@@ -152,14 +156,10 @@ void TileNet<T>::accumulate_layer(int l, bool with_tangents) {
   }
   if (!with_tangents) return;
   if (structured_ && l == 0) {
-    const Activation kind = net_.activation();
     const Index s = triangle(d_);
     const bool small = s <= kSmallColumns;
-    for (Index i = 0; i < t.h * kLanes; i += w) {
-      store(temp_ + i, load(t.g + i) * second_derivative<T>(kind, load(t.d1 + i)));
-    }
     if (!small) transpose(metric2_, static_cast<int>(s), metric2t_, sp_);
-    accumulate_outer(grad_p_, small ? s : sp_, small, t.h, s, temp_, metric2_, metric2t_);
+    accumulate_outer(grad_p_, small ? s : sp_, small, t.h, s, t.gamma, metric2_, metric2t_);
     return;
   }
   if (structured_ && l == 1) {
@@ -221,9 +221,31 @@ void TileNet<T>::accumulate_quadratic(const T* a, const T* v, const T* metric) {
   }
 }
 
+/// s* of rows first .. first + count of a layer. z_bar is null in the last layer, where z* = a w.
+template <class T>
+template <Activation kind>
+void TileNet<T>::finish_reverse(LayerTile& t, const T* z_bar, const T* a, Index first, Index count) {
+  const T* weight = theta_ + net_.output_weight();
+  for (Index i = first * kLanes; i < (first + count) * kLanes; i += w) {
+    const Vec<T> d1 = load(t.d1 + i);
+    const Vec<T> g = load(t.g + i);
+    Vec<T> paired = g * load(t.s2 + i);
+    Vec<T> sum = {};
+    if (z_bar) {
+      sum = d1 * load(z_bar + i);
+    } else if (a) {
+      sum = d1 * weight[i / kLanes] * load(a + i % kLanes);
+    }
+    if (tangents_ > 0) {
+      paired += load(t.tz + i);
+      sum += third_derivative<kind, T>(d1) * g * load(t.r + i);
+    }
+    store(t.s_bar + i, sum + second_derivative<kind, T>(d1) * paired);
+  }
+}
+
 template <class T>
 void TileNet<T>::reverse(const T* a, const T* v, const T* metric) {
-  const Activation kind = net_.activation();
   second_order_streams(v, metric);
   accumulate_quadratic(a, v, metric);
   const Index h_last = layers_[depth_ - 1].h;
@@ -232,60 +254,62 @@ void TileNet<T>::reverse(const T* a, const T* v, const T* metric) {
     for (int i = 0; a && i < kLanes; i += w) sum += load(a + i) * load(z_last_ + j * kLanes + i);
     accumulate(grad_output_ + j * w, sum);
   }
-  for (int l = depth_ - 1; l >= 0; --l) {
-    LayerTile& t = layers_[l];
-    T* z_bar = l + 1 < depth_ ? layers_[l + 1].z_bar : nullptr;
-    if (t.skip_user >= 0) {
-      const LayerTile& user = layers_[t.skip_user];
-      add_scaled_rows(z_bar, user.scale, user.s_bar, t.h);
+  with_activation(net_.activation(), [&]<Activation kind>() {
+    if (tangents_ > 0) reverse_tangents(depth_ - 1);
+    finish_reverse<kind>(layers_[depth_ - 1], nullptr, a, 0, h_last);
+    accumulate_layer(depth_ - 1, tangents_ > 0);
+    for (int l = depth_ - 2; l >= 0; --l) {
+      LayerTile& t = layers_[l];
+      const LayerTile& next = layers_[l + 1];
+      if (tangents_ > 0) reverse_tangents(l);
+      const auto finish = [&](Index first, Index count) {
+        if (t.skip_user >= 0) {
+          const LayerTile& user = layers_[t.skip_user];
+          add_scaled_rows(next.z_bar + first * kLanes, user.scale + first, user.s_bar + first * kLanes,
+                          count);
+        }
+        finish_reverse<kind>(t, next.z_bar, a, first, count);
+      };
+      gemm<T>(t.h, kLanes, next.h, transposed<T>(next.w, next.e), next.s_bar, kLanes, next.z_bar, kLanes,
+              false, finish);
+      accumulate_layer(l, tangents_ > 0);
     }
-    if (tangents_ > 0) reverse_tangents(l);
-    const T* weight = theta_ + net_.output_weight();
-    for (Index i = 0; i < t.h * kLanes; i += w) {
-      const Vec<T> d1 = load(t.d1 + i);
-      const Vec<T> g = load(t.g + i);
-      Vec<T> paired = g * load(t.s2 + i);
-      Vec<T> sum = {};
-      if (z_bar) {
-        sum = d1 * load(z_bar + i);
-      } else if (a) {
-        sum = d1 * weight[i / kLanes] * load(a + i % kLanes);
-      }
-      if (tangents_ > 0) {
-        paired += load(t.tz + i);
-        sum += third_derivative<T>(kind, d1) * g * load(t.r + i);
-      }
-      store(t.s_bar + i, sum + second_derivative<T>(kind, d1) * paired);
-    }
-    if (l > 0) gemm<T>(t.before, kLanes, t.h, transposed<T>(t.w, t.e), t.s_bar, kLanes, t.z_bar, kLanes);
-    accumulate_layer(l, tangents_ > 0);
-  }
+  });
 }
 
 /// gradient += the lanes at `lanes`, which start again from 0.
 template <class T>
 inline void drain_lanes(double* gradient, T* lanes) {
-  for (int i = 0; i < kWidth<T>; ++i) {
-    *gradient += static_cast<double>(lanes[i]);
-    lanes[i] = T(0);
-  }
+  *gradient += static_cast<double>(sum_of<T>(load(lanes)));
+  store(lanes, Vec<T>{});
+}
+
+/// gradient += `count` sums in a row, which start again from 0.
+template <class T>
+inline void drain(double* gradient, T* sums, Index count) {
+  for (Index i = 0; i < count; ++i) gradient[i] += static_cast<double>(sums[i]);
+  for (Index i = 0; i < count; ++i) sums[i] = T(0);
 }
 
 template <class T>
 void TileNet<T>::flush_layer(int l, double* gradient) {
   const Layer& layer = net_.layers()[l];
   LayerTile& t = layers_[l];
+  const Index inputs = t.e - 1 - t.before;
   for (Index i = 0; i < t.h; ++i) {
-    for (Index c = 0; c < t.e; ++c) {
-      const Index k = c < t.before  ? layer.weight + i * t.before + c
-                      : c < t.e - 1 ? layer.input_weight + i * d_ + (c - t.before)
-                                    : layer.bias + i;
-      if (t.small) {
-        drain_lanes(gradient + k, t.grad + (i * t.e + c) * w);
-      } else {
-        gradient[k] += static_cast<double>(t.grad[i * t.ep + c]);
-        t.grad[i * t.ep + c] = T(0);
-      }
+    double* weight = gradient + layer.weight + i * t.before;
+    double* input = gradient + layer.input_weight + i * d_;
+    double* bias = gradient + layer.bias + i;
+    if (t.small) {
+      T* row = t.grad + i * t.e * w;
+      for (Index c = 0; c < t.before; ++c) drain_lanes(weight + c, row + c * w);
+      for (Index c = 0; c < inputs; ++c) drain_lanes(input + c, row + (t.before + c) * w);
+      drain_lanes(bias, row + (t.e - 1) * w);
+    } else {
+      T* row = t.grad + i * t.ep;
+      drain(weight, row, t.before);
+      drain(input, row + t.before, inputs);
+      drain(bias, row + t.e - 1, 1);
     }
     if (t.skip >= 0) drain_lanes(gradient + layer.scale + i, t.grad_scale + i * w);
   }
@@ -297,7 +321,7 @@ void TileNet<T>::flush_structure(double* gradient) {
   const Index h0 = layers_[0].h;
   const Index s = triangle(d_);
   const bool small = s <= kSmallColumns;
-  const Index offset_a = net_.layers()[0].input_weight;
+  double* grad_a0 = gradient + net_.layers()[0].input_weight;  // (h0, d)
   const auto a0 = [&](Index i, Index c) { return static_cast<double>(layers_[0].w[i * layers_[0].e + c]); };
   for (Index i = 0; i < h0; ++i) {
     for (Index b = 0; b < d_; ++b) {
@@ -307,27 +331,32 @@ void TileNet<T>::flush_structure(double* gradient) {
         if (small) {
           drain_lanes(&slope, grad_p_ + (i * s + k) * w);
         } else {
-          slope = static_cast<double>(grad_p_[i * sp_ + k]);
-          grad_p_[i * sp_ + k] = T(0);
+          drain(&slope, grad_p_ + i * sp_ + k, 1);
         }
-        gradient[offset_a + i * d_ + a] += slope * a0(i, b);
-        gradient[offset_a + i * d_ + b] += slope * a0(i, a);
+        grad_a0[i * d_ + a] += slope * a0(i, b);
+        grad_a0[i * d_ + b] += slope * a0(i, a);
       }
     }
   }
   if (depth_ < 2) return;
   const LayerTile& next = layers_[1];
-  const Index offset_w = net_.layers()[1].weight;
+  double* grad_w1 = gradient + net_.layers()[1].weight;  // (h1, h0)
   for (Index k = 0; k < d_; ++k) {
+    for (Index i = 0; i < h0; ++i) {
+      column_[i] = a0(i, k);
+      column_sum_[i] = 0;
+    }
     for (Index j = 0; j < next.h; ++j) {
-      T* row = grad_t_ + (k * next.h + j) * h0p_;
+      T* slope = grad_t_ + (k * next.h + j) * h0p_;
+      const T* weight = next.w + j * next.e;
+      double* out = grad_w1 + j * h0;
       for (Index i = 0; i < h0; ++i) {
-        const double slope = static_cast<double>(row[i]);
-        row[i] = T(0);
-        gradient[offset_w + j * h0 + i] += slope * a0(i, k);
-        gradient[offset_a + i * d_ + k] += slope * static_cast<double>(next.w[j * next.e + i]);
+        out[i] += static_cast<double>(slope[i]) * column_[i];
+        column_sum_[i] += static_cast<double>(slope[i] * weight[i]);
+        slope[i] = T(0);
       }
     }
+    for (Index i = 0; i < h0; ++i) grad_a0[i * d_ + k] += column_sum_[i];
   }
 }
 

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: MIT
+// Times every operation of kernels/ops.hpp: operations a second, share of what the machine can do at best in
+// the same run, and accuracy against the reference in double. A table for people, and JSON lines with --json.
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <cstdio>
+#include <exception>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "bench/flops.hpp"
+#include "bench/roofline.hpp"
+#include "bench/timing.hpp"
+#include "brenier/brenier.hpp"
+
+namespace {
+
+using namespace brenier;
+using brenier::bench::Flops;
+using brenier::bench::Subject;
+
+struct Options {
+  std::vector<Index> n = {1000, 16000};
+  std::vector<std::string> shapes = {"1:100,20", "2:100,20", "20:100,20", "8:100,100", "128:100,100"};
+  std::string dtype = "both";
+  std::string device = "auto";
+  std::string filter;
+  std::string json;
+  int threads = 2;
+  double seconds = 0.2;
+  double max_gflop = 100;
+
+  void add_to(CLI::App& app) {
+    app.add_option("--n", n, "particles, e.g. 1000,16000")->delimiter(',')->check(CLI::PositiveNumber);
+    app.add_option("--shape", shapes, "networks DIM:WIDTHS, e.g. 2:100,20; may be repeated");
+    app.add_option("--dtype", dtype)->check(CLI::IsMember({"float", "double", "both"}));
+    app.add_option("--device", device, "auto, cpu, cpu:VARIANT or ref");
+    app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
+    app.add_option("--seconds", seconds, "time spent on each case")->check(CLI::PositiveNumber);
+    app.add_option("--filter", filter, "only operations whose name contains this");
+    app.add_option("--max-gflop", max_gflop, "leave out cases above this work")->check(CLI::PositiveNumber);
+    app.add_option("--json", json, "file for JSON lines");
+  }
+};
+
+struct Shape {
+  int dim = 0;
+  std::vector<int> hidden;
+  std::string text;
+
+  explicit Shape(const std::string& from) {
+    const std::size_t colon = from.find(':');
+    std::size_t at = 0;
+    try {
+      dim = std::stoi(from.substr(0, colon), &at);
+      if (colon == std::string::npos || at != colon || dim < 1) throw std::invalid_argument(from);
+      text = from.substr(colon + 1);
+      for (std::size_t begin = 0; begin <= text.size();) {
+        const std::size_t end = std::min(text.find(',', begin), text.size());
+        hidden.push_back(std::stoi(text.substr(begin, end - begin), &at));
+        if (at != end - begin) throw std::invalid_argument(from);
+        begin = end + 1;
+      }
+    } catch (const std::logic_error&) {
+      throw ValueError("--shape \"" + from +
+                       "\"; write the dimension, a colon and the widths, e.g. 2:100,20");
+    }
+  }
+};
+
+/// Inputs of all operations, rounded to T, and room for their outputs.
+template <class T>
+struct Data {
+  Index n, d;
+  std::vector<T> theta, values;
+  Matrix<T> x, v, q, p, metric, out, hessian_vector;
+  std::vector<double> log_det, gradient;
+
+  Data(const Icnn& net, Index n_in)
+      : n(n_in),
+        d(net.dim()),
+        values(n),
+        x(n, d),
+        v(n, d),
+        q(n, d),
+        p(n, d),
+        metric(n, d * d),
+        out(n, d),
+        hessian_vector(n, d),
+        log_det(n),
+        gradient(net.parameters()) {
+    for (const double t : initial_parameters(net, Initialisation::identity, 3))
+      theta.push_back(static_cast<T>(t));
+    const Random random(7, Stream::cloud);
+    std::uint32_t stream = 0;
+    for (Matrix<T>* matrix : {&x, &v, &q, &p}) {
+      std::uint64_t next = 0;
+      for (T& element : matrix->elements()) {
+        element = static_cast<T>(2 * random.uniform(stream, 0, next++) - 1);
+      }
+      ++stream;
+    }
+    for (Index i = 0; i < n; ++i) {
+      for (Index a = 0; a < d; ++a) {
+        for (Index b = 0; b < d; ++b) metric(i, a * d + b) = q(i, a) * q(i, b) + (a == b ? T(1) : T(0));
+      }
+    }
+  }
+
+  /// The same numbers in double, first `count` particles.
+  Data<double> exact(const Icnn& net, Index count) const {
+    Data<double> other(net, count);
+    other.theta.assign(theta.begin(), theta.end());
+    const auto copy = [&](Matrix<double>& to, const Matrix<T>& from) {
+      std::copy_n(from.elements().begin(), to.elements().size(), to.elements().begin());
+    };
+    copy(other.x, x);
+    copy(other.v, v);
+    copy(other.q, q);
+    copy(other.p, p);
+    copy(other.metric, metric);
+    return other;
+  }
+};
+
+/// One operation: its work a particle, and how to call it in any precision; call() returns all results as
+/// numbers.
+struct Operation {
+  std::string name;
+  double flops = 0;    // a particle
+  double values = 0;   // numbers read and written a particle
+  bool pairs = false;  // the flops are for a pair, and there are N (N - 1)
+  Program program{};
+  PairKernel kernel{};
+};
+
+template <class T>
+void call(const Operation& op, const Operations<T>& ops, const Icnn& net, Data<T>& data, Team& team) {
+  const T* theta = data.theta.data();
+  JetSeeds<T> seeds;
+  seeds.v = data.v;
+  MapOutputs<T> outputs;
+  outputs.displacement = data.out;
+  if (op.name == "map") {
+    ops.evaluate(net, theta, data.x, outputs, team);
+  } else if (op.name == "map_log_det") {
+    outputs.log_det = data.log_det.data();
+    ops.evaluate(net, theta, data.x, outputs, team);
+  } else if (op.name == "hessian_vector") {
+    ops.hessian_vector(net, theta, data.x, data.p, data.out, team);
+  } else if (op.name.rfind("program", 0) == 0) {
+    ops.evaluate_program(op.program, data.x, data.values.data(), data.out, team);
+  } else if (op.name.rfind("interaction", 0) == 0) {
+    ops.interaction(op.kernel, data.x, nullptr, data.out, team);
+  } else {
+    if (op.name == "jet_metric") seeds.metric = data.metric;
+    if (op.name == "jet_single" || op.name == "jet_pairs") {
+      seeds.directions = 1;
+      seeds.q = data.q;
+    }
+    if (op.name == "jet_pairs") seeds.p = data.p;
+    ops.jet_gradient(net, theta, data.x, seeds, data.gradient.data(), team);
+  }
+}
+
+std::vector<Operation> operations(const Icnn& net) {
+  const Flops flops(net);
+  const int d = net.dim();
+  const double size = d;
+  std::vector<Operation> list = {
+      {"map", flops.map(), 2 * size},
+      {"map_log_det", flops.map_log_det(), 2 * size + 2},
+      {"hessian_vector", flops.hessian_vector(), 3 * size},
+      {"jet_v", flops.jet(), 2 * size},
+      {"jet_metric", flops.jet_metric(), 2 * size + size * size},
+      {"jet_single", flops.jet_directions(1), 3 * size},
+      {"jet_pairs", flops.jet_directions(2), 4 * size},
+  };
+  Operation program{"program", 0, 2 * size + 1};
+  program.program = Expression::potential("sum(x^2) + 0.1*sum(exp(x))", d).program();
+  program.flops = bench::program_flops(program.program);
+  list.push_back(program);
+  Operation log{"interaction_log", 0, 2 * size, true};
+  log.kernel = {.quadratic = 0.5, .log_coefficient = -1};
+  Operation radial{"interaction_radial", 0, 2 * size, true};
+  radial.kernel = {.form = PairKernel::Form::radial,
+                   .program = Expression::interaction("exp(-r)", d).program()};
+  for (Operation* pair : {&log, &radial}) {
+    pair->flops = bench::pair_flops(pair->kernel, d);
+    list.push_back(*pair);
+  }
+  return list;
+}
+
+/// Largest difference from the reference in double over its largest result, on the first particles.
+template <class T>
+double error_of(const Operation& op, const Operations<T>& ops, const Icnn& net, const Data<T>& data,
+                Team& team) {
+  const Index count = std::min<Index>(data.n, net.dim() > 32 ? 8 : 100);
+  Data<double> expected = data.exact(net, count);
+  Data<T> actual(net, count);
+  call(op, ops, net, actual, team);
+  // The clouds start with the same particles whatever their size, so `actual` is the start of `data`.
+  call(op, ref::operations<double>(), net, expected, team);
+  double worst = 0, scale = 0;
+  const auto compare = [&](const auto& a, const auto& b) {
+    for (std::size_t i = 0; i < b.size(); ++i) {
+      worst = std::max(worst, std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i])));
+      scale = std::max(scale, std::abs(static_cast<double>(b[i])));
+    }
+  };
+  if (op.name == "map_log_det") {
+    compare(actual.log_det, expected.log_det);
+  } else if (op.name.rfind("jet", 0) == 0) {
+    compare(actual.gradient, expected.gradient);
+  } else {
+    compare(actual.out.elements(), expected.out.elements());
+  }
+  return worst / scale;
+}
+
+template <class T>
+void run_shape(const Options& o, const Shape& shape, Index n, double bandwidth, Team& team,
+               std::ofstream& json) {
+  const Operations<T>& ops = backend<T>(o.device);
+  const char* dtype = sizeof(T) == 4 ? "float" : "double";
+  const Icnn net({.dim = shape.dim, .hidden = shape.hidden});
+  Data<T> data(net, n);
+  const double particles = static_cast<double>(n);
+  for (const Operation& op : operations(net)) {
+    if (op.name.find(o.filter) == std::string::npos) continue;
+    const double flops = op.flops * (op.pairs ? particles * (particles - 1) : particles);
+    if (flops > o.max_gflop * 1e9) continue;
+    const double peak = bench::peak_flops<T>(ops.name, team, 0.02);
+    const bench::Timing timing = bench::measure(
+        [&](int count) {
+          for (int k = 0; k < count; ++k) call(op, ops, net, data, team);
+        },
+        o.seconds);
+    // The least time that arithmetic or memory allows.
+    const double bound =
+        std::max(flops / peak, op.values * particles * static_cast<double>(sizeof(T)) / bandwidth);
+    const double error = error_of(op, ops, net, data, team);
+    std::printf("%-19s %4d %8s %7td %-6s %12.2f %12.2f %8.1f %6.1f%% %6.1f%% %9.1e\n", op.name.c_str(),
+                shape.dim, shape.text.c_str(), n, dtype, timing.median * 1e6, timing.least * 1e6,
+                flops / timing.median * 1e-9, 100 * flops / timing.median / peak, 100 * bound / timing.median,
+                error);
+    std::fflush(stdout);
+    if (!json.is_open()) continue;
+    const nlohmann::ordered_json line = {{"op", op.name},
+                                         {"dim", shape.dim},
+                                         {"hidden", shape.text},
+                                         {"n", n},
+                                         {"dtype", dtype},
+                                         {"seconds_median", timing.median},
+                                         {"seconds_min", timing.least},
+                                         {"gflops", flops / timing.median * 1e-9},
+                                         {"peak_gflops", peak * 1e-9},
+                                         {"share", flops / timing.median / peak},
+                                         {"bandwidth_gbs", bandwidth * 1e-9},
+                                         {"bound_share", bound / timing.median},
+                                         {"error", error},
+                                         {"threads", team.size()},
+                                         {"backend", ops.name},
+                                         {"version", BRENIER_VERSION}};
+    json << line.dump() << "\n" << std::flush;
+    if (!json) throw IoError("cannot write " + o.json);
+  }
+}
+
+void run(const Options& o) {
+  std::vector<Shape> shapes;
+  for (const std::string& text : o.shapes) shapes.emplace_back(text);
+  Team team(o.threads);
+  std::ofstream json;
+  if (!o.json.empty()) {
+    json.open(o.json);
+    if (!json) throw IoError("cannot write " + o.json);
+  }
+  const char* variant = backend<float>(o.device).name;
+  const double bandwidth = bench::memory_bandwidth(team);
+  std::printf("backend %s, %d threads; peak %.0f GFLOP/s float, %.0f double; memory %.1f GB/s\n", variant,
+              team.size(), bench::peak_flops<float>(variant, team) * 1e-9,
+              bench::peak_flops<double>(variant, team) * 1e-9, bandwidth * 1e-9);
+  std::printf("%-19s %4s %8s %7s %-6s %12s %12s %8s %7s %7s %9s\n", "operation", "d", "hidden", "N", "type",
+              "median us", "least us", "GFLOP/s", "of peak", "of bnd", "error");
+  for (const Shape& shape : shapes) {
+    for (const Index n : o.n) {
+      if (o.dtype != "double") run_shape<float>(o, shape, n, bandwidth, team, json);
+      if (o.dtype != "float") run_shape<double>(o, shape, n, bandwidth, team, json);
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app(
+      "Times every operation of a backend. GFLOP/s count the work of the formulas in bench/flops.hpp;\n"
+      "\"of bnd\" is the share of the least time that arithmetic and memory allow.",
+      "brenier_bench_ops");
+  Options options;
+  options.add_to(app);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    run(options);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "brenier_bench_ops: %s\n", error.what());
+    return 2;
+  }
+  return 0;
+}

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Runs a benchmark program with tiny sizes and checks what it prints: keys and kinds of values, not times.
+
+Bad options must end with a message and a status other than 0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+COMMON = {"n": int, "dim": int, "hidden": str, "dtype": str, "seconds_median": float, "seconds_min": float}
+COMMON |= {"gflops": float, "peak_gflops": float, "share": float, "threads": int, "backend": str, "version": str}
+KEYS = {
+    "inner": COMMON | {"form": str, "functional": str, "gradient_rel_error": float},
+    "ops": COMMON | {"op": str, "error": float, "bandwidth_gbs": float, "bound_share": float},
+}
+# Rounding errors of sums over these nets, with room; anything above is another result.
+MAX_ERROR = {"float": 1e-3, "double": 1e-11}
+OPERATIONS = {"map", "map_log_det", "hessian_vector", "jet_v", "jet_metric", "jet_single", "jet_pairs", "program"}
+OPERATIONS |= {"interaction_log", "interaction_radial"}
+
+
+def run(binary: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """The program's result."""
+    return subprocess.run([binary, *options], capture_output=True, text=True, timeout=300)
+
+
+def passed(binary: str, *options: str) -> str:
+    """Standard output of a run that must succeed."""
+    result = run(binary, *options)
+    assert result.returncode == 0, f"{options} ended with {result.returncode}: {result.stderr}"
+    return result.stdout
+
+
+def check_lines(kind: str, text: str) -> list[dict]:
+    """JSON lines with all keys, finite values and small errors."""
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert lines, "no line was printed"
+    for line in lines:
+        for key, expected in KEYS[kind].items():
+            value = line.get(key)
+            assert isinstance(value, expected), f"{key} is {value!r} in {line}"
+            assert expected is not float or (math.isfinite(value) and value >= 0), f"{key} is {value} in {line}"
+        error = line["error" if kind == "ops" else "gradient_rel_error"]
+        assert error <= MAX_ERROR[line["dtype"]], f"the results are wrong: {line}"
+    return lines
+
+
+def check_rejected(binary: str, *options: str) -> None:
+    """Wrong options end the program, with a message."""
+    result = run(binary, *options)
+    assert result.returncode not in (0, -6, -11), f"{options} ended with {result.returncode}"
+    assert result.stderr.strip() or result.stdout.strip(), f"{options}: no message"
+
+
+def check_inner(binary: str, folder: Path) -> None:
+    """Every functional in both precisions; files that are written are read back to the same problem."""
+    small = ("--n", "70", "--hidden", "9,5", "--seconds", "0.01", "--threads", "2")
+    for functional in ("porous_medium", "entropy", "potential", "aggregation"):
+        for dtype in ("float", "double"):
+            for dim in ("1", "3"):
+                options = (*small, "--functional", functional, "--dtype", dtype, "--dim", dim)
+                (line,) = check_lines("inner", passed(binary, *options))
+                assert (line["form"], line["functional"], line["dim"]) == ("brenier", functional, int(dim)), line
+    passed(binary, *small, "--dim", "2", "--dump", str(folder))
+    files = ("--maps", f"{folder}/maps.safetensors", "--cloud", f"{folder}/cloud.npy")
+    files += ("--log-density", f"{folder}/log_density.npy")
+    (line,) = check_lines("inner", passed(binary, "--hidden", "9,5", "--seconds", "0.01", *files))
+    assert (line["n"], line["dim"]) == (70, 2), line
+    check_rejected(binary, "--hidden", "9,6", "--seconds", "0.01", *files)
+    check_rejected(binary, "--n", "0")
+    check_rejected(binary, "--functional", "heat")
+    check_rejected(binary, "--hidden", "0")
+    check_rejected(binary, "--dtype", "half")
+    check_rejected(binary, "--cloud", f"{folder}/none.npy")
+    check_rejected(binary, "--cloud", f"{folder}/maps.safetensors")
+    check_rejected(binary, "--device", "abacus")
+    check_rejected(binary, "--speed", "9")
+
+
+def check_ops(binary: str, folder: Path) -> None:
+    """Every operation in both precisions."""
+    file = folder / "ops.json"
+    small = ("--n", "70", "--seconds", "0.001", "--shape", "1:9,5", "--shape", "3:9,5,4", "--json", str(file))
+    table = passed(binary, *small)
+    lines = check_lines("ops", file.read_text())
+    expected = {(op, dim, dtype) for op in OPERATIONS for dim in (1, 3) for dtype in ("float", "double")}
+    assert {(line["op"], line["dim"], line["dtype"]) for line in lines} == expected
+    assert len(table.splitlines()) == len(lines) + 2, table
+    check_rejected(binary, "--shape", "100,20")
+    check_rejected(binary, "--shape", "0:9")
+    check_rejected(binary, "--shape", "2:9,x")
+    check_rejected(binary, "--n", "-3")
+    check_rejected(binary, "--json", f"{folder}/none/ops.json", "--n", "10")
+    check_rejected(binary, "--device", "abacus")
+    check_rejected(binary, "--speed", "9")
+
+
+def main() -> None:
+    kind, binary = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        {"inner": check_inner, "ops": check_ops}[kind](binary, Path(folder))
+    print(f"{kind}: passed")
+
+
+if __name__ == "__main__":
+    main()

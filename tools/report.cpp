@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT
+#include "tools/report.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
+#include "brenier/version.hpp"
+
+namespace brenier::app {
+namespace {
+
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+
+struct Column {
+  const char* name;
+  double HistoryRow::*field;
+};
+
+constexpr Column kColumns[] = {
+    {"step", &HistoryRow::step},
+    {"time", &HistoryRow::time},
+    {"tau", &HistoryRow::tau},
+    {"order", &HistoryRow::order},
+    {"F", &HistoryRow::functional},
+    {"potential", &HistoryRow::potential},
+    {"interaction", &HistoryRow::interaction},
+    {"internal", &HistoryRow::internal},
+    {"F_heldout", &HistoryRow::held_out},
+    {"F_exact", &HistoryRow::exact},
+    {"F_scheme", &HistoryRow::scheme},
+    {"std", &HistoryRow::std},
+    {"std_exact", &HistoryRow::std_exact},
+    {"std_scheme", &HistoryRow::std_scheme},
+    {"transport", &HistoryRow::transport},
+    {"decrease", &HistoryRow::decrease},
+    {"residual", &HistoryRow::residual},
+    {"iterations", &HistoryRow::iterations},
+    {"min_log_det", &HistoryRow::min_log_det},
+    {"rate", &HistoryRow::rate},
+    {"retries", &HistoryRow::retries},
+    {"seconds", &HistoryRow::seconds},
+};
+
+std::string header() {
+  std::string out;
+  for (const Column& column : kColumns) out += (out.empty() ? "" : ",") + std::string(column.name);
+  return out;
+}
+
+using Json = nlohmann::ordered_json;
+
+/// Adds a number where it is known.
+void put(Json& object, const char* key, double value) {
+  if (std::isfinite(value)) object[key] = value;
+}
+
+/// Errors of the flow against one set of closed-form values. `w2` is NaN where not known.
+Json errors(const SummaryInput& input, double functional, const Known& known, double w2) {
+  Json out = Json::object();
+  put(out, "functional_abs", std::abs(functional - known.functional));
+  put(out, "functional_rel", std::abs(functional - known.functional) / std::abs(known.functional));
+  put(out, "std_rel", std::abs(input.std - known.deviation) / known.deviation);
+  put(out, "w2", w2);
+  return out;
+}
+
+double distance(const SummaryInput& input, const std::vector<double>& quantiles) {
+  return quantiles.empty() ? kUnknown : wasserstein_1d(*input.judged, quantiles);
+}
+
+void add_reference(Json& summary, const SummaryInput& input) {
+  if (!input.reference) return;
+  const Index n = input.judged->rows();
+  const bool line = input.judged->cols() == 1;
+  const double functional = std::isnan(input.held_out) ? input.functional.total() : input.held_out;
+  const double elapsed = input.config->flow.tau * input.steps;
+  const auto add = [&](const char* name, const Known& known, const std::vector<double>& quantiles) {
+    Json values = Json::object();
+    put(values, "functional", known.functional);
+    put(values, "std", known.deviation);
+    const Json error = errors(input, functional, known, line ? distance(input, quantiles) : kUnknown);
+    return std::tuple(std::string(name), values, error);
+  };
+  const auto [name, exact, error] =
+      add("exact", input.reference->exact(elapsed),
+          line ? input.reference->exact_quantiles(elapsed, n) : std::vector<double>());
+  if (exact.empty() && error.empty()) return;
+  summary[name] = exact;
+  summary[name]["source"] = input.reference->name();
+  const auto [scheme_name, scheme, scheme_error] =
+      add("scheme", input.reference->scheme(input.steps),
+          line ? input.reference->scheme_quantiles(input.steps, n) : std::vector<double>());
+  if (!scheme.empty()) summary[scheme_name] = scheme;
+  summary["error"] = error;
+  if (!scheme_error.empty()) summary["error"]["scheme"] = scheme_error;
+  if (input.config->exact.functional) {
+    // Below a known infimum there is no density: the network has fitted the sample.
+    const double infimum = *input.config->exact.functional;
+    summary["error"]["below_infimum"] = std::max(0.0, infimum - functional);
+  }
+}
+
+double parse_field(std::string_view field, const std::string& name, std::size_t line) {
+  if (field.empty()) return kUnknown;
+  double value = 0;
+  const auto result = std::from_chars(field.data(), field.data() + field.size(), value);
+  if (result.ec != std::errc() || result.ptr != field.data() + field.size()) {
+    throw IoError("'" + name + "': line " + std::to_string(line) + " has the field '" + std::string(field) +
+                  "', which is not a number");
+  }
+  return value;
+}
+
+}  // namespace
+
+std::string history_text(const std::vector<HistoryRow>& rows) {
+  std::string out = header() + "\n";
+  for (const HistoryRow& row : rows) {
+    bool first = true;
+    for (const Column& column : kColumns) {
+      const double value = row.*column.field;
+      if (!first) out += ',';
+      if (!std::isnan(value)) out += exact_text(value);
+      first = false;
+    }
+    out += '\n';
+  }
+  return out;
+}
+
+std::vector<HistoryRow> parse_history(const std::string& text, const std::string& name) {
+  std::vector<HistoryRow> rows;
+  std::size_t line = 0;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string_view content = std::string_view(text).substr(begin, end - begin);
+    begin = end + 1;
+    if (++line == 1) {
+      if (content != header()) throw IoError("'" + name + "' has another header than this version of brenier writes");
+      continue;
+    }
+    HistoryRow row;
+    std::size_t at = 0;
+    for (const Column& column : kColumns) {
+      if (at > content.size()) throw IoError("'" + name + "': line " + std::to_string(line) + " is too short");
+      const std::size_t comma = std::min(content.find(',', at), content.size());
+      row.*column.field = parse_field(content.substr(at, comma - at), name, line);
+      at = comma + 1;
+    }
+    rows.push_back(row);
+  }
+  return rows;
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return kUnknown;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  const double upper = *middle;
+  if (values.size() % 2 == 1) return upper;
+  return 0.5 * (upper + *std::max_element(values.begin(), middle));
+}
+
+std::string summary_text(const SummaryInput& input) {
+  const Config& config = *input.config;
+  Json out;
+  out["status"] = input.status;
+  if (!input.reason.empty()) out["reason"] = input.reason;
+  out["seed"] = config.flow.seed;
+  out["dim"] = config.cloud.dim;
+  out["particles"] = config.cloud.particles;
+  out["steps"] = input.steps;
+  out["steps_planned"] = config.steps;
+  out["tau"] = config.flow.tau;
+  out["order"] = config.flow.order;
+  out["time"] = input.time;
+  out["mass"] = config.flow.mass;
+  out["functional"] = {{"total", input.functional.total()},
+                       {"potential", input.functional.potential},
+                       {"interaction", input.functional.interaction},
+                       {"internal", input.functional.internal},
+                       {"text", config.functional.describe()}};
+  out["std"] = input.std;
+  if (!std::isnan(input.held_out)) {
+    out["heldout_functional"] = input.held_out;
+    out["heldout_particles"] = config.held_out.particles;
+  }
+  add_reference(out, input);
+  double iterations = 0, retries = 0, residual = 0;
+  std::vector<double> seconds;
+  for (const HistoryRow& row : *input.history) {
+    if (row.iterations == 0) continue;
+    iterations += row.iterations;
+    retries += row.retries;
+    residual = row.residual;
+    seconds.push_back(row.seconds / row.iterations);
+  }
+  out["inner"] = {{"iterations_total", static_cast<long long>(iterations)},
+                  {"seconds_median", median(seconds)},
+                  {"residual", residual},
+                  {"retries_total", static_cast<long long>(retries)}};
+  out["seconds_total"] = input.seconds;
+  out["backend"] = input.backend;
+  out["precision"] = config.precision;
+  out["threads"] = input.threads;
+  out["version"] = BRENIER_VERSION;
+  return out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace brenier::app

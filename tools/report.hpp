@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+// What a run tells: history.csv, a row per step, and summary.json.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tools/config.hpp"
+#include "tools/reference.hpp"
+
+namespace brenier::app {
+
+/// A row of history.csv; NaN (an empty field) where a number is not known or was not computed.
+struct HistoryRow {
+  double step = 0, time = 0, tau = 0, order = 0;
+  double functional = 0, potential = 0, interaction = 0, internal = 0;  // on the cloud
+  double held_out = 0;         // F on the held-out cloud
+  double exact = 0;            // F of the PDE's solution
+  double scheme = 0;           // F of the exact iterate
+  double std = 0;              // of the held-out cloud where there is one, otherwise of the cloud
+  double std_exact = 0, std_scheme = 0;
+  double transport = 0, decrease = 0, residual = 0, iterations = 0, min_log_det = 0, rate = 0, retries = 0;
+  double seconds = 0;
+};
+
+/// history.csv as text, with its header.
+std::string history_text(const std::vector<HistoryRow>& rows);
+/// The reverse, for resuming. IoError: a header or a field that history_text() does not write.
+std::vector<HistoryRow> parse_history(const std::string& text, const std::string& name);
+
+/// What summary.json is made from.
+struct SummaryInput {
+  std::string status;             // running, done, interrupted or failed
+  std::string reason;             // why a run failed
+  const Config* config = nullptr;
+  const Reference* reference = nullptr;  // may be nullptr
+  const std::vector<HistoryRow>* history = nullptr;
+  ObjectiveValue functional{};    // on the cloud, now
+  double held_out = 0;            // F on the held-out cloud; NaN where there is none
+  double std = 0;
+  const Matrix<double>* judged = nullptr;  // the cloud for w2, the held-out one where there is one
+  int steps = 0;
+  double time = 0;
+  double seconds = 0;
+  std::string backend;
+  int threads = 1;
+};
+std::string summary_text(const SummaryInput& input);
+
+/// A median; NaN of nothing.
+double median(std::vector<double> values);
+
+}  // namespace brenier::app

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT
+// The files of one run:
+//
+//   config.toml                  all keys with their effective values; loads again
+//   history.csv                  a row per step
+//   summary.json                 where the run stands, and its results
+//   clouds/step_000010.npy       particles (N, d), with clouds/log_density_000010.npy (N) where they are known
+//   maps/step_000010.safetensors the map of each step; the shorter steps at the start of order 2 are
+//                                maps/step_000001_start_1.safetensors, ...
+//   checkpoint.safetensors       what `brenier resume` needs beside the maps
+//   figures/                     of `brenier plot`, and exact_density.npy: columns t, x, rho
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "brenier/flow.hpp"
+
+namespace brenier::app {
+
+/// The state of a flow after a step.
+struct Saved {
+  Trajectory cloud;
+  std::vector<double> theta;
+  double gradient_scale = 0;
+  std::uint32_t draws = 0;
+  int step = 0;
+};
+
+/// Names and content of a run folder. Every file is written whole or not at all.
+class RunFolder {
+ public:
+  /// Makes the folder with its subfolders. ValueError: it exists and is not empty. IoError: it cannot be made.
+  static RunFolder create(const std::filesystem::path& path);
+  /// IoError: the folder is no run.
+  static RunFolder open(const std::filesystem::path& path);
+  /// runs/STEM-N with the first N >= 1 that is free.
+  static std::filesystem::path default_path(const std::string& stem);
+  static bool is_run(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path config() const { return path_ / "config.toml"; }
+  std::filesystem::path history() const { return path_ / "history.csv"; }
+  std::filesystem::path summary() const { return path_ / "summary.json"; }
+  std::filesystem::path checkpoint() const { return path_ / "checkpoint.safetensors"; }
+  std::filesystem::path figures() const { return path_ / "figures"; }
+  std::filesystem::path cloud(int step) const;
+  std::filesystem::path log_density(int step) const;
+
+  void write_text(const std::filesystem::path& file, const std::string& text) const;
+  void write_cloud(int step, const Trajectory& cloud) const;
+  /// Maps number `first` and later of a flow.
+  void write_maps(const std::vector<BrenierMap>& maps, std::size_t first) const;
+  void write_checkpoint(const Saved& saved) const;
+  /// IoError: the file is missing or has no such content. `second_order` as for Trajectory.
+  Saved read_checkpoint(bool second_order) const;
+  /// Removes clouds and maps of later steps, which a killed run left behind its last checkpoint.
+  void forget_after(int step) const;
+  /// Undoes create(): removes what was written.
+  void remove() const noexcept;
+
+ private:
+  RunFolder(std::filesystem::path path, bool made) : path_(std::move(path)), made_(made) {}
+  std::filesystem::path path_;
+  bool made_;  // this process made the folder
+};
+
+/// All maps of a run folder, of a folder of maps, or one map file, in the order they apply, up to `steps` steps
+/// (0: all). IoError: no maps, a step that is missing, a file that is no map.
+std::vector<BrenierMap> read_maps(const std::filesystem::path& path, int steps = 0);
+
+/// The text of a file. IoError.
+std::string read_text(const std::filesystem::path& path);
+
+}  // namespace brenier::app
