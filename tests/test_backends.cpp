@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// One body for every backend: each operation against the reference, float and double, at sizes that do not fit
-// tiles, with padded rows.
+// One body for every backend: each operation against the reference, float and double, at sizes that do not
+// fit tiles, with padded rows.
 #include <doctest/doctest.h>
 
 #include "autodiff/tape.hpp"
@@ -20,7 +20,8 @@ const std::vector<Index> kSizes = {1, 7, 31, 33, 64, 65, 257};
 template <class T>
 class Padded {
  public:
-  Padded(Index rows, Index cols) : view_(nullptr, rows, cols, cols + 3), data_((rows + 1) * (cols + 3), kGuard) {
+  Padded(Index rows, Index cols)
+      : view_(nullptr, rows, cols, cols + 3), data_((rows + 1) * (cols + 3), kGuard) {
     view_.data = data_.data() + 2;
   }
   explicit Padded(const Matrix<T>& from) : Padded(from.rows(), from.cols()) {
@@ -92,7 +93,8 @@ TEST_CASE_TEMPLATE("evaluate and hessian_vector equal the reference", T, float, 
           std::vector<double> log_det;
         };
         const auto run = [&](const Operations<T>& ops, Team& threads) {
-          Result r{std::vector<T>(n), Padded<T>(n, d), Padded<T>(n, d * d), Padded<T>(n, d), std::vector<double>(n)};
+          Result r{std::vector<T>(n), Padded<T>(n, d), Padded<T>(n, d * d), Padded<T>(n, d),
+                   std::vector<double>(n)};
           MapOutputs<T> out;
           out.potential = r.u.data();
           out.displacement = r.displacement;
@@ -195,8 +197,8 @@ std::vector<PairKernel> pair_kernels(int d) {
   radial.program = Expression::interaction("r^4/4 - exp(-r)", d).program();
   PairKernel vector{.form = PairKernel::Form::vector};
   vector.program = Expression::interaction("exp(-sum(x^2)) + cos(x[0])", d).program();
-  std::vector<PairKernel> kernels = {quadratic_log(0.5, -1, 0.25), quadratic_log(0.5, 0, 0), quadratic_log(0, 1, 0),
-                                     radial};
+  std::vector<PairKernel> kernels = {quadratic_log(0.5, -1, 0.25), quadratic_log(0.5, 0, 0),
+                                     quadratic_log(0, 1, 0), radial};
   if (d > 1) kernels.push_back(vector);
   return kernels;
 }
@@ -284,7 +286,8 @@ struct StepCase {
   Objective objective;
   InnerProblem<T> problem;
 
-  StepCase(const Architecture& architecture, Index n, bool interacting, Index minibatch = 0) : net(architecture) {
+  StepCase(const Architecture& architecture, Index n, bool interacting, Index minibatch = 0)
+      : net(architecture) {
     const int d = net.dim();
     Numbers numbers(59);
     x = numbers.matrix<T>(n, d, 0.3, 1.7);
@@ -294,7 +297,8 @@ struct StepCase {
     const Expression f = Expression::internal("t^3 + t*log(t)");
     general.program = f.program();
     general.surrogate = f.weight();
-    objective.internal = {{.weight = 0.7}, {.weight = 0.5, .form = InternalTerm::Form::power, .exponent = 1.5}, general};
+    objective.internal = {
+        {.weight = 0.7}, {.weight = 0.5, .form = InternalTerm::Form::power, .exponent = 1.5}, general};
     if (interacting) {
       for (const PairKernel& kernel : pair_kernels(d)) objective.interaction.push_back({0.4, kernel});
     }
@@ -336,7 +340,8 @@ TEST_CASE_TEMPLATE("the gradient of a JKO step equals the reference", T, float, 
             StepCase<T> step(net_case.architecture, n, interacting, minibatch);
             const InnerState<T> state = step.state();
             std::vector<double> expected(step.net.parameters()), actual(step.net.parameters(), 1e9);
-            ref::operations<T>().objective_gradient(step.problem, state.theta.data(), 4, expected.data(), one);
+            ref::operations<T>().objective_gradient(step.problem, state.theta.data(), 4, expected.data(),
+                                                    one);
             backend.ops->objective_gradient(step.problem, state.theta.data(), 4, actual.data(), team);
             // Inverses of H and pair forces amplify rounding beyond the network's own sums.
             CHECK_CLOSE(actual, expected, 8 * net_tolerance<T>(step.net, 16));

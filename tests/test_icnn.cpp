@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The reference network against an independent one written in nested dual numbers, against central differences,
-// and against closed forms.
+// The reference network against an independent one written in nested dual numbers, against central
+// differences, and against closed forms.
 #include <doctest/doctest.h>
 
 #include "kernels/ref/ref.hpp"
@@ -29,7 +29,8 @@ S potential(const Icnn& net, const std::vector<S>& theta, const std::vector<S>& 
     std::vector<S> out;
     for (Index i = 0; i < layer.width; ++i) {
       S s = theta[layer.bias + i];
-      for (Index c = 0; layer.input_weight >= 0 && c < d; ++c) s = s + theta[layer.input_weight + i * d + c] * x[c];
+      for (Index c = 0; layer.input_weight >= 0 && c < d; ++c)
+        s = s + theta[layer.input_weight + i * d + c] * x[c];
       const Index before = z.empty() ? 0 : static_cast<Index>(z.back().size());
       for (Index j = 0; j < before; ++j) s = s + theta[layer.weight + i * before + j] * z.back()[j];
       if (layer.skip >= 0) s = s + theta[layer.scale + i] * z[layer.skip][i];
@@ -56,7 +57,8 @@ using D3 = Dual<D2>;
 
 /// d/deps of p^T H(x) q at theta + eps direction.
 double hessian_slope(const Icnn& net, const std::vector<double>& theta, const std::vector<double>& direction,
-                     const std::vector<double>& x, const std::vector<double>& p, const std::vector<double>& q) {
+                     const std::vector<double>& x, const std::vector<double>& p,
+                     const std::vector<double>& q) {
   std::vector<D3> t, y;
   for (std::size_t k = 0; k < theta.size(); ++k) t.push_back(D3(D2(D1(theta[k], direction[k])), D2(0.0)));
   for (std::size_t c = 0; c < x.size(); ++c) y.push_back(D3(D2(D1(x[c]), D1(p[c])), D2(D1(q[c]))));
@@ -79,7 +81,9 @@ double value_slope(const Icnn& net, const std::vector<double>& theta, const std:
   return potential(net, t, y).slope;
 }
 
-std::vector<double> row(const Matrix<double>& m, Index i) { return {m.row(i), m.row(i) + m.cols()}; }
+std::vector<double> row(const Matrix<double>& m, Index i) {
+  return {m.row(i), m.row(i) + m.cols()};
+}
 
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
   double sum = 0;
@@ -125,7 +129,8 @@ TEST_CASE("u, grad u, H and H p equal nested dual numbers and central difference
           return potential(net, theta, moved);
         };
         const double h = 1e-3;
-        const double difference = (8 * (shifted(h) - shifted(-h)) - (shifted(2 * h) - shifted(-2 * h))) / (12 * h);
+        const double difference =
+            (8 * (shifted(h) - shifted(-h)) - (shifted(2 * h) - shifted(-2 * h))) / (12 * h);
         CHECK_REL(x(i, c) + displacement(i, c), difference, 1e-7);
       }
     }

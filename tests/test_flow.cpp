@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: MIT
+// Flows against exact JKO iterates, and what a flow promises: determinism, restart, rollback, interruption.
+#include <doctest/doctest.h>
+
+#include <brenier/brenier.hpp>
+#include <cmath>
+#include <filesystem>
+#include <thread>
+
+#include "tests/support/near.hpp"
+
+using namespace brenier;
+using namespace brenier::test;
+
+namespace {
+
+/// Options of a small, quick flow.
+FlowOptions quick(double tau, int iterations = 200) {
+  FlowOptions options{.tau = tau, .seed = 1, .threads = 2};
+  options.network.hidden = {24, 8};
+  options.inner.iterations = iterations;
+  options.inner.adam.rate = 3e-3;
+  return options;
+}
+
+GaussianState moments(const Matrix<double>& x) {
+  const Index n = x.rows(), d = x.cols();
+  GaussianState out{std::vector<double>(d), Matrix<double>(d, d)};
+  for (Index i = 0; i < n; ++i) {
+    for (Index c = 0; c < d; ++c) out.mean[c] += x(i, c) / static_cast<double>(n);
+  }
+  for (Index i = 0; i < n; ++i) {
+    for (Index c = 0; c < d; ++c) {
+      for (Index b = 0; b < d; ++b) {
+        out.covariance(c, b) += (x(i, c) - out.mean[c]) * (x(i, b) - out.mean[b]) / static_cast<double>(n);
+      }
+    }
+  }
+  return out;
+}
+
+/// |a - b| / |b| in the 2-norm.
+double norm_error(const std::vector<double>& a, const std::vector<double>& b) {
+  double error = 0, size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    error += (a[i] - b[i]) * (a[i] - b[i]);
+    size += b[i] * b[i];
+  }
+  return std::sqrt(error / size);
+}
+
+double deviation(const Matrix<double>& x) {
+  return std::sqrt(moments(x).covariance(0, 0));
+}
+
+struct Ornstein {
+  Functional functional;
+  GaussianFlow exact;
+  GaussianState initial;
+};
+
+/// Potential + entropy with a stiffness matrix that is not diagonal.
+Ornstein ornstein(int d) {
+  Matrix<double> a(d, d), covariance(d, d);
+  std::vector<double> b(d);
+  for (int i = 0; i < d; ++i) {
+    b[i] = 0.5 * std::sin(i + 1.0);
+    for (int j = 0; j < d; ++j) {
+      a(i, j) = (i == j ? 1.0 + 0.8 * std::cos(2.0 * i) : 0.0) + 0.1 * std::cos(i - j);
+      covariance(i, j) = i == j ? 1.5 : 0.2;
+    }
+  }
+  const Parameters parameters = {{"A", Parameter::matrix(a)}, {"b", Parameter::vector(b)}};
+  return {entropy() + potential("dot(x - b, A*(x - b))/2", d, parameters),
+          GaussianFlow(a, b),
+          {std::vector<double>(d, 1.0), covariance}};
+}
+
+}  // namespace
+
+TEST_CASE("Gaussians: mean and covariance follow the exact iterates, both orders, d = 1 to 20") {
+  for (const int d : {1, 3, 20}) {
+    for (const int order : {1, 2}) {
+      CAPTURE(d);
+      CAPTURE(order);
+      const Ornstein problem = ornstein(d);
+      FlowOptions options = quick(0.05, 300);
+      options.order = order;
+      options.network.hidden = {8};
+      options.network.quadratic_rank = d;
+      const Density start = Density::gaussian(problem.initial.mean, problem.initial.covariance);
+      Flow<float> flow(problem.functional, start.sample(1000, Sampling::whitened, 3), options);
+      const int steps = 4;
+      const std::vector<GaussianState> exact =
+          problem.exact.iterates(problem.initial, options.tau, steps, order);
+      for (int k = 1; k <= steps; ++k) {
+        const std::optional<StepReport> report = flow.step();
+        REQUIRE(report.has_value());
+        CHECK(report->order == order);
+        const GaussianState cloud = moments(flow.trajectory().x());
+        CHECK(norm_error(cloud.mean, exact[k].mean) <= 2e-3);
+        CHECK(norm_error(cloud.covariance.elements(), exact[k].covariance.elements()) <= 2e-3);
+      }
+    }
+  }
+}
+
+TEST_CASE("porous medium: standard deviation and F follow the exact iterates, both orders") {
+  const BarenblattFlow exact(Barenblatt(1, 2), 1e-3);
+  const Density start = Density::barenblatt({.dim = 1, .m = 2, .time = 1e-3});
+  for (const int order : {1, 2}) {
+    CAPTURE(order);
+    FlowOptions options = quick(1e-3, 300);
+    options.order = order;
+    options.start_time = 1e-3;
+    Flow<float> flow(porous_medium(2), start.sample(500, Sampling::stratified), options);
+    const std::size_t held_out = flow.track(start.sample(20000, Sampling::stratified));
+    const std::vector<double> scales = exact.iterates(1e-3, 6, order);
+    for (int k = 1; k <= 6; ++k) {
+      REQUIRE(flow.step().has_value());
+      CHECK_REL(flow.time(), 1e-3 * (k + 1), 1e-12);
+      CHECK_REL(deviation(flow.tracked(held_out).x()), exact.standard_deviation(scales[k]), 1e-3);
+      CHECK_REL(flow.functional_of(flow.tracked(held_out)).total(), exact.energy(scales[k]), 2e-3);
+    }
+    CHECK(flow.maps().size() == (order == 1 ? 6 : 5 + startup_steps));
+  }
+}
+
+TEST_CASE("porous medium in d = 2 and 3, m = 2 and 3: densities along second-order trajectories") {
+  for (const auto& [d, m] : {std::pair<Index, double>{2, 2.0}, {3, 3.0}}) {
+    CAPTURE(d);
+    CAPTURE(m);
+    const Barenblatt profile(d, m);
+    const BarenblattFlow exact(profile, 0.01);
+    FlowOptions options = quick(2e-3, 300);
+    options.order = 2;
+    options.network.hidden = {12};
+    Flow<float> flow(porous_medium(m),
+                     Density::barenblatt({.dim = d, .m = m, .time = 0.01}).sample(2048, Sampling::stratified),
+                     options);
+    const std::vector<double> scales = exact.iterates(2e-3, 4, 2);
+    for (int k = 1; k <= 4; ++k) REQUIRE(flow.step().has_value());
+    const GaussianState cloud = moments(flow.trajectory().x());
+    double variance = 0;
+    for (Index c = 0; c < d; ++c) variance += cloud.covariance(c, c) / static_cast<double>(d);
+    CHECK_REL(std::sqrt(variance), exact.standard_deviation(scales[4]), 1e-2);
+    CHECK_REL(flow.functional().total(), exact.energy(scales[4]), 2e-2);
+    // The log-density of each particle is that of the profile of its own scale.
+    const double s = scales[4];
+    for (const Index i : {Index{0}, Index{100}, Index{2047}}) {
+      std::vector<double> y(d);
+      double r2 = 0;
+      for (Index c = 0; c < d; ++c) {
+        y[c] = flow.trajectory().x()(i, c) / s;
+        r2 += y[c] * y[c];
+      }
+      if (std::sqrt(r2) > 0.8 * profile.radius(0.01)) continue;  // steep near the edge
+      const double expected = profile.log_density(y, 0.01) - static_cast<double>(d) * std::log(s);
+      CHECK(std::abs(flow.trajectory().log_density()[i] - expected) < 0.1);
+    }
+  }
+}
+
+TEST_CASE("the paper's convention: a Barenblatt profile of mass 2") {
+  const Barenblatt profile(1, 2, 2);
+  const BarenblattFlow exact(profile, 1e-3);
+  FlowOptions options = quick(1e-3, 300);
+  options.mass = 2;
+  Flow<float> flow(
+      porous_medium(2),
+      Density::barenblatt({.dim = 1, .m = 2, .time = 1e-3, .mass = 2}).sample(500, Sampling::stratified),
+      options);
+  CHECK_REL(flow.functional().total(), profile.energy(1e-3), 2e-3);
+  for (int k = 0; k < 3; ++k) REQUIRE(flow.step().has_value());
+  const double scale = exact.iterates(1e-3, 3, 1).back();
+  CHECK_REL(flow.functional().total(), exact.energy(scale), 3e-3);
+  CHECK_REL(deviation(flow.trajectory().x()), exact.standard_deviation(scale), 2e-3);
+}
+
+TEST_CASE("aggregation from a semicircle: the support follows the exact iterates") {
+  const AggregationFlow exact(1.0);
+  const Index n = 400;
+  Cloud cloud{Matrix<double>(n, 1), {}};
+  for (Index i = 0; i < n; ++i) {  // quantiles of the semicircle by bisection
+    double low = -1, high = 1;
+    for (int it = 0; it < 60; ++it) {
+      const double x = (low + high) / 2;
+      const double cdf = 0.5 + (x * std::sqrt(1 - x * x) + std::asin(x)) / M_PI;
+      (cdf < (static_cast<double>(i) + 0.5) / static_cast<double>(n) ? low : high) = x;
+    }
+    cloud.x(i, 0) = low;
+  }
+  const double start = deviation(cloud.x);  // R/2
+  FlowOptions options = quick(0.05, 300);
+  Flow<float> flow(interaction("0.5*r^2 - log(r)", 1), cloud, options);
+  for (int k = 0; k < 4; ++k) REQUIRE(flow.step().has_value());
+  CHECK_REL(deviation(flow.trajectory().x()) / start, exact.iterates(0.05, 4, 1).back(), 5e-3);
+}
+
+TEST_CASE("every row of the paper's Table 1 takes a step that lowers F") {
+  const Density start = Density::gaussian(2, 0.5, 0.6);
+  const Functional v = potential("sum((x - 1)^2)", 2);
+  const Functional w = interaction("0.5*r^2", 2);
+  const Functional rows[] = {
+      entropy(),
+      v,
+      entropy() + v,
+      porous_medium(3) + v,
+      v + internal("t*log(t) + t^2") + 0.5 * w,
+      potential(2, [](Var x) { return sum(exp(x)); }) + interaction(2, [](Var x) { return norm(x); })};
+  for (const Functional& functional : rows) {
+    CAPTURE(functional.describe());
+    Flow<float> flow(functional, start.sample(300, Sampling::stratified), quick(0.02, 100));
+    const double before = flow.functional().total();
+    const std::optional<StepReport> report = flow.step();
+    REQUIRE(report.has_value());
+    CHECK(report->functional.total() + report->transport < before);
+    CHECK_REL(report->functional.total(), flow.functional().total(), 1e-12);
+    CHECK_REL(report->decrease, before - report->functional.total() - report->transport, 1e-9);
+  }
+}
+
+TEST_CASE("a general f gives what the built-in form gives") {
+  const Density start = Density::barenblatt({.dim = 1, .m = 2, .time = 1e-2});
+  const Cloud cloud = start.sample(200, Sampling::stratified);
+  Flow<double> built_in(porous_medium(2), cloud, quick(1e-3, 50));
+  // The tape does not recognise t^2 in this disguise.
+  Flow<double> general(internal("exp(2*log(t + 1e-300))"), cloud, quick(1e-3, 50));
+  REQUIRE(built_in.step().has_value());
+  REQUIRE(general.step().has_value());
+  CHECK_CLOSE(general.trajectory().x(), built_in.trajectory().x(), 1e-7);
+}
+
+TEST_CASE("the same seed gives the same bits for 1, 2 and 4 threads; another seed does not") {
+  const Density start = Density::barenblatt({.dim = 1, .m = 2, .time = 1e-3});
+  std::vector<double> first;
+  for (const int threads : {1, 2, 4}) {
+    FlowOptions options = quick(1e-3, 30);
+    options.order = 2;
+    options.threads = threads;
+    options.inner.minibatch = 333;
+    Flow<float> flow(porous_medium(2) + interaction("0.1*r^2", 1), start.sample(700, Sampling::random, 5),
+                     options);
+    for (int k = 0; k < 2; ++k) REQUIRE(flow.step().has_value());
+    if (first.empty()) first = flow.trajectory().x().elements();
+    CHECK(flow.trajectory().x().elements() == first);
+    options.seed = 2;
+    Flow<float> other(porous_medium(2) + interaction("0.1*r^2", 1), start.sample(700, Sampling::random, 5),
+                      options);
+    for (int k = 0; k < 2; ++k) REQUIRE(other.step().has_value());
+    CHECK(other.trajectory().x().elements() != first);
+  }
+}
+
+TEST_CASE("restored from its checkpoint, a flow continues bit for bit; held-out clouds too") {
+  const Ornstein problem = ornstein(2);
+  const Density start = Density::gaussian(problem.initial.mean, problem.initial.covariance);
+  FlowOptions options = quick(0.05, 40);
+  options.order = 2;
+  options.inner.minibatch = 100;
+  options.inner.tolerance = 1e-6;
+  const Cloud cloud = start.sample(300, Sampling::random, 1);
+  const Cloud held = start.sample(50, Sampling::random, 1, Stream::held_out);
+  Flow<float> whole(problem.functional, cloud, options);
+  whole.track(held);
+  for (int k = 0; k < 2; ++k) REQUIRE(whole.step().has_value());
+
+  Flow<float> continued(problem.functional, cloud, options);
+  continued.track(held);
+  const Trajectory& at = whole.trajectory();
+  continued.restore(Trajectory::restore(at.x(), at.log_density(), at.previous(), at.jacobian(), true),
+                    whole.maps(), whole.checkpoint());
+  CHECK(continued.steps() == 2);
+  for (int k = 0; k < 2; ++k) {
+    REQUIRE(whole.step().has_value());
+    REQUIRE(continued.step().has_value());
+  }
+  CHECK(continued.trajectory().x().elements() == whole.trajectory().x().elements());
+  CHECK(continued.trajectory().log_density() == whole.trajectory().log_density());
+  CHECK(continued.tracked(0).x().elements() == whole.tracked(0).x().elements());
+}
+
+TEST_CASE("maps written and read again move points as the flow did") {
+  const Ornstein problem = ornstein(2);
+  const Density start = Density::gaussian(problem.initial.mean, problem.initial.covariance);
+  FlowOptions options = quick(0.05, 30);
+  options.order = 2;
+  options.network.quadratic_rank = 1;
+  Flow<float> flow(problem.functional, start.sample(100, Sampling::random, 1), options);
+  for (int k = 0; k < 2; ++k) REQUIRE(flow.step().has_value());
+  const std::filesystem::path folder = std::filesystem::temp_directory_path() / "brenier_test_flow_maps";
+  std::filesystem::create_directories(folder);
+  Trajectory pushed(start.sample(100, Sampling::random, 1), true);
+  Team team(1);
+  for (std::size_t k = 0; k < flow.maps().size(); ++k) {
+    const std::filesystem::path path = folder / (std::to_string(k) + ".safetensors");
+    write_map(path, flow.maps()[k]);
+    const BrenierMap map = read_map(path);
+    CHECK(map.theta == flow.maps()[k].theta);
+    CHECK(map.base == flow.maps()[k].base);
+    CHECK(map.closes_step == flow.maps()[k].closes_step);
+    CHECK(map.time == flow.maps()[k].time);
+    pushed.advance(map, team);
+  }
+  CHECK(pushed.x().elements() == flow.trajectory().x().elements());
+  CHECK(pushed.log_density() == flow.trajectory().log_density());
+  std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("a step that diverges is retried, then undone") {
+  const Density start = Density::barenblatt({.dim = 1, .m = 2, .time = 1e-3});
+  FlowOptions options = quick(1e-3, 100);
+  options.inner.adam.rate = 1e6;
+  options.inner.retries = 2;
+  Flow<float> flow(porous_medium(2), start.sample(200, Sampling::stratified), options);
+  const std::vector<double> before = flow.trajectory().x().elements();
+  CHECK_ERROR(flow.step(), NumericalError, "step 1 diverged");
+  CHECK(flow.steps() == 0);
+  CHECK(flow.maps().empty());
+  CHECK(flow.trajectory().x().elements() == before);
+
+  options.inner.adam.rate = 2.0;  // too large by far, but not after some retries
+  options.inner.retries = 8;
+  Flow<float> saved(porous_medium(2), start.sample(200, Sampling::stratified), options);
+  const std::optional<StepReport> report = saved.step();
+  REQUIRE(report.has_value());
+  CHECK(report->retries > 0);
+  CHECK(report->rate < 2.0);
+}
+
+TEST_CASE("an interrupted step leaves the flow as it was, and it can go on") {
+  const Density start = Density::barenblatt({.dim = 1, .m = 2, .time = 1e-3});
+  const FlowOptions options = quick(1e-3, 100);
+  const Cloud cloud = start.sample(300, Sampling::stratified);
+  Flow<float> flow(porous_medium(2), cloud, options), plain(porous_medium(2), cloud, options);
+  flow.interrupt();
+  CHECK_FALSE(flow.step().has_value());
+  CHECK(flow.steps() == 0);
+  CHECK(flow.trajectory().x().elements() == cloud.x.elements());
+  REQUIRE(flow.step().has_value());
+  REQUIRE(plain.step().has_value());
+  CHECK(flow.trajectory().x().elements() == plain.trajectory().x().elements());
+}
+
+TEST_CASE("redrawn clouds: used, reproducible, and less overfitted than one small cloud") {
+  const Density start = Density::gaussian(2, 0.0, 1.0);
+  const Functional functional = entropy() + potential("sum(x^2)", 2);
+  const auto gap = [&](int refresh) {
+    FlowOptions options = quick(0.1, 200);
+    options.network.hidden = {48, 16};
+    options.inner.refresh = refresh;
+    Flow<float> flow(functional, start.sample(100, Sampling::random, 1), options);
+    flow.set_source(
+        [&](std::uint32_t k) { return start.sample(100, Sampling::random, 1000 + k, Stream::fresh); });
+    const std::size_t held_out = flow.track(start.sample(4096, Sampling::stratified));
+    for (int k = 0; k < 4; ++k) REQUIRE(flow.step().has_value());
+    return flow.functional_of(flow.tracked(held_out)).total();
+  };
+  CHECK(gap(5) < gap(0));
+  CHECK(gap(5) == gap(5));
+}
+
+TEST_CASE("cold starts and a tolerance work") {
+  const Density start = Density::barenblatt({.dim = 1, .m = 2, .time = 1e-3});
+  FlowOptions options = quick(1e-3, 400);
+  options.inner.warm_start = false;
+  options.inner.tolerance = 0.02;
+  Flow<float> flow(porous_medium(2), start.sample(300, Sampling::stratified), options);
+  const std::optional<StepReport> report = flow.step();
+  REQUIRE(report.has_value());
+  CHECK(report->converged);
+  CHECK(report->iterations < 400);
+  CHECK(report->residual <= 0.02);
+}
+
+TEST_CASE("particles at the edge, where the density vanishes, stay finite") {
+  Cloud cloud = Density::barenblatt({.dim = 1, .m = 2, .time = 1e-2}).sample(99, Sampling::stratified);
+  cloud.log_density[0] = -std::numeric_limits<double>::infinity();
+  Flow<float> flow(porous_medium(2), cloud, quick(1e-3, 50));
+  const std::optional<StepReport> report = flow.step();
+  REQUIRE(report.has_value());
+  CHECK(std::isfinite(report->functional.total()));
+  CHECK(flow.trajectory().log_density()[0] == -std::numeric_limits<double>::infinity());
+  for (const double x : flow.trajectory().x().elements()) CHECK(std::isfinite(x));
+}
+
+TEST_CASE("what does not fit is named") {
+  const Cloud cloud = Density::gaussian(2, 0.0, 1.0).sample(10);
+  const auto flow = [&](Functional f, Cloud c, FlowOptions o) {
+    Flow<float> made(std::move(f), std::move(c), o);
+  };
+  CHECK_ERROR(flow(entropy(), cloud, {.tau = 0}), ValueError, "tau = 0");
+  CHECK_ERROR(flow(entropy(), cloud, {.tau = -1e-3}), ValueError, "tau = -0.001");
+  CHECK_ERROR(flow(entropy(), cloud, {.order = 3}), ValueError, "order = 3");
+  CHECK_ERROR(flow(entropy(), cloud, {.threads = -1}), ValueError, "threads = -1");
+  CHECK_ERROR(flow(entropy(), cloud, {.device = "cuda"}), NotAvailable, "no CUDA backend");
+  CHECK_ERROR(flow(entropy(), cloud, {.device = "gpu"}), ValueError, "\"gpu\"");
+  CHECK_ERROR(flow(Functional(), cloud, {}), ValueError, "no terms");
+  CHECK_ERROR(flow(potential("sum(x)", 3), cloud, {}), ShapeError, "dimension 3");
+  CHECK_ERROR(flow(entropy(), Cloud{cloud.x, {}}, {}), ValueError, "log-density");
+  CHECK_ERROR(flow(entropy(), Cloud{}, {}), ValueError, "no particles");
+  Cloud broken = cloud;
+  broken.x(7, 1) = std::nan("");
+  CHECK_ERROR(flow(entropy(), broken, {}), ValueError, "particle 7");
+  Cloud shorter = cloud;
+  shorter.log_density.pop_back();
+  CHECK_ERROR(flow(entropy(), shorter, {}), ShapeError, "9 log-densities");
+  CHECK_ERROR(potential("sum(x)", 2) + potential("sum(x)", 3), ShapeError, "dimension 3");
+  CHECK_ERROR(porous_medium(1.0), ValueError, "m = 1");
+}
