@@ -78,8 +78,10 @@ void read_held_out(Section& section, const Config& config, HeldOutConfig& held_o
     section.fail("particles", "= " + std::to_string(held_out.particles) +
                                   "; held-out particles cannot be drawn for a cloud from a file, so it must be 0");
   }
-  const std::string how = section.choice("sampling", {"random", "stratified"}, "stratified");
-  held_out.sampling = how == "random" ? Sampling::random : Sampling::stratified;
+  held_out.sampling = sampling_of(section.choice("sampling", {"random", "stratified", "whitened"}, "stratified"));
+  if (held_out.sampling == Sampling::whitened && (!config.cloud.gaussian || held_out.particles <= config.cloud.dim)) {
+    section.fail("sampling", "= \"whitened\" needs cloud.density = \"gaussian\" and more particles than dimensions");
+  }
   held_out.every = static_cast<int>(section.integer("every", at_least(1), 1));
   // All pairs of 100,000 particles take seconds: up to the last step some of them stand for all.
   held_out.pair_limit = section.integer("pair_limit", {0, most}, 8192);

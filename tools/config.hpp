@@ -77,6 +77,7 @@ Config parse_config(const std::string& text, const std::string& name, const std:
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
 
 // The sections that have files of their own.
+Sampling sampling_of(const std::string& name);
 CloudConfig read_cloud(Section& section);
 Parameters read_parameters(Section& section);
 Functional read_functional(std::vector<Section>& terms, int dim, const Parameters& parameters);

@@ -182,6 +182,11 @@ void read_file(Section& section, CloudConfig& cloud) {
 
 }  // namespace
 
+Sampling sampling_of(const std::string& name) {
+  if (name == "random") return Sampling::random;
+  return name == "stratified" ? Sampling::stratified : Sampling::whitened;
+}
+
 CloudConfig read_cloud(Section& section) {
   if (!section.present()) section.fail("", "is missing: the table [cloud] says where the particles come from");
   CloudConfig cloud;
@@ -198,10 +203,7 @@ CloudConfig read_cloud(Section& section) {
   }
   read_density(section, density, 0, cloud);
   cloud.particles = section.integer("particles", {1, 1e9});
-  const std::string how = section.choice("sampling", {"random", "stratified", "whitened"}, "stratified");
-  cloud.sampling = how == "random"       ? Sampling::random
-                   : how == "stratified" ? Sampling::stratified
-                                         : Sampling::whitened;
+  cloud.sampling = sampling_of(section.choice("sampling", {"random", "stratified", "whitened"}, "stratified"));
   if (cloud.sampling == Sampling::whitened) {
     if (!cloud.gaussian) section.fail("sampling", "= \"whitened\" is for density = \"gaussian\" only");
     if (cloud.particles <= cloud.dim) {

@@ -72,7 +72,7 @@ double distance(const SummaryInput& input, const std::vector<double>& quantiles)
 }
 
 void add_reference(Json& summary, const SummaryInput& input) {
-  if (!input.reference) return;
+  if (!input.reference || !input.judged) return;
   const Index n = input.judged->rows();
   const bool line = input.judged->cols() == 1;
   const double functional = std::isnan(input.held_out) ? input.functional.total() : input.held_out;

@@ -38,7 +38,7 @@ struct SummaryInput {
   ObjectiveValue functional{};    // on the cloud, now
   double held_out = 0;            // F on the held-out cloud; NaN where there is none
   double std = 0;
-  const Matrix<double>* judged = nullptr;  // the cloud for w2, the held-out one where there is one
+  const Matrix<double>* judged = nullptr;  // the held-out cloud where there is one; nullptr: no errors yet
   int steps = 0;
   double time = 0;
   double seconds = 0;

@@ -152,6 +152,22 @@ struct FloatFormat<double> {
   static constexpr double exp_overflow = 709.782712893384;
 };
 
+/// Taylor coefficients of exp on |r| <= ln(2)/2.
+template <class T>
+struct ExpCoefficients;
+template <>
+struct ExpCoefficients<float> {
+  float value[8] = {1, 1, 1.f / 2, 1.f / 6, 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040};
+};
+template <>
+struct ExpCoefficients<double> {
+  double value[14] = {
+      1,         1,          1. / 2,      1. / 6,       1. / 24,       1. / 120,       1. / 720,
+      1. / 5040, 1. / 40320, 1. / 362880, 1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
+};
+template <class T>
+inline constexpr ExpCoefficients<T> exp_coefficients{};
+
 /// exp(x) as 2^n exp(r), |r| <= ln(2)/2: returns exp(r) and leaves n in `exponent`.
 template <class T>
 inline Vec<T> exp_reduced(Vec<T> x, VecInt<T>& exponent) {
@@ -161,26 +177,7 @@ inline Vec<T> exp_reduced(Vec<T> x, VecInt<T>& exponent) {
   exponent = bits_of<T>(shifted) - bits_of<T>(magic);
   const Vec<T> n = shifted - magic;
   const Vec<T> r = (x - n * F::ln2_high) - n * F::ln2_low;
-  if constexpr (std::is_same_v<T, float>) {
-    constexpr T c[] = {1.f, 1.f, 1.f / 2, 1.f / 6, 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040};
-    return polynomial<T>(r, c);
-  } else {
-    constexpr T c[] = {1.0,
-                       1.0,
-                       1.0 / 2,
-                       1.0 / 6,
-                       1.0 / 24,
-                       1.0 / 120,
-                       1.0 / 720,
-                       1.0 / 5040,
-                       1.0 / 40320,
-                       1.0 / 362880,
-                       1.0 / 3628800,
-                       1.0 / 39916800,
-                       1.0 / 479001600,
-                       1.0 / 6227020800.0};
-    return polynomial<T>(r, c);
-  }
+  return polynomial<T>(r, exp_coefficients<T>.value);
 }
 
 /// 2^n for exponents of normal numbers.
@@ -215,16 +212,22 @@ inline Vec<T> exp(Vec<T> x) {
 
 /// 2 atanh(u) / u as a series in w = u^2 <= 1/9.
 template <class T>
+struct AtanhCoefficients;
+template <>
+struct AtanhCoefficients<float> {
+  float value[7] = {2.f, 2.f / 3, 2.f / 5, 2.f / 7, 2.f / 9, 2.f / 11, 2.f / 13};
+};
+template <>
+struct AtanhCoefficients<double> {
+  double value[17] = {2.,      2. / 3,  2. / 5,  2. / 7,  2. / 9,  2. / 11, 2. / 13, 2. / 15, 2. / 17,
+                      2. / 19, 2. / 21, 2. / 23, 2. / 25, 2. / 27, 2. / 29, 2. / 31, 2. / 33};
+};
+template <class T>
+inline constexpr AtanhCoefficients<T> atanh_coefficients{};
+
+template <class T>
 inline Vec<T> atanh_series(Vec<T> w) {
-  if constexpr (std::is_same_v<T, float>) {
-    constexpr T c[] = {2.f, 2.f / 3, 2.f / 5, 2.f / 7, 2.f / 9, 2.f / 11, 2.f / 13};
-    return polynomial<T>(w, c);
-  } else {
-    constexpr T c[] = {2.0,      2.0 / 3,  2.0 / 5,  2.0 / 7,  2.0 / 9,  2.0 / 11,
-                       2.0 / 13, 2.0 / 15, 2.0 / 17, 2.0 / 19, 2.0 / 21, 2.0 / 23,
-                       2.0 / 25, 2.0 / 27, 2.0 / 29, 2.0 / 31, 2.0 / 33};
-    return polynomial<T>(w, c);
-  }
+  return polynomial<T>(w, atanh_coefficients<T>.value);
 }
 
 /// log, about one unit in the last place; -inf at 0, NaN below, infinity at infinity.
@@ -250,19 +253,59 @@ inline Vec<T> log(Vec<T> x) {
   return (x == x) & (x < std::numeric_limits<T>::infinity()) ? y : (x < zero ? y : x);
 }
 
+/// y_n = c_0 + x_n (c_1 + x_n (c_2 + ...)) for several vectors side by side.
+template <class T, std::size_t N, std::size_t C>
+inline void polynomials(const Vec<T> (&x)[N], const T (&coefficients)[C], Vec<T> (&y)[N]) {
+#pragma GCC unroll 8
+  for (std::size_t n = 0; n < N; ++n) y[n] = broadcast(coefficients[C - 1]);
+#pragma GCC unroll 32
+  for (int i = static_cast<int>(C) - 2; i >= 0; --i) {
+#pragma GCC unroll 8
+    for (std::size_t n = 0; n < N; ++n) y[n] = y[n] * x[n] + coefficients[i];
+  }
+}
+
 /// Softplus log(1 + e^s) and its derivative, the logistic function, from one exponential and one division:
-/// with t = e^{-|s|}, sigmoid(|s|) = 1/(1+t) and log(1+t) = 2 atanh(t/(2+t)).
+/// with t = e^{-|s|}, sigmoid(|s|) = 1/(1+t) and log(1+t) = 2 atanh(t/(2+t)). Several vectors side by side:
+/// the chain of dependent operations is an order of magnitude longer than their number.
+template <class T, std::size_t N>
+inline void softplus_sigmoid(const Vec<T> (&s)[N], Vec<T> (&softplus)[N], Vec<T> (&sigmoid)[N]) {
+  using F = FloatFormat<T>;
+  const Vec<T> zero = {};
+  const Vec<T> magic = broadcast(F::round_magic);
+  Vec<T> t[N], r[N], y[N], scale[N];
+#pragma GCC unroll 8
+  for (std::size_t n = 0; n < N; ++n) {
+    const Vec<T> x = max<T>(-abs<T>(s[n]), broadcast(F::exp_underflow));  // e^x is 0 beside 1 far before that
+    const Vec<T> shifted = x * T(1.4426950408889634074) + magic;
+    scale[n] = power_of_two<T>(bits_of<T>(shifted) - bits_of<T>(magic));
+    const Vec<T> k = shifted - magic;
+    r[n] = (x - k * F::ln2_high) - k * F::ln2_low;
+  }
+  polynomials<T>(r, exp_coefficients<T>.value, y);
+#pragma GCC unroll 8
+  for (std::size_t n = 0; n < N; ++n) {
+    t[n] = y[n] * scale[n];
+    const Vec<T> a = t[n] + T(1);
+    const Vec<T> b = t[n] + T(2);
+    const Vec<T> reciprocal = T(1) / (a * b);
+    const Vec<T> p = b * reciprocal;
+    sigmoid[n] = s[n] < zero ? t[n] * p : p;
+    t[n] = t[n] * a * reciprocal;  // t/(2+t)
+    r[n] = t[n] * t[n];
+  }
+  polynomials<T>(r, atanh_coefficients<T>.value, y);
+#pragma GCC unroll 8
+  for (std::size_t n = 0; n < N; ++n) softplus[n] = max<T>(s[n], zero) + t[n] * y[n];
+}
+
 template <class T>
 inline void softplus_sigmoid(Vec<T> s, Vec<T>& softplus, Vec<T>& sigmoid) {
-  const Vec<T> zero = {};
-  const Vec<T> t = exp_nonpositive<T>(-abs<T>(s));
-  const Vec<T> a = t + T(1);
-  const Vec<T> b = t + T(2);
-  const Vec<T> reciprocal = T(1) / (a * b);
-  const Vec<T> p = b * reciprocal;
-  const Vec<T> u = t * a * reciprocal;
-  softplus = max<T>(s, zero) + u * atanh_series<T>(u * u);
-  sigmoid = s < zero ? t * p : p;
+  const Vec<T> in[1] = {s};
+  Vec<T> value[1], slope[1];
+  softplus_sigmoid<T, 1>(in, value, slope);
+  softplus = value[0];
+  sigmoid = slope[0];
 }
 
 /// The logistic function alone.

@@ -9,6 +9,11 @@
 // Exact log-determinants of plain networks use unit directions q_k = e_k and their structure: J_0 = A_0 is
 // shared by all particles, so layer 0 enters H through P[i, ab] = A_0[i,a] A_0[i,b] and layer 1 through
 // T[(k,j), i] = W_1[j,i] A_0[i,k], both built once per set of parameters. Everything else streams K tangents.
+//
+// Working sets are larger than the nearest cache, so that passes over rows cost more than arithmetic:
+// elementwise work is done as epilogues of the products, on rows just written, and in dimensions up to 3 the
+// first layer keeps only sigma and sigma' and recomputes the rest from x, v and the metric in registers
+// (tile_first.hpp).
 #pragma once
 
 #include <cmath>
@@ -27,18 +32,34 @@ inline Index triangle_index(Index a, Index b) {
   return a <= b ? b * (b + 1) / 2 + a : a * (a + 1) / 2 + b;
 }
 
-/// sigma and its derivatives for one vector. d2 and d3 are functions of d1 = sigma'.
+/// Vectors that activate() takes at a time; divides the vectors of a row.
+#if BRENIER_VECTOR_BYTES == 64
+inline constexpr int kBatch = 4;
+#else
+inline constexpr int kBatch = 2;
+#endif
+
+/// sigma and sigma' of kBatch vectors; the other derivatives are functions of sigma'.
 template <Activation kind, class T>
-inline void activate(Vec<T> s, Vec<T>& value, Vec<T>& d1) {
+inline void activate(const Vec<T> (&s)[kBatch], T* value, T* slope) {
+  Vec<T> v[kBatch], d1[kBatch];
   if constexpr (kind == Activation::softplus) {
-    softplus_sigmoid<T>(s, value, d1);
+    softplus_sigmoid<T, kBatch>(s, v, d1);
   } else {
-    const Vec<T> root = sqrt<T>(s * s + T(4));
-    const Vec<T> big = (abs<T>(s) + root) * T(0.5);
-    const Vec<T> q = T(1) / root;
-    value = s < Vec<T>{} ? T(1) / big : big;
-    // (1 + s/root)/2 without cancellation for s < 0: root + s = 2/big there.
-    d1 = s < Vec<T>{} ? q / big : q * big;
+#pragma GCC unroll 4
+    for (int n = 0; n < kBatch; ++n) {
+      const Vec<T> root = sqrt<T>(s[n] * s[n] + T(4));
+      const Vec<T> big = (abs<T>(s[n]) + root) * T(0.5);
+      const Vec<T> q = T(1) / root;
+      v[n] = s[n] < Vec<T>{} ? T(1) / big : big;
+      // (1 + s/root)/2 without cancellation for s < 0: root + s = 2/big there.
+      d1[n] = s[n] < Vec<T>{} ? q / big : q * big;
+    }
+  }
+#pragma GCC unroll 4
+  for (int n = 0; n < kBatch; ++n) {
+    store(value + n * kWidth<T>, v[n]);
+    store(slope + n * kWidth<T>, d1[n]);
   }
 }
 template <Activation kind, class T>
@@ -90,6 +111,8 @@ class TileNet {
                 : plan.directions == Directions::unit  ? static_cast<int>(d_)
                 : plan.directions == Directions::pairs ? 2 * plan.count
                                                        : plan.count;
+    first_in_registers_ = d_ <= 3 && net.layers().size() > 1 && !net.architecture().residual &&
+                          (structured_ || plan.directions == Directions::none);
     place(carver);
   }
 
@@ -129,7 +152,27 @@ class TileNet {
   };
 
   static constexpr int w = kWidth<T>;
-  static constexpr Index kSmallColumns = 4;
+  static constexpr Index kSmallColumns = 6;
+
+  // Layer 0 in registers, for D = dim.
+  template <Activation kind, int D>
+  void first_forward();
+  template <Activation kind, int D>
+  void first_adjoint(Index first, Index count);
+  template <Activation kind, int D>
+  void first_second_order(const T* v);
+  template <Activation kind, int D>
+  void first_reverse(const T* v, Index first, Index count);
+  template <class F>
+  void with_dimension(const F& f) const {
+    if (d_ == 1) {
+      f.template operator()<1>();
+    } else if (d_ == 2) {
+      f.template operator()<2>();
+    } else {
+      f.template operator()<3>();
+    }
+  }
 
   void place(Carver& carver);
   void place_jet(Carver& carver, LayerTile& t);
@@ -181,6 +224,7 @@ class TileNet {
   Index d_;
   Index rank_;
   bool structured_ = false;
+  bool first_in_registers_ = false;  // layer 0 as in tile_first.hpp
   int tangents_ = 0;
   const T* theta_ = nullptr;
 
@@ -336,6 +380,11 @@ template <class T>
 void TileNet<T>::forward() {
   for (int l = 0; l < depth_; ++l) {
     LayerTile& t = layers_[l];
+    if (l == 0 && first_in_registers_) {
+      with_activation(net_.activation(),
+                      [&]<Activation kind>() { with_dimension([&]<int D>() { first_forward<kind, D>(); }); });
+      continue;
+    }
     if (t.input) copy_rows(t.e1 + t.before * kLanes, x_, d_);
     set_row(t.e1 + (t.e - 1) * kLanes, T(1));
     const bool last = l + 1 == depth_;
@@ -351,11 +400,11 @@ void TileNet<T>::forward() {
           for (Index i = 0; i < count * kLanes; i += w) store(d1 + i, sigmoid<T>(load(d1 + i)));
           return;
         }
-        for (Index i = 0; i < count * kLanes; i += w) {
-          Vec<T> value, slope;
-          activate<kind, T>(load(d1 + i), value, slope);
-          store(z + first * kLanes + i, value);
-          store(d1 + i, slope);
+        for (Index i = 0; i < count * kLanes; i += kBatch * w) {
+          Vec<T> s[kBatch];
+#pragma GCC unroll 4
+          for (int n = 0; n < kBatch; ++n) s[n] = load(d1 + i + n * w);
+          activate<kind, T>(s, z + first * kLanes + i, d1 + i);
         }
       };
       gemm<T>(t.h, kLanes, t.e, as_is<T>(t.w, t.e), t.e1, kLanes, t.d1, kLanes, false, activate_rows);
@@ -389,6 +438,12 @@ void TileNet<T>::adjoint() {
       store(displacement_ + c * kLanes + i, a[c] + alpha_less_one * load(x_ + c * kLanes + i));
     }
   }
+  if (plan_.directions == Directions::unit) {
+    for (Index b = 0; b < d_; ++b) {
+      for (Index c = 0; c <= b; ++c)
+        set_row(hessian_ + triangle_index(c, b) * kLanes, quadratic_[c * d_ + b]);
+    }
+  }
   if (rank_ > 0) {
     const T* b = theta_ + net_.factor();
     gemm<T>(rank_, kLanes, d_, as_is<T>(b, d_), x_, kLanes, projection_, kLanes);
@@ -396,12 +451,17 @@ void TileNet<T>::adjoint() {
   }
   with_activation(net_.activation(), [&]<Activation kind>() {
     finish_adjoint<kind>(layers_[depth_ - 1], 0, layers_[depth_ - 1].h);
-    for (int l = depth_ - 1; l >= 0; --l) {
+    for (int l = depth_ - 1; l >= (first_in_registers_ ? 1 : 0); --l) {
       LayerTile& t = layers_[l];
       // Rows of g_{l-1}, then of the input; the row of the constant 1 is not needed.
       const auto finish = [&](Index first, Index count) {
         const Index end = first + count < t.before ? first + count : t.before;
-        if (first < end) finish_adjoint<kind>(layers_[l - 1], first, end - first);
+        if (first >= end) return;
+        if (l == 1 && first_in_registers_) {
+          with_dimension([&]<int D>() { first_adjoint<kind, D>(first, end - first); });
+        } else {
+          finish_adjoint<kind>(layers_[l - 1], first, end - first);
+        }
       };
       gemm<T>(t.e - 1, kLanes, t.h, transposed<T>(t.w, t.e), t.beta, kLanes, t.back, kLanes, false, finish);
       if (!t.input) continue;
@@ -466,10 +526,7 @@ void TileNet<T>::curvature() {
     }
   }
   if (plan_.directions != Directions::unit) return;
-  for (Index b = 0; b < d_; ++b) {
-    for (Index a = 0; a <= b; ++a) set_row(hessian_ + triangle_index(a, b) * kLanes, quadratic_[a * d_ + b]);
-  }
-  for (int l = 0; l < depth_; ++l) hessian_from_layer(layers_[l]);
+  for (int l = first_in_registers_ ? 1 : 0; l < depth_; ++l) hessian_from_layer(layers_[l]);
 }
 
 /// H += J_l^T diag(g_l sigma''(s_l)) J_l.
@@ -525,4 +582,5 @@ void TileNet<T>::hessian_vector(T* out) {
 
 }  // namespace brenier::cpu::BRENIER_ISA
 
+#include "kernels/cpu/tile_first.hpp"
 #include "kernels/cpu/tile_reverse.hpp"

@@ -56,6 +56,12 @@ void TileNet<T>::second_order_streams(const T* v, const T* metric) {
   }
   for (int l = 0; l < depth_; ++l) {
     LayerTile& t = layers_[l];
+    if (l == 0 && first_in_registers_) {
+      with_activation(net_.activation(), [&]<Activation kind>() {
+        with_dimension([&]<int D>() { first_second_order<kind, D>(v); });
+      });
+      continue;
+    }
     if (structured_ && l == 0) {
       const Index s = triangle(d_);
       gemm<T>(t.h, kLanes, s, as_is<T>(p_, s), metric2_, kLanes, t.r, kLanes);
@@ -263,6 +269,10 @@ void TileNet<T>::reverse(const T* a, const T* v, const T* metric) {
       const LayerTile& next = layers_[l + 1];
       if (tangents_ > 0) reverse_tangents(l);
       const auto finish = [&](Index first, Index count) {
+        if (l == 0 && first_in_registers_) {
+          with_dimension([&]<int D>() { first_reverse<kind, D>(v, first, count); });
+          return;
+        }
         if (t.skip_user >= 0) {
           const LayerTile& user = layers_[t.skip_user];
           add_scaled_rows(next.z_bar + first * kLanes, user.scale + first, user.s_bar + first * kLanes,
@@ -272,7 +282,7 @@ void TileNet<T>::reverse(const T* a, const T* v, const T* metric) {
       };
       gemm<T>(t.h, kLanes, next.h, transposed<T>(next.w, next.e), next.s_bar, kLanes, next.z_bar, kLanes,
               false, finish);
-      accumulate_layer(l, tangents_ > 0);
+      if (l > 0 || !first_in_registers_) accumulate_layer(l, tangents_ > 0);
     }
   });
 }

@@ -1,0 +1,655 @@
+// SPDX-License-Identifier: MIT
+// The command: configurations and what can be wrong with them, run folders, resuming, pushing, exit codes.
+#include <doctest/doctest.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <initializer_list>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "brenier/npy.hpp"
+#include "brenier/oracles.hpp"
+#include "tests/support/near.hpp"
+#include "tools/commands.hpp"
+#include "tools/config.hpp"
+#include "tools/reference.hpp"
+#include "tools/report.hpp"
+#include "tools/run.hpp"
+#include "tools/run_folder.hpp"
+
+using namespace brenier;
+using namespace brenier::app;
+using brenier::test::tol;
+namespace fs = std::filesystem;
+
+namespace {
+
+struct TemporaryFolder {
+  TemporaryFolder() {
+    std::string name = (fs::temp_directory_path() / "brenier-app-XXXXXX").string();
+    REQUIRE(::mkdtemp(name.data()) != nullptr);
+    path = name;
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  fs::path path;
+};
+
+void put(const fs::path& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
+
+nlohmann::json summary_of(const fs::path& run) { return nlohmann::json::parse(read_text(run / "summary.json")); }
+
+/// A flow that takes milliseconds: 37 particles, 5 steps.
+const std::string kTiny = R"(seed = 3
+precision = "double"
+[cloud]
+density = "barenblatt"
+time = 1e-3
+particles = 37
+[[functional]]
+term = "porous_medium"
+m = 2
+[flow]
+tau = 1e-3
+steps = 5
+[network]
+hidden = [7, 5]
+[inner]
+iterations = 23
+rate = 1e-2
+[held_out]
+particles = 101
+[output]
+every = 2
+)";
+
+Config tiny(const std::vector<std::string>& overrides = {}) { return parse_config(kTiny, "tiny.toml", ".", overrides); }
+
+/// kTiny with one piece of text replaced.
+std::string tiny_with(const std::string& from, const std::string& to) {
+  std::string text = kTiny;
+  const std::size_t at = text.find(from);
+  REQUIRE(at != std::string::npos);
+  return text.replace(at, from.size(), to);
+}
+
+std::string config_error(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  try {
+    parse_config(text, "a.toml", fs::temp_directory_path(), overrides);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "(no error)";
+}
+
+void check_contains(const std::string& message, std::initializer_list<const char*> pieces) {
+  CAPTURE(message);
+  for (const char* piece : pieces) {
+    CAPTURE(piece);
+    CHECK(message.find(piece) != std::string::npos);
+  }
+}
+
+struct Output {
+  int code = 0;
+  std::string out, err;
+};
+
+Output command(std::vector<std::string> words) {
+  words.insert(words.begin(), "brenier");
+  std::vector<const char*> argv;
+  for (const std::string& word : words) argv.push_back(word.c_str());
+  std::ostringstream out, err;
+  Output result;
+  result.code = run_command_line(static_cast<int>(argv.size()), argv.data(), out, err);
+  result.out = out.str();
+  result.err = err.str();
+  return result;
+}
+
+/// history.csv without its last column, the wall time.
+std::string without_seconds(const std::string& history) {
+  std::istringstream in(history);
+  std::string line, out;
+  while (std::getline(in, line)) out += line.substr(0, line.rfind(',')) + "\n";
+  return out;
+}
+
+/// Every file of two runs agrees to the bit, but for wall times.
+void check_same_run(const fs::path& a, const fs::path& b) {
+  std::size_t files = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(a)) {
+    if (!entry.is_regular_file()) continue;
+    const fs::path name = fs::relative(entry.path(), a);
+    CAPTURE(name.string());
+    REQUIRE(fs::exists(b / name));
+    ++files;
+    if (name == "summary.json") continue;
+    if (name == "history.csv") {
+      CHECK(without_seconds(read_text(a / name)) == without_seconds(read_text(b / name)));
+    } else {
+      CHECK(read_text(a / name) == read_text(b / name));
+    }
+  }
+  CHECK(files >= 12);
+  const auto count = [](const fs::path& folder) {
+    return std::distance(fs::recursive_directory_iterator(folder), fs::recursive_directory_iterator());
+  };
+  CHECK(count(a) == count(b));
+  nlohmann::json one = summary_of(a), two = summary_of(b);
+  for (nlohmann::json* summary : {&one, &two}) {
+    summary->erase("seconds_total");
+    (*summary)["inner"].erase("seconds_median");
+  }
+  CHECK(one == two);
+}
+
+}  // namespace
+
+TEST_CASE("configuration: malformed TOML and unknown names have their line and a suggestion") {
+  check_contains(config_error("seed = 1\n[cloud\n"), {"a.toml:2:"});
+  check_contains(config_error("seed = 1\nseed = 2\n"), {"a.toml:2:"});
+  check_contains(config_error(tiny_with("tau =", "tua =")), {"a.toml:11:", "flow.tua", "unknown key", "'tau'"});
+  check_contains(config_error(tiny_with("[network]", "[netwrok]")), {"a.toml:13:", "netwrok", "table", "'network'"});
+  check_contains(config_error(tiny_with("particles = 37", "particels = 37")),
+                 {"a.toml:6:", "cloud.particels", "'particles'", "density = \"barenblatt\""});
+  check_contains(config_error(tiny_with("particles = 37", "particles = 37\nmean = 1")), {"a.toml:7:", "cloud.mean"});
+  check_contains(config_error(tiny_with("\"porous_medium\"", "\"porous\"")),
+                 {"a.toml:8:", "functional.0.term", "\"porous\"", "\"porous_medium\"", "entropy"});
+  check_contains(config_error(tiny_with("\"barenblatt\"", "\"gausian\"")), {"a.toml:4:", "\"gaussian\"", "mixture"});
+}
+
+TEST_CASE("configuration: types and ranges") {
+  struct Case {
+    const char* from;
+    const char* to;
+    std::initializer_list<const char*> pieces;
+  };
+  const Case cases[] = {
+      {"tau = 1e-3", "tau = 0.0", {"a.toml:11:", "flow.tau", "above 0"}},
+      {"tau = 1e-3", "tau = -1", {"a.toml:11:", "flow.tau = -1", "above 0"}},
+      {"tau = 1e-3", "tau = nan", {"a.toml:11:", "flow.tau", "above 0"}},
+      {"tau = 1e-3", "tau = \"small\"", {"a.toml:11:", "flow.tau", "\"small\"", "a number"}},
+      {"tau = 1e-3", "", {"flow.tau", "missing"}},
+      {"steps = 5", "steps = 0", {"a.toml:12:", "flow.steps = 0", "at least 1"}},
+      {"steps = 5", "steps = 5.5", {"a.toml:12:", "flow.steps", "whole number"}},
+      {"steps = 5", "steps = 5\norder = 3", {"a.toml:13:", "flow.order = 3", "at most 2"}},
+      {"particles = 37", "particles = 0", {"a.toml:6:", "cloud.particles = 0", "at least 1"}},
+      {"time = 1e-3", "time = 0", {"a.toml:5:", "cloud.time", "above 0"}},
+      {"time = 1e-3", "time = 1e-3\nm = 1", {"a.toml:6:", "cloud.m", "above 1"}},
+      {"hidden = [7, 5]", "hidden = []", {"a.toml:14:", "network.hidden", "empty"}},
+      {"hidden = [7, 5]", "hidden = [7, 0]", {"a.toml:14:", "network.hidden", "at least 1"}},
+      {"hidden = [7, 5]", "hidden = 7", {"a.toml:14:", "network.hidden", "list of widths"}},
+      {"hidden = [7, 5]", "hidden = [7, 5]\nresidual = 1", {"a.toml:15:", "network.residual", "true or false"}},
+      {"hidden = [7, 5]", "hidden = [7, 5]\nresidual = true", {"a.toml:14:", "network.hidden", "no valid network"}},
+      {"iterations = 23", "iterations = 0", {"a.toml:16:", "inner.iterations", "at least 1"}},
+      {"rate = 1e-2", "rate = 1e-2\nbeta1 = 1", {"a.toml:18:", "inner.beta1", "below 1"}},
+      {"every = 2", "every = 0", {"a.toml:21:", "output.every", "at least 1"}},
+      {"seed = 3", "seed = -3", {"a.toml:1:", "seed", "at least 0"}},
+      {"seed = 3", "device = \"gpu\"", {"a.toml:1:", "device", "gpu", "auto"}},
+      {"\"double\"", "\"half\"", {"a.toml:2:", "precision", "float"}},
+      {"[[functional]]", "[functional]", {"a.toml:7:", "functional", "[[functional]]"}},
+  };
+  for (const Case& c : cases) {
+    CAPTURE(c.to);
+    check_contains(config_error(tiny_with(c.from, c.to)), c.pieces);
+  }
+  check_contains(config_error("seed = 1\n"), {"cloud", "missing"});
+}
+
+TEST_CASE("configuration: expressions, parameters and dimensions") {
+  const auto potential = [](const std::string& text) {
+    return tiny_with("term = \"porous_medium\"\nm = 2", "term = \"potential\"\nexpression = \"" + text + "\"");
+  };
+  check_contains(config_error(potential("sum(x^2")), {"a.toml:9:", "functional.0.expression", "column 8"});
+  check_contains(config_error(potential("k*sum(x^2)")), {"a.toml:9:", "'k'", "column 1"});
+  check_contains(config_error(potential("x[3]")), {"a.toml:9:", "functional.0.expression"});
+  check_contains(config_error(tiny_with("term = \"porous_medium\"\nm = 2", "term = \"potential\"")),
+                 {"functional.0.expression", "missing"});
+  check_contains(config_error(kTiny + "[parameters]\nsum = 2\n"), {"a.toml:23:", "parameters.sum", "taken"});
+  check_contains(config_error(kTiny + "[parameters]\nA = [[1, 2], [3]]\n"), {"a.toml:23:", "parameters.A", "equal length"});
+  check_contains(config_error(kTiny + "[parameters]\nA = \"no-such.npy\"\n"), {"no-such.npy", "no such file"});
+  check_contains(config_error(kTiny + "[exact]\ndensity = \"max(1 - x, t)\"\n"), {"a.toml:23:", "exact.density", "time"});
+
+  const std::string gaussian = tiny_with("density = \"barenblatt\"\ntime = 1e-3", "density = \"gaussian\"\nmean = [1, 2]");
+  check_contains(config_error(gaussian + "[parameters]\n", {"cloud.dim=3"}), {"cloud.dim", "2 elements"});
+  check_contains(config_error(gaussian, {"cloud.variance=[[1,2,3],[1,2,3],[1,2,3]]"}), {"cloud.variance", "dimensions"});
+  check_contains(config_error(gaussian, {"cloud.variance=[[1,2],[2,1]]"}), {"cloud.variance", "positive definite"});
+  check_contains(config_error(gaussian, {"cloud.variance=-1"}), {"cloud.variance", "positive"});
+  check_contains(config_error(gaussian, {"cloud.sampling=whitened", "cloud.particles=2"}), {"cloud.particles", "more than"});
+  check_contains(config_error(kTiny, {"cloud.sampling=whitened"}), {"cloud.sampling", "gaussian"});
+  CHECK(config_error(gaussian) == "(no error)");
+}
+
+TEST_CASE("configuration: clouds from files") {
+  const TemporaryFolder folder;
+  Matrix<double> points(5, 2);
+  for (Index i = 0; i < 5; ++i) points(i, 0) = static_cast<double>(i), points(i, 1) = 0.5;
+  write_npy(folder.path / "x.npy", points.view());
+  const std::vector<double> density(5, -1.0), short_density(4, -1.0);
+  write_npy(folder.path / "rho.npy", std::span<const double>(density));
+  write_npy(folder.path / "short.npy", std::span<const double>(short_density));
+  const std::string text =
+      "[cloud]\ndensity = \"file\"\npath = \"x.npy\"\n[[functional]]\nterm = \"entropy\"\n[flow]\ntau = 0.1\nsteps = 1\n"
+      "[inner]\niterations = 2\n[network]\nhidden = [3]\n";
+  const auto error = [&](const std::vector<std::string>& overrides) -> std::string {
+    try {
+      const Config config = parse_config(text, "f.toml", folder.path, overrides);
+      RunOptions options;
+      options.out = folder.path / "run";
+      run(config, options);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "(no error)";
+  };
+  check_contains(error({}), {"f.toml:1:", "cloud.log_density", "missing", "internal energy"});
+  check_contains(error({"cloud.log_density=short.npy"}), {"cloud.log_density", "5 particles"});
+  check_contains(error({"cloud.log_density=rho.npy", "cloud.dim=3"}), {"cloud.dim", "dimension 2"});
+  check_contains(error({"cloud.log_density=rho.npy", "cloud.path=none.npy"}), {"none.npy", "no such file"});
+  check_contains(error({"cloud.log_density=rho.npy", "held_out.particles=7"}), {"held_out.particles", "must be 0"});
+  check_contains(error({"cloud.log_density=rho.npy", "inner.refresh=1"}), {"inner.refresh", "must be 0"});
+  check_contains(error({"cloud.log_density=rho.npy", "cloud.particles=3"}), {"cloud.particles", "unknown key"});
+
+  const std::string whole = read_text(folder.path / "x.npy");
+  put(folder.path / "x.npy", whole.substr(0, whole.size() - 3));
+  check_contains(error({"cloud.log_density=rho.npy"}), {"x.npy"});
+  put(folder.path / "x.npy", "PK\x03\x04 not an array");
+  check_contains(error({"cloud.log_density=rho.npy"}), {"x.npy"});
+  points(3, 1) = NAN;
+  write_npy(folder.path / "x.npy", points.view());
+  check_contains(error({"cloud.log_density=rho.npy"}), {"particle 3", "finite"});
+  CHECK_FALSE(fs::exists(folder.path / "run"));  // nothing half-written
+
+  points(3, 1) = 1;
+  write_npy(folder.path / "x.npy", points.view());
+  CHECK(error({"cloud.log_density=rho.npy"}) == "(no error)");
+  const Config again = load_config(folder.path / "run" / "config.toml");  // relative names have become absolute
+  CHECK(again.initial_cloud().x.elements() == points.elements());
+}
+
+TEST_CASE("--set replaces values, and says what is wrong with them") {
+  CHECK(tiny({"flow.tau=2.5e-4"}).flow.tau == 2.5e-4);
+  CHECK(tiny({"flow.order=2"}).flow.order == 2);
+  CHECK(tiny({"network.hidden=[4, 3, 2]"}).flow.network.hidden == std::vector<int>{4, 3, 2});
+  CHECK(tiny({"functional.0.weight=2"}).functional.terms()[0].weight == 2);
+  CHECK(tiny({"device=ref"}).flow.device == "ref");        // a bare word
+  CHECK(tiny({"device=\"ref\""}).flow.device == "ref");
+  CHECK(tiny({"parameters.k=3"}).parameters.at("k").value(0, 0) == 3);  // a new table
+  CHECK(tiny({"flow.tau=1", "flow.tau=2"}).flow.tau == 2);              // the last one counts
+  check_contains(config_error(kTiny, {"flow.tau=-1"}), {"--set flow.tau=-1", "above 0"});
+  check_contains(config_error(kTiny, {"flow.tua=1"}), {"--set flow.tua=1", "'tau'"});
+  check_contains(config_error(kTiny, {"flow.tau"}), {"--set flow.tau", "key=value"});
+  check_contains(config_error(kTiny, {"flow..tau=1"}), {"empty"});
+  check_contains(config_error(kTiny, {"flow.tau.x=1"}), {"--set flow.tau.x=1", "no keys"});
+  check_contains(config_error(kTiny, {"functional.1.weight=2"}), {"list of 1"});
+  check_contains(config_error(kTiny, {"network.hidden=[4,"}), {"not TOML"});
+}
+
+TEST_CASE("the resolved configuration loads again and means the same") {
+  const std::string mixture =
+      "[cloud]\ndensity = \"mixture\"\ndim = 2\nparticles = 9\nweights = [1, 3]\n[[cloud.components]]\n"
+      "density = \"gaussian\"\nmean = [1, -1]\nvariance = [[2, 0.5], [0.5, 1]]\n[[cloud.components]]\n"
+      "density = \"uniform\"\nlower = -1\nupper = [1, 2.5]\n[parameters]\na = [1, 2]\nM = [[1, 0], [0, 2]]\nk = 0.1\n"
+      "[[functional]]\nterm = \"potential\"\nexpression = \"k*dot(x - a, M*x)\"\n[[functional]]\nterm = \"interaction\"\n"
+      "expression = \"r^2\"\nweight = 0.5\n[[functional]]\nterm = \"internal\"\nexpression = \"t*log(t)\"\n"
+      "[flow]\ntau = 0.1\nsteps = 3\n[exact]\ndensity = \"exp(-time)\"\nstd = 2\nfunctional = -1.5\n";
+  for (const std::string& text : {kTiny, mixture}) {
+    const Config first = parse_config(text, "a.toml", ".", {"flow.order=2"});
+    const Config second = parse_config(first.resolved, "b.toml", "/");
+    CHECK(second.resolved == first.resolved);
+    CHECK(second.flow.order == 2);
+    CHECK(second.functional.describe() == first.functional.describe());
+    CHECK(second.initial_cloud().x.elements() == first.initial_cloud().x.elements());
+    CHECK(second.held_out_cloud(11).log_density == first.held_out_cloud(11).log_density);
+  }
+  check_contains(parse_config(kTiny, "a.toml", ".").resolved,
+                 {"tau = 0.001", "start_time = 0.001", "beta2 = 0.999", "activation = \"softplus\"", "every = 2"});
+}
+
+TEST_CASE("closed forms are found and right") {
+  // A weight on F is a factor of time: 2 F at tau is F at 2 tau, twice as large.
+  const auto one = find_reference(tiny({"flow.tau=2e-3"}));
+  const auto two = find_reference(tiny({"functional.0.weight=2"}));
+  REQUIRE(one);
+  REQUIRE(two);
+  CHECK_REL(two->exact(4e-3).functional, 2 * one->exact(8e-3).functional, tol<double>(8));
+  CHECK_REL(two->scheme(5).deviation, one->scheme(5).deviation, tol<double>(64));
+  const Barenblatt profile(1, 2);
+  CHECK_REL(one->exact(5e-3).functional, profile.energy(6e-3), tol<double>(64));
+  CHECK_REL(one->exact(5e-3).deviation, profile.standard_deviation(6e-3), tol<double>(64));
+  const double x = 0.1;
+  CHECK_REL(one->exact_density(5e-3, {x})[0], profile.density({&x, 1}, 6e-3), tol<double>(256));
+
+  // Ornstein-Uhlenbeck with a displaced centre: V = x^2/2 - 0.3 x + 1 pulls to 0.3.
+  const Config gaussian = parse_config(
+      "[cloud]\ndensity = \"gaussian\"\nmean = 2\nvariance = 4\nparticles = 9\n[[functional]]\nterm = \"entropy\"\n"
+      "[[functional]]\nterm = \"potential\"\nexpression = \"0.5*sum(x^2) - 0.3*x[0] + 1\"\n[flow]\ntau = 0.1\nsteps = 2\n",
+      "g.toml", ".");
+  const auto flow = find_reference(gaussian);
+  REQUIRE(flow);
+  const double decay = std::exp(-0.7);
+  const double mean = 0.3 + 1.7 * decay, variance = 1 + 3 * decay * decay;
+  const double entropy = -0.5 * std::log(2 * M_PI * M_E * variance);
+  CHECK_REL(flow->exact(0.7).functional, entropy + 0.5 * (variance + mean * mean) - 0.3 * mean + 1, tol<double>(64));
+  CHECK_REL(flow->exact(0.7).deviation, std::sqrt(variance), tol<double>(64));
+  const double s = (1 / 0.1 * 2 + std::sqrt(4 / 0.01 + 4 * (1 / 0.1 + 1))) / (2 * (1 / 0.1 + 1));  // design: JKO of a Gaussian
+  CHECK_REL(flow->scheme(1).deviation, s, tol<double>(64));
+
+  // A stated steady state: the quantiles of a uniform density on [0, 2].
+  const Config stated = tiny({"exact.density=\"0.5*max(0, min(1, 1e9*x[0]*(2 - x[0])))\"", "exact.functional=0.25"});
+  const auto steady = find_reference(stated);
+  REQUIRE(steady);
+  CHECK(std::isnan(steady->exact(0.002).functional));
+  CHECK(steady->exact(0.005).functional == 0.25);
+  const std::vector<double> quantiles = steady->exact_quantiles(0.005, 4);
+  REQUIRE(quantiles.size() == 4);
+  for (int i = 0; i < 4; ++i) CHECK_REL(quantiles[i], 0.25 + 0.5 * i, 1e-3);  // the grid's cells are 1e-4 wide
+
+  CHECK(find_reference(tiny({"functional.0.m=3"})) == nullptr);
+}
+
+TEST_CASE("numbers of reports") {
+  Matrix<double> x(4, 1);
+  x.elements() = {3, 1, 2, 4};
+  CHECK_REL(deviation(x), std::sqrt(1.25), tol<double>(4));
+  CHECK_REL(wasserstein_1d(x, {1.5, 2.5, 3.5, 4.5}), 0.5, tol<double>(4));
+  CHECK(median({3, 1, 2}) == 2);
+  CHECK(median({4, 1, 3, 2}) == 2.5);
+  CHECK(std::isnan(median({})));
+  CHECK(edit_distance("kitten", "sitting") == 3);
+  CHECK(nearest("tua", {"tau", "steps"}) == "tau");
+
+  HistoryRow row;
+  row.step = 7;
+  row.functional = 0.1 + 0.2;
+  row.held_out = NAN;
+  row.exact = -INFINITY;
+  const std::string text = history_text({row, row});
+  const std::vector<HistoryRow> back = parse_history(text, "h.csv");
+  REQUIRE(back.size() == 2);
+  CHECK(back[1].functional == row.functional);
+  CHECK(std::isnan(back[0].held_out));
+  CHECK(back[0].exact == row.exact);
+  CHECK(history_text(back) == text);
+  CHECK_ERROR(parse_history("a,b\n", "h.csv"), IoError, "header");
+  CHECK_ERROR(parse_history(text + "8,x\n", "h.csv"), IoError, "line 4");
+}
+
+TEST_CASE("a run leaves a complete folder") {
+  const TemporaryFolder folder;
+  RunOptions options;
+  options.out = folder.path / "run";
+  const Config config = tiny();
+  CHECK(run(config, options).status == RunStatus::done);
+
+  const nlohmann::json summary = summary_of(options.out);
+  for (const char* key : {"status", "seed", "dim", "particles", "steps", "tau", "order", "time", "functional", "exact",
+                          "error", "heldout_functional", "inner", "seconds_total", "backend", "threads", "version"}) {
+    CAPTURE(key);
+    CHECK(summary.contains(key));
+  }
+  for (const char* key : {"functional_abs", "std_rel", "w2"}) CHECK(summary["error"].contains(key));
+  for (const char* key : {"iterations_total", "seconds_median", "residual"}) CHECK(summary["inner"].contains(key));
+  CHECK(summary["status"] == "done");
+  CHECK(summary["steps"] == 5);
+  CHECK(summary["inner"]["iterations_total"] == 5 * 23);
+  CHECK_REL(summary["time"].get<double>(), 6e-3, tol<double>(8));
+  CHECK_REL(summary["exact"]["functional"].get<double>(), Barenblatt(1, 2).energy(6e-3), tol<double>(64));
+  CHECK(summary["functional"]["total"] == summary["functional"]["internal"]);
+
+  const std::vector<HistoryRow> rows = parse_history(read_text(options.out / "history.csv"), "history.csv");
+  REQUIRE(rows.size() == 6);
+  for (int k = 0; k < 6; ++k) CHECK(rows[k].step == k);
+  CHECK(rows[5].functional == summary["functional"]["total"]);
+  CHECK(rows[5].held_out == summary["heldout_functional"]);
+  CHECK(rows[5].functional < rows[0].functional);
+  CHECK(fs::exists(options.out / "checkpoint.safetensors"));
+  CHECK(load_config(options.out / "config.toml").resolved == config.resolved);
+  for (const char* name : {"step_000000.npy", "step_000002.npy", "step_000004.npy", "step_000005.npy",
+                           "log_density_000000.npy", "log_density_000005.npy"}) {
+    CAPTURE(name);
+    CHECK(read_npy(options.out / "clouds" / name).rows() == 37);
+  }
+  CHECK_FALSE(fs::exists(options.out / "clouds" / "step_000003.npy"));
+  CHECK(read_maps(options.out).size() == 5);
+  CHECK(read_maps(options.out, 3).back().step == 3);
+  CHECK(read_npy(options.out / "figures" / "exact_density.npy").cols() == 3);
+
+  CHECK_ERROR(run(config, options), ValueError, "not empty");
+  put(folder.path / "file", "x");
+  options.out = folder.path / "file";
+  CHECK_ERROR(run(config, options), ValueError, "not a folder");
+  options.out = folder.path / "file" / "run";
+  CHECK_ERROR(run(config, options), IoError, "cannot be made");
+}
+
+TEST_CASE("the same seed gives the same files for any number of threads") {
+  const TemporaryFolder folder;
+  RunOptions options;
+  for (const char* threads : {"1", "3"}) {
+    options.out = folder.path / threads;
+    run(tiny({"threads=" + std::string(threads)}), options);
+  }
+  CHECK(read_text(folder.path / "1" / "checkpoint.safetensors") == read_text(folder.path / "3" / "checkpoint.safetensors"));
+  options.out = folder.path / "other";
+  run(tiny({"seed=4"}), options);
+  CHECK(read_text(folder.path / "1" / "checkpoint.safetensors") !=
+        read_text(folder.path / "other" / "checkpoint.safetensors"));
+}
+
+TEST_CASE("an interrupted run is valid, and resuming it changes no bit") {
+  for (const std::vector<std::string>& overrides :
+       {std::vector<std::string>{"output.checkpoint_every=1"}, {"flow.order=2"}, {"precision=float", "inner.warm_start=false"},
+        {"inner.refresh=9", "cloud.sampling=random"}}) {
+    CAPTURE(overrides[0]);
+    const TemporaryFolder folder;
+    const Config config = tiny(overrides);
+    RunOptions options;
+    options.out = folder.path / "whole";
+    REQUIRE(run(config, options).status == RunStatus::done);
+
+    options.out = folder.path / "parts";
+    options.on_step = [](int step) {
+      if (step == 3) std::raise(SIGINT);
+    };
+    const RunResult result = run(config, options);
+    CHECK(result.status == RunStatus::interrupted);
+    CHECK(result.steps == 3);
+    const nlohmann::json summary = summary_of(options.out);
+    CHECK(summary["status"] == "interrupted");
+    CHECK(summary["steps"] == 3);
+    CHECK(summary.contains("heldout_functional"));
+    CHECK(read_npy(options.out / "clouds" / "step_000003.npy").rows() == 37);
+    CHECK(parse_history(read_text(options.out / "history.csv"), "h").size() == 4);
+
+    options.on_step = nullptr;
+    CHECK(resume(config, options).status == RunStatus::done);
+    fs::remove(options.out / "clouds" / "step_000003.npy");  // only the interrupt wrote these
+    fs::remove(options.out / "clouds" / "log_density_000003.npy");
+    check_same_run(folder.path / "whole", folder.path / "parts");
+  }
+}
+
+TEST_CASE("a killed run goes on from its last checkpoint, and longer than planned") {
+  const TemporaryFolder folder;
+  RunOptions options;
+  options.out = folder.path / "whole";
+  run(tiny({"output.checkpoint_every=2"}), options);
+
+  options.out = folder.path / "parts";
+  struct Killed {};
+  options.on_step = [](int step) {
+    if (step == 3) throw Killed{};  // past the checkpoint of step 2
+  };
+  CHECK_THROWS_AS(run(tiny({"output.checkpoint_every=2"}), options), Killed);
+  CHECK(summary_of(options.out)["status"] == "running");
+  CHECK(summary_of(options.out)["steps"] == 2);
+  options.on_step = nullptr;
+  CHECK_ERROR(resume(tiny({"flow.tau=2e-3"}), options), ConfigError, "other settings");
+  CHECK(resume(tiny({"output.checkpoint_every=2"}), options).status == RunStatus::done);
+  check_same_run(folder.path / "whole", folder.path / "parts");
+
+  CHECK(resume(tiny({"flow.steps=7"}), options).steps == 7);
+  CHECK(summary_of(options.out)["steps"] == 7);
+  options.out = folder.path / "seven";
+  run(tiny({"flow.steps=7"}), options);
+  CHECK(read_text(folder.path / "parts" / "checkpoint.safetensors") ==
+        read_text(folder.path / "seven" / "checkpoint.safetensors"));
+}
+
+TEST_CASE("a run that diverges is kept and says why") {
+  const TemporaryFolder folder;
+  RunOptions options;
+  options.out = folder.path / "run";
+  const RunResult result = run(tiny({"inner.rate=1e30", "inner.retries=1"}), options);
+  CHECK(result.status == RunStatus::failed);
+  check_contains(result.reason, {"step 1", "diverged"});
+  const nlohmann::json summary = summary_of(options.out);
+  CHECK(summary["status"] == "failed");
+  CHECK(summary["reason"] == result.reason);
+  CHECK(summary["steps"] == 0);
+  CHECK(parse_history(read_text(options.out / "history.csv"), "h").size() == 1);
+}
+
+TEST_CASE("a full disk ends a run with an error and whole files") {
+  const TemporaryFolder folder;
+  RunOptions options;
+  options.out = folder.path / "run";
+  rlimit before{};
+  REQUIRE(getrlimit(RLIMIT_FSIZE, &before) == 0);
+  void (*handler)(int) = std::signal(SIGXFSZ, SIG_IGN);
+  const auto limit = [&](rlim_t bytes) {
+    rlimit now = before;
+    now.rlim_cur = bytes;
+    setrlimit(RLIMIT_FSIZE, &now);
+  };
+  options.on_step = [&](int step) {
+    if (step == 2) limit(100);
+  };
+  std::string during, at_start;
+  try {
+    run(tiny(), options);
+  } catch (const IoError& error) {
+    during = error.what();
+  }
+  options.out = folder.path / "none";
+  try {
+    run(tiny(), options);
+  } catch (const IoError& error) {
+    at_start = error.what();
+  }
+  limit(before.rlim_cur);
+  std::signal(SIGXFSZ, handler);
+  CHECK(during.find("safetensors") != std::string::npos);
+  CHECK(at_start.find("config.toml") != std::string::npos);
+  CHECK_FALSE(fs::exists(folder.path / "none"));
+  CHECK(summary_of(folder.path / "run")["steps"] == 2);
+  CHECK(read_maps(folder.path / "run").size() == 2);
+  options.out = folder.path / "run";
+  options.on_step = nullptr;
+  CHECK(resume(tiny(), options).status == RunStatus::done);
+}
+
+TEST_CASE("push carries a cloud as the run did") {
+  for (const char* order : {"1", "2"}) {
+    const TemporaryFolder folder;
+    RunOptions options;
+    options.out = folder.path / "run";
+    run(tiny({"flow.order=" + std::string(order)}), options);
+    const fs::path clouds = options.out / "clouds";
+    PushOptions pushing;
+    pushing.maps = options.out;
+    pushing.cloud = clouds / "step_000000.npy";
+    pushing.log_density = clouds / "log_density_000000.npy";
+    pushing.out = folder.path / "moved.npy";
+    pushing.threads = 2;
+    std::ostringstream log;
+    push(pushing, log);
+    CHECK(read_text(folder.path / "moved.npy") == read_text(clouds / "step_000005.npy"));
+    CHECK(read_text(folder.path / "moved-log-density.npy") == read_text(clouds / "log_density_000005.npy"));
+    pushing.steps = 2;
+    push(pushing, log);
+    CHECK(read_text(folder.path / "moved.npy") == read_text(clouds / "step_000002.npy"));
+
+    pushing.steps = 6;
+    CHECK_ERROR(push(pushing, log), IoError, "6 were asked for");
+    pushing.steps = 0;
+    pushing.out = pushing.cloud;
+    CHECK_ERROR(push(pushing, log), ValueError, "--out");
+    pushing.out.clear();
+    const Matrix<double> plane(4, 2);
+    write_npy(folder.path / "plane.npy", plane.view());
+    pushing.cloud = folder.path / "plane.npy";
+    pushing.log_density.clear();
+    CHECK_ERROR(push(pushing, log), ShapeError, "dimension 2");
+    fs::remove(options.out / "maps" / "step_000002.safetensors");
+    CHECK_ERROR(push(pushing, log), IoError, "step 2 is missing");
+    pushing.maps = folder.path / "nothing";
+    CHECK_ERROR(push(pushing, log), IoError, "no such file");
+  }
+}
+
+TEST_CASE("the command line: exit codes and messages") {
+  const TemporaryFolder folder;
+  const std::string config = (folder.path / "tiny.toml").string();
+  const std::string out = (folder.path / "run").string();
+  put(config, kTiny);
+
+  CHECK(command({"--help"}).code == 0);
+  check_contains(command({"--help"}).out, {"run", "resume", "push", "info", "plot", "Examples"});
+  CHECK(command({"run", "--help"}).code == 0);
+  check_contains(command({"--version"}).out, {"."});
+  CHECK(command({}).code == 2);
+  CHECK(command({"walk"}).code == 2);
+  CHECK(command({"run"}).code == 2);
+  CHECK(command({"run", config, "--out", out, "--seed", "x"}).code == 2);
+
+  const Output missing = command({"run", (folder.path / "no.toml").string(), "--out", out});
+  CHECK(missing.code == 2);
+  check_contains(missing.err, {"no.toml", "no such file"});
+  const Output wrong = command({"run", config, "--out", out, "--set", "flow.tau=-1"});
+  CHECK(wrong.code == 2);
+  check_contains(wrong.err, {"--set flow.tau=-1", "above 0"});
+  CHECK_FALSE(fs::exists(out));
+
+  const Output done = command({"run", config, "--out", out, "--seed", "9", "--threads", "1", "--set", "flow.steps=2",
+                               "--set", "inner.iterations=3"});
+  CHECK(done.code == 0);
+  check_contains(done.out, {"step 2/2", "results in"});
+  CHECK(summary_of(out)["seed"] == 9);
+  CHECK(summary_of(out)["threads"] == 1);
+  CHECK(command({"run", config, "--out", out}).code == 2);
+  CHECK(command({"run", config, "--out", out, "--resume"}).code == 2);  // other settings
+  CHECK(command({"resume", out, "--steps", "3", "--quiet"}).out.empty());
+  CHECK(summary_of(out)["steps"] == 3);
+  CHECK(command({"run", config, "-q", "--out", (folder.path / "bad").string(), "--set", "inner.rate=1e30"}).code == 1);
+
+  check_contains(command({"info"}).out, {"brenier", "processors"});
+  check_contains(command({"info", out}).out, {"status", "done", "inner.iterations_total"});
+  check_contains(command({"info", out + "/clouds/step_000000.npy"}).out, {"float64 (37, 1)", "column 0"});
+  check_contains(command({"info", out + "/maps/step_000001.safetensors"}).out, {"brenier map 1", "hidden = 7,5"});
+  check_contains(command({"info", config}).out, {"valid", "tau = 0.001"});
+  CHECK(command({"info", out + "/nothing"}).code == 2);
+  CHECK(command({"info", folder.path.string()}).code == 2);
+  CHECK(command({"resume", folder.path.string()}).code == 2);
+  CHECK(command({"plot", folder.path.string()}).code == 2);
+
+  const Output pushed = command({"push", out, out + "/clouds/step_000000.npy", "-o", (folder.path / "y.npy").string()});
+  CHECK(pushed.code == 0);
+  check_contains(pushed.out, {"37 points", "3 steps"});
+  put(folder.path / "half.npy", "\x93NUMPY");
+  CHECK(command({"push", out, (folder.path / "half.npy").string()}).code == 2);
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: MIT
+// Options, help and exit codes.
+#include <CLI/CLI.hpp>
+#include <new>
+#include <ostream>
+
+#include "brenier/version.hpp"
+#include "kernels/runtime/error.hpp"
+#include "tools/commands.hpp"
+#include "tools/run.hpp"
+#include "tools/run_folder.hpp"
+
+namespace brenier::app {
+namespace {
+
+constexpr const char* kAbout =
+    "Wasserstein gradient flows by the JKO scheme with input-convex neural networks.\n"
+    "A flow is described by a TOML file, and every run by a folder: its settings, a row of numbers per step,\n"
+    "point clouds, maps, a checkpoint and figures.";
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  brenier run bench/paper/porous_medium.toml\n"
+    "      the porous medium equation from a Barenblatt profile, into runs/porous_medium-1\n"
+    "  brenier run flow.toml --out runs/a --seed 3 --set flow.tau=5e-4 --set functional.0.weight=2\n"
+    "      with other values than the file's; they are part of the run's config.toml\n"
+    "  brenier plot runs/a runs/b\n"
+    "      densities, the objective and the certificates of several runs, as mean and band\n"
+    "  brenier push runs/a points.npy --log-density points-log.npy --out moved.npy\n"
+    "      the maps of a run on other points\n"
+    "  brenier info flow.toml\n"
+    "      checks a file and shows every key with its value; `brenier info` alone shows the build\n"
+    "\n"
+    "A file to start from:\n"
+    "  [cloud]\n"
+    "  density = \"gaussian\"       # or uniform, mixture, barenblatt, file\n"
+    "  dim = 2\n"
+    "  variance = 4.0\n"
+    "  particles = 1024\n"
+    "  sampling = \"whitened\"      # or random, stratified\n"
+    "  [[functional]]             # F is the sum of such terms\n"
+    "  term = \"entropy\"           # or porous_medium (m), potential, interaction, internal (expression)\n"
+    "  [[functional]]\n"
+    "  term = \"potential\"\n"
+    "  expression = \"0.5*sum(x^2)\"\n"
+    "  [flow]\n"
+    "  tau = 0.05\n"
+    "  steps = 20\n"
+    "\n"
+    "Exit codes: 0 done, 1 the flow diverged (its folder has the steps so far), 2 wrong options, configuration or\n"
+    "files, 130 interrupted (Ctrl-C ends after the current iteration; twice kills).";
+
+/// Options of `run` and `resume`.
+struct RunArguments {
+  std::filesystem::path config, out;
+  std::string device;
+  std::vector<std::string> set;
+  std::optional<std::uint64_t> seed;
+  std::optional<int> threads, steps;
+  bool resume = false, quiet = false;
+
+  std::vector<std::string> overrides() const {
+    std::vector<std::string> all;
+    if (seed) all.push_back("seed=" + std::to_string(*seed));
+    if (!device.empty()) all.push_back("device=\"" + device + "\"");
+    if (threads) all.push_back("threads=" + std::to_string(*threads));
+    if (steps) all.push_back("flow.steps=" + std::to_string(*steps));
+    all.insert(all.end(), set.begin(), set.end());
+    return all;
+  }
+};
+
+int exit_code(RunStatus status) {
+  switch (status) {
+    case RunStatus::done: return ExitCode::ok;
+    case RunStatus::interrupted: return ExitCode::interrupted;
+    case RunStatus::failed: break;
+  }
+  return ExitCode::failed;
+}
+
+int run_command(const RunArguments& arguments, std::ostream& out, bool terminal) {
+  const Config config = load_config(arguments.config, arguments.overrides());
+  RunOptions options;
+  options.out = arguments.out.empty() ? RunFolder::default_path(arguments.config.stem().string()) : arguments.out;
+  options.log = arguments.quiet ? nullptr : &out;
+  options.terminal = terminal;
+  const bool go_on = arguments.resume && RunFolder::is_run(options.out);
+  return exit_code((go_on ? resume(config, options) : run(config, options)).status);
+}
+
+int resume_command(const RunArguments& arguments, std::ostream& out, bool terminal) {
+  RunOptions options;
+  options.out = arguments.out;
+  options.log = arguments.quiet ? nullptr : &out;
+  options.terminal = terminal;
+  const RunFolder folder = RunFolder::open(options.out);
+  return exit_code(resume(load_config(folder.config(), arguments.overrides()), options).status);
+}
+
+void add_run_options(CLI::App& command, RunArguments& arguments) {
+  command.add_option("--device", arguments.device, "auto, cpu, cpu:VARIANT, ref or cuda");
+  command.add_option("--threads", arguments.threads, "threads; 0: all processors. Results do not depend on it");
+  command.add_flag("-q,--quiet", arguments.quiet, "no progress");
+}
+
+/// The command line as it is built up; parse() may throw CLI::ParseError.
+class CommandLine {
+ public:
+  CommandLine() : app_(kAbout, "brenier") {
+    app_.footer(kExamples);
+    app_.set_version_flag("--version", BRENIER_VERSION);
+    app_.require_subcommand(1);
+
+    run_ = app_.add_subcommand("run", "run a flow from a TOML file");
+    run_->add_option("CONFIG", arguments_.config, "the TOML file")->required();
+    run_->add_option("-o,--out", arguments_.out, "run folder, new or empty (runs/CONFIG-N)");
+    run_->add_option("--seed", arguments_.seed, "of all random numbers, instead of the file's");
+    run_->add_option("--set", arguments_.set, "KEY=VALUE: replace a value, for example flow.tau=1e-4; may be repeated")
+        ->allow_extra_args(false);
+    run_->add_flag("--resume", arguments_.resume, "continue where the run folder exists already");
+    add_run_options(*run_, arguments_);
+
+    resume_ = app_.add_subcommand("resume", "continue an interrupted run, bit for bit, or make it longer");
+    resume_->add_option("RUN", arguments_.out, "run folder")->required();
+    resume_->add_option("--steps", arguments_.steps, "new number of steps in all");
+    add_run_options(*resume_, arguments_);
+
+    push_ = app_.add_subcommand("push", "carry other points through the maps of a run");
+    push_->add_option("MAPS", push_options_.maps, "run folder, folder of maps, or one map")->required();
+    push_->add_option("CLOUD", push_options_.cloud, ".npy file of the points, (N, d)")->required();
+    push_->add_option("--log-density", push_options_.log_density, ".npy file of their log-densities, (N)");
+    push_->add_option("-o,--out", push_options_.out, ".npy file to write (CLOUD-pushed.npy)");
+    push_->add_option("--steps", push_options_.steps, "the first K steps only")->check(CLI::PositiveNumber);
+    push_->add_option("--threads", push_options_.threads, "threads; 0: all processors")->check(CLI::NonNegativeNumber);
+
+    info_ = app_.add_subcommand("info", "about the build, a run, a configuration, a .npy or .safetensors file");
+    info_->add_option("PATH", info_path_, "nothing: the build and this machine");
+
+    plot_ = app_.add_subcommand("plot", "draw density, objective and certificates of runs into figures/");
+    plot_->add_option("RUN", plot_runs_, "run folders; several give means with bands")->required();
+    plot_->add_option("-o,--out", plot_out_, "folder for the figures");
+  }
+
+  CLI::App& app() { return app_; }
+
+  int execute(std::ostream& out, bool terminal) {
+    if (run_->parsed()) return run_command(arguments_, out, terminal);
+    if (resume_->parsed()) return resume_command(arguments_, out, terminal);
+    if (push_->parsed()) {
+      push(push_options_, out);
+    } else if (info_->parsed()) {
+      info(info_path_.empty() ? std::nullopt : std::optional<std::filesystem::path>(info_path_), out);
+    } else if (plot_->parsed()) {
+      out.flush();
+      return plot(plot_runs_, plot_out_) == 0 ? ExitCode::ok : ExitCode::bad_input;
+    }
+    return ExitCode::ok;
+  }
+
+ private:
+  CLI::App app_;
+  CLI::App *run_ = nullptr, *resume_ = nullptr, *push_ = nullptr, *info_ = nullptr, *plot_ = nullptr;
+  RunArguments arguments_;
+  PushOptions push_options_;
+  std::filesystem::path info_path_, plot_out_;
+  std::vector<std::filesystem::path> plot_runs_;
+};
+
+}  // namespace
+
+int run_command_line(int argc, const char* const* argv, std::ostream& out, std::ostream& err, bool out_is_terminal) {
+  try {
+    CommandLine line;
+    if (argc < 2) {
+      out << line.app().help();
+      return ExitCode::bad_input;
+    }
+    try {
+      line.app().parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+      const int code = line.app().exit(error, out, err);
+      return code == 0 ? ExitCode::ok : ExitCode::bad_input;
+    }
+    return line.execute(out, out_is_terminal);
+  } catch (const NumericalError& error) {
+    err << "brenier: " << error.what() << std::endl;
+    return ExitCode::failed;
+  } catch (const Error& error) {
+    err << "brenier: " << error.what() << std::endl;
+  } catch (const std::bad_alloc&) {
+    err << "brenier: out of memory; use fewer particles (cloud.particles, held_out.particles)" << std::endl;
+  } catch (const std::exception& error) {
+    err << "brenier: " << error.what() << std::endl;
+  }
+  return ExitCode::bad_input;
+}
+
+}  // namespace brenier::app

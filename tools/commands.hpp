@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+// The subcommands, as functions.
+#pragma once
+
+#include <filesystem>
+#include <iosfwd>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace brenier::app {
+
+/// What the process ends with.
+struct ExitCode {
+  static constexpr int ok = 0;
+  static constexpr int failed = 1;         // a flow diverged; its folder has the steps so far
+  static constexpr int bad_input = 2;      // options, configuration, files
+  static constexpr int interrupted = 130;
+};
+
+/// The whole command. Never throws: messages go to `err`. `out_is_terminal` says whether progress may be redrawn.
+int run_command_line(int argc, const char* const* argv, std::ostream& out, std::ostream& err,
+                     bool out_is_terminal = false);
+
+struct PushOptions {
+  std::filesystem::path maps;         // run folder, folder of maps, or one map
+  std::filesystem::path cloud;        // .npy (N, d)
+  std::filesystem::path log_density;  // .npy (N), or empty
+  std::filesystem::path out;          // empty: CLOUD-pushed.npy beside the cloud
+  int steps = 0;                      // 0: all
+  int threads = 0;
+};
+/// Carries a cloud through maps; writes the cloud and, where log-densities came in, OUT's name with -log-density.
+void push(const PushOptions& options, std::ostream& log);
+
+/// About the build, a run folder, a configuration, a .npy or a .safetensors file.
+void info(const std::optional<std::filesystem::path>& path, std::ostream& out);
+
+/// Calls plot.py; returns its exit code. NotAvailable: no Python with numpy and matplotlib, or no plot.py.
+int plot(const std::vector<std::filesystem::path>& runs, const std::filesystem::path& out);
+
+}  // namespace brenier::app

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+#include "tools/progress.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <ostream>
+
+namespace brenier::app {
+
+std::string duration_text(double seconds) {
+  char text[64];
+  if (seconds < 9.95) {
+    std::snprintf(text, sizeof text, "%.1f s", seconds);
+    return text;
+  }
+  const long long whole = std::llround(seconds);
+  if (whole < 60) {
+    std::snprintf(text, sizeof text, "%lld s", whole);
+  } else if (whole < 3600) {
+    std::snprintf(text, sizeof text, "%lld min %02lld s", whole / 60, whole % 60);
+  } else {
+    std::snprintf(text, sizeof text, "%lld h %02lld min", whole / 3600, whole % 3600 / 60);
+  }
+  return text;
+}
+
+Progress::Progress(std::ostream* out, bool terminal, int first, int last)
+    : out_(out), terminal_(terminal), first_(first), last_(last), start_(std::chrono::steady_clock::now()) {}
+
+void Progress::step(const HistoryRow& row) {
+  if (!out_) return;
+  const int done = static_cast<int>(row.step) - first_;
+  const int all = last_ - first_;
+  if (!terminal_) {
+    const int every = std::max(1, (all + 19) / 20);
+    if (done % every != 0 && done != all) return;
+  }
+  const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  const double left = elapsed / done * (all - done);
+  char text[200];
+  int length = std::snprintf(text, sizeof text, "step %d/%d  t = %.5g  F = %.7g", static_cast<int>(row.step), last_,
+                             row.time, row.functional);
+  const auto append = [&](const char* format, double value) {
+    if (!std::isnan(value)) {
+      length += std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), format, value);
+    }
+  };
+  append("  held-out %.7g", row.held_out);
+  append("  exact %.7g", row.exact);
+  append("  residual %.1e", row.residual);
+  const std::string tail = done < all ? "  " + duration_text(left) + " left" : "";
+  if (terminal_) {
+    *out_ << "\r\x1b[K" << text << tail << std::flush;
+    drawn_ = true;
+  } else {
+    *out_ << text << tail << std::endl;
+  }
+}
+
+void Progress::line(const std::string& text) {
+  if (!out_) return;
+  if (drawn_) *out_ << '\n';
+  drawn_ = false;
+  *out_ << text << std::endl;
+}
+
+}  // namespace brenier::app

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+// How far a run is: one line that is redrawn on a terminal, about twenty plain lines in a log.
+#pragma once
+
+#include <chrono>
+#include <iosfwd>
+#include <string>
+
+#include "tools/report.hpp"
+
+namespace brenier::app {
+
+class Progress {
+ public:
+  /// Steps first + 1 .. last. `out` may be nullptr: says nothing.
+  Progress(std::ostream* out, bool terminal, int first, int last);
+
+  void step(const HistoryRow& row);
+  /// A line of its own, below or instead of the redrawn one.
+  void line(const std::string& text);
+
+ private:
+  std::ostream* out_;
+  bool terminal_;
+  bool drawn_ = false;
+  int first_, last_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+/// A duration for people: "0.8 s", "12 s", "3 min 05 s", "2 h 10 min".
+std::string duration_text(double seconds);
+
+}  // namespace brenier::app

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: MIT
+#include "tools/run.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <ostream>
+#include <sstream>
+#include <utility>
+
+#include "brenier/device.hpp"
+#include "brenier/npy.hpp"
+#include "tools/interrupt.hpp"
+#include "tools/progress.hpp"
+#include "tools/reference.hpp"
+#include "tools/report.hpp"
+#include "tools/run_folder.hpp"
+
+namespace brenier::app {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+constexpr Index kMostPairs = 100'000;  // particles whose pairs are all taken at the end of a run
+
+/// One run, from a checked configuration to a finished folder.
+template <class T>
+class Runner {
+ public:
+  /// Everything that can be wrong with a problem is found here, before a file is written.
+  Runner(const Config& config, const RunOptions& options)
+      : config_(config),
+        options_(options),
+        reference_(find_reference(config)),
+        flow_(config.functional, config.initial_cloud(), config.flow) {
+    if (config_.held_out.particles > 0) {
+      held_out_ = Trajectory(config_.held_out_cloud(config_.held_out.particles), config_.flow.order == 2);
+    }
+    if (config_.flow.inner.refresh > 0) {
+      flow_.set_source([this](std::uint32_t draw) { return config_.fresh_cloud(draw); });
+    }
+  }
+
+  RunResult start() {
+    const RunFolder folder = RunFolder::create(options_.out);
+    try {
+      begin(folder);
+    } catch (...) {
+      folder.remove();
+      throw;
+    }
+    return loop(folder);
+  }
+
+  RunResult continue_in(const RunFolder& folder) {
+    folder.write_text(folder.config(), config_.resolved);
+    if (std::filesystem::exists(folder.checkpoint())) {
+      load(folder);
+    } else {
+      folder.forget_after(-1);  // ended within its first step
+      begin(folder);
+    }
+    return loop(folder);
+  }
+
+ private:
+  double seconds() const { return seconds_before_ + std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+  const Trajectory& judged() const { return config_.held_out.particles > 0 ? held_out_ : flow_.trajectory(); }
+
+  void carry_held_out(std::size_t first_map) {
+    if (config_.held_out.particles == 0) return;
+    for (std::size_t m = first_map; m < flow_.maps().size(); ++m) held_out_.advance(flow_.maps()[m], flow_.team());
+  }
+
+  double held_out_functional(Index pair_limit) const {
+    if (config_.held_out.particles == 0) return kUnknown;
+    return flow_.functional_of(held_out_, pair_limit).total();
+  }
+
+  void begin(const RunFolder& folder) {
+    folder.write_text(folder.config(), config_.resolved);
+    folder.write_cloud(0, flow_.trajectory());
+    StepReport initial;
+    initial.time = flow_.time();
+    initial.tau = initial.order = 0;
+    initial.functional = flow_.functional_of(flow_.trajectory(), config_.held_out.pair_limit);
+    record(initial);
+    write_history(folder);
+    write_summary(folder, "running");
+  }
+
+  void load(const RunFolder& folder) {
+    Saved saved = folder.read_checkpoint(config_.flow.order == 2);
+    for (const HistoryRow& row : parse_history(read_text(folder.history()), folder.history().string())) {
+      if (row.step <= saved.step) history_.push_back(row);
+    }
+    if (static_cast<int>(history_.size()) != saved.step + 1) {
+      throw IoError("'" + folder.history().string() + "' has " + std::to_string(history_.size()) +
+                    " rows up to step " + std::to_string(saved.step) + " of the checkpoint; it needs one for each step from 0");
+    }
+    flow_.restore(std::move(saved.cloud), read_maps(folder.path(), saved.step),
+                  {std::move(saved.theta), saved.gradient_scale, saved.draws});
+    carry_held_out(0);
+    folder.forget_after(saved.step);
+    try {
+      seconds_before_ = nlohmann::json::parse(read_text(folder.summary())).value("seconds_total", 0.0);
+    } catch (const nlohmann::json::exception&) {
+      seconds_before_ = 0;  // only a time; the run itself does not depend on it
+    }
+    write_summary(folder, "running");
+  }
+
+  RunResult loop(const RunFolder& folder) {
+    RunResult result;
+    Progress progress(options_.log, options_.terminal, flow_.steps(), config_.steps);
+    try {
+      const InterruptScope scope([](void* flow) noexcept { static_cast<Flow<T>*>(flow)->interrupt(); }, &flow_);
+      while (flow_.steps() < config_.steps) {
+        const std::size_t maps = flow_.maps().size();
+        const std::optional<StepReport> report = flow_.step();
+        if (!report) {
+          result.status = RunStatus::interrupted;
+          break;
+        }
+        carry_held_out(maps);
+        record(*report);
+        save_step(folder, maps);
+        progress.step(history_.back());
+        if (options_.on_step) options_.on_step(flow_.steps());
+      }
+    } catch (const NumericalError& error) {
+      result.status = RunStatus::failed;
+      result.reason = error.what();
+    } catch (const Error& error) {
+      fail(folder, error.what());
+      throw;
+    }
+    result.steps = flow_.steps();
+    finish(folder, result, progress);
+    return result;
+  }
+
+  /// As much as can still be written where writing itself fails.
+  void fail(const RunFolder& folder, const std::string& reason) const noexcept {
+    try {
+      write_summary(folder, "failed", reason);
+    } catch (const std::exception&) {
+      // The earlier summary.json stays; the first error is the one to report.
+    }
+  }
+
+  void record(const StepReport& report) {
+    HistoryRow row;
+    row.step = report.step;
+    row.time = report.time;
+    row.tau = report.tau;
+    row.order = report.order;
+    row.functional = report.functional.total();
+    row.potential = report.functional.potential;
+    row.interaction = report.functional.interaction;
+    row.internal = report.functional.internal;
+    const bool last = report.step == config_.steps;
+    row.held_out = kUnknown;
+    if (last || report.step % config_.held_out.every == 0) {
+      row.held_out = held_out_functional(last ? kMostPairs : config_.held_out.pair_limit);
+    }
+    row.std = deviation(judged().x());
+    row.exact = row.scheme = row.std_exact = row.std_scheme = kUnknown;
+    if (reference_) {
+      const Known exact = reference_->exact(config_.flow.tau * report.step);
+      const Known scheme = reference_->scheme(report.step);
+      row.exact = exact.functional;
+      row.std_exact = exact.deviation;
+      row.scheme = scheme.functional;
+      row.std_scheme = scheme.deviation;
+    }
+    row.transport = report.transport;
+    row.decrease = report.decrease;
+    row.residual = report.residual;
+    row.iterations = report.iterations;
+    row.min_log_det = report.min_log_det;
+    row.rate = report.rate;
+    row.retries = report.retries;
+    row.seconds = report.seconds;
+    history_.push_back(row);
+  }
+
+  void save_step(const RunFolder& folder, std::size_t first_map) {
+    const int step = flow_.steps();
+    folder.write_maps(flow_.maps(), first_map);
+    if (step % config_.clouds_every == 0 || step == config_.steps) folder.write_cloud(step, flow_.trajectory());
+    const bool checkpoint = step % config_.checkpoint_every == 0 && step < config_.steps;
+    // The whole file is written each time: at most a few times a second.
+    if (checkpoint || std::chrono::duration<double>(Clock::now() - written_).count() > 0.25) write_history(folder);
+    if (!checkpoint) return;
+    write_checkpoint(folder);
+    write_summary(folder, "running");
+  }
+
+  void write_checkpoint(const RunFolder& folder) const {
+    if (flow_.steps() == 0) return;
+    const typename Flow<T>::Checkpoint now = flow_.checkpoint();
+    folder.write_checkpoint({flow_.trajectory(), now.theta, now.gradient_scale, now.draws, flow_.steps()});
+  }
+
+  void write_history(const RunFolder& folder) {
+    folder.write_text(folder.history(), history_text(history_));
+    written_ = Clock::now();
+  }
+
+  void write_summary(const RunFolder& folder, const std::string& status, const std::string& reason = "") const {
+    const HistoryRow& row = history_.back();
+    const bool running = status == "running";
+    const bool last = flow_.steps() == config_.steps;
+    SummaryInput input;
+    input.status = status;
+    input.reason = reason;
+    input.config = &config_;
+    input.reference = reference_.get();
+    input.history = &history_;
+    input.functional = {row.potential, row.interaction, row.internal};
+    input.held_out = row.held_out;
+    if (!running) {
+      input.functional = flow_.functional_of(flow_.trajectory(), kMostPairs);
+      if (!last) input.held_out = held_out_functional(kMostPairs);
+    }
+    input.std = row.std;
+    input.judged = running ? nullptr : &judged().x();
+    input.steps = flow_.steps();
+    input.time = flow_.time();
+    input.seconds = seconds();
+    input.backend = backend<T>(config_.flow.device).name;
+    input.threads = flow_.team().size();
+    folder.write_text(folder.summary(), summary_text(input));
+  }
+
+  /// figures/exact_density.npy: columns t, x, rho at the times of the clouds, for plots in d = 1.
+  void write_exact_density(const RunFolder& folder) const {
+    if (!reference_ || config_.cloud.dim != 1) return;
+    double half = 0;
+    for (const double x : judged().x().elements()) half = std::max(half, std::abs(x));
+    const Cloud initial = config_.initial_cloud();
+    for (const double x : initial.x.elements()) half = std::max(half, std::abs(x));
+    constexpr int points = 801;
+    std::vector<double> x(points), rows;
+    for (int i = 0; i < points; ++i) x[i] = 1.2 * half * (2.0 * i / (points - 1) - 1);
+    for (int step = 0; step <= flow_.steps(); ++step) {
+      if (step % config_.clouds_every != 0 && step != flow_.steps()) continue;
+      const std::vector<double> rho = reference_->exact_density(config_.flow.tau * step, x);
+      for (std::size_t i = 0; i < rho.size(); ++i) {
+        rows.insert(rows.end(), {config_.flow.start_time + config_.flow.tau * step, x[i], rho[i]});
+      }
+    }
+    if (rows.empty()) return;
+    write_npy(folder.figures() / "exact_density.npy",
+              MatrixView<const double>(rows.data(), static_cast<Index>(rows.size() / 3), 3));
+  }
+
+  void finish(const RunFolder& folder, const RunResult& result, Progress& progress) {
+    const char* status = result.status == RunStatus::done          ? "done"
+                         : result.status == RunStatus::interrupted ? "interrupted"
+                                                                   : "failed";
+    try {
+      folder.write_cloud(flow_.steps(), flow_.trajectory());
+      write_history(folder);
+      write_checkpoint(folder);
+      write_exact_density(folder);
+      write_summary(folder, status, result.reason);
+    } catch (const Error& error) {
+      fail(folder, error.what());
+      throw;
+    }
+    tell(result, progress);
+  }
+
+  void tell(const RunResult& result, Progress& progress) const {
+    const HistoryRow& row = history_.back();
+    std::ostringstream out;
+    if (result.status == RunStatus::failed) out << "failed: " << result.reason << "\n";
+    if (result.status == RunStatus::interrupted) out << "interrupted; continue with: brenier resume " << options_.out.string() << "\n";
+    out.precision(7);
+    out << result.steps << " of " << config_.steps << " steps in " << duration_text(seconds()) << ": F = " << row.functional;
+    if (!std::isnan(row.held_out)) out << ", held-out " << row.held_out;
+    if (!std::isnan(row.scheme)) out << ", exact iterate " << row.scheme;
+    if (!std::isnan(row.exact)) out << ", exact " << row.exact;
+    const double judged_functional = std::isnan(row.held_out) ? row.functional : row.held_out;
+    if (config_.exact.functional && judged_functional < *config_.exact.functional - 1e-4 * std::abs(*config_.exact.functional)) {
+      out << "\nwarning: F is below its infimum " << *config_.exact.functional
+          << ": the network has fitted the sample; use more particles, or a cloud that is not random";
+    }
+    out << "\nresults in " << options_.out.string();
+    progress.line(out.str());
+  }
+
+  const Config& config_;
+  const RunOptions& options_;
+  std::unique_ptr<Reference> reference_;
+  Flow<T> flow_;
+  Trajectory held_out_;
+  std::vector<HistoryRow> history_;
+  Clock::time_point start_ = Clock::now();
+  Clock::time_point written_ = Clock::now();
+  double seconds_before_ = 0;
+};
+
+/// Lines of a resolved configuration that a resumed run must share with the one it continues.
+std::string essence(const Config& config) {
+  std::istringstream in(config.resolved);
+  std::string out, line, table;
+  while (std::getline(in, line)) {
+    if (line.starts_with("[")) table = line;
+    const bool free = table == "[output]" || line.starts_with("steps =") || line.starts_with("threads =") ||
+                      line.starts_with("device =");
+    if (!free) out += line + "\n";
+  }
+  return out;
+}
+
+template <class Action>
+RunResult with_precision(const Config& config, const RunOptions& options, Action&& action) {
+  if (config.precision == "double") {
+    Runner<double> runner(config, options);
+    return action(runner);
+  }
+  Runner<float> runner(config, options);
+  return action(runner);
+}
+
+}  // namespace
+
+RunResult run(const Config& config, const RunOptions& options) {
+  return with_precision(config, options, [](auto& runner) { return runner.start(); });
+}
+
+RunResult resume(const Config& config, const RunOptions& options) {
+  const RunFolder folder = RunFolder::open(options.out);
+  if (essence(config) != essence(load_config(folder.config()))) {
+    throw ConfigError("'" + options.out.string() +
+                      "' was started with other settings; a resumed run may change flow.steps, device, threads and "
+                      "[output] only");
+  }
+  return with_precision(config, options, [&](auto& runner) { return runner.continue_in(folder); });
+}
+
+}  // namespace brenier::app
