@@ -15,7 +15,8 @@ namespace {
 
 constexpr const char* kAbout =
     "Wasserstein gradient flows by the JKO scheme with input-convex neural networks.\n"
-    "A flow is described by a TOML file, and every run by a folder: its settings, a row of numbers per step,\n"
+    "A flow is described by a TOML file, and every run by a folder: its settings, a row of numbers per "
+    "step,\n"
     "point clouds, maps, a checkpoint and figures.";
 
 constexpr const char* kExamples =
@@ -47,7 +48,8 @@ constexpr const char* kExamples =
     "  tau = 0.05\n"
     "  steps = 20\n"
     "\n"
-    "Exit codes: 0 done, 1 the flow diverged (its folder has the steps so far), 2 wrong options, configuration or\n"
+    "Exit codes: 0 done, 1 the flow diverged (its folder has the steps so far), 2 wrong options, "
+    "configuration or\n"
     "files, 130 interrupted (Ctrl-C ends after the current iteration; twice kills).";
 
 /// Options of `run` and `resume`.
@@ -72,9 +74,12 @@ struct RunArguments {
 
 int exit_code(RunStatus status) {
   switch (status) {
-    case RunStatus::done: return ExitCode::ok;
-    case RunStatus::interrupted: return ExitCode::interrupted;
-    case RunStatus::failed: break;
+    case RunStatus::done:
+      return ExitCode::ok;
+    case RunStatus::interrupted:
+      return ExitCode::interrupted;
+    case RunStatus::failed:
+      break;
   }
   return ExitCode::failed;
 }
@@ -82,7 +87,8 @@ int exit_code(RunStatus status) {
 int run_command(const RunArguments& arguments, std::ostream& out, bool terminal) {
   const Config config = load_config(arguments.config, arguments.overrides());
   RunOptions options;
-  options.out = arguments.out.empty() ? RunFolder::default_path(arguments.config.stem().string()) : arguments.out;
+  options.out =
+      arguments.out.empty() ? RunFolder::default_path(arguments.config.stem().string()) : arguments.out;
   options.log = arguments.quiet ? nullptr : &out;
   options.terminal = terminal;
   const bool go_on = arguments.resume && RunFolder::is_run(options.out);
@@ -100,7 +106,8 @@ int resume_command(const RunArguments& arguments, std::ostream& out, bool termin
 
 void add_run_options(CLI::App& command, RunArguments& arguments) {
   command.add_option("--device", arguments.device, "auto, cpu, cpu:VARIANT, ref or cuda");
-  command.add_option("--threads", arguments.threads, "threads; 0: all processors. Results do not depend on it");
+  command.add_option("--threads", arguments.threads,
+                     "threads; 0: all processors. Results do not depend on it");
   command.add_flag("-q,--quiet", arguments.quiet, "no progress");
 }
 
@@ -116,7 +123,8 @@ class CommandLine {
     run_->add_option("CONFIG", arguments_.config, "the TOML file")->required();
     run_->add_option("-o,--out", arguments_.out, "run folder, new or empty (runs/CONFIG-N)");
     run_->add_option("--seed", arguments_.seed, "of all random numbers, instead of the file's");
-    run_->add_option("--set", arguments_.set, "KEY=VALUE: replace a value, for example flow.tau=1e-4; may be repeated")
+    run_->add_option("--set", arguments_.set,
+                     "KEY=VALUE: replace a value, for example flow.tau=1e-4; may be repeated")
         ->allow_extra_args(false);
     run_->add_flag("--resume", arguments_.resume, "continue where the run folder exists already");
     add_run_options(*run_, arguments_);
@@ -132,9 +140,11 @@ class CommandLine {
     push_->add_option("--log-density", push_options_.log_density, ".npy file of their log-densities, (N)");
     push_->add_option("-o,--out", push_options_.out, ".npy file to write (CLOUD-pushed.npy)");
     push_->add_option("--steps", push_options_.steps, "the first K steps only")->check(CLI::PositiveNumber);
-    push_->add_option("--threads", push_options_.threads, "threads; 0: all processors")->check(CLI::NonNegativeNumber);
+    push_->add_option("--threads", push_options_.threads, "threads; 0: all processors")
+        ->check(CLI::NonNegativeNumber);
 
-    info_ = app_.add_subcommand("info", "about the build, a run, a configuration, a .npy or .safetensors file");
+    info_ =
+        app_.add_subcommand("info", "about the build, a run, a configuration, a .npy or .safetensors file");
     info_->add_option("PATH", info_path_, "nothing: the build and this machine");
 
     plot_ = app_.add_subcommand("plot", "draw density, objective and certificates of runs into figures/");
@@ -169,7 +179,8 @@ class CommandLine {
 
 }  // namespace
 
-int run_command_line(int argc, const char* const* argv, std::ostream& out, std::ostream& err, bool out_is_terminal) {
+int run_command_line(int argc, const char* const* argv, std::ostream& out, std::ostream& err,
+                     bool out_is_terminal) {
   try {
     CommandLine line;
     if (argc < 2) {

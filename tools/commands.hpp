@@ -13,12 +13,13 @@ namespace brenier::app {
 /// What the process ends with.
 struct ExitCode {
   static constexpr int ok = 0;
-  static constexpr int failed = 1;         // a flow diverged; its folder has the steps so far
-  static constexpr int bad_input = 2;      // options, configuration, files
+  static constexpr int failed = 1;     // a flow diverged; its folder has the steps so far
+  static constexpr int bad_input = 2;  // options, configuration, files
   static constexpr int interrupted = 130;
 };
 
-/// The whole command. Never throws: messages go to `err`. `out_is_terminal` says whether progress may be redrawn.
+/// The whole command. Never throws: messages go to `err`. `out_is_terminal` says whether progress may be
+/// redrawn.
 int run_command_line(int argc, const char* const* argv, std::ostream& out, std::ostream& err,
                      bool out_is_terminal = false);
 
@@ -30,7 +31,8 @@ struct PushOptions {
   int steps = 0;                      // 0: all
   int threads = 0;
 };
-/// Carries a cloud through maps; writes the cloud and, where log-densities came in, OUT's name with -log-density.
+/// Carries a cloud through maps; writes the cloud and, where log-densities came in, OUT's name with
+/// -log-density.
 void push(const PushOptions& options, std::ostream& log);
 
 /// About the build, a run folder, a configuration, a .npy or a .safetensors file.

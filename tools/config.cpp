@@ -19,7 +19,8 @@ void read_flow(Section& section, const CloudConfig& cloud, Config& config) {
   flow.tau = section.number("tau", above(0));
   config.steps = static_cast<int>(section.integer("steps", {1, 999'999}));
   flow.order = static_cast<int>(section.integer("order", {1, 2}, 1));
-  flow.start_time = section.number("start_time", any_number(), cloud.barenblatt ? cloud.barenblatt->time : 0.0);
+  flow.start_time =
+      section.number("start_time", any_number(), cloud.barenblatt ? cloud.barenblatt->time : 0.0);
   flow.mass = cloud.mass();
 }
 
@@ -71,16 +72,21 @@ void read_held_out(Section& section, const Config& config, HeldOutConfig& held_o
   // Second order keeps d^2 numbers a particle.
   const double dim = config.cloud.dim;
   const bool jacobians = config.flow.order == 2 && config.functional.needs_density();
-  const double fallback =
-      !config.cloud.density ? 0 : jacobians ? std::clamp(5e7 / (dim * dim), 1000.0, 100'000.0) : 100'000;
+  const double fallback = !config.cloud.density ? 0
+                          : jacobians           ? std::clamp(5e7 / (dim * dim), 1000.0, 100'000.0)
+                                                : 100'000;
   held_out.particles = section.integer("particles", {0, most}, static_cast<long long>(fallback));
   if (held_out.particles > 0 && !config.cloud.density) {
-    section.fail("particles", "= " + std::to_string(held_out.particles) +
-                                  "; held-out particles cannot be drawn for a cloud from a file, so it must be 0");
+    section.fail("particles",
+                 "= " + std::to_string(held_out.particles) +
+                     "; held-out particles cannot be drawn for a cloud from a file, so it must be 0");
   }
-  held_out.sampling = sampling_of(section.choice("sampling", {"random", "stratified", "whitened"}, "stratified"));
-  if (held_out.sampling == Sampling::whitened && (!config.cloud.gaussian || held_out.particles <= config.cloud.dim)) {
-    section.fail("sampling", "= \"whitened\" needs cloud.density = \"gaussian\" and more particles than dimensions");
+  held_out.sampling =
+      sampling_of(section.choice("sampling", {"random", "stratified", "whitened"}, "stratified"));
+  if (held_out.sampling == Sampling::whitened &&
+      (!config.cloud.gaussian || held_out.particles <= config.cloud.dim)) {
+    section.fail("sampling",
+                 "= \"whitened\" needs cloud.density = \"gaussian\" and more particles than dimensions");
   }
   held_out.every = static_cast<int>(section.integer("every", at_least(1), 1));
   // All pairs of 100,000 particles take seconds: up to the last step some of them stand for all.
@@ -88,7 +94,8 @@ void read_held_out(Section& section, const Config& config, HeldOutConfig& held_o
 }
 
 void read_output(Section& section, Config& config) {
-  config.clouds_every = static_cast<int>(section.integer("every", at_least(1), std::max(1, config.steps / 10)));
+  config.clouds_every =
+      static_cast<int>(section.integer("every", at_least(1), std::max(1, config.steps / 10)));
   config.checkpoint_every =
       static_cast<int>(section.integer("checkpoint_every", at_least(1), std::max(1, config.steps / 20)));
 }
@@ -124,15 +131,17 @@ void read_device(Section& root, Config& config) {
   config.flow.threads = static_cast<int>(root.integer("threads", {0, 4096}, 0));
 }
 
-std::uint64_t mixed(std::uint64_t seed, std::uint64_t draw) { return seed + 0x9E3779B97F4A7C15ull * draw; }
+std::uint64_t mixed(std::uint64_t seed, std::uint64_t draw) {
+  return seed + 0x9E3779B97F4A7C15ull * draw;
+}
 
 }  // namespace
 
 Config parse_config(const std::string& text, const std::string& name, const std::filesystem::path& folder,
                     const std::vector<std::string>& overrides) {
   Document document(text, name, folder, overrides);
-  Section root = document.root({"seed", "precision", "device", "threads", "cloud", "parameters", "functional", "flow",
-                                "network", "inner", "held_out", "output", "exact"});
+  Section root = document.root({"seed", "precision", "device", "threads", "cloud", "parameters", "functional",
+                                "flow", "network", "inner", "held_out", "output", "exact"});
   Config config;
   config.name = name;
   read_device(root, config);
@@ -143,21 +152,24 @@ Config parse_config(const std::string& text, const std::string& name, const std:
   Section parameters = root.table("parameters", {});
   config.parameters = read_parameters(parameters);
   std::vector<Section> terms = root.tables("functional");
-  if (terms.empty()) root.fail("functional", "is missing: write at least one [[functional]] table with a term");
+  if (terms.empty())
+    root.fail("functional", "is missing: write at least one [[functional]] table with a term");
   config.functional = read_functional(terms, config.cloud.dim, config.parameters);
   if (config.functional.needs_density() && !config.cloud.density && config.cloud.log_density.empty()) {
-    cloud.fail("log_density", "is missing: the functional has an internal energy, which needs the log-density of "
-                              "every particle, a .npy file of N numbers");
+    cloud.fail("log_density",
+               "is missing: the functional has an internal energy, which needs the log-density of "
+               "every particle, a .npy file of N numbers");
   }
 
   Section flow = root.table("flow", {"tau", "steps", "order", "start_time"});
   read_flow(flow, config.cloud, config);
-  Section network = root.table("network", {"hidden", "activation", "residual", "quadratic_rank", "alpha", "learn_alpha",
-                                           "alpha_min", "floor", "normalise"});
+  Section network = root.table("network", {"hidden", "activation", "residual", "quadratic_rank", "alpha",
+                                           "learn_alpha", "alpha_min", "floor", "normalise"});
   config.flow.network.dim = config.cloud.dim;
   read_network(network, config.flow);
-  Section inner = root.table("inner", {"iterations", "rate", "final_fraction", "beta1", "beta2", "epsilon",
-                                       "warm_start", "initialisation", "minibatch", "refresh", "tolerance", "retries"});
+  Section inner =
+      root.table("inner", {"iterations", "rate", "final_fraction", "beta1", "beta2", "epsilon", "warm_start",
+                           "initialisation", "minibatch", "refresh", "tolerance", "retries"});
   read_inner(inner, config.cloud, config.flow.inner);
   Section held_out = root.table("held_out", {"particles", "sampling", "every", "pair_limit"});
   read_held_out(held_out, config, config.held_out);
@@ -172,7 +184,8 @@ Config parse_config(const std::string& text, const std::string& name, const std:
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
   std::error_code code;
   if (!std::filesystem::exists(path, code)) throw IoError("'" + path.string() + "': no such file");
-  if (std::filesystem::is_directory(path, code)) throw IoError("'" + path.string() + "' is a folder, not a TOML file");
+  if (std::filesystem::is_directory(path, code))
+    throw IoError("'" + path.string() + "' is a folder, not a TOML file");
   std::ifstream file(path, std::ios::binary);
   std::ostringstream text;
   text << file.rdbuf();
@@ -194,7 +207,8 @@ Cloud Config::held_out_cloud(Index particles) const {
 
 Cloud Config::fresh_cloud(std::uint32_t draw) const {
   // In d = 1 a stratified cloud is always the same one.
-  const Sampling how = cloud.sampling == Sampling::stratified && cloud.dim == 1 ? Sampling::random : cloud.sampling;
+  const Sampling how =
+      cloud.sampling == Sampling::stratified && cloud.dim == 1 ? Sampling::random : cloud.sampling;
   return cloud.density->sample(cloud.particles, how, mixed(flow.seed, draw), Stream::fresh);
 }
 

@@ -21,44 +21,44 @@ struct CloudConfig {
   int dim = 1;
   Index particles = 0;
   Sampling sampling = Sampling::stratified;
-  std::optional<Density> density;              // nothing for a file
+  std::optional<Density> density;               // nothing for a file
   std::optional<BarenblattOptions> barenblatt;  // where the density is one of these
   std::optional<GaussianState> gaussian;
-  std::filesystem::path file, log_density;     // of a file; log_density may be empty
+  std::filesystem::path file, log_density;  // of a file; log_density may be empty
 
   double mass() const { return density ? density->mass() : 1.0; }
 };
 
 /// [held_out]: a second cloud on which F is judged.
 struct HeldOutConfig {
-  Index particles = 0;         // 0: none
-  Index pair_limit = 0;        // particles that interactions are taken over before the last step; 0: all
+  Index particles = 0;   // 0: none
+  Index pair_limit = 0;  // particles that interactions are taken over before the last step; 0: all
   Sampling sampling = Sampling::stratified;
-  int every = 1;               // steps between evaluations of F
+  int every = 1;  // steps between evaluations of F
 };
 
 /// [exact]: what the user knows about the solution.
 struct ExactConfig {
-  std::optional<double> functional;    // infimum of F, which a long flow reaches
-  std::optional<double> deviation;     // standard deviation at the end
-  std::string density;                 // in x and time; empty where not known
-  bool steady = true;                  // the density does not name the time
+  std::optional<double> functional;  // infimum of F, which a long flow reaches
+  std::optional<double> deviation;   // standard deviation at the end
+  std::string density;               // in x and time; empty where not known
+  bool steady = true;                // the density does not name the time
 };
 
 /// A checked configuration.
 struct Config {
-  std::string name;                    // of the file, in messages
+  std::string name;  // of the file, in messages
   std::string precision = "float";
   CloudConfig cloud;
   Functional functional;
   Parameters parameters;
-  FlowOptions flow;                    // seed, device and threads too
+  FlowOptions flow;  // seed, device and threads too
   int steps = 0;
   HeldOutConfig held_out;
   int clouds_every = 1;
   int checkpoint_every = 1;
   ExactConfig exact;
-  std::string resolved;                // all of it as TOML
+  std::string resolved;  // all of it as TOML
 
   /// The initial cloud, drawn or read. IoError, ShapeError, ValueError: the files.
   Cloud initial_cloud() const;

@@ -40,8 +40,8 @@ int dimension(Section& section, const std::vector<std::string>& list_keys, int e
     const Index length = section.length(key);
     if (length == 0) continue;
     if (dim != 0 && length != dim) {
-      section.fail(key, "has " + std::to_string(length) + " elements, but " + from + " has " + std::to_string(dim) +
-                            "; dimensions must agree");
+      section.fail(key, "has " + std::to_string(length) + " elements, but " + from + " has " +
+                            std::to_string(dim) + "; dimensions must agree");
     }
     dim = static_cast<int>(length);
     from = "'" + key + "'";
@@ -54,14 +54,16 @@ int dimension(Section& section, const std::vector<std::string>& list_keys, int e
                      std::to_string(dim) + " elements");
   }
   if (expected > 0 && given != expected) {
-    section.fail("dim", "= " + std::to_string(given) + "; the components of a mixture have one dimension, here " +
+    section.fail("dim", "= " + std::to_string(given) +
+                            "; the components of a mixture have one dimension, here " +
                             std::to_string(expected));
   }
   return given;
 }
 
 /// A number for all coordinates, or a list of dim numbers.
-std::vector<double> coordinates(Section& section, const std::string& key, int dim, std::optional<double> fallback) {
+std::vector<double> coordinates(Section& section, const std::string& key, int dim,
+                                std::optional<double> fallback) {
   if (!section.has(key) && fallback) {
     section.note(key, exact_text(*fallback));
     return std::vector<double>(dim, *fallback);
@@ -90,7 +92,8 @@ Matrix<double> covariance(Section& section, int dim) {
                              ", or a symmetric matrix " + std::to_string(dim) + " x " + std::to_string(dim);
   if (given.rows() == dim && given.cols() == dim && dim > 1) return given;
   if (given.rows() != 1 || (given.cols() != 1 && given.cols() != dim)) {
-    section.fail("variance", "is " + std::to_string(given.rows()) + " x " + std::to_string(given.cols()) + wanted);
+    section.fail("variance",
+                 "is " + std::to_string(given.rows()) + " x " + std::to_string(given.cols()) + wanted);
   }
   Matrix<double> out(dim, dim);
   for (int c = 0; c < dim; ++c) {
@@ -131,14 +134,16 @@ void read_mixture(Section& section, CloudConfig& cloud) {
     read_density(part, name, cloud.dim, component);
     densities.push_back(*component.density);
   }
-  cloud.density = located(section, "weights", [&] { return Density::mixture(weights.elements(), densities); });
+  cloud.density =
+      located(section, "weights", [&] { return Density::mixture(weights.elements(), densities); });
 }
 
 void read_density(Section& section, const std::string& density, int expected, CloudConfig& cloud) {
   if (density == "gaussian") {
     cloud.dim = dimension(section, {"mean", "variance"}, expected);
     GaussianState state{coordinates(section, "mean", cloud.dim, 0.0), covariance(section, cloud.dim)};
-    cloud.density = located(section, "variance", [&] { return Density::gaussian(state.mean, state.covariance); });
+    cloud.density =
+        located(section, "variance", [&] { return Density::gaussian(state.mean, state.covariance); });
     cloud.gaussian = std::move(state);
   } else if (density == "uniform") {
     cloud.dim = dimension(section, {"lower", "upper"}, expected);
@@ -165,11 +170,12 @@ void read_file(Section& section, CloudConfig& cloud) {
   const NpyInfo info = read_npy_info(cloud.file);
   cloud.particles = info.shape[0];
   cloud.dim = info.shape.size() > 1 ? static_cast<int>(info.shape[1]) : 1;
-  if (cloud.particles < 1 || cloud.dim < 1) section.fail("path", "holds no particles; the shape must be (N, d)");
+  if (cloud.particles < 1 || cloud.dim < 1)
+    section.fail("path", "holds no particles; the shape must be (N, d)");
   const long long dim = section.integer("dim", at_least(1), cloud.dim);
   if (dim != cloud.dim) {
-    section.fail("dim", "= " + std::to_string(dim) + ", but '" + cloud.file.string() + "' has particles in dimension " +
-                            std::to_string(cloud.dim));
+    section.fail("dim", "= " + std::to_string(dim) + ", but '" + cloud.file.string() +
+                            "' has particles in dimension " + std::to_string(cloud.dim));
   }
   if (!section.has("log_density")) return;
   cloud.log_density = section.file("log_density");
@@ -188,7 +194,8 @@ Sampling sampling_of(const std::string& name) {
 }
 
 CloudConfig read_cloud(Section& section) {
-  if (!section.present()) section.fail("", "is missing: the table [cloud] says where the particles come from");
+  if (!section.present())
+    section.fail("", "is missing: the table [cloud] says where the particles come from");
   CloudConfig cloud;
   const std::string density = peek(section, "density", kDensities);
   const bool file = density == "file";
@@ -203,12 +210,13 @@ CloudConfig read_cloud(Section& section) {
   }
   read_density(section, density, 0, cloud);
   cloud.particles = section.integer("particles", {1, 1e9});
-  cloud.sampling = sampling_of(section.choice("sampling", {"random", "stratified", "whitened"}, "stratified"));
+  cloud.sampling =
+      sampling_of(section.choice("sampling", {"random", "stratified", "whitened"}, "stratified"));
   if (cloud.sampling == Sampling::whitened) {
     if (!cloud.gaussian) section.fail("sampling", "= \"whitened\" is for density = \"gaussian\" only");
     if (cloud.particles <= cloud.dim) {
-      section.fail("particles", "= " + std::to_string(cloud.particles) + "; whitened sampling needs more than dim = " +
-                                    std::to_string(cloud.dim));
+      section.fail("particles", "= " + std::to_string(cloud.particles) +
+                                    "; whitened sampling needs more than dim = " + std::to_string(cloud.dim));
     }
   }
   return cloud;
@@ -219,15 +227,22 @@ Parameters read_parameters(Section& section) {
   for (const std::string& key : section.keys()) {
     Parameter parameter;
     switch (section.kind(key)) {
-      case Section::Kind::number: parameter = Parameter::scalar(section.matrix(key)(0, 0)); break;
-      case Section::Kind::list: parameter = Parameter::vector(section.matrix(key).elements()); break;
-      case Section::Kind::list_of_lists: parameter = Parameter::matrix(section.matrix(key)); break;
+      case Section::Kind::number:
+        parameter = Parameter::scalar(section.matrix(key)(0, 0));
+        break;
+      case Section::Kind::list:
+        parameter = Parameter::vector(section.matrix(key).elements());
+        break;
+      case Section::Kind::list_of_lists:
+        parameter = Parameter::matrix(section.matrix(key));
+        break;
       case Section::Kind::text: {
         const std::filesystem::path path = section.file(key);
         const bool vector = read_npy_info(path).shape.size() == 1;
         Matrix<double> value = read_npy(path);
         for (const double element : value.elements()) {
-          if (!std::isfinite(element)) section.fail(key, "has the element " + exact_text(element) + "; all must be finite");
+          if (!std::isfinite(element))
+            section.fail(key, "has the element " + exact_text(element) + "; all must be finite");
         }
         parameter = vector ? Parameter::vector(value.elements()) : Parameter::matrix(std::move(value));
         break;

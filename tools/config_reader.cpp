@@ -61,7 +61,8 @@ toml::table override_value(const std::string& assignment, const std::string& tex
     return toml::parse("value = " + text);
   } catch (const toml::parse_error& error) {
     const bool word = !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) {
-      return std::isalnum(c) != 0 || std::string_view("_-./:").find(static_cast<char>(c)) != std::string_view::npos;
+      return std::isalnum(c) != 0 ||
+             std::string_view("_-./:").find(static_cast<char>(c)) != std::string_view::npos;
     });
     if (word) return toml::table{{"value", text}};
     throw ConfigError("--set " + assignment + ": the value is not TOML: " + std::string(error.description()));
@@ -101,9 +102,13 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 }
 
 std::string nearest(std::string_view name, const std::vector<std::string>& names) {
-  const auto found = std::min_element(names.begin(), names.end(), [&](const auto& a, const auto& b) {
-    return edit_distance(name, a) < edit_distance(name, b);
-  });
+  // A name that was cut short is nearer than one with a few letters changed.
+  const auto distance = [&](std::string_view other) {
+    const bool cut = !name.empty() && (other.starts_with(name) || name.starts_with(other));
+    return cut ? std::size_t{other != name} : edit_distance(name, other);
+  };
+  const auto found = std::min_element(
+      names.begin(), names.end(), [&](const auto& a, const auto& b) { return distance(a) < distance(b); });
   return found == names.end() ? "" : *found;
 }
 
@@ -115,9 +120,12 @@ std::string exact_text(double value) {
   return {text, end.ptr};
 }
 
-std::string toml_string(const std::string& text) { return render(toml::value<std::string>(text)); }
+std::string toml_string(const std::string& text) {
+  return render(toml::value<std::string>(text));
+}
 
-// --- Document ----------------------------------------------------------------------------------------------------
+// --- Document
+// ----------------------------------------------------------------------------------------------------
 
 struct Document::Tables {
   toml::table root;
@@ -199,7 +207,8 @@ std::string Document::resolved() const {
   return out;
 }
 
-// --- Section -----------------------------------------------------------------------------------------------------
+// --- Section
+// -----------------------------------------------------------------------------------------------------
 
 struct Section::Access {
   static const toml::node* get(const Section& section, const std::string& key) {
@@ -214,7 +223,9 @@ std::string Section::full(const std::string& key) const {
   return path_.empty() ? key : key.empty() ? path_ : path_ + "." + key;
 }
 
-bool Section::has(const std::string& key) const { return Access::get(*this, key) != nullptr; }
+bool Section::has(const std::string& key) const {
+  return Access::get(*this, key) != nullptr;
+}
 
 std::string Section::place(const std::string& key) const {
   const std::string name = full(key);
@@ -224,7 +235,8 @@ std::string Section::place(const std::string& key) const {
   const toml::node* node = Access::get(*this, key);
   if (!node) node = static_cast<const toml::table*>(table_);
   const auto line = node ? node->source().begin.line : 0;
-  return document_->name_ + ":" + (line > 0 ? std::to_string(line) + ":" : "") + (name.empty() ? "" : " " + name);
+  return document_->name_ + ":" + (line > 0 ? std::to_string(line) + ":" : "") +
+         (name.empty() ? "" : " " + name);
 }
 
 void Section::fail(const std::string& key, const std::string& message) const {
@@ -240,9 +252,11 @@ void Section::wrong_type(const std::string& key, const std::string& wanted) cons
 void Section::allow(const std::vector<std::string>& keys, const std::string& where) const {
   for (const std::string& key : this->keys()) {
     if (std::find(keys.begin(), keys.end(), key) != keys.end()) continue;
-    const bool is_table = Access::get(*this, key)->is_table() || Access::get(*this, key)->is_array_of_tables();
-    fail(key, std::string("is an unknown ") + (is_table ? "table" : "key") + (where.empty() ? "" : " " + where) +
-                  "; did you mean '" + nearest(key, keys) + "'? Allowed: " + joined(keys));
+    const bool is_table =
+        Access::get(*this, key)->is_table() || Access::get(*this, key)->is_array_of_tables();
+    fail(key, std::string("is an unknown ") + (is_table ? "table" : "key") +
+                  (where.empty() ? "" : " " + where) + "; did you mean '" + nearest(key, keys) +
+                  "'? Allowed: " + joined(keys));
   }
 }
 
@@ -257,7 +271,9 @@ void Section::note(const std::string& key, const std::string& toml) {
   if (block_) block_->lines.emplace_back(key, toml);
 }
 
-Section Section::silent() const { return {*document_, table_, path_, nullptr}; }
+Section Section::silent() const {
+  return {*document_, table_, path_, nullptr};
+}
 
 double Section::number(const std::string& key, Range range, std::optional<double> fallback) {
   const toml::node* node = Access::get(*this, key);
@@ -315,7 +331,8 @@ std::string Section::choice(const std::string& key, const std::vector<std::strin
   if (node && !node->is_string()) wrong_type(key, allowed);
   std::string value = node ? node->as_string()->get() : *fallback;
   if (std::find(names.begin(), names.end(), value) == names.end()) {
-    fail(key, "= \"" + value + "\" is unknown; did you mean \"" + nearest(value, names) + "\"? It must be " + allowed);
+    fail(key, "= \"" + value + "\" is unknown; did you mean \"" + nearest(value, names) + "\"? It must be " +
+                  allowed);
   }
   note(key, toml_string(value));
   return value;
@@ -340,7 +357,8 @@ std::vector<int> Section::widths(const std::string& key, const std::vector<int>&
     out.clear();
     for (const toml::node& item : *node->as_array()) {
       const auto* width = item.as_integer();
-      if (!width || width->get() < 1 || width->get() > 1'000'000) fail(key, "= " + render(*node) + "; it must be " + wanted);
+      if (!width || width->get() < 1 || width->get() > 1'000'000)
+        fail(key, "= " + render(*node) + "; it must be " + wanted);
       out.push_back(static_cast<int>(width->get()));
     }
     if (out.empty()) fail(key, "= [] is empty; it must be " + wanted);
@@ -394,7 +412,8 @@ Matrix<double> Section::matrix(const std::string& key) {
   }
   Matrix<double> out(static_cast<Index>(rows.size()), static_cast<Index>(rows[0].size()));
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    if (rows[i].size() != rows[0].size() || rows[i].empty()) fail(key, "= " + render(*node) + "; it must be " + wanted);
+    if (rows[i].size() != rows[0].size() || rows[i].empty())
+      fail(key, "= " + render(*node) + "; it must be " + wanted);
     std::copy(rows[i].begin(), rows[i].end(), out.row(static_cast<Index>(i)));
   }
   note(key, render(*node));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Typed reading of TOML: every error names the file, the line, the key, the value and what is allowed, and every
-// value that is read is written down with its effective value, so that a run can be repeated.
+// Typed reading of TOML: every error names the file, the line, the key, the value and what is allowed, and
+// every value that is read is written down with its effective value, so that a run can be repeated.
 #pragma once
 
 #include <filesystem>
@@ -34,10 +34,18 @@ struct Range {
   bool contains(double value) const;
   std::string words() const;
 };
-inline Range above(double low) { return {low, std::numeric_limits<double>::infinity(), true, false}; }
-inline Range at_least(double low) { return {low, std::numeric_limits<double>::infinity(), false, false}; }
-inline Range between(double low, double high) { return {low, high, false, false}; }
-inline Range any_number() { return {}; }
+inline Range above(double low) {
+  return {low, std::numeric_limits<double>::infinity(), true, false};
+}
+inline Range at_least(double low) {
+  return {low, std::numeric_limits<double>::infinity(), false, false};
+}
+inline Range between(double low, double high) {
+  return {low, high, false, false};
+}
+inline Range any_number() {
+  return {};
+}
 
 /// Levenshtein's edit distance.
 std::size_t edit_distance(std::string_view a, std::string_view b);
@@ -56,8 +64,9 @@ class Section;
 class Document {
  public:
   /// `text` is TOML, `name` the file in messages; paths in it are relative to `folder`. An override
-  /// "flow.tau=1e-4" replaces a value; "functional.0.weight=2" one of an array of tables. Its value is TOML, or a
-  /// word without quotes. ConfigError: text that does not parse, an override without '=' or through a value.
+  /// "flow.tau=1e-4" replaces a value; "functional.0.weight=2" one of an array of tables. Its value is TOML,
+  /// or a word without quotes. ConfigError: text that does not parse, an override without '=' or through a
+  /// value.
   Document(const std::string& text, std::string name, std::filesystem::path folder,
            const std::vector<std::string>& overrides);
   ~Document();
@@ -95,7 +104,8 @@ class Section {
   bool has(const std::string& key) const;
   const std::string& path() const { return path_; }
 
-  /// ConfigError for a key that is not among `keys`, with the nearest one. `where` says for what they are allowed.
+  /// ConfigError for a key that is not among `keys`, with the nearest one. `where` says for what they are
+  /// allowed.
   void allow(const std::vector<std::string>& keys, const std::string& where = "") const;
 
   /// Without a fallback the key must be there.

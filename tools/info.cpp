@@ -30,8 +30,8 @@ void build(std::ostream& out) {
 void run_folder(const fs::path& path, std::ostream& out) {
   const RunFolder folder = RunFolder::open(path);
   try {
-    const nlohmann::ordered_json summary = nlohmann::ordered_json::parse(read_text(folder.summary()));
-    for (const auto& [key, value] : summary.flatten().items()) {
+    const auto flat = nlohmann::ordered_json::parse(read_text(folder.summary())).flatten();
+    for (const auto& [key, value] : flat.items()) {
       std::string name = key.substr(1);
       std::replace(name.begin(), name.end(), '/', '.');
       out << name << std::string(name.size() < 28 ? 28 - name.size() : 1, ' ')
@@ -64,8 +64,8 @@ void npy(const fs::path& path, std::ostream& out) {
       if (std::isfinite(x(i, c))) squares += (x(i, c) - mean) * (x(i, c) - mean);
     }
     char text[160];
-    std::snprintf(text, sizeof text, "column %td: from %.6g to %.6g, mean %.6g, deviation %.6g", c, low, high, mean,
-                  std::sqrt(squares / static_cast<double>(finite)));
+    std::snprintf(text, sizeof text, "column %td: from %.6g to %.6g, mean %.6g, deviation %.6g", c, low, high,
+                  mean, std::sqrt(squares / static_cast<double>(finite)));
     out << text;
     if (finite < x.rows()) out << ", " << x.rows() - finite << " values not finite";
     out << "\n";

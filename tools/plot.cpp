@@ -48,17 +48,20 @@ fs::path find_script() {
   for (const fs::path& place : places) {
     if (fs::is_regular_file(place, code)) return place.lexically_normal();
   }
-  throw NotAvailable("plot: plot.py is neither beside the command nor in share/brenier; install brenier again");
+  throw NotAvailable(
+      "plot: plot.py is neither beside the command nor in share/brenier; install brenier again");
 }
 
 std::string find_python() {
   std::vector<std::string> candidates = {"python3", "/usr/bin/python3"};
-  if (const char* chosen = std::getenv("PYTHON"); chosen && *chosen) candidates.insert(candidates.begin(), chosen);
+  if (const char* chosen = std::getenv("PYTHON"); chosen && *chosen)
+    candidates.insert(candidates.begin(), chosen);
   for (const std::string& python : candidates) {
     if (call({python, "-c", "import numpy, matplotlib"}, true) == 0) return python;
   }
   throw NotAvailable(
-      "plot: no Python with numpy and matplotlib; install them (apt-get install python3-numpy python3-matplotlib) or "
+      "plot: no Python with numpy and matplotlib; install them (apt-get install python3-numpy "
+      "python3-matplotlib) or "
       "set PYTHON to one that has them");
 }
 

@@ -4,8 +4,8 @@
 
 usage: plot.py [--out FOLDER] RUN [RUN...]
 
-One run: into RUN/figures. Several runs of one problem (seeds): means with bands from the smallest to the largest
-value, into FOLDER, by default `figures` beside the runs. Needs numpy and matplotlib.
+One run: into RUN/figures. Several runs of one problem (seeds): means with bands from the smallest to the
+largest value, into FOLDER, by default `figures` beside the runs. Needs numpy and matplotlib.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"
+EXACT = {"color": "black", "lw": 0.9, "ls": (0, (4, 2))}
 TIMES = 5
 
 plt.rcParams.update({
@@ -113,10 +114,10 @@ def density_1d(runs, steps):
             continue
         at = np.isclose(exact[:, 0], time, rtol=1e-9, atol=1e-12)
         if at.any():
-            axes.plot(exact[at, 1], exact[at, 2], color="black", lw=0.9, ls=(0, (4, 2)))
+            axes.plot(exact[at, 1], exact[at, 2], **EXACT)
             labelled = True
     if labelled:
-        axes.plot([], [], color="black", lw=0.9, ls=(0, (4, 2)), label="exact")
+        axes.plot([], [], **EXACT, label="exact")
     axes.set(xlabel="x", ylabel="density", xlim=(grid[0], grid[-1]), ylim=(0, None))
     axes.legend()
     return figure
@@ -143,17 +144,18 @@ def density_scatter(runs, steps):
         size = 90.0 / np.sqrt(len(shown))
         if log_density is not None:
             colour = log_density[:: max(1, len(points) // 5000)]
-            panel.scatter(*shown.T, s=size, c=np.exp(colour - colour.max()), cmap="viridis", lw=0, rasterized=True)
+            colour = np.exp(colour - colour.max())
+            panel.scatter(*shown.T, s=size, c=colour, cmap="viridis", lw=0, rasterized=True)
         else:
             panel.scatter(*shown.T, s=size, color=BLUE, lw=0, rasterized=True)
-        panel.set(title=f"t = {run.time(step):.4g}", xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-        panel.set_xlabel(names[0])
+        panel.set(title=f"t = {run.time(step):.4g}", xlabel=names[0], aspect="equal")
+        panel.set(xlim=(-limit, limit), ylim=(-limit, limit))
     panels[0][0].set_ylabel(names[1])
     return figure
 
 
 def banded(axes, runs, name, colour, label, skip_first=False, width=1.5):
-    """One column over time: a line, or the mean of several runs with a band. True where there was something."""
+    """One column over time: a line, or the mean of several runs with a band. True where known."""
     rows = min(len(run.column("time")) for run in runs)
     first = 1 if skip_first else 0
     time = runs[0].column("time")[first:rows]
@@ -163,8 +165,8 @@ def banded(axes, runs, name, colour, label, skip_first=False, width=1.5):
         return False
     axes.plot(time[known], values.mean(axis=0)[known], color=colour, label=label, lw=width)
     if len(runs) > 1:
-        axes.fill_between(time[known], values.min(axis=0)[known], values.max(axis=0)[known], color=colour, alpha=0.25,
-                          lw=0)
+        low, high = values.min(axis=0)[known], values.max(axis=0)[known]
+        axes.fill_between(time[known], low, high, color=colour, alpha=0.25, lw=0)
     return True
 
 
@@ -174,9 +176,9 @@ def objective(runs):
     banded(axes, runs, "F_heldout", ORANGE, "held-out particles")
     curve = runs[0].column("F_exact")
     if np.isfinite(curve).sum() > 1:
-        axes.plot(runs[0].column("time"), curve, color="black", lw=0.9, ls=(0, (4, 2)), label="exact solution")
+        axes.plot(runs[0].column("time"), curve, **EXACT, label="exact solution")
     elif "functional" in runs[0].summary.get("exact", {}):
-        axes.axhline(runs[0].summary["exact"]["functional"], color="black", lw=0.9, ls=(0, (4, 2)), label="infimum")
+        axes.axhline(runs[0].summary["exact"]["functional"], **EXACT, label="infimum")
     if np.isfinite(runs[0].column("F_scheme")).sum() > 1:
         axes.plot(runs[0].column("time"), runs[0].column("F_scheme"), color=GREEN, lw=0, marker="o", ms=2.5,
                   mfc="none", label="exact iterates")
@@ -185,11 +187,11 @@ def objective(runs):
     return figure
 
 
-def errors(run, reference):
-    """|F - F_reference| of the held-out cloud where it is known, otherwise of the particles."""
-    held_out = run.column("F_heldout")
-    functional = np.where(np.isfinite(held_out), held_out, run.column("F"))
-    return np.abs(functional - reference)
+def error(run, reference):
+    """|F - reference| of the held-out cloud where it is known, otherwise of the particles."""
+    rows = len(reference)
+    held_out = run.column("F_heldout")[:rows]
+    return np.abs(np.where(np.isfinite(held_out), held_out, run.column("F")[:rows]) - reference)
 
 
 def certificates(runs):
@@ -201,6 +203,9 @@ def certificates(runs):
             axes.text(0.5, 0.5, "not known", transform=axes.transAxes, ha="center", color=GREY)
         elif log and all(np.nanmin(run.column(name)[1:], initial=np.inf) > 0 for run in runs):
             axes.set_yscale("log")
+        elif log:  # a decrease is negative where the network lost ground
+            largest = max(np.nanmax(np.abs(run.column(name))) for run in runs)
+            axes.set_yscale("symlog", linthresh=1e-3 * largest or 1.0)
         axes.set(title=title, xlabel="t")
 
     panel(panels[0, 0], "residual", "residual of the inner problem", True)
@@ -212,24 +217,23 @@ def certificates(runs):
         axes.set_ylim(0, None)
 
     axes = panels[1, 2]
-    stated = runs[0].summary.get("exact", {}).get("functional", np.nan)
     drawn = False
+    rows = min(len(run.column("time")) for run in runs)
+    stated = runs[0].summary.get("exact", {}).get("functional", np.nan)
     for name, label, colour in (("F_exact", "exact solution", RED), ("F_scheme", "exact iterate", GREEN)):
-        rows = min(len(run.column("time")) for run in runs)
         references = [run.column(name)[:rows] for run in runs]
         if name == "F_exact" and np.isfinite(references[0]).sum() <= 1:
             references, label = [np.full(rows, stated)] * len(runs), "infimum"
-        values = np.array([errors(run, np.pad(r, (0, len(run.column("time")) - rows), constant_values=np.nan))[:rows]
-                           for run, r in zip(runs, references)])
+        values = np.array([error(run, reference) for run, reference in zip(runs, references)])
         known = np.isfinite(values).all(axis=0) & (values > 0).all(axis=0)
         known[0] = False  # the start is exact
-        if known.any():
-            time = runs[0].column("time")[:rows][known]
-            axes.plot(time, values.mean(axis=0)[known], color=colour, label=label)
-            if len(runs) > 1:
-                axes.fill_between(time, values.min(axis=0)[known], values.max(axis=0)[known], color=colour,
-                                  alpha=0.25, lw=0)
-            drawn = True
+        if not known.any():
+            continue
+        drawn = True
+        time, values = runs[0].column("time")[:rows][known], values[:, known]
+        axes.plot(time, values.mean(axis=0), color=colour, label=label)
+        if len(runs) > 1:
+            axes.fill_between(time, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.25, lw=0)
     axes.set(title="distance of F from", xlabel="t")
     if drawn:
         axes.set_yscale("log")
@@ -267,7 +271,8 @@ def main():
     common = sorted(set.intersection(*(set(run.steps) for run in runs)))
     steps = chosen(common)
     if steps:
-        save(density_1d(runs, steps) if runs[0].dim == 1 else density_scatter(runs, steps), out, "density.png")
+        density = density_1d if runs[0].dim == 1 else density_scatter
+        save(density(runs, steps), out, "density.png")
     save(objective(runs), out, "objective.png")
     save(certificates(runs), out, "certificates.png")
 

@@ -39,8 +39,8 @@ void Progress::step(const HistoryRow& row) {
   const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   const double left = elapsed / done * (all - done);
   char text[200];
-  int length = std::snprintf(text, sizeof text, "step %d/%d  t = %.5g  F = %.7g", static_cast<int>(row.step), last_,
-                             row.time, row.functional);
+  int length = std::snprintf(text, sizeof text, "step %d/%d  t = %.5g  F = %.7g", static_cast<int>(row.step),
+                             last_, row.time, row.functional);
   const auto append = [&](const char* format, double value) {
     if (!std::isnan(value)) {
       length += std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), format, value);

@@ -17,11 +17,11 @@ void push(const PushOptions& options, std::ostream& log) {
   if (!options.log_density.empty()) cloud.log_density = read_npy_vector(options.log_density);
   const int dim = maps.front().net.dim();
   if (cloud.x.cols() != dim) {
-    throw ShapeError("'" + options.cloud.string() + "' has points in dimension " + std::to_string(cloud.x.cols()) +
-                     ", the maps are of dimension " + std::to_string(dim));
+    throw ShapeError("'" + options.cloud.string() + "' has points in dimension " +
+                     std::to_string(cloud.x.cols()) + ", the maps are of dimension " + std::to_string(dim));
   }
-  const bool second_order = std::any_of(maps.begin(), maps.end(),
-                                        [](const BrenierMap& map) { return map.base == MapBase::extrapolated; });
+  const bool second_order = std::any_of(
+      maps.begin(), maps.end(), [](const BrenierMap& map) { return map.base == MapBase::extrapolated; });
   const fs::path stem = options.cloud.parent_path() / options.cloud.stem();
   const fs::path out = options.out.empty() ? fs::path(stem.string() + "-pushed.npy") : options.out;
   std::error_code code;
@@ -34,8 +34,8 @@ void push(const PushOptions& options, std::ostream& log) {
   for (const BrenierMap& map : maps) trajectory.advance(map, team);
 
   write_npy(out, trajectory.x());
-  log << trajectory.x().rows() << " points through " << maps.back().step << " steps, to t = " << maps.back().time
-      << ": " << out.string() << "\n";
+  log << trajectory.x().rows() << " points through " << maps.back().step
+      << " steps, to t = " << maps.back().time << ": " << out.string() << "\n";
   if (!trajectory.has_density()) return;
   const fs::path density = out.parent_path() / (out.stem().string() + "-log-density.npy");
   write_npy(density, std::span<const double>(trajectory.log_density()));

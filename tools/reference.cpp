@@ -16,7 +16,8 @@ std::vector<double> quantiles_of(const Density& density, Index n) {
 
 std::vector<double> density_at(const Density& density, const std::vector<double>& x) {
   if (density.dim() != 1) return {};
-  std::vector<double> out = density.log_density(MatrixView<const double>(x.data(), static_cast<Index>(x.size()), 1));
+  std::vector<double> out =
+      density.log_density(MatrixView<const double>(x.data(), static_cast<Index>(x.size()), 1));
   for (double& value : out) value = std::exp(value);
   return out;
 }
@@ -74,7 +75,9 @@ class PorousReference : public Reference {
   std::vector<double> exact_quantiles(double elapsed, Index n) const override {
     return scaled(flow_.exact(form_.weight * elapsed), n);
   }
-  std::vector<double> scheme_quantiles(int step, Index n) const override { return scaled(iterates_.at(step), n); }
+  std::vector<double> scheme_quantiles(int step, Index n) const override {
+    return scaled(iterates_.at(step), n);
+  }
   std::vector<double> exact_density(double elapsed, const std::vector<double>& x) const override {
     const double scale = flow_.exact(form_.weight * elapsed);
     std::vector<double> at_start = x;
@@ -151,7 +154,9 @@ class GaussianReference : public Reference {
   }
 
  private:
-  static Density density(const GaussianState& state) { return Density::gaussian(state.mean, state.covariance); }
+  static Density density(const GaussianState& state) {
+    return Density::gaussian(state.mean, state.covariance);
+  }
   Known at(const GaussianState& state) const {
     double trace = 0;
     for (Index c = 0; c < state.covariance.rows(); ++c) trace += state.covariance(c, c);
@@ -199,7 +204,8 @@ class StatedReference : public Reference {
     return out;
   }
   std::vector<double> exact_quantiles(double elapsed, Index n) const override {
-    // The support is found by widening until the mass no longer grows; then the cumulated trapezoids are inverted.
+    // The support is found by widening until the mass no longer grows; then the cumulated trapezoids are
+    // inverted.
     constexpr Index cells = 200'000;
     double width = 1, mass = -1;
     std::vector<double> x(cells + 1), total(cells + 1);
@@ -208,7 +214,8 @@ class StatedReference : public Reference {
       const std::vector<double> rho = exact_density(elapsed, x);
       if (rho.empty()) return {};
       total[0] = 0;
-      for (Index i = 1; i <= cells; ++i) total[i] = total[i - 1] + 0.5 * (rho[i - 1] + rho[i]) * (x[i] - x[i - 1]);
+      for (Index i = 1; i <= cells; ++i)
+        total[i] = total[i - 1] + 0.5 * (rho[i - 1] + rho[i]) * (x[i] - x[i - 1]);
       const bool settled = mass > 0 && std::abs(total[cells] - mass) <= 1e-7 * mass;
       mass = total[cells];
       if (settled) break;
@@ -219,7 +226,8 @@ class StatedReference : public Reference {
     for (Index i = 0; i < n; ++i) {
       const double wanted = mass * (static_cast<double>(i) + 0.5) / static_cast<double>(n);
       while (cell + 1 < cells && total[cell + 1] < wanted) ++cell;
-      const double inside = total[cell + 1] > total[cell] ? (wanted - total[cell]) / (total[cell + 1] - total[cell]) : 0;
+      const double inside =
+          total[cell + 1] > total[cell] ? (wanted - total[cell]) / (total[cell + 1] - total[cell]) : 0;
       out[i] = x[cell] + inside * (x[cell + 1] - x[cell]);
     }
     return out;
@@ -236,7 +244,8 @@ class StatedReference : public Reference {
 
 std::unique_ptr<Reference> find_reference(const Config& config) {
   const ExactConfig& stated = config.exact;
-  if (stated.functional || stated.deviation || !stated.density.empty()) return std::make_unique<StatedReference>(config);
+  if (stated.functional || stated.deviation || !stated.density.empty())
+    return std::make_unique<StatedReference>(config);
   if (config.cloud.barenblatt) {
     const std::optional<PorousForm> form = porous_form(config.functional, config.cloud.dim);
     if (form && form->m == config.cloud.barenblatt->m) {
@@ -273,7 +282,8 @@ double wasserstein_1d(const Matrix<double>& x, const std::vector<double>& quanti
   std::vector<double> sorted = x.elements();
   std::sort(sorted.begin(), sorted.end());
   double sum = 0;
-  for (std::size_t i = 0; i < sorted.size(); ++i) sum += (sorted[i] - quantiles.at(i)) * (sorted[i] - quantiles[i]);
+  for (std::size_t i = 0; i < sorted.size(); ++i)
+    sum += (sorted[i] - quantiles.at(i)) * (sorted[i] - quantiles[i]);
   return std::sqrt(sum / static_cast<double>(sorted.size()));
 }
 

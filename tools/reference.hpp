@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What is known in closed form about a configured flow: the solution of the PDE, and the exact iterates of the time
-// stepping, which tell the error of the network from the error of tau.
+// What is known in closed form about a configured flow: the solution of the PDE, and the exact iterates of
+// the time stepping, which tell the error of the network from the error of tau.
 #pragma once
 
 #include <memory>
@@ -36,8 +36,9 @@ class Reference {
   virtual std::vector<double> exact_density(double elapsed, const std::vector<double>& x) const = 0;
 };
 
-/// The closed form of a configuration: the porous medium from a Barenblatt profile (with an isotropic quadratic
-/// potential or none), Gaussians under quadratic potentials and entropy, a density of [exact], or nullptr.
+/// The closed form of a configuration: the porous medium from a Barenblatt profile (with an isotropic
+/// quadratic potential or none), Gaussians under quadratic potentials and entropy, a density of [exact], or
+/// nullptr.
 std::unique_ptr<Reference> find_reference(const Config& config);
 
 /// Square root of trace(covariance) / d over the rows of x.

@@ -139,13 +139,15 @@ std::vector<HistoryRow> parse_history(const std::string& text, const std::string
     const std::string_view content = std::string_view(text).substr(begin, end - begin);
     begin = end + 1;
     if (++line == 1) {
-      if (content != header()) throw IoError("'" + name + "' has another header than this version of brenier writes");
+      if (content != header())
+        throw IoError("'" + name + "' has another header than this version of brenier writes");
       continue;
     }
     HistoryRow row;
     std::size_t at = 0;
     for (const Column& column : kColumns) {
-      if (at > content.size()) throw IoError("'" + name + "': line " + std::to_string(line) + " is too short");
+      if (at > content.size())
+        throw IoError("'" + name + "': line " + std::to_string(line) + " is too short");
       const std::size_t comma = std::min(content.find(',', at), content.size());
       row.*column.field = parse_field(content.substr(at, comma - at), name, line);
       at = comma + 1;

@@ -14,10 +14,10 @@ namespace brenier::app {
 struct HistoryRow {
   double step = 0, time = 0, tau = 0, order = 0;
   double functional = 0, potential = 0, interaction = 0, internal = 0;  // on the cloud
-  double held_out = 0;         // F on the held-out cloud
-  double exact = 0;            // F of the PDE's solution
-  double scheme = 0;           // F of the exact iterate
-  double std = 0;              // of the held-out cloud where there is one, otherwise of the cloud
+  double held_out = 0;                                                  // F on the held-out cloud
+  double exact = 0;                                                     // F of the PDE's solution
+  double scheme = 0;                                                    // F of the exact iterate
+  double std = 0;  // of the held-out cloud where there is one, otherwise of the cloud
   double std_exact = 0, std_scheme = 0;
   double transport = 0, decrease = 0, residual = 0, iterations = 0, min_log_det = 0, rate = 0, retries = 0;
   double seconds = 0;
@@ -30,13 +30,13 @@ std::vector<HistoryRow> parse_history(const std::string& text, const std::string
 
 /// What summary.json is made from.
 struct SummaryInput {
-  std::string status;             // running, done, interrupted or failed
-  std::string reason;             // why a run failed
+  std::string status;  // running, done, interrupted or failed
+  std::string reason;  // why a run failed
   const Config* config = nullptr;
   const Reference* reference = nullptr;  // may be nullptr
   const std::vector<HistoryRow>* history = nullptr;
-  ObjectiveValue functional{};    // on the cloud, now
-  double held_out = 0;            // F on the held-out cloud; NaN where there is none
+  ObjectiveValue functional{};  // on the cloud, now
+  double held_out = 0;          // F on the held-out cloud; NaN where there is none
   double std = 0;
   const Matrix<double>* judged = nullptr;  // the held-out cloud where there is one; nullptr: no errors yet
   int steps = 0;

@@ -65,13 +65,16 @@ class Runner {
   }
 
  private:
-  double seconds() const { return seconds_before_ + std::chrono::duration<double>(Clock::now() - start_).count(); }
+  double seconds() const {
+    return seconds_before_ + std::chrono::duration<double>(Clock::now() - start_).count();
+  }
 
   const Trajectory& judged() const { return config_.held_out.particles > 0 ? held_out_ : flow_.trajectory(); }
 
   void carry_held_out(std::size_t first_map) {
     if (config_.held_out.particles == 0) return;
-    for (std::size_t m = first_map; m < flow_.maps().size(); ++m) held_out_.advance(flow_.maps()[m], flow_.team());
+    for (std::size_t m = first_map; m < flow_.maps().size(); ++m)
+      held_out_.advance(flow_.maps()[m], flow_.team());
   }
 
   double held_out_functional(Index pair_limit) const {
@@ -98,7 +101,8 @@ class Runner {
     }
     if (static_cast<int>(history_.size()) != saved.step + 1) {
       throw IoError("'" + folder.history().string() + "' has " + std::to_string(history_.size()) +
-                    " rows up to step " + std::to_string(saved.step) + " of the checkpoint; it needs one for each step from 0");
+                    " rows up to step " + std::to_string(saved.step) +
+                    " of the checkpoint; it needs one for each step from 0");
     }
     flow_.restore(std::move(saved.cloud), read_maps(folder.path(), saved.step),
                   {std::move(saved.theta), saved.gradient_scale, saved.draws});
@@ -116,7 +120,8 @@ class Runner {
     RunResult result;
     Progress progress(options_.log, options_.terminal, flow_.steps(), config_.steps);
     try {
-      const InterruptScope scope([](void* flow) noexcept { static_cast<Flow<T>*>(flow)->interrupt(); }, &flow_);
+      const InterruptScope scope([](void* flow) noexcept { static_cast<Flow<T>*>(flow)->interrupt(); },
+                                 &flow_);
       while (flow_.steps() < config_.steps) {
         const std::size_t maps = flow_.maps().size();
         const std::optional<StepReport> report = flow_.step();
@@ -190,10 +195,12 @@ class Runner {
   void save_step(const RunFolder& folder, std::size_t first_map) {
     const int step = flow_.steps();
     folder.write_maps(flow_.maps(), first_map);
-    if (step % config_.clouds_every == 0 || step == config_.steps) folder.write_cloud(step, flow_.trajectory());
+    if (step % config_.clouds_every == 0 || step == config_.steps)
+      folder.write_cloud(step, flow_.trajectory());
     const bool checkpoint = step % config_.checkpoint_every == 0 && step < config_.steps;
     // The whole file is written each time: at most a few times a second.
-    if (checkpoint || std::chrono::duration<double>(Clock::now() - written_).count() > 0.25) write_history(folder);
+    if (checkpoint || std::chrono::duration<double>(Clock::now() - written_).count() > 0.25)
+      write_history(folder);
     if (!checkpoint) return;
     write_checkpoint(folder);
     write_summary(folder, "running");
@@ -210,7 +217,8 @@ class Runner {
     written_ = Clock::now();
   }
 
-  void write_summary(const RunFolder& folder, const std::string& status, const std::string& reason = "") const {
+  void write_summary(const RunFolder& folder, const std::string& status,
+                     const std::string& reason = "") const {
     const HistoryRow& row = history_.back();
     const bool running = status == "running";
     const bool last = flow_.steps() == config_.steps;
@@ -279,14 +287,17 @@ class Runner {
     const HistoryRow& row = history_.back();
     std::ostringstream out;
     if (result.status == RunStatus::failed) out << "failed: " << result.reason << "\n";
-    if (result.status == RunStatus::interrupted) out << "interrupted; continue with: brenier resume " << options_.out.string() << "\n";
+    if (result.status == RunStatus::interrupted)
+      out << "interrupted; continue with: brenier resume " << options_.out.string() << "\n";
     out.precision(7);
-    out << result.steps << " of " << config_.steps << " steps in " << duration_text(seconds()) << ": F = " << row.functional;
+    out << result.steps << " of " << config_.steps << " steps in " << duration_text(seconds())
+        << ": F = " << row.functional;
     if (!std::isnan(row.held_out)) out << ", held-out " << row.held_out;
     if (!std::isnan(row.scheme)) out << ", exact iterate " << row.scheme;
     if (!std::isnan(row.exact)) out << ", exact " << row.exact;
     const double judged_functional = std::isnan(row.held_out) ? row.functional : row.held_out;
-    if (config_.exact.functional && judged_functional < *config_.exact.functional - 1e-4 * std::abs(*config_.exact.functional)) {
+    if (config_.exact.functional &&
+        judged_functional < *config_.exact.functional - 1e-4 * std::abs(*config_.exact.functional)) {
       out << "\nwarning: F is below its infimum " << *config_.exact.functional
           << ": the network has fitted the sample; use more particles, or a cloud that is not random";
     }
@@ -337,9 +348,10 @@ RunResult run(const Config& config, const RunOptions& options) {
 RunResult resume(const Config& config, const RunOptions& options) {
   const RunFolder folder = RunFolder::open(options.out);
   if (essence(config) != essence(load_config(folder.config()))) {
-    throw ConfigError("'" + options.out.string() +
-                      "' was started with other settings; a resumed run may change flow.steps, device, threads and "
-                      "[output] only");
+    throw ConfigError(
+        "'" + options.out.string() +
+        "' was started with other settings; a resumed run may change flow.steps, device, threads and "
+        "[output] only");
   }
   return with_precision(config, options, [&](auto& runner) { return runner.continue_in(folder); });
 }

@@ -12,10 +12,10 @@
 namespace brenier::app {
 
 struct RunOptions {
-  std::filesystem::path out;               // run folder
-  std::ostream* log = nullptr;             // progress; nullptr: silent
-  bool terminal = false;                   // redraw one line
-  std::function<void(int step)> on_step;   // after each step is recorded
+  std::filesystem::path out;              // run folder
+  std::ostream* log = nullptr;            // progress; nullptr: silent
+  bool terminal = false;                  // redraw one line
+  std::function<void(int step)> on_step;  // after each step is recorded
 };
 
 enum class RunStatus { done, interrupted, failed };
@@ -26,12 +26,13 @@ struct RunResult {
   int steps = 0;       // completed
 };
 
-/// Checks everything, then makes the folder and runs. Errors before the first step leave nothing behind; a flow that
-/// diverges, or an interrupt, leaves a valid folder with the steps so far. IoError: the files, also during the run.
+/// Checks everything, then makes the folder and runs. Errors before the first step leave nothing behind; a
+/// flow that diverges, or an interrupt, leaves a valid folder with the steps so far. IoError: the files, also
+/// during the run.
 RunResult run(const Config& config, const RunOptions& options);
 
-/// Continues the run in options.out from its checkpoint, bit for bit. `config` is that of the run; it may differ in
-/// flow.steps, device, threads and [output] (ConfigError for anything else).
+/// Continues the run in options.out from its checkpoint, bit for bit. `config` is that of the run; it may
+/// differ in flow.steps, device, threads and [output] (ConfigError for anything else).
 RunResult resume(const Config& config, const RunOptions& options);
 
 }  // namespace brenier::app

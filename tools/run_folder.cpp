@@ -52,8 +52,9 @@ RunFolder RunFolder::create(const fs::path& path) {
     throw ValueError("'" + path.string() + "' exists and is not a folder; choose another one with --out");
   }
   if (existed && !fs::is_empty(path, code)) {
-    throw ValueError("'" + path.string() +
-                     "' exists and is not empty; choose another folder with --out, or continue that run with --resume");
+    throw ValueError(
+        "'" + path.string() +
+        "' exists and is not empty; choose another folder with --out, or continue that run with --resume");
   }
   RunFolder folder(path, !existed);
   for (const char* part : {"clouds", "maps", "figures"}) {
@@ -86,7 +87,9 @@ fs::path RunFolder::default_path(const std::string& stem) {
   }
 }
 
-fs::path RunFolder::cloud(int step) const { return path_ / "clouds" / ("step_" + six_digits(step) + ".npy"); }
+fs::path RunFolder::cloud(int step) const {
+  return path_ / "clouds" / ("step_" + six_digits(step) + ".npy");
+}
 
 fs::path RunFolder::log_density(int step) const {
   return path_ / "clouds" / ("log_density_" + six_digits(step) + ".npy");
@@ -190,7 +193,8 @@ std::vector<BrenierMap> read_maps(const fs::path& path, int steps) {
   };
   std::vector<Entry> entries;
   for (const auto& entry : fs::directory_iterator(folder, code)) {
-    if (entry.path().extension() != ".safetensors" || entry.path().filename() == "checkpoint.safetensors") continue;
+    if (entry.path().extension() != ".safetensors" || entry.path().filename() == "checkpoint.safetensors")
+      continue;
     BrenierMap map = read_map(entry.path());
     if (steps > 0 && map.step > steps) continue;
     entries.push_back({entry.path(), std::move(map)});

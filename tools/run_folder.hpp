@@ -4,8 +4,8 @@
 //   config.toml                  all keys with their effective values; loads again
 //   history.csv                  a row per step
 //   summary.json                 where the run stands, and its results
-//   clouds/step_000010.npy       particles (N, d), with clouds/log_density_000010.npy (N) where they are known
-//   maps/step_000010.safetensors the map of each step; the shorter steps at the start of order 2 are
+//   clouds/step_000010.npy       particles (N, d), with clouds/log_density_000010.npy (N) where they are
+//   known maps/step_000010.safetensors the map of each step; the shorter steps at the start of order 2 are
 //                                maps/step_000001_start_1.safetensors, ...
 //   checkpoint.safetensors       what `brenier resume` needs beside the maps
 //   figures/                     of `brenier plot`, and exact_density.npy: columns t, x, rho
@@ -31,7 +31,8 @@ struct Saved {
 /// Names and content of a run folder. Every file is written whole or not at all.
 class RunFolder {
  public:
-  /// Makes the folder with its subfolders. ValueError: it exists and is not empty. IoError: it cannot be made.
+  /// Makes the folder with its subfolders. ValueError: it exists and is not empty. IoError: it cannot be
+  /// made.
   static RunFolder create(const std::filesystem::path& path);
   /// IoError: the folder is no run.
   static RunFolder open(const std::filesystem::path& path);
@@ -66,8 +67,8 @@ class RunFolder {
   bool made_;  // this process made the folder
 };
 
-/// All maps of a run folder, of a folder of maps, or one map file, in the order they apply, up to `steps` steps
-/// (0: all). IoError: no maps, a step that is missing, a file that is no map.
+/// All maps of a run folder, of a folder of maps, or one map file, in the order they apply, up to `steps`
+/// steps (0: all). IoError: no maps, a step that is missing, a file that is no map.
 std::vector<BrenierMap> read_maps(const std::filesystem::path& path, int steps = 0);
 
 /// The text of a file. IoError.

@@ -18,6 +18,7 @@
 
 #include <cmath>
 
+#include "kernels/cpu/activation.hpp"
 #include "kernels/cpu/gemm.hpp"
 #include "kernels/icnn.hpp"
 #include "kernels/runtime/arena.hpp"
@@ -30,60 +31,6 @@ inline Index triangle(Index d) {
 }
 inline Index triangle_index(Index a, Index b) {
   return a <= b ? b * (b + 1) / 2 + a : a * (a + 1) / 2 + b;
-}
-
-/// Vectors that activate() takes at a time; divides the vectors of a row.
-#if BRENIER_VECTOR_BYTES == 64
-inline constexpr int kBatch = 4;
-#else
-inline constexpr int kBatch = 2;
-#endif
-
-/// sigma and sigma' of kBatch vectors; the other derivatives are functions of sigma'.
-template <Activation kind, class T>
-inline void activate(const Vec<T> (&s)[kBatch], T* value, T* slope) {
-  Vec<T> v[kBatch], d1[kBatch];
-  if constexpr (kind == Activation::softplus) {
-    softplus_sigmoid<T, kBatch>(s, v, d1);
-  } else {
-#pragma GCC unroll 4
-    for (int n = 0; n < kBatch; ++n) {
-      const Vec<T> root = sqrt<T>(s[n] * s[n] + T(4));
-      const Vec<T> big = (abs<T>(s[n]) + root) * T(0.5);
-      const Vec<T> q = T(1) / root;
-      v[n] = s[n] < Vec<T>{} ? T(1) / big : big;
-      // (1 + s/root)/2 without cancellation for s < 0: root + s = 2/big there.
-      d1[n] = s[n] < Vec<T>{} ? q / big : q * big;
-    }
-  }
-#pragma GCC unroll 4
-  for (int n = 0; n < kBatch; ++n) {
-    store(value + n * kWidth<T>, v[n]);
-    store(slope + n * kWidth<T>, d1[n]);
-  }
-}
-template <Activation kind, class T>
-inline Vec<T> second_derivative(Vec<T> d1) {
-  const Vec<T> d2 = d1 * (T(1) - d1);
-  if constexpr (kind == Activation::softplus) return d2;
-  return T(2) * d2 * sqrt<T>(d2);
-}
-template <Activation kind, class T>
-inline Vec<T> third_derivative(Vec<T> d1) {
-  const Vec<T> d2 = d1 * (T(1) - d1);
-  const Vec<T> slope = T(1) - T(2) * d1;
-  if constexpr (kind == Activation::softplus) return d2 * slope;
-  return T(6) * d2 * d2 * slope;
-}
-
-/// Calls f<kind>(), so that loops over elements are compiled for one activation.
-template <class F>
-inline void with_activation(Activation kind, const F& f) {
-  if (kind == Activation::softplus) {
-    f.template operator()<Activation::softplus>();
-  } else {
-    f.template operator()<Activation::squareplus>();
-  }
 }
 
 /// Which second-order terms of the jet a tile carries.
@@ -183,6 +130,10 @@ class TileNet {
   template <Activation kind>
   void finish_reverse(LayerTile& t, const T* z_bar, const T* a, Index first, Index count);
   void hessian_from_layer(const LayerTile& t);
+  template <int Count>
+  void add_products(const LayerTile& t, Index a, Index b);
+  template <int Count>
+  void weigh_rows(LayerTile& t, int k, const T* metric, Index part, Index row);
   void weigh_tangents(LayerTile& t, const T* metric);
   void second_order_streams(const T* v, const T* metric);
   void reverse_tangents(int l);
@@ -240,7 +191,7 @@ class TileNet {
   T *grad_p_ = nullptr, *grad_t_ = nullptr;         // (h0, s padded), (d, h1, h0 padded)
   T *grad_output_ = nullptr, *grad_a_ = nullptr, *grad_b_ = nullptr;  // in lanes: (h_last, w), (d, w), (w)
   T* grad_quadratic_ = nullptr;  // (triangle(d), w), or (1, w) for the trace where rank is 0
-  double *column_ = nullptr, *column_sum_ = nullptr;  // (h0)
+  T *column_ = nullptr, *column_sum_ = nullptr, *slope_ = nullptr;  // (h0), (h0), (d)
   Index sp_ = 0, h0p_ = 0;
 };
 
@@ -317,8 +268,9 @@ void TileNet<T>::place(Carver& carver) {
   grad_b_ = carver.take<T>(w);
   grad_quadratic_ = carver.take<T>((rank_ > 0 ? s : 1) * w);
   if (!structured_) return;
-  column_ = carver.take<double>(layers_[0].h);
-  column_sum_ = carver.take<double>(layers_[0].h);
+  column_ = carver.take<T>(layers_[0].h);
+  column_sum_ = carver.take<T>(layers_[0].h);
+  slope_ = carver.take<T>(d_);
   metric2_ = carver.take<T>(s * kLanes);
   metric2t_ = carver.take<T>(kLanes * sp_);
   grad_p_ = carver.take<T>(layers_[0].h * (s <= kSmallColumns ? s * w : sp_));
@@ -539,14 +491,28 @@ void TileNet<T>::hessian_from_layer(const LayerTile& t) {
   }
   const Index block = t.h * kLanes;
   for (Index a = 0; a < d_; ++a) {
-    for (Index i = 0; i < kLanes; i += w) {
-      for (Index b = a; b < d_; ++b) {
-        Vec<T> sum = load(hessian_ + triangle_index(a, b) * kLanes + i);
-        for (Index r = i; r < block; r += kLanes) {
-          sum += load(t.gamma + r) * load(t.j + a * block + r) * load(t.j + b * block + r);
-        }
-        store(hessian_ + triangle_index(a, b) * kLanes + i, sum);
-      }
+    multiply_rows(temp_, t.gamma, t.j + a * block, t.h);
+    Index b = a;
+    for (; b + 4 <= d_; b += 4) add_products<4>(t, a, b);
+    for (; b < d_; ++b) add_products<1>(t, a, b);
+  }
+}
+
+/// H_ab += temp . J_b over the rows of a layer, for Count columns from b on.
+template <class T>
+template <int Count>
+void TileNet<T>::add_products(const LayerTile& t, Index a, Index b) {
+  const Index block = t.h * kLanes;
+  for (Index part = 0; part < kLanes; part += w) {
+    Vec<T> sum[Count] = {};
+    for (Index r = part; r < block; r += kLanes) {
+      const Vec<T> left = load(temp_ + r);
+#pragma GCC unroll 4
+      for (int n = 0; n < Count; ++n) sum[n] += left * load(t.j + (b + n) * block + r);
+    }
+    for (int n = 0; n < Count; ++n) {
+      T* row = hessian_ + triangle_index(a, b + n) * kLanes + part;
+      store(row, load(row) + sum[n]);
     }
   }
 }

@@ -13,6 +13,21 @@
 
 namespace brenier::cpu::BRENIER_ISA {
 
+/// jm_k = sum_b M_kb J_b, Count rows of one part of the lanes.
+template <class T>
+template <int Count>
+void TileNet<T>::weigh_rows(LayerTile& t, int k, const T* metric, Index part, Index row) {
+  const Index block = t.h * kLanes;
+  Vec<T> sum[Count] = {};
+  for (int b = 0; b < tangents_; ++b) {
+    const Vec<T> weight = load(metric + triangle_index(k, b) * kLanes + part);
+    const T* j = t.j + b * block + row * kLanes + part;
+#pragma GCC unroll 4
+    for (int n = 0; n < Count; ++n) sum[n] += weight * load(j + n * kLanes);
+  }
+  for (int n = 0; n < Count; ++n) store(t.jm + k * block + (row + n) * kLanes + part, sum[n]);
+}
+
 /// jm_k = sum_l M_kl J_l and r = sum_k J_k jm_k.
 template <class T>
 void TileNet<T>::weigh_tangents(LayerTile& t, const T* metric) {
@@ -25,14 +40,10 @@ void TileNet<T>::weigh_tangents(LayerTile& t, const T* metric) {
       const T* partner = t.j + (k + plan_.count) % tangents_ * block;
       for (Index i = 0; i < block; i += w) store(jm + i, T(0.5) * load(partner + i));
     } else {
-      for (int part = 0; part < kLanes; part += w) {
-        for (Index r = part; r < block; r += kLanes) {
-          Vec<T> sum = {};
-          for (int b = 0; b < tangents_; ++b) {
-            sum += load(metric + triangle_index(k, b) * kLanes + part) * load(t.j + b * block + r);
-          }
-          store(jm + r, sum);
-        }
+      for (Index part = 0; part < kLanes; part += w) {
+        Index row = 0;
+        for (; row + 4 <= t.h; row += 4) weigh_rows<4>(t, k, metric, part, row);
+        for (; row < t.h; ++row) weigh_rows<1>(t, k, metric, part, row);
       }
     }
     const T* j = t.j + k * block;
@@ -332,20 +343,28 @@ void TileNet<T>::flush_structure(double* gradient) {
   const Index s = triangle(d_);
   const bool small = s <= kSmallColumns;
   double* grad_a0 = gradient + net_.layers()[0].input_weight;  // (h0, d)
-  const auto a0 = [&](Index i, Index c) { return static_cast<double>(layers_[0].w[i * layers_[0].e + c]); };
   for (Index i = 0; i < h0; ++i) {
+    const T* a0 = layers_[0].w + i * layers_[0].e;
     for (Index b = 0; b < d_; ++b) {
-      for (Index a = 0; a <= b; ++a) {
-        const Index k = triangle_index(a, b);
-        double slope = 0;
-        if (small) {
-          drain_lanes(&slope, grad_p_ + (i * s + k) * w);
-        } else {
-          drain(&slope, grad_p_ + i * sp_ + k, 1);
+      const Index first = triangle_index(0, b);
+      if (small) {
+        for (Index a = 0; a <= b; ++a) {
+          T* lanes = grad_p_ + (i * s + first + a) * w;
+          slope_[a] = sum_of<T>(load(lanes));
+          store(lanes, Vec<T>{});
         }
-        grad_a0[i * d_ + a] += slope * a0(i, b);
-        grad_a0[i * d_ + b] += slope * a0(i, a);
+      } else {
+        T* sums = grad_p_ + i * sp_ + first;
+        for (Index a = 0; a <= b; ++a) slope_[a] = sums[a];
+        for (Index a = 0; a <= b; ++a) sums[a] = T(0);
       }
+      // P[i, ab] = A[i,a] A[i,b].
+      double own = 0;
+      for (Index a = 0; a <= b; ++a) {
+        grad_a0[i * d_ + a] += static_cast<double>(slope_[a] * a0[b]);
+        own += static_cast<double>(slope_[a] * a0[a]);
+      }
+      grad_a0[i * d_ + b] += own;
     }
   }
   if (depth_ < 2) return;
@@ -353,20 +372,20 @@ void TileNet<T>::flush_structure(double* gradient) {
   double* grad_w1 = gradient + net_.layers()[1].weight;  // (h1, h0)
   for (Index k = 0; k < d_; ++k) {
     for (Index i = 0; i < h0; ++i) {
-      column_[i] = a0(i, k);
-      column_sum_[i] = 0;
+      column_[i] = layers_[0].w[i * layers_[0].e + k];
+      column_sum_[i] = T(0);
     }
     for (Index j = 0; j < next.h; ++j) {
-      T* slope = grad_t_ + (k * next.h + j) * h0p_;
+      T* __restrict slope = grad_t_ + (k * next.h + j) * h0p_;
       const T* weight = next.w + j * next.e;
-      double* out = grad_w1 + j * h0;
+      double* __restrict out = grad_w1 + j * h0;
       for (Index i = 0; i < h0; ++i) {
-        out[i] += static_cast<double>(slope[i]) * column_[i];
-        column_sum_[i] += static_cast<double>(slope[i] * weight[i]);
+        out[i] += static_cast<double>(slope[i] * column_[i]);
+        column_sum_[i] += slope[i] * weight[i];
         slope[i] = T(0);
       }
     }
-    for (Index i = 0; i < h0; ++i) grad_a0[i * d_ + k] += column_sum_[i];
+    for (Index i = 0; i < h0; ++i) grad_a0[i * d_ + k] += static_cast<double>(column_sum_[i]);
   }
 }
 

@@ -14,7 +14,9 @@ Arena::Arena(std::size_t bytes) : data_(static_cast<std::byte*>(::operator new(b
   std::memset(data_, 0, bytes);
 }
 
-Arena::~Arena() { ::operator delete(data_, kAlignment); }
+Arena::~Arena() {
+  ::operator delete(data_, kAlignment);
+}
 
 Arena::Arena(Arena&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
 

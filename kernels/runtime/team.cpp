@@ -120,8 +120,9 @@ void Team::barrier() {
     generation_.notify_all();
     return;
   }
-  // Threads arrive within microseconds of each other when each has a processor: spin that long before asking the
-  // system to wait. Longer spins would burn the processor that a thread of another process holds us up with.
+  // Threads arrive within microseconds of each other when each has a processor: spin that long before asking
+  // the system to wait. Longer spins would burn the processor that a thread of another process holds us up
+  // with.
   const int spins = workers_->oversubscribed ? 0 : 1000;
   for (int i = 0; i < spins; ++i) {
     if (generation_.load(std::memory_order_acquire) != generation) return;

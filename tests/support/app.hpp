@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+// A flow that takes milliseconds, and helpers for tests of the command.
+#pragma once
+
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "tools/config.hpp"
+
+namespace brenier::test {
+
+namespace fs = std::filesystem;
+
+struct TemporaryFolder {
+  TemporaryFolder() {
+    std::string name = (fs::temp_directory_path() / "brenier-app-XXXXXX").string();
+    REQUIRE(::mkdtemp(name.data()) != nullptr);
+    path = name;
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  fs::path path;
+};
+
+inline void put(const fs::path& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+/// A flow that takes milliseconds: 37 particles, 5 steps.
+inline const std::string kTiny = R"(seed = 3
+precision = "double"
+[cloud]
+density = "barenblatt"
+time = 1e-3
+particles = 37
+[[functional]]
+term = "porous_medium"
+m = 2
+[flow]
+tau = 1e-3
+steps = 5
+[network]
+hidden = [7, 5]
+[inner]
+iterations = 23
+rate = 1e-2
+[held_out]
+particles = 101
+[output]
+every = 2
+)";
+
+inline app::Config tiny(const std::vector<std::string>& overrides = {}) {
+  return app::parse_config(kTiny, "tiny.toml", ".", overrides);
+}
+
+/// kTiny with one piece of text replaced.
+inline std::string tiny_with(const std::string& from, const std::string& to) {
+  std::string text = kTiny;
+  const std::size_t at = text.find(from);
+  REQUIRE(at != std::string::npos);
+  return text.replace(at, from.size(), to);
+}
+
+/// The message has every piece.
+inline void check_contains(const std::string& message, std::initializer_list<const char*> pieces) {
+  CAPTURE(message);
+  for (const char* piece : pieces) {
+    CAPTURE(piece);
+    CHECK(message.find(piece) != std::string::npos);
+  }
+}
+
+}  // namespace brenier::test
