@@ -59,7 +59,7 @@ struct RunArguments {
   std::vector<std::string> set;
   std::optional<std::uint64_t> seed;
   std::optional<int> threads, steps;
-  bool resume = false, quiet = false;
+  bool resume = false, quiet = false, plot = false;
 
   std::vector<std::string> overrides() const {
     std::vector<std::string> all;
@@ -84,6 +84,14 @@ int exit_code(RunStatus status) {
   return ExitCode::failed;
 }
 
+/// Draws the figures of a run that has completed steps, where that was asked for.
+int finish(const RunArguments& arguments, const std::filesystem::path& folder, RunStatus status,
+           std::ostream& out) {
+  out.flush();
+  if (arguments.plot && plot({folder}, {}) != 0 && status == RunStatus::done) return ExitCode::failed;
+  return exit_code(status);
+}
+
 int run_command(const RunArguments& arguments, std::ostream& out, bool terminal) {
   const Config config = load_config(arguments.config, arguments.overrides());
   RunOptions options;
@@ -92,7 +100,7 @@ int run_command(const RunArguments& arguments, std::ostream& out, bool terminal)
   options.log = arguments.quiet ? nullptr : &out;
   options.terminal = terminal;
   const bool go_on = arguments.resume && RunFolder::is_run(options.out);
-  return exit_code((go_on ? resume(config, options) : run(config, options)).status);
+  return finish(arguments, options.out, (go_on ? resume(config, options) : run(config, options)).status, out);
 }
 
 int resume_command(const RunArguments& arguments, std::ostream& out, bool terminal) {
@@ -101,7 +109,8 @@ int resume_command(const RunArguments& arguments, std::ostream& out, bool termin
   options.log = arguments.quiet ? nullptr : &out;
   options.terminal = terminal;
   const RunFolder folder = RunFolder::open(options.out);
-  return exit_code(resume(load_config(folder.config(), arguments.overrides()), options).status);
+  const Config config = load_config(folder.config(), arguments.overrides());
+  return finish(arguments, options.out, resume(config, options).status, out);
 }
 
 void add_run_options(CLI::App& command, RunArguments& arguments) {
@@ -109,6 +118,7 @@ void add_run_options(CLI::App& command, RunArguments& arguments) {
   command.add_option("--threads", arguments.threads,
                      "threads; 0: all processors. Results do not depend on it");
   command.add_flag("-q,--quiet", arguments.quiet, "no progress");
+  command.add_flag("--plot", arguments.plot, "draw the figures at the end, as `brenier plot` does");
 }
 
 /// The command line as it is built up; parse() may throw CLI::ParseError.

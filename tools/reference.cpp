@@ -278,13 +278,4 @@ double deviation(const Matrix<double>& x) {
   return std::sqrt(sum / (n * static_cast<double>(x.cols())));
 }
 
-double wasserstein_1d(const Matrix<double>& x, const std::vector<double>& quantiles) {
-  std::vector<double> sorted = x.elements();
-  std::sort(sorted.begin(), sorted.end());
-  double sum = 0;
-  for (std::size_t i = 0; i < sorted.size(); ++i)
-    sum += (sorted[i] - quantiles.at(i)) * (sorted[i] - quantiles[i]);
-  return std::sqrt(sum / static_cast<double>(sorted.size()));
-}
-
 }  // namespace brenier::app

@@ -44,7 +44,4 @@ std::unique_ptr<Reference> find_reference(const Config& config);
 /// Square root of trace(covariance) / d over the rows of x.
 double deviation(const Matrix<double>& x);
 
-/// Wasserstein-2 distance in d = 1 of two clouds of equal size with equal weights; `quantiles` is ascending.
-double wasserstein_1d(const Matrix<double>& x, const std::vector<double>& quantiles);
-
 }  // namespace brenier::app

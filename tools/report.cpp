@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "brenier/version.hpp"
+#include "solvers/wasserstein.hpp"
 
 namespace brenier::app {
 namespace {
@@ -68,7 +69,7 @@ Json errors(const SummaryInput& input, double functional, const Known& known, do
 }
 
 double distance(const SummaryInput& input, const std::vector<double>& quantiles) {
-  return quantiles.empty() ? kUnknown : wasserstein_1d(*input.judged, quantiles);
+  return quantiles.empty() ? kUnknown : wasserstein_1d(input.judged->elements(), quantiles);
 }
 
 void add_reference(Json& summary, const SummaryInput& input) {

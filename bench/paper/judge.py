@@ -195,12 +195,14 @@ class Runner:
         words = ["run", str(self.configs / f"{config}.toml"), "--out", str(folder), "--seed", str(seed)]
         words += ["--quiet", "--threads", str(self.threads if threads is None else threads), *options]
         message, seconds = self.call(*words)
-        run = Run(folder, seconds, message)
-        if run.done:
-            run.summary = json.loads((folder / "summary.json").read_text())
-            if run.summary.get("status") != "done":
-                run.message = f"status {run.summary.get('status')!r} with exit status 0"
-        if message.startswith("exit status 2"):
+        file = folder / "summary.json"
+        summary = json.loads(file.read_text()) if file.is_file() else {}
+        if not message and summary.get("status") != "done":
+            message = f"status {summary.get('status')!r} with exit status 0"
+        # The numbers of a run that failed are those of its last step, which nobody should judge.
+        run = Run(folder, seconds, message, {} if message else summary)
+        run.message += f" ({summary['reason']})" if message and "reason" in summary else ""
+        if message.startswith("exit status 2:"):
             raise CannotJudge(f"{shlex.join([str(self.binary), *words])}: {message}")
         if self.verbose:
             print(f"  {name}: {run.message or 'done'}, {seconds:.1f} s", file=sys.stderr, flush=True)
@@ -349,6 +351,11 @@ def results(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.is_file()}
 
 
+def differences(first: dict[str, bytes], second: dict[str, bytes]) -> int:
+    """Files that only one side has, or that are not the same to the byte."""
+    return sum(first.get(key) != second.get(key) for key in first.keys() | second.keys())
+
+
 def identity(runner: Runner, seeds: int) -> list[Row]:
     """The same bytes from run to run, and for 1, 2 and 4 threads. Does not depend on the number of seeds."""
     del seeds
@@ -365,12 +372,9 @@ def identity(runner: Runner, seeds: int) -> list[Row]:
         first = results(runs[0].folder)
         # Maps and at least the first and the last cloud: nothing at all would be identical, too.
         complete = sum(key.startswith("maps") for key in first) >= 4 and len(first) >= 7
-        differing = []
-        for run in runs[1:]:
-            other = results(run.folder)
-            names = first.keys() | other.keys()
-            differs = sum(first.get(key) != other.get(key) for key in names)
-            differing.append(float(differs) if complete and run.done and runs[0].done else math.nan)
+        complete = complete and [run.number("threads") for run in runs] == [1, 1, 2, 4]
+        differing = [float(differences(first, results(run.folder))) if complete else math.nan
+                     for run in runs[1:]]
         rows.append(Row("identity", f"files that differ: {name}", 0, differing, seconds_of(runs)))
     return rows
 
@@ -424,6 +428,8 @@ def self_test() -> None:
     assert Row("", "", 2.5, [3, 2.6], at_least=True).passed()
     assert not Row("", "", 2.5, [3, 2.4], at_least=True).passed()
     assert not Row("", "", 1e-3, [1e-4, math.nan]).passed() and not Row("", "", 1e-3, []).passed()
+    assert differences({"a": b"0", "b": b"1"}, {"a": b"0", "b": b"1"}) == 0
+    assert differences({"a": b"0", "b": b"1"}, {"a": b"0", "b": b"2", "c": b""}) == 2
     assert "MISSED" in line(Row("", "", 0, [math.nan])) and "0 of 1" in line(Row("", "", 0, [math.nan]))
     print("judge: self-test passed")
 

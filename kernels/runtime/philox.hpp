@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Philox 4x32-10, the counter-based generator of Salmon, Moraes, Dror and Shaw ("Parallel random numbers:
 // as easy as 1, 2, 3", SC 2011). A draw is a pure function of (seed, stream, step, iteration, particle,
-// slot), so every backend and every partition into threads sees the same numbers.
+// slot), so every backend and every partition into threads sees the same numbers, bit for bit.
 #pragma once
 
 #include <array>
 #include <cmath>
 #include <cstdint>
+
+#include "kernels/runtime/portable.hpp"
+#include "kernels/runtime/portable_math.hpp"
 
 namespace brenier {
 
@@ -21,8 +24,8 @@ enum class Stream : std::uint32_t {
 };
 
 /// Ten rounds of Philox 4x32 on one counter block.
-inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
-                                           std::array<std::uint32_t, 2> key) {
+BRENIER_HOST_DEVICE inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
+                                                               std::array<std::uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t p0 = 0xD2511F53ull * counter[0];
     const std::uint64_t p1 = 0xCD9E8D57ull * counter[2];
@@ -37,11 +40,13 @@ inline std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
 /// Random numbers of one purpose, addressed by (step, iteration, particle, slot).
 class Random {
  public:
-  Random(std::uint64_t seed, Stream stream) : seed_(seed), stream_(static_cast<std::uint32_t>(stream)) {}
+  BRENIER_HOST_DEVICE Random(std::uint64_t seed, Stream stream)
+      : seed_(seed), stream_(static_cast<std::uint32_t>(stream)) {}
 
   /// Four independent 32-bit words. `slot` numbers the blocks one particle may need (below 65,536).
-  std::array<std::uint32_t, 4> words(std::uint32_t step, std::uint32_t iteration, std::uint64_t particle,
-                                     std::uint32_t slot = 0) const {
+  BRENIER_HOST_DEVICE std::array<std::uint32_t, 4> words(std::uint32_t step, std::uint32_t iteration,
+                                                         std::uint64_t particle,
+                                                         std::uint32_t slot = 0) const {
     const std::array<std::uint32_t, 4> counter = {
         static_cast<std::uint32_t>(particle),
         (static_cast<std::uint32_t>(particle >> 32) & 0xFFFFu) | (slot << 16), iteration, step};
@@ -51,29 +56,30 @@ class Random {
   }
 
   /// Uniform in the open interval (0, 1), 52 bits.
-  double uniform(std::uint32_t step, std::uint32_t iteration, std::uint64_t particle,
-                 std::uint32_t slot = 0) const {
+  BRENIER_HOST_DEVICE double uniform(std::uint32_t step, std::uint32_t iteration, std::uint64_t particle,
+                                     std::uint32_t slot = 0) const {
     const auto w = words(step, iteration, particle, slot);
     return to_unit(w[0], w[1]);
   }
 
   /// Two independent standard normal deviates (Box-Muller).
-  std::array<double, 2> normals(std::uint32_t step, std::uint32_t iteration, std::uint64_t particle,
-                                std::uint32_t slot = 0) const {
+  BRENIER_HOST_DEVICE std::array<double, 2> normals(std::uint32_t step, std::uint32_t iteration,
+                                                    std::uint64_t particle, std::uint32_t slot = 0) const {
     const auto w = words(step, iteration, particle, slot);
-    const double radius = std::sqrt(-2.0 * std::log(to_unit(w[0], w[1])));
-    const double angle = 6.283185307179586476925 * to_unit(w[2], w[3]);
-    return {radius * std::cos(angle), radius * std::sin(angle)};
+    const double radius = std::sqrt(-2.0 * portable_log(to_unit(w[0], w[1])));
+    double sine = 0, cosine = 0;
+    portable_sincos(to_unit(w[2], w[3]), sine, cosine);
+    return {radius * cosine, radius * sine};
   }
 
   /// Uniform integer in [0, n), n < 2^32, by Lemire's multiplication (bias below 2^-32 n).
-  std::uint32_t below(std::uint32_t n, std::uint32_t step, std::uint32_t iteration, std::uint64_t particle,
-                      std::uint32_t slot = 0) const {
+  BRENIER_HOST_DEVICE std::uint32_t below(std::uint32_t n, std::uint32_t step, std::uint32_t iteration,
+                                          std::uint64_t particle, std::uint32_t slot = 0) const {
     return static_cast<std::uint32_t>((std::uint64_t{words(step, iteration, particle, slot)[0]} * n) >> 32);
   }
 
  private:
-  static double to_unit(std::uint32_t high, std::uint32_t low) {
+  BRENIER_HOST_DEVICE static double to_unit(std::uint32_t high, std::uint32_t low) {
     const std::uint64_t bits = ((std::uint64_t{high} << 32) | low) >> 12;
     return (static_cast<double>(bits) + 0.5) * 0x1.0p-52;  // 53 bits and a half would round to 1
   }

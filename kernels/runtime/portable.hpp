@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+// Qualifiers of code that compiles for the host, for CUDA and for the emulator of CUDA blocks.
+#pragma once
+
+// Code that runs on both sides. Functions of the standard library may be called from it where they are
+// constexpr (nvcc: --expt-relaxed-constexpr) or have a CUDA version (<cmath>).
+#if defined(__CUDACC__)
+#define BRENIER_HOST_DEVICE __host__ __device__
+#else
+#define BRENIER_HOST_DEVICE
+#endif
+
+// The dialect is an inline namespace: a program may hold the CUDA and the emulated form of one kernel.
+#if defined(__CUDACC__) && !defined(BRENIER_EMULATE)
+#define BRENIER_CUDA 1
+#define BRENIER_DIALECT cuda_dialect
+#define BRENIER_DEVICE __device__
+#define BRENIER_KERNEL __global__
+#define BRENIER_LAUNCH_BOUNDS(threads) __launch_bounds__(threads)
+#define BRENIER_RESTRICT __restrict__
+#define BRENIER_UNROLL _Pragma("unroll")
+#else
+#define BRENIER_CUDA 0
+#define BRENIER_DIALECT emulated
+#define BRENIER_DEVICE
+#define BRENIER_KERNEL
+#define BRENIER_LAUNCH_BOUNDS(threads)
+#define BRENIER_RESTRICT
+#define BRENIER_UNROLL
+#endif
