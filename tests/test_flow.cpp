@@ -386,25 +386,34 @@ TEST_CASE("particles at the edge, where the density vanishes, stay finite") {
 
 TEST_CASE("what does not fit is named") {
   const Cloud cloud = Density::gaussian(2, 0.0, 1.0).sample(10);
-  const auto flow = [&](Functional f, Cloud c, FlowOptions o) {
+  const FlowOptions defaults;
+  const auto with = [](const auto& change) {
+    FlowOptions options;
+    change(options);
+    return options;
+  };
+  const auto flow = [&](Functional f, Cloud c, const FlowOptions& o) {
     Flow<float> made(std::move(f), std::move(c), o);
   };
-  CHECK_ERROR(flow(entropy(), cloud, {.tau = 0}), ValueError, "tau = 0");
-  CHECK_ERROR(flow(entropy(), cloud, {.tau = -1e-3}), ValueError, "tau = -0.001");
-  CHECK_ERROR(flow(entropy(), cloud, {.order = 3}), ValueError, "order = 3");
-  CHECK_ERROR(flow(entropy(), cloud, {.threads = -1}), ValueError, "threads = -1");
-  CHECK_ERROR(flow(entropy(), cloud, {.device = "cuda"}), NotAvailable, "no CUDA backend");
-  CHECK_ERROR(flow(entropy(), cloud, {.device = "gpu"}), ValueError, "\"gpu\"");
-  CHECK_ERROR(flow(Functional(), cloud, {}), ValueError, "no terms");
-  CHECK_ERROR(flow(potential("sum(x)", 3), cloud, {}), ShapeError, "dimension 3");
-  CHECK_ERROR(flow(entropy(), Cloud{cloud.x, {}}, {}), ValueError, "log-density");
-  CHECK_ERROR(flow(entropy(), Cloud{}, {}), ValueError, "no particles");
+  CHECK_ERROR(flow(entropy(), cloud, with([](FlowOptions& o) { o.tau = 0; })), ValueError, "tau = 0");
+  CHECK_ERROR(flow(entropy(), cloud, with([](FlowOptions& o) { o.tau = -1e-3; })), ValueError,
+              "tau = -0.001");
+  CHECK_ERROR(flow(entropy(), cloud, with([](FlowOptions& o) { o.order = 3; })), ValueError, "order = 3");
+  CHECK_ERROR(flow(entropy(), cloud, with([](FlowOptions& o) { o.threads = -1; })), ValueError,
+              "threads = -1");
+  CHECK_ERROR(flow(entropy(), cloud, with([](FlowOptions& o) { o.device = "cuda"; })), NotAvailable,
+              "no CUDA backend");
+  CHECK_ERROR(flow(entropy(), cloud, with([](FlowOptions& o) { o.device = "gpu"; })), ValueError, "\"gpu\"");
+  CHECK_ERROR(flow(Functional(), cloud, defaults), ValueError, "no terms");
+  CHECK_ERROR(flow(potential("sum(x)", 3), cloud, defaults), ShapeError, "dimension 3");
+  CHECK_ERROR(flow(entropy(), Cloud{cloud.x, {}}, defaults), ValueError, "log-density");
+  CHECK_ERROR(flow(entropy(), Cloud{}, defaults), ValueError, "no particles");
   Cloud broken = cloud;
   broken.x(7, 1) = std::nan("");
-  CHECK_ERROR(flow(entropy(), broken, {}), ValueError, "particle 7");
+  CHECK_ERROR(flow(entropy(), broken, defaults), ValueError, "particle 7");
   Cloud shorter = cloud;
   shorter.log_density.pop_back();
-  CHECK_ERROR(flow(entropy(), shorter, {}), ShapeError, "9 log-densities");
+  CHECK_ERROR(flow(entropy(), shorter, defaults), ShapeError, "9 log-densities");
   CHECK_ERROR(potential("sum(x)", 2) + potential("sum(x)", 3), ShapeError, "dimension 3");
   CHECK_ERROR(porous_medium(1.0), ValueError, "m = 1");
 }

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: MIT
+// Memory of the emulated device: one reserved region without access rights outside kernels and copies, every buffer
+// between guard zones, fresh memory filled with NaN.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "kernels/runtime/emulator_impl.hpp"
+
+#if BRENIER_ASAN
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace brenier::device::emulator {
+namespace {
+
+constexpr std::size_t kRegion = std::size_t{2} << 30;
+constexpr std::size_t kGuard = 1024;     // bytes on either side of a buffer
+constexpr std::size_t kAlignment = 256;  // as cudaMalloc
+constexpr std::size_t kSharedGuard = 256;
+
+constexpr std::size_t round_up(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+// A buffer: [at, at + kGuard) guard, `bytes` of payload, guard up to at + whole.
+struct Buffer {
+  std::size_t bytes;
+  std::size_t whole;
+};
+
+struct Memory {
+  std::byte* region = nullptr;
+  std::map<std::size_t, Buffer> buffers;  // by offset of the first guard
+  std::size_t in_use = 0;                 // payload bytes
+  std::size_t touched = 0;                // everything used so far lies below
+  int open = 0;
+  std::recursive_mutex mutex;
+};
+
+Memory& memory() {
+  static Memory instance;
+  return instance;
+}
+
+std::byte* payload(const Memory& m, std::size_t at) { return m.region + at + kGuard; }
+
+void reserve(Memory& m) {
+  if (m.region) return;
+  void* region = ::mmap(nullptr, kRegion, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (region == MAP_FAILED) throw DeviceError("emulator: the system refused the address range of device memory");
+  m.region = static_cast<std::byte*>(region);
+}
+
+void protect(const Memory& m, int rights) {
+  if (m.touched > 0 && ::mprotect(m.region, round_up(m.touched + 4096) / 4096 * 4096, rights) != 0)
+    throw DeviceError("emulator: mprotect failed on " + std::to_string(m.touched) + " bytes of device memory");
+}
+
+// The lowest gap between buffers that holds `whole` bytes.
+std::size_t first_gap(const Memory& m, std::size_t whole) {
+  std::size_t at = 0;
+  for (const auto& [offset, buffer] : m.buffers) {
+    if (offset - at >= whole) break;
+    at = offset + buffer.whole;
+  }
+  return at;
+}
+
+}  // namespace
+
+void fill_guard(std::byte* begin, std::byte* end) {
+  for (std::byte* p = begin; p < end; ++p) {
+    const auto shift = 8 * (reinterpret_cast<Address>(p) % 4);
+    *p = static_cast<std::byte>(kGuardWord >> shift);
+  }
+}
+
+std::byte* check_guard(std::byte* begin, std::byte* end) {
+  for (std::byte* p = begin; p < end; ++p) {
+    const auto shift = 8 * (reinterpret_cast<Address>(p) % 4);
+    if (*p == static_cast<std::byte>(kGuardWord >> shift)) continue;
+    fill_guard(begin, end);
+    return p;
+  }
+  return nullptr;
+}
+
+void poison([[maybe_unused]] const std::byte* begin, [[maybe_unused]] const std::byte* end) {
+#if BRENIER_ASAN
+  __asan_poison_memory_region(begin, static_cast<std::size_t>(end - begin));
+#endif
+}
+
+void unpoison([[maybe_unused]] const std::byte* begin, [[maybe_unused]] const std::byte* end) {
+#if BRENIER_ASAN
+  __asan_unpoison_memory_region(begin, static_cast<std::size_t>(end - begin));
+#endif
+}
+
+OpenMemory::OpenMemory() {
+  Memory& m = memory();
+  m.mutex.lock();
+  if (m.open++ == 0) protect(m, PROT_READ | PROT_WRITE);
+}
+
+OpenMemory::~OpenMemory() {
+  Memory& m = memory();
+  if (--m.open == 0 && m.touched > 0) protect(m, PROT_NONE);
+  m.mutex.unlock();
+}
+
+bool is_device_address(const void* address) noexcept {
+  const std::byte* region = memory().region;
+  const auto* p = static_cast<const std::byte*>(address);
+  return region && p >= region && p < region + kRegion;
+}
+
+std::size_t memory_in_use() {
+  std::lock_guard lock(memory().mutex);
+  return memory().in_use;
+}
+
+std::string check_device_guards() {
+  if (BRENIER_ASAN) return "";  // the zones are poisoned: accesses were reported as they happened
+  Memory& m = memory();
+  for (const auto& [at, buffer] : m.buffers) {
+    std::byte* first = payload(m, at);
+    std::byte* last = first + buffer.bytes;
+    const std::string size = " a device buffer of " + std::to_string(buffer.bytes) + " bytes";
+    if (const std::byte* bad = check_guard(first - kGuard, first))
+      return "wrote " + std::to_string(first - bad) + " bytes before" + size;
+    if (const std::byte* bad = check_guard(last, m.region + at + buffer.whole))
+      return "wrote " + std::to_string(bad - last) + " bytes behind" + size;
+  }
+  return "";
+}
+
+void check_range(Address address, std::size_t bytes, const char* what) {
+  Memory& m = memory();
+  std::lock_guard lock(m.mutex);
+  const std::size_t offset = address - reinterpret_cast<Address>(m.region);
+  auto after = m.buffers.upper_bound(offset);
+  if (after != m.buffers.begin()) {
+    const auto& [at, buffer] = *--after;
+    const std::size_t inside = offset - at - kGuard;  // huge where the address is in the guard before
+    if (inside <= buffer.bytes && bytes <= buffer.bytes - inside) return;
+  }
+  if (bytes == 0) return;
+  throw DeviceError(std::string(what) + ": " + std::to_string(bytes) + " bytes do not lie inside one device buffer");
+}
+
+SharedMemory::SharedMemory(std::size_t bytes)
+    : size_(bytes), block_(new std::byte[bytes + 2 * kSharedGuard + 16]) {
+  void* at = block_.get() + kSharedGuard;
+  std::size_t room = bytes + kSharedGuard + 16;
+  data_ = static_cast<std::byte*>(std::align(16, bytes, at, room));
+  fill_guard(data_ - kSharedGuard, data_);
+  std::memset(data_, 0xFF, bytes);
+  fill_guard(data_ + bytes, data_ + bytes + kSharedGuard);
+  poison(data_ - kSharedGuard, data_);
+  poison(data_ + bytes, data_ + bytes + kSharedGuard);
+}
+
+SharedMemory::~SharedMemory() {
+  if (block_) unpoison(data_ - kSharedGuard, data_ + size_ + kSharedGuard);
+}
+
+std::string SharedMemory::check() const {
+  if (BRENIER_ASAN) return "";
+  const std::string size = " the block's " + std::to_string(size_) + " bytes of shared memory";
+  if (const std::byte* bad = check_guard(data_ - kSharedGuard, data_))
+    return "wrote " + std::to_string(data_ - bad) + " bytes before" + size;
+  if (const std::byte* bad = check_guard(data_ + size_, data_ + size_ + kSharedGuard))
+    return "wrote " + std::to_string(bad - (data_ + size_)) + " bytes behind" + size;
+  return "";
+}
+
+}  // namespace brenier::device::emulator
+
+namespace brenier::device::inline BRENIER_DIALECT {
+namespace detail {
+
+using namespace emulator;
+
+Address allocate(std::size_t bytes) {
+  count_synchronisation("allocation");
+  Memory& m = memory();
+  std::lock_guard lock(m.mutex);
+  const std::size_t limit = std::min(options().memory, kRegion);
+  const std::size_t free = limit > m.in_use ? limit - m.in_use : 0;
+  if (bytes > free) throw OutOfDeviceMemory(bytes, free);
+  reserve(m);
+  const std::size_t whole = kGuard + round_up(bytes) + kGuard;
+  const std::size_t at = first_gap(m, whole);
+  if (at + whole + 4096 > kRegion) throw OutOfDeviceMemory(bytes, free);
+  m.touched = std::max(m.touched, at + whole);
+  m.buffers.emplace(at, Buffer{bytes, whole});
+  m.in_use += bytes;
+
+  const OpenMemory access;
+  protect(m, PROT_READ | PROT_WRITE);  // the region may have grown while it was open
+  std::byte* first = payload(m, at);
+  unpoison(first - kGuard, m.region + at + whole);
+  fill_guard(first - kGuard, first);
+  std::memset(first, 0xFF, bytes);
+  fill_guard(first + bytes, m.region + at + whole);
+  poison(first - kGuard, first);
+  poison(first + bytes, m.region + at + whole);
+  return reinterpret_cast<Address>(first);
+}
+
+void release(Address address) noexcept {
+  Memory& m = memory();
+  std::lock_guard lock(m.mutex);
+  const auto found = m.buffers.find(address - reinterpret_cast<Address>(m.region) - kGuard);
+  if (found == m.buffers.end()) return;
+  try {
+    const OpenMemory access;
+    std::byte* first = payload(m, found->first);
+    std::memset(first, 0xFF, found->second.bytes);
+    poison(first, first + found->second.bytes);
+    count_synchronisation("release");
+  } catch (...) {  // a destructor runs on: the memory is given back all the same
+  }
+  m.in_use -= found->second.bytes;
+  m.buffers.erase(found);
+}
+
+}  // namespace detail
+}  // namespace brenier::device::inline BRENIER_DIALECT
