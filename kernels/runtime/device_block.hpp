@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Reductions of a warp and of a block, written in the device dialect. Their order is fixed by the lane numbers, so
-// the same values give the same bits, in every lane.
+// Reductions of a warp and of a block, written in the device dialect. Their order is fixed by the lane
+// numbers, so the same values give the same bits, in every lane.
 #pragma once
 
 #include "kernels/runtime/portable.hpp"
@@ -16,9 +16,15 @@ namespace brenier::device::inline BRENIER_DIALECT {
 inline constexpr int kWarpSize = 32;
 inline constexpr int kMaxWarps = 32;  // of a block
 
-BRENIER_DEVICE inline int lane() { return thread_index() % kWarpSize; }
-BRENIER_DEVICE inline int warp() { return thread_index() / kWarpSize; }
-BRENIER_DEVICE inline int warp_count() { return block_size() / kWarpSize; }
+BRENIER_DEVICE inline int lane() {
+  return thread_index() % kWarpSize;
+}
+BRENIER_DEVICE inline int warp() {
+  return thread_index() / kWarpSize;
+}
+BRENIER_DEVICE inline int warp_count() {
+  return block_size() / kWarpSize;
+}
 
 BRENIER_DEVICE inline bool any(bool predicate, Where where = Where::current()) {
   return ballot(predicate, where) != 0;
@@ -48,7 +54,8 @@ BRENIER_DEVICE T warp_max(T value, Where where = Where::current()) {
 template <class T>
 using BlockScratch = Array<T, kMaxWarps>;
 
-/// Sum over the block, in every thread: warps by warp_sum, then their sums in the order of the warps. Two barriers.
+/// Sum over the block, in every thread: warps by warp_sum, then their sums in the order of the warps. Two
+/// barriers.
 template <class T>
 BRENIER_DEVICE T block_reduce_sum(T value, BlockScratch<T>& scratch, Where where = Where::current()) {
   const T of_warp = warp_sum(value, where);

@@ -17,13 +17,25 @@ struct Where {
   BRENIER_HOST_DEVICE static constexpr Where current() { return {}; }
 };
 
-BRENIER_DEVICE inline int thread_index() { return static_cast<int>(threadIdx.x); }
-BRENIER_DEVICE inline int block_index() { return static_cast<int>(blockIdx.x); }
-BRENIER_DEVICE inline int block_size() { return static_cast<int>(blockDim.x); }
-BRENIER_DEVICE inline int grid_size() { return static_cast<int>(gridDim.x); }
+BRENIER_DEVICE inline int thread_index() {
+  return static_cast<int>(threadIdx.x);
+}
+BRENIER_DEVICE inline int block_index() {
+  return static_cast<int>(blockIdx.x);
+}
+BRENIER_DEVICE inline int block_size() {
+  return static_cast<int>(blockDim.x);
+}
+BRENIER_DEVICE inline int grid_size() {
+  return static_cast<int>(gridDim.x);
+}
 
-BRENIER_DEVICE inline void sync_block(Where = Where::current()) { __syncthreads(); }
-BRENIER_DEVICE inline void sync_warp(Where = Where::current()) { __syncwarp(); }
+BRENIER_DEVICE inline void sync_block(Where = Where::current()) {
+  __syncthreads();
+}
+BRENIER_DEVICE inline void sync_warp(Where = Where::current()) {
+  __syncwarp();
+}
 
 inline constexpr unsigned kFullMask = 0xFFFFFFFFu;
 
@@ -82,20 +94,33 @@ struct Array {
   BRENIER_DEVICE const T& operator[](int i) const { return values[i]; }
 };
 
-BRENIER_DEVICE inline float4 load4(const float* from) { return *reinterpret_cast<const float4*>(from); }
-BRENIER_DEVICE inline void store4(float* to, float4 value) { *reinterpret_cast<float4*>(to) = value; }
-BRENIER_DEVICE inline float2 load2(const float* from) { return *reinterpret_cast<const float2*>(from); }
-BRENIER_DEVICE inline void store2(float* to, float2 value) { *reinterpret_cast<float2*>(to) = value; }
-BRENIER_DEVICE inline double2 load2(const double* from) { return *reinterpret_cast<const double2*>(from); }
-BRENIER_DEVICE inline void store2(double* to, double2 value) { *reinterpret_cast<double2*>(to) = value; }
+BRENIER_DEVICE inline float4 load4(const float* from) {
+  return *reinterpret_cast<const float4*>(from);
+}
+BRENIER_DEVICE inline void store4(float* to, float4 value) {
+  *reinterpret_cast<float4*>(to) = value;
+}
+BRENIER_DEVICE inline float2 load2(const float* from) {
+  return *reinterpret_cast<const float2*>(from);
+}
+BRENIER_DEVICE inline void store2(float* to, float2 value) {
+  *reinterpret_cast<float2*>(to) = value;
+}
+BRENIER_DEVICE inline double2 load2(const double* from) {
+  return *reinterpret_cast<const double2*>(from);
+}
+BRENIER_DEVICE inline void store2(double* to, double2 value) {
+  *reinterpret_cast<double2*>(to) = value;
+}
 
 namespace detail {
 void prepare_launch(const void* kernel, const Launch& shape);  // asks for shared memory above 48 KiB
 void finish_launch(const Launch& shape);                       // DeviceError with CUDA's words
 }  // namespace detail
 
-/// Runs kernel(args...) as `shape` says, in stream order. Device pointers are passed as DevicePointer, everything else
-/// by value. Throws ValueError for a shape that no device runs, DeviceError with the launch and CUDA's words.
+/// Runs kernel(args...) as `shape` says, in stream order. Device pointers are passed as DevicePointer,
+/// everything else by value. Throws ValueError for a shape that no device runs, DeviceError with the launch
+/// and CUDA's words.
 template <class... P, class... A>
 void launch(void (*kernel)(P...), const Launch& shape, const A&... args) {
   static_assert(sizeof...(P) == sizeof...(A), "one argument for each parameter of the kernel");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The device dialect on the host: the emulator of kernels/runtime/emulator.hpp under the dialect's names. Included by
-// kernels/runtime/device.hpp, which lists them.
+// The device dialect on the host: the emulator of kernels/runtime/emulator.hpp under the dialect's names.
+// Included by kernels/runtime/device.hpp, which lists them.
 #pragma once
 
 #include <atomic>
@@ -27,16 +27,30 @@ struct alignas(16) double2 {
 
 using Where = std::source_location;
 
-inline int thread_index() { return emulator::thread_index(); }
-inline int block_index() { return emulator::block_index(); }
-inline int block_size() { return emulator::block_size(); }
-inline int grid_size() { return emulator::grid_size(); }
+inline int thread_index() {
+  return emulator::thread_index();
+}
+inline int block_index() {
+  return emulator::block_index();
+}
+inline int block_size() {
+  return emulator::block_size();
+}
+inline int grid_size() {
+  return emulator::grid_size();
+}
 
-inline void sync_block(Where where = Where::current()) { emulator::sync_block(where); }
-inline void sync_warp(Where where = Where::current()) { emulator::sync_warp(where); }
+inline void sync_block(Where where = Where::current()) {
+  emulator::sync_block(where);
+}
+inline void sync_warp(Where where = Where::current()) {
+  emulator::sync_warp(where);
+}
 
 namespace detail {
-inline void require_kernel() { emulator::thread_index(); }
+inline void require_kernel() {
+  emulator::thread_index();
+}
 
 /// The value that lane `source` gave to the same shuffle; the lane's own where there is no such lane.
 template <class T>
@@ -91,7 +105,8 @@ T* shared_array(std::size_t offset, Index count, Where where = Where::current())
   return static_cast<T*>(emulator::shared_memory(offset, bytes, alignof(T), where));
 }
 
-/// An array whose index is checked. `Where` cannot be an argument of operator[]; the message names the kernel.
+/// An array whose index is checked. `Where` cannot be an argument of operator[]; the message names the
+/// kernel.
 template <class T, int N>
 struct Array {
   T values[N];
@@ -124,8 +139,8 @@ inline void store2(double* to, double2 value, Where where = Where::current()) {
   *static_cast<double2*>(emulator::aligned(to, alignof(double2), where)) = value;
 }
 
-/// As under CUDA; the kernel has run when launch() returns, or has been recorded where the stream is capturing. What
-/// the emulator finds wrong is thrown as DeviceError.
+/// As under CUDA; the kernel has run when launch() returns, or has been recorded where the stream is
+/// capturing. What the emulator finds wrong is thrown as DeviceError.
 template <class... P, class... A>
 void launch(void (*kernel)(P...), const Launch& shape, const A&... args) {
   static_assert(sizeof...(P) == sizeof...(A), "one argument for each parameter of the kernel");

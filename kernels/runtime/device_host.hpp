@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 // What the host does with a device: memory, streams, events, graphs, matrix products. Declared once; CUDA
-// (device_cuda.cu) and the emulator (emulator*.cpp) define the same names. Include kernels/runtime/device.hpp.
+// (device_cuda.cu) and the emulator (emulator*.cpp) define the same names. Include
+// kernels/runtime/device.hpp.
 //
-// The host never sees an address it could dereference by accident, copies only where a function says so, and counts
-// every call that makes it wait: an inner loop that claims to run without the host can be held to it.
+// The host never sees an address it could dereference by accident, copies only where a function says so, and
+// counts every call that makes it wait: an inner loop that claims to run without the host can be held to it.
 #pragma once
 
 #include <cstddef>
@@ -56,12 +57,12 @@ void use_device(int k);
 /// Throws NotAvailable where there is no device.
 DeviceProperties properties();
 
-/// Calls so far that made the host of this process wait for the device, or could have: copies to and from the host,
-/// synchronise(), allocation and release. For tests and reports; take the difference of two readings.
+/// Calls so far that made the host of this process wait for the device, or could have: copies to and from the
+/// host, synchronise(), allocation and release. For tests and reports; take the difference of two readings.
 std::uint64_t host_synchronisations() noexcept;
 
-/// An address on the device. It can be passed about and offset on the host, but only device code can dereference it
-/// (get(), []): under CUDA this does not compile on the host, under emulation it throws.
+/// An address on the device. It can be passed about and offset on the host, but only device code can
+/// dereference it (get(), []): under CUDA this does not compile on the host, under emulation it throws.
 template <class T>
 class DevicePointer;
 
@@ -150,12 +151,12 @@ class Event {
   std::unique_ptr<State, Delete> state_;
 };
 
-/// Work that is recorded once and launched many times with the same arguments. Buffers that it uses must outlive it.
-/// Move-only.
+/// Work that is recorded once and launched many times with the same arguments. Buffers that it uses must
+/// outlive it. Move-only.
 class Graph {
  public:
-  /// Runs `work`, which fills `stream`, without executing it on the device. Whatever waits for the device, allocates
-  /// or copies to or from the host throws DeviceError there.
+  /// Runs `work`, which fills `stream`, without executing it on the device. Whatever waits for the device,
+  /// allocates or copies to or from the host throws DeviceError there.
   static Graph capture(Stream& stream, const std::function<void()>& work);
   void launch(Stream& stream);
   int nodes() const;
@@ -184,11 +185,29 @@ void copy_to_device(Address to, const void* from, std::size_t bytes, Stream& str
 void copy_to_host(void* to, Address from, std::size_t bytes, Stream& stream);
 void copy_on_device(Address to, Address from, std::size_t bytes, Stream& stream);
 void fill_zero(Address to, std::size_t bytes, Stream& stream);
-void check_sizes(Index buffer, std::size_t host);  // ShapeError where they differ
-void check_launch(const Launch& shape);            // ValueError where no device could run it
-std::string describe(const Launch& shape);         // 'kernel "name" (grid 2, block 64, 1024 bytes shared)'
 
-/// A kernel's parameter from what launch() was given: device pointers lose their wrapper, host pointers are refused.
+/// ShapeError where the sizes of a copy differ.
+inline void check_sizes(Index buffer, std::size_t host) {
+  if (static_cast<std::size_t>(buffer) == host) return;
+  throw ShapeError("copy between a device buffer of " + std::to_string(buffer) + " elements and " +
+                   std::to_string(host) + " on the host; they must agree");
+}
+
+/// 'kernel "name" (grid 2, block 64, shared 1024 bytes)'
+inline std::string describe(const Launch& shape) {
+  return "kernel \"" + std::string(shape.name) + "\" (grid " + std::to_string(shape.grid) + ", block " +
+         std::to_string(shape.block) + ", shared " + std::to_string(shape.shared_bytes) + " bytes)";
+}
+
+/// ValueError for a shape that no device runs.
+inline void check_launch(const Launch& shape) {
+  if (shape.grid < 1) throw ValueError(describe(shape) + ": the grid must have at least 1 block");
+  if (shape.block < 32 || shape.block > 1024 || shape.block % 32 != 0)
+    throw ValueError(describe(shape) + ": the block must be a multiple of 32 from 32 to 1024");
+}
+
+/// A kernel's parameter from what launch() was given: device pointers lose their wrapper, host pointers are
+/// refused.
 template <class P, class A>
 P kernel_argument(const A& value) {
   static_assert(std::is_trivially_copyable_v<P>, "kernel parameters are copied bit by bit");
@@ -216,8 +235,8 @@ void copy_to_host(std::span<T> to, DevicePointer<const T> from, Stream& stream) 
   detail::copy_to_host(to.data(), from.address(), to.size_bytes(), stream);
 }
 
-/// Owns `size` elements on the current device, aligned to 256 bytes. Not initialised (emulation: all bits set, which
-/// is NaN). Move-only: copies are made by the functions that say so. Throws OutOfDeviceMemory.
+/// Owns `size` elements on the current device, aligned to 256 bytes. Not initialised (emulation: all bits
+/// set, which is NaN). Move-only: copies are made by the functions that say so. Throws OutOfDeviceMemory.
 template <class T>
 class DeviceBuffer {
   static_assert(std::is_trivially_copyable_v<T> && !std::is_const_v<T>);
@@ -266,8 +285,8 @@ class DeviceBuffer {
 
 enum class Transpose { no, yes };
 
-/// A cuBLAS handle with its own workspace, so that products can be captured and have the same bits on every run. Used
-/// with one stream at a time. Move-only.
+/// A cuBLAS handle with its own workspace, so that products can be captured and have the same bits on every
+/// run. Used with one stream at a time. Move-only.
 class Blas {
  public:
   Blas();
@@ -282,9 +301,9 @@ class Blas {
   std::unique_ptr<State, Delete> state_;
 };
 
-/// C = alpha op(A) op(B) + beta C, row-major, in full precision (no TF32): op(A) is (m, k), op(B) is (k, n), C is
-/// (m, n); ld* are the distances between the rows of A, B and C as stored. C is not read where beta is 0.
-/// T = float or double. Does not wait.
+/// C = alpha op(A) op(B) + beta C, row-major, in full precision (no TF32): op(A) is (m, k), op(B) is (k, n),
+/// C is (m, n); ld* are the distances between the rows of A, B and C as stored. C is not read where beta is
+/// 0. T = float or double. Does not wait.
 template <class T>
 void gemm(Blas& blas, Stream& stream, Transpose transpose_a, Transpose transpose_b, int m, int n, int k,
           std::type_identity_t<T> alpha, DevicePointer<const T> a, int lda,

@@ -1,18 +1,27 @@
 // SPDX-License-Identifier: MIT
-// Elementary functions of the device dialect, float and double, in the accuracy of the platform's library: the last
-// bits differ between the host and a device. Random draws do not (kernels/runtime/portable_math.hpp).
+// Elementary functions of the device dialect, float and double, in the accuracy of the platform's library:
+// the last bits differ between the host and a device. Random draws do not
+// (kernels/runtime/portable_math.hpp).
 #pragma once
 
 #include <cmath>
 
 #include "kernels/runtime/portable.hpp"
 
-#define BRENIER_MATH_1(name)                                                  \
-  BRENIER_DEVICE inline float name(float x) { return std::name(x); } \
-  BRENIER_DEVICE inline double name(double x) { return std::name(x); }
-#define BRENIER_MATH_2(name)                                                              \
-  BRENIER_DEVICE inline float name(float x, float y) { return std::name(x, y); } \
-  BRENIER_DEVICE inline double name(double x, double y) { return std::name(x, y); }
+#define BRENIER_MATH_1(name)                    \
+  BRENIER_DEVICE inline float name(float x) {   \
+    return std::name(x);                        \
+  }                                             \
+  BRENIER_DEVICE inline double name(double x) { \
+    return std::name(x);                        \
+  }
+#define BRENIER_MATH_2(name)                              \
+  BRENIER_DEVICE inline float name(float x, float y) {    \
+    return std::name(x, y);                               \
+  }                                                       \
+  BRENIER_DEVICE inline double name(double x, double y) { \
+    return std::name(x, y);                               \
+  }
 
 namespace brenier::device::inline BRENIER_DIALECT {
 
@@ -29,20 +38,36 @@ BRENIER_MATH_2(pow)
 BRENIER_MATH_2(fmin)
 BRENIER_MATH_2(fmax)
 
-BRENIER_DEVICE inline bool isfinite(float x) { return std::isfinite(x); }
-BRENIER_DEVICE inline bool isfinite(double x) { return std::isfinite(x); }
+BRENIER_DEVICE inline bool isfinite(float x) {
+  return std::isfinite(x);
+}
+BRENIER_DEVICE inline bool isfinite(double x) {
+  return std::isfinite(x);
+}
 
 /// x y + z, rounded once.
-BRENIER_DEVICE inline float fma(float x, float y, float z) { return std::fma(x, y, z); }
-BRENIER_DEVICE inline double fma(double x, double y, double z) { return std::fma(x, y, z); }
+BRENIER_DEVICE inline float fma(float x, float y, float z) {
+  return std::fma(x, y, z);
+}
+BRENIER_DEVICE inline double fma(double x, double y, double z) {
+  return std::fma(x, y, z);
+}
 
 /// 1 / sqrt(x).
 #if BRENIER_CUDA
-BRENIER_DEVICE inline float rsqrt(float x) { return ::rsqrtf(x); }
-BRENIER_DEVICE inline double rsqrt(double x) { return ::rsqrt(x); }
+BRENIER_DEVICE inline float rsqrt(float x) {
+  return ::rsqrtf(x);
+}
+BRENIER_DEVICE inline double rsqrt(double x) {
+  return ::rsqrt(x);
+}
 #else
-BRENIER_DEVICE inline float rsqrt(float x) { return 1.0f / std::sqrt(x); }
-BRENIER_DEVICE inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
+BRENIER_DEVICE inline float rsqrt(float x) {
+  return 1.0f / std::sqrt(x);
+}
+BRENIER_DEVICE inline double rsqrt(double x) {
+  return 1.0 / std::sqrt(x);
+}
 #endif
 
 }  // namespace brenier::device::inline BRENIER_DIALECT

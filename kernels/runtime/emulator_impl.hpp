@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
-// What the parts of the emulator share: emulator.cpp (blocks and threads), emulator_memory.cpp, emulator_host.cpp.
+// What the parts of the emulator share: emulator.cpp (blocks and threads), emulator_memory.cpp,
+// emulator_host.cpp.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "kernels/runtime/device_host.hpp"
@@ -53,6 +55,9 @@ class OpenMemory {
   ~OpenMemory();
   OpenMemory(const OpenMemory&) = delete;
   OpenMemory& operator=(const OpenMemory&) = delete;
+
+ private:
+  std::unique_lock<std::recursive_mutex> lock_;
 };
 
 /// What the guard zones of all device buffers say: "" or what was overwritten. Needs OpenMemory.

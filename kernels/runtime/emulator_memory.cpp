@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Memory of the emulated device: one reserved region without access rights outside kernels and copies, every buffer
-// between guard zones, fresh memory filled with NaN.
+// Memory of the emulated device: one reserved region without access rights outside kernels and copies, every
+// buffer between guard zones, fresh memory filled with NaN.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -21,8 +21,11 @@ constexpr std::size_t kRegion = std::size_t{2} << 30;
 constexpr std::size_t kGuard = 1024;     // bytes on either side of a buffer
 constexpr std::size_t kAlignment = 256;  // as cudaMalloc
 constexpr std::size_t kSharedGuard = 256;
+constexpr std::size_t kPage = 4096;
 
-constexpr std::size_t round_up(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+constexpr std::size_t round_up(std::size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 // A buffer: [at, at + kGuard) guard, `bytes` of payload, guard up to at + whole.
 struct Buffer {
@@ -44,18 +47,20 @@ Memory& memory() {
   return instance;
 }
 
-std::byte* payload(const Memory& m, std::size_t at) { return m.region + at + kGuard; }
+std::byte* payload(const Memory& m, std::size_t at) {
+  return m.region + at + kGuard;
+}
 
 void reserve(Memory& m) {
   if (m.region) return;
   void* region = ::mmap(nullptr, kRegion, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (region == MAP_FAILED) throw DeviceError("emulator: the system refused the address range of device memory");
+  if (region == MAP_FAILED)
+    throw DeviceError("emulator: the system refused the address range of device memory");
   m.region = static_cast<std::byte*>(region);
 }
 
-void protect(const Memory& m, int rights) {
-  if (m.touched > 0 && ::mprotect(m.region, round_up(m.touched + 4096) / 4096 * 4096, rights) != 0)
-    throw DeviceError("emulator: mprotect failed on " + std::to_string(m.touched) + " bytes of device memory");
+bool protect(const Memory& m, int rights) {
+  return m.touched == 0 || ::mprotect(m.region, (m.touched + kPage - 1) / kPage * kPage, rights) == 0;
 }
 
 // The lowest gap between buffers that holds `whole` bytes.
@@ -99,16 +104,16 @@ void unpoison([[maybe_unused]] const std::byte* begin, [[maybe_unused]] const st
 #endif
 }
 
-OpenMemory::OpenMemory() {
+OpenMemory::OpenMemory() : lock_(memory().mutex) {
   Memory& m = memory();
-  m.mutex.lock();
-  if (m.open++ == 0) protect(m, PROT_READ | PROT_WRITE);
+  if (!protect(m, PROT_READ | PROT_WRITE))
+    throw DeviceError("emulator: the system refused access to " + std::to_string(m.touched) + " bytes");
+  ++m.open;
 }
 
 OpenMemory::~OpenMemory() {
   Memory& m = memory();
-  if (--m.open == 0 && m.touched > 0) protect(m, PROT_NONE);
-  m.mutex.unlock();
+  if (--m.open == 0) protect(m, PROT_NONE);
 }
 
 bool is_device_address(const void* address) noexcept {
@@ -148,7 +153,8 @@ void check_range(Address address, std::size_t bytes, const char* what) {
     if (inside <= buffer.bytes && bytes <= buffer.bytes - inside) return;
   }
   if (bytes == 0) return;
-  throw DeviceError(std::string(what) + ": " + std::to_string(bytes) + " bytes do not lie inside one device buffer");
+  throw DeviceError(std::string(what) + ": " + std::to_string(bytes) +
+                    " bytes do not lie inside one device buffer");
 }
 
 SharedMemory::SharedMemory(std::size_t bytes)
@@ -194,13 +200,12 @@ Address allocate(std::size_t bytes) {
   reserve(m);
   const std::size_t whole = kGuard + round_up(bytes) + kGuard;
   const std::size_t at = first_gap(m, whole);
-  if (at + whole + 4096 > kRegion) throw OutOfDeviceMemory(bytes, free);
+  if (at + whole > kRegion) throw OutOfDeviceMemory(bytes, free);
   m.touched = std::max(m.touched, at + whole);
   m.buffers.emplace(at, Buffer{bytes, whole});
   m.in_use += bytes;
 
   const OpenMemory access;
-  protect(m, PROT_READ | PROT_WRITE);  // the region may have grown while it was open
   std::byte* first = payload(m, at);
   unpoison(first - kGuard, m.region + at + whole);
   fill_guard(first - kGuard, first);

@@ -51,7 +51,8 @@ class NotAvailable : public Error {
   using Error::Error;
 };
 
-/// A call to the device that failed, or a kernel that broke its rules; what() names the kernel and its launch.
+/// A call to the device that failed, or a kernel that broke its rules; what() names the kernel and its
+/// launch.
 class DeviceError : public Error {
  public:
   using Error::Error;
