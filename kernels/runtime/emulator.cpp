@@ -315,7 +315,7 @@ void cancel(Block& block) {
 // --- launches
 // --------------------------------------------------------------------------------------------------
 
-void start(Block& block, int index, const SharedMemory& shared) {
+BRENIER_UNINSTRUMENTED void start(Block& block, int index, const SharedMemory& shared) {
   block.size = engine.shape->block;
   block.index = index;
   block.finished = false;
@@ -476,7 +476,7 @@ BRENIER_UNINSTRUMENTED unsigned ballot(bool predicate, const std::source_locatio
   return votes;
 }
 
-void* shared_memory(std::size_t offset, std::size_t bytes, std::size_t alignment,
+BRENIER_UNINSTRUMENTED void* shared_memory(std::size_t offset, std::size_t bytes, std::size_t alignment,
                     const std::source_location& where) {
   const SharedMemory& shared = *current().block->shared;
   if (offset > shared.size() || bytes > shared.size() - offset)
@@ -486,7 +486,7 @@ void* shared_memory(std::size_t offset, std::size_t bytes, std::size_t alignment
   return const_cast<void*>(aligned(shared.data() + offset, alignment, where));
 }
 
-void* aligned(const void* address, std::size_t alignment, const std::source_location& where) {
+BRENIER_UNINSTRUMENTED void* aligned(const void* address, std::size_t alignment, const std::source_location& where) {
   current();
   if (reinterpret_cast<Address>(address) % alignment != 0)
     fail_here("misaligned access at " + place(where) + ": the address must be a multiple of " +
