@@ -94,7 +94,7 @@ struct Data {
         gradient(net.parameters()) {
     for (const double t : initial_parameters(net, Initialisation::identity, 3))
       theta.push_back(static_cast<T>(t));
-    const Random random(7, Stream::cloud);
+    const Random random(7, RandomStream::cloud);
     std::uint32_t stream = 0;
     for (Matrix<T>* matrix : {&x, &v, &q, &p}) {
       std::uint64_t next = 0;

@@ -9,12 +9,17 @@
 
 namespace brenier {
 
+BRENIER_HOST_DEVICE inline double AdamOptions::rate_at(int k, int n) const {
+  const double phase = n > 1 ? double(k) / (n - 1) : 0.0;
+  return rate * (final_fraction + (1 - final_fraction) * 0.5 * (1 + std::cos(3.14159265358979323846 * phase)));
+}
+
 /// Constants of one iteration, k counted from 0.
 template <class T>
 struct AdamStep {
   T rate, beta1, beta2, epsilon, correction1, correction2;
 
-  AdamStep(const AdamOptions& o, int k, int n)
+  BRENIER_HOST_DEVICE AdamStep(const AdamOptions& o, int k, int n)
       : rate(static_cast<T>(o.rate_at(k, n))),
         beta1(static_cast<T>(o.beta1)),
         beta2(static_cast<T>(o.beta2)),
@@ -23,7 +28,7 @@ struct AdamStep {
         correction2(static_cast<T>(1 / (1 - std::pow(o.beta2, k + 1)))) {}
 
   /// `active` is 1, or 0 for a frozen parameter.
-  void update(T& theta, T& m, T& v, T gradient, T lower, T active = 1) const {
+  BRENIER_HOST_DEVICE void update(T& theta, T& m, T& v, T gradient, T lower, T active = 1) const {
     m = beta1 * m + (T(1) - beta1) * gradient;
     v = beta2 * v + (T(1) - beta2) * gradient * gradient;
     const T moved = theta - active * rate * (m * correction1) / (std::sqrt(v * correction2) + epsilon);
@@ -33,7 +38,7 @@ struct AdamStep {
 
 /// True where an update of `theta` along -gradient is stopped by its lower bound.
 template <class T>
-bool held_by_bound(T theta, T lower, double gradient) {
+BRENIER_HOST_DEVICE bool held_by_bound(T theta, T lower, double gradient) {
   return theta <= lower && gradient > 0;
 }
 

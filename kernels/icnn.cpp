@@ -88,7 +88,8 @@ namespace {
 /// Uniform and normal draws numbered in the order of the parameters.
 class ParameterDraws {
  public:
-  ParameterDraws(std::uint64_t seed, std::uint32_t draw) : random_(seed, Stream::parameters), draw_(draw) {}
+  ParameterDraws(std::uint64_t seed, std::uint32_t draw)
+      : random_(seed, RandomStream::parameters), draw_(draw) {}
   double uniform(double low, double high) { return low + (high - low) * random_.uniform(draw_, 0, next_++); }
   double normal(double deviation) { return deviation * random_.normals(draw_, 1, next_++)[0]; }
 
@@ -160,11 +161,12 @@ std::vector<double> initial_parameters(const Icnn& net, Initialisation how, std:
   theta[net.alpha()] = arch.learn_alpha ? std::max(alpha, arch.alpha_min) : alpha;
   const int rank = net.rank();
   if (rank == 0) return theta;
-  if (rank >= net.dim()) {
+  const double in_alpha = arch.learn_alpha ? std::max(alpha / 2, arch.alpha_min) : alpha;
+  const double rest = alpha - in_alpha;
+  if (rank >= net.dim() && rest > 0) {
     // Half of the quadratic part in B, so that B^T B can grow and shrink in every direction: alpha I + B^T B
     // is alpha times the identity at the start. A rank above d splits the rows evenly.
-    theta[net.alpha()] = arch.learn_alpha ? std::max(alpha / 2, arch.alpha_min) : alpha;
-    const double rest = std::max(alpha - theta[net.alpha()], 0.0);
+    theta[net.alpha()] = in_alpha;
     for (int r = 0; r < rank; ++r) {
       const int copies = (rank - 1 - r % net.dim()) / net.dim() + 1;
       theta[net.factor() + Index{r} * net.dim() + r % net.dim()] = std::sqrt(rest / copies);

@@ -4,6 +4,7 @@
 //
 //   ref   plain loops on one thread; the oracle the others are tested against, never optimised
 //   cpu   particles in lanes, vectorised and threaded
+//   cuda  kernels written in the device dialect, for a GPU or its emulator
 //
 // Clouds are (N, d) row-major with any row distance; theta has the layout of Icnn. Shapes are checked by the
 // engine before it calls an operation; operations trust them.
@@ -15,6 +16,7 @@
 
 #include "kernels/icnn.hpp"
 #include "kernels/objective.hpp"
+#include "kernels/runtime/portable.hpp"
 #include "kernels/runtime/team.hpp"
 #include "kernels/runtime/view.hpp"
 
@@ -51,7 +53,7 @@ struct AdamOptions {
   double epsilon = 1e-8;
 
   /// Rate of iteration k (from 0) of n.
-  double rate_at(int k, int n) const;
+  BRENIER_HOST_DEVICE double rate_at(int k, int n) const;  // defined in kernels/adam.hpp
 };
 
 /// One JKO step to be solved: minimise over theta
@@ -60,7 +62,8 @@ struct AdamOptions {
 template <class T>
 struct InnerProblem {
   const Icnn* net = nullptr;
-  MatrixView<const T> x;                // (N, d): the cloud the step starts from
+  MatrixView<const T> x;                // (N, d): the cloud the step starts from, minus m: small numbers
+                                        // keep their digits in T wherever the cloud lies
   const double* log_density = nullptr;  // (N): log rho(x_i); only where there are internal terms
   std::vector<double> shift;            // m (d)
   double scale = 1;                     // S > 0
@@ -135,6 +138,15 @@ namespace ref {
 template <class T>
 const Operations<T>& operations();
 }  // namespace ref
+
+namespace cuda {
+/// Whether the kernels of kernels/cuda are part of this program, and how many devices they can run on.
+bool compiled();
+int devices();
+/// NotAvailable where they are not.
+template <class T>
+const Operations<T>& operations();
+}  // namespace cuda
 
 namespace cpu {
 /// The variant for the widest instruction set that this processor has.

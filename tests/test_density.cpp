@@ -204,14 +204,14 @@ TEST_CASE("random particles depend on seed, stream and number only") {
   for (Index i = 0; i < 7; ++i)
     for (Index j = 0; j < 3; ++j) CHECK(few.x(i, j) == many.x(i, j));
   const Cloud other_seed = density.sample(7, Sampling::random, 6);
-  const Cloud other_stream = density.sample(7, Sampling::random, 5, Stream::held_out);
+  const Cloud other_stream = density.sample(7, Sampling::random, 5, RandomStream::held_out);
   for (Index i = 0; i < 7; ++i) {
     CHECK(few.x(i, 0) != other_seed.x(i, 0));
     CHECK(few.x(i, 0) != other_stream.x(i, 0));
   }
-  const Cloud shifted = density.sample(7, Sampling::stratified, 5, Stream::held_out);
+  const Cloud shifted = density.sample(7, Sampling::stratified, 5, RandomStream::held_out);
   CHECK(shifted.x(3, 1) != density.sample(7, Sampling::stratified, 5).x(3, 1));
-  CHECK(shifted.x(3, 1) == density.sample(7, Sampling::stratified, 5, Stream::held_out).x(3, 1));
+  CHECK(shifted.x(3, 1) == density.sample(7, Sampling::stratified, 5, RandomStream::held_out).x(3, 1));
 }
 
 TEST_CASE("random clouds follow their laws") {

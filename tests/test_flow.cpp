@@ -260,7 +260,7 @@ TEST_CASE("restored from its checkpoint, a flow continues bit for bit; held-out 
   options.inner.minibatch = 100;
   options.inner.tolerance = 1e-6;
   const Cloud cloud = start.sample(300, Sampling::random, 1);
-  const Cloud held = start.sample(50, Sampling::random, 1, Stream::held_out);
+  const Cloud held = start.sample(50, Sampling::random, 1, RandomStream::held_out);
   Flow<float> whole(problem.functional, cloud, options);
   whole.track(held);
   for (int k = 0; k < 2; ++k) REQUIRE(whole.step().has_value());
@@ -351,7 +351,7 @@ TEST_CASE("redrawn clouds: used, reproducible, and less overfitted than one smal
     options.inner.refresh = refresh;
     Flow<float> flow(functional, start.sample(100, Sampling::random, 1), options);
     flow.set_source(
-        [&](std::uint32_t k) { return start.sample(100, Sampling::random, 1000 + k, Stream::fresh); });
+        [&](std::uint32_t k) { return start.sample(100, Sampling::random, 1000 + k, RandomStream::fresh); });
     const std::size_t held_out = flow.track(start.sample(4096, Sampling::stratified));
     for (int k = 0; k < 4; ++k) REQUIRE(flow.step().has_value());
     return flow.functional_of(flow.tracked(held_out)).total();

@@ -297,6 +297,22 @@ TEST_CASE("initial parameters: identity maps, bounds, reproducible draws") {
   }
 }
 
+TEST_CASE("no row of B starts at its saddle, B = 0") {
+  for (const int rank : {1, 2, 3, 7}) {
+    for (const bool learn : {true, false}) {
+      for (const double alpha : {0.0, 1e-4, 1.0}) {
+        const Icnn net({.dim = 3, .hidden = {4}, .quadratic_rank = rank, .learn_alpha = learn});
+        const std::vector<double> theta = initial_parameters(net, Initialisation::identity, 1, 0, alpha);
+        for (int r = 0; r < rank; ++r) {
+          double size = 0;
+          for (int c = 0; c < 3; ++c) size += std::abs(theta[net.factor() + r * 3 + c]);
+          CHECK(size > 0);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("architectures that are not valid name the value") {
   CHECK_ERROR(Icnn({.dim = 0}), ValueError, "dim = 0");
   CHECK_ERROR(Icnn({.hidden = {}}), ValueError, "no hidden layers");

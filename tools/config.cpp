@@ -194,7 +194,8 @@ Config load_config(const std::filesystem::path& path, const std::vector<std::str
 }
 
 Cloud Config::initial_cloud() const {
-  if (cloud.density) return cloud.density->sample(cloud.particles, cloud.sampling, flow.seed, Stream::cloud);
+  if (cloud.density)
+    return cloud.density->sample(cloud.particles, cloud.sampling, flow.seed, RandomStream::cloud);
   Cloud out;
   out.x = read_npy(cloud.file);
   if (!cloud.log_density.empty()) out.log_density = read_npy_vector(cloud.log_density);
@@ -202,14 +203,14 @@ Cloud Config::initial_cloud() const {
 }
 
 Cloud Config::held_out_cloud(Index particles) const {
-  return cloud.density->sample(particles, held_out.sampling, flow.seed, Stream::held_out);
+  return cloud.density->sample(particles, held_out.sampling, flow.seed, RandomStream::held_out);
 }
 
 Cloud Config::fresh_cloud(std::uint32_t draw) const {
   // In d = 1 a stratified cloud is always the same one.
   const Sampling how =
       cloud.sampling == Sampling::stratified && cloud.dim == 1 ? Sampling::random : cloud.sampling;
-  return cloud.density->sample(cloud.particles, how, mixed(flow.seed, draw), Stream::fresh);
+  return cloud.density->sample(cloud.particles, how, mixed(flow.seed, draw), RandomStream::fresh);
 }
 
 }  // namespace brenier::app

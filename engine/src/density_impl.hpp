@@ -91,9 +91,9 @@ struct BarenblattImpl final : Density::Impl {
 
 /// N points of the unit cube of that dimension, row by row; see Sampling::stratified. With 1 dimension the
 /// midpoints (i + 1/2)/N.
-Matrix<double> stratified_cube(Index n, Index dimension, std::uint64_t seed, Stream stream);
+Matrix<double> stratified_cube(Index n, Index dimension, std::uint64_t seed, RandomStream stream);
 
 /// Independent uniforms; row i depends on seed, stream and i only.
-void random_cube_point(std::uint64_t seed, Stream stream, Index i, std::span<double> u);
+void random_cube_point(std::uint64_t seed, RandomStream stream, Index i, std::span<double> u);
 
 }  // namespace brenier

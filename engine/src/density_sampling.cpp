@@ -134,7 +134,8 @@ void whiten(Eigen::MatrixXd& z) {
   }
 }
 
-Matrix<double> whitened_sample(const GaussianImpl& gaussian, Index n, std::uint64_t seed, Stream stream) {
+Matrix<double> whitened_sample(const GaussianImpl& gaussian, Index n, std::uint64_t seed,
+                               RandomStream stream) {
   const Index d = gaussian.dim();
   if (n <= d)
     throw ValueError("n is " + std::to_string(n) + "; whitened sampling in dimension " + std::to_string(d) +
@@ -165,7 +166,7 @@ Matrix<double> midpoint_sample(const Density::Impl& density, Index n) {
 
 }  // namespace
 
-void random_cube_point(std::uint64_t seed, Stream stream, Index i, std::span<double> u) {
+void random_cube_point(std::uint64_t seed, RandomStream stream, Index i, std::span<double> u) {
   const Random random(seed, stream);
   for (std::size_t j = 0; j < u.size(); j += 2) {
     // A block holds two uniforms; above 65,536 blocks the iteration counts on.
@@ -176,7 +177,7 @@ void random_cube_point(std::uint64_t seed, Stream stream, Index i, std::span<dou
   }
 }
 
-Matrix<double> stratified_cube(Index n, Index dimension, std::uint64_t seed, Stream stream) {
+Matrix<double> stratified_cube(Index n, Index dimension, std::uint64_t seed, RandomStream stream) {
   const Random random(seed, stream);
   if (dimension > largest_sobol) return latin_hypercube(n, dimension, random);
   if (dimension > 1) return sobol(n, dimension, random);
@@ -185,7 +186,7 @@ Matrix<double> stratified_cube(Index n, Index dimension, std::uint64_t seed, Str
   return u;
 }
 
-Cloud Density::sample(Index n, Sampling how, std::uint64_t seed, Stream stream) const {
+Cloud Density::sample(Index n, Sampling how, std::uint64_t seed, RandomStream stream) const {
   if (n < 1) throw ValueError("n is " + std::to_string(n) + "; a cloud has at least 1 particle");
   Cloud cloud;
   if (how == Sampling::whitened) {

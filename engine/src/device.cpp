@@ -15,6 +15,7 @@ BuildInfo build_info() {
 #elif defined(__GNUC__)
   info.compiler = "gcc " __VERSION__;
 #endif
+  info.cuda = cuda::compiled();
   for (const char* variant : cpu::variants()) info.cpu_variants.emplace_back(variant);
   info.threads = Team::available();
   return info;
@@ -22,11 +23,16 @@ BuildInfo build_info() {
 
 template <class T>
 const Operations<T>& backend(const std::string& device) {
+  // The cuda backend becomes the choice of "auto" once it has been seen to run on a GPU.
   if (device == "auto" || device == "cpu") return cpu::operations<T>();
   if (device == "ref") return ref::operations<T>();
   if (device.rfind("cpu:", 0) == 0) return cpu::operations<T>(device.c_str() + 4);
-  if (device == "cuda" || device.rfind("cuda:", 0) == 0) {
-    throw NotAvailable("device \"" + device + "\": this build has no CUDA backend; use \"cpu\" or \"auto\"");
+  if (device == "cuda") {
+    const Operations<T>& operations = cuda::operations<T>();
+    if (cuda::devices() == 0) {
+      throw NotAvailable("device \"cuda\": there is no CUDA device here; use \"cpu\" or \"auto\"");
+    }
+    return operations;
   }
   throw ValueError("device \"" + device + "\" is not known; use auto, cpu, cpu:VARIANT, ref or cuda");
 }

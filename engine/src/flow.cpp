@@ -41,6 +41,16 @@ void location_and_scale(const Matrix<double>& x, std::vector<double>& mean, doub
   if (!(scale > 1e-100)) scale = 1;  // a single particle, or all in one place
 }
 
+/// x - shift, rounded to T after the difference.
+template <class T>
+Matrix<T> centred(const Matrix<double>& x, const std::vector<double>& shift) {
+  Matrix<T> out(x.rows(), x.cols());
+  for (Index i = 0; i < x.rows(); ++i) {
+    for (Index c = 0; c < x.cols(); ++c) out(i, c) = static_cast<T>(x(i, c) - shift[c]);
+  }
+  return out;
+}
+
 }  // namespace
 
 void FlowOptions::validate() const {
@@ -79,6 +89,17 @@ struct InnerTask {
   std::uint32_t number;
 };
 
+/// A trajectory moved through one map, and what the inner problem says of it.
+struct Trial {
+  Trajectory cloud;
+  ObjectiveValue functional;
+  double transport;
+  double value() const { return functional.total() + transport; }
+};
+
+/// Interactions of larger clouds are reported from this many particles.
+constexpr Index kPairLimit = 8192;
+
 template <class T>
 struct Flow<T>::State {
   Functional functional;
@@ -112,6 +133,7 @@ struct Flow<T>::State {
   InnerState<T> start(std::uint32_t number) const;
   Trajectory::Base fresh_base(MapBase kind);
   Solution attempt(const InnerTask& task, double rate, StepReport& report);
+  Trial trial(const Trajectory& from, const Trajectory::Base& base, const BrenierMap& map) const;
   bool take(Trajectory& next, double tau, MapBase kind, bool closes, StepReport& report);
   bool advance(Trajectory& next, StepReport& report);
 };
@@ -163,8 +185,15 @@ ObjectiveValue Flow<T>::State::value(const Matrix<double>& x, const std::vector<
   Matrix<double> subset;
   if (pair_limit > 0 && n > pair_limit && !objective.interaction.empty()) {
     subset = Matrix<double>(pair_limit, x.cols());
+    // One of each of `pair_limit` runs of particles, at random: a fixed stride would pick out a sub-lattice
+    // of a low-discrepancy cloud.
+    const Random random(options.seed, RandomStream::pairs);
     for (Index i = 0; i < pair_limit; ++i) {
-      for (Index c = 0; c < x.cols(); ++c) subset(i, c) = x((2 * i + 1) * n / (2 * pair_limit), c);
+      const Index first = i * n / pair_limit;
+      const Index run = (i + 1) * n / pair_limit - first;
+      const Index pick =
+          first + random.below(static_cast<std::uint32_t>(run), 0, 0, static_cast<std::uint64_t>(i));
+      for (Index c = 0; c < x.cols(); ++c) subset(i, c) = x(pick, c);
     }
   }
   for (const InteractionTerm& term : objective.interaction) {
@@ -254,9 +283,10 @@ typename Flow<T>::State::Solution Flow<T>::State::attempt(const InnerTask& task,
                                                           StepReport& report) {
   InnerProblem<T> inner = problem(task, rate);
   InnerState<T> state = start(task.number);
-  Matrix<T> x = cast<T>(task.base.x);
+  Matrix<T> x;
   Trajectory::Base fresh;
   const auto use = [&](const Trajectory::Base& base) {
+    x = centred<T>(base.x, inner.shift);
     inner.x = x;
     inner.log_density = base.log_density.empty() ? nullptr : base.log_density.data();
   };
@@ -266,7 +296,6 @@ typename Flow<T>::State::Solution Flow<T>::State::attempt(const InnerTask& task,
   for (bool first = true; state.iteration < inner.iterations; first = false) {
     if (!first) {
       fresh = fresh_base(task.kind);
-      x = cast<T>(fresh.x);
       use(fresh);
     }
     const double first_gradient = solution.inner.first_gradient;
@@ -283,19 +312,40 @@ typename Flow<T>::State::Solution Flow<T>::State::attempt(const InnerTask& task,
   return solution;
 }
 
+template <class T>
+Trial Flow<T>::State::trial(const Trajectory& from, const Trajectory::Base& base,
+                            const BrenierMap& map) const {
+  Trial out{from, {}, 0};
+  out.cloud.advance(map, base, team);
+  out.functional = value(out.cloud.x(), out.cloud.log_density(), kPairLimit);
+  double squares = 0;
+  for (std::size_t k = 0; k < base.x.elements().size(); ++k) {
+    const double step = out.cloud.x().elements()[k] - base.x.elements()[k];
+    squares += step * step;
+  }
+  out.transport = squares / (2 * map.tau * static_cast<double>(base.x.rows()));
+  return out;
+}
+
 /// Solves one inner problem and moves `next` through its map, with retries. False where interrupted.
 template <class T>
 bool Flow<T>::State::take(Trajectory& next, double tau, MapBase kind, bool closes, StepReport& report) {
-  constexpr Index kPairLimit = 8192;
   const Trajectory::Base base = next.base(kind);
   const InnerTask task{base, kind, tau, static_cast<std::uint32_t>(maps.size())};
   const double before = value(base.x, base.log_density, kPairLimit).total();
+  // A rise is a divergence where it is worth moving the cloud by 3 % of its size, a measure that does not see
+  // constants in F. The start of the inner loop may lie above `before` as well: the first map is the identity
+  // only nearly.
+  std::vector<double> mean;
+  double scale = 1;
+  location_and_scale(base.x, mean, scale);
+  const double slack = 1e-3 * scale * scale * static_cast<double>(base.x.cols()) / (2 * tau);
   double rate = options.inner.adam.rate;
   std::string reason;
-  for (int trial = 0; trial <= options.inner.retries; ++trial, rate /= 4) {
+  for (int attempts = 0; attempts <= options.inner.retries; ++attempts, rate /= 4) {
     const Solution solution = attempt(task, rate, report);
     if (solution.inner.interrupted) return false;
-    report.retries += trial > 0;
+    report.retries += attempts > 0;
     report.rate = rate;
     if (!solution.inner.finite) {
       reason = "the gradient of the inner problem was not finite at iteration " +
@@ -308,28 +358,29 @@ bool Flow<T>::State::take(Trajectory& next, double tau, MapBase kind, bool close
     map.step = steps + 1;
     map.time = time_after(steps + 1);
     map.tau = tau;
-    Trajectory moved = next;
-    moved.advance(map, base, team);
-    report.functional = value(moved.x(), moved.log_density(), kPairLimit);
-    double squares = 0;
-    for (std::size_t k = 0; k < base.x.elements().size(); ++k) {
-      const double step = moved.x().elements()[k] - base.x.elements()[k];
-      squares += step * step;
+    Trial moved = trial(next, base, map);
+    double limit = before + slack;
+    if (moved.value() > limit) {
+      BrenierMap first = map;
+      const InnerProblem<T> inner = problem(task, rate);
+      const std::vector<T> start_theta = start(task.number).theta;
+      first.theta = denormalised(net, std::vector<double>(start_theta.begin(), start_theta.end()),
+                                 inner.shift, inner.scale);
+      limit = std::max(limit, trial(next, base, first).value());
     }
-    report.transport = squares / (2 * tau * static_cast<double>(base.x.rows()));
-    report.decrease = before - report.functional.total() - report.transport;
-    const double after = report.functional.total() + report.transport;
-    // The identity map does no worse than `before`: ending far above it is a divergence.
-    if (!std::isfinite(after) || after > before + 0.1 * (std::abs(before) + report.transport)) {
-      reason = "F + W^2/(2 tau) went from " + show(before) + " to " + show(after);
+    if (!std::isfinite(moved.value()) || moved.value() > limit) {
+      reason = "F + W^2/(2 tau) went from " + show(before) + " to " + show(moved.value());
       continue;
     }
     if (gradient_scale == 0) gradient_scale = solution.inner.first_gradient;
+    report.functional = moved.functional;
+    report.transport = moved.transport;
+    report.decrease = before - moved.value();
     report.residual = gradient_scale > 0 ? solution.inner.gradient / gradient_scale : 0;
     report.converged = solution.inner.converged;
-    report.min_log_det = moved.min_log_det();
+    report.min_log_det = moved.cloud.min_log_det();
     theta = solution.theta;
-    next = std::move(moved);
+    next = std::move(moved.cloud);
     maps.push_back(std::move(map));
     return true;
   }

@@ -76,7 +76,7 @@ Trajectory::Base Trajectory::base(MapBase kind) const {
   for (std::size_t k = 0; k < out.x.elements().size(); ++k) {
     out.x.elements()[k] += (x_.elements()[k] - previous_.elements()[k]) / 3;
   }
-  for (Index i = 0; has_density() && i < x_.rows(); ++i) {
+  for (Index i = 0; i < x_.rows(); ++i) {
     double determinant = 0;
     if (d == 1) {
       determinant = 4.0 / 3 - 1 / (3 * jacobian_(i, 0));
@@ -86,7 +86,7 @@ Trajectory::Base Trajectory::base(MapBase kind) const {
       determinant = e.determinant();
       out.admissible = out.admissible && monotone(e);
     }
-    out.log_density[i] -= std::log(std::abs(determinant));
+    if (has_density()) out.log_density[i] -= std::log(std::abs(determinant));
   }
   return out;
 }
@@ -94,7 +94,7 @@ Trajectory::Base Trajectory::base(MapBase kind) const {
 void Trajectory::advance(const BrenierMap& map, const Base& from, Team& team) {
   const Index n = x_.rows();
   const Index d = x_.cols();
-  const bool jacobians = second_order_ && has_density();
+  const bool jacobians = second_order_;
   Matrix<double> displacement(std::min(n, kBlock), d);
   std::vector<double> log_det(has_density() ? std::min(n, kBlock) : 0);
   Matrix<double> hessian(jacobians ? std::min(n, kBlock) : 0, d * d);

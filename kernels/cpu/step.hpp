@@ -71,12 +71,14 @@ class StepWorker {
         net_(*problem.net, {.directions = internal_ ? Directions::unit : Directions::none}, carver),
         x_(carver.take<T>(d_ * kLanes)),
         y_(carver.take<T>(d_ * kLanes)),
+        physical_(carver.take<T>(d_ * kLanes)),
         v_(carver.take<T>(d_ * kLanes)),
         metric_(carver.take<T>(triangle(d_) * kLanes)),
         log_det_(carver.take<double>(kLanes)),
         log_xi_(carver.take<double>(kLanes)),
         weight_(carver.take<T>(kLanes)),
-        xi_(carver.take<T>(kLanes)),
+        xi_(carver.take<double>(kLanes)),
+        surrogate_(carver.take<double>(surrogate_rows() * kLanes)),
         factor_(carver.take<double>(factor_workspace(d_))),
         program_(carver.take<T>(program_rows() * kLanes)),
         mean_(carver.take<double>(d_)),
@@ -122,8 +124,9 @@ class StepWorker {
 
   static void store_rows(T* to, const T* from) { __builtin_memcpy(to, from, kLanes * sizeof(T)); }
 
-  Index program_rows() const {
-    Index rows = objective_.potential.workspace() + 1;
+  Index program_rows() const { return objective_.potential.workspace() + 1; }
+  Index surrogate_rows() const {
+    Index rows = 1;
     for (const InternalTerm& term : objective_.internal) {
       const Index more = term.surrogate.workspace();
       rows = more > rows ? more : rows;
@@ -150,12 +153,12 @@ class StepWorker {
     Index b = tile * kLanes + lane;
     b = b < shared_.n ? b : shared_.n - 1;
     if (problem_.minibatch == 0) return b;
-    return Random(problem_.seed, Stream::minibatch)
+    return Random(problem_.seed, RandomStream::minibatch)
         .below(static_cast<std::uint32_t>(problem_.x.rows), problem_.step,
                static_cast<std::uint32_t>(iteration), static_cast<std::uint64_t>(b));
   }
 
-  /// y = x + S (grad u_theta(x_hat) - x_hat), x_hat = (x - m)/S.
+  /// y = x + S (grad u_theta(x_hat) - x_hat), x_hat = x/S; x and y relative to m.
   void map_tile(Index tile, int iteration) {
     const Index left = shared_.n - tile * kLanes;
     count_ = static_cast<int>(left < kLanes ? left : kLanes);
@@ -165,8 +168,7 @@ class StepWorker {
       for (Index c = 0; c < d_; ++c) x_[c * kLanes + i] = row[c];
     }
     for (Index c = 0; c < d_; ++c) {
-      const T shift = static_cast<T>(problem_.shift[c]);
-      for (Index i = c * kLanes; i < (c + 1) * kLanes; ++i) net_.inputs()[i] = (x_[i] - shift) / scale;
+      for (Index i = c * kLanes; i < (c + 1) * kLanes; ++i) net_.inputs()[i] = x_[i] / scale;
     }
     net_.forward();
     net_.adjoint();
@@ -182,6 +184,15 @@ class StepWorker {
     }
   }
 
+  /// y + m, which potentials see.
+  const T* physical_images() {
+    for (Index c = 0; c < d_; ++c) {
+      const T shift = static_cast<T>(problem_.shift[c]);
+      for (Index i = c * kLanes; i < (c + 1) * kLanes; i += w) store(physical_ + i, load(y_ + i) + shift);
+    }
+    return physical_;
+  }
+
   /// v = S grad(first variation)(y) + S^2/tau (grad u - x).
   void seeds_first_order() {
     const T scale = static_cast<T>(problem_.scale);
@@ -189,7 +200,7 @@ class StepWorker {
     const T* displacement = net_.displacement();
     for (Index i = 0; i < d_ * kLanes; i += w) store(v_ + i, inertia * load(displacement + i));
     if (objective_.has_potential()) {
-      const ProgramRows<T> result = evaluate_lanes<T>(objective_.potential, y_, program_);
+      const ProgramRows<T> result = evaluate_lanes<T>(objective_.potential, physical_images(), program_);
       for (Index i = 0; i < d_ * kLanes; i += w) {
         store(v_ + i, load(v_ + i) + scale * load(result.gradient + i));
       }
@@ -223,16 +234,20 @@ class StepWorker {
       for (int i = 0; i < kLanes; i += w) store(weight_ + i, load(weight_ + i) + weight);
       return;
     }
+    // In double: a density may be beyond the range of float, and it is one value a particle.
     const double power = term.form == InternalTerm::Form::power ? term.exponent - 1 : 1;
-    alignas(64) double xi[kLanes];
     constexpr int wd = kWidth<double>;
     for (int i = 0; i < kLanes; i += wd)
-      store<double>(xi + i, exp<double>(power * load<double>(log_xi_ + i)));
-    for (int i = 0; i < kLanes; ++i) xi_[i] = static_cast<T>(xi[i]);
-    const T* value = xi_;
-    if (term.form == InternalTerm::Form::general)
-      value = evaluate_lanes<T>(term.surrogate, xi_, program_).value;
-    for (int i = 0; i < kLanes; i += w) store(weight_ + i, load(weight_ + i) + weight * load(value + i));
+      store<double>(xi_ + i, exp<double>(power * load<double>(log_xi_ + i)));
+    const double* value = xi_;
+    if (term.form == InternalTerm::Form::general) {
+      value = evaluate_lanes<double>(term.surrogate, xi_, surrogate_).value;
+    }
+    for (int i = 0; i < kLanes; ++i) {
+      // f' - f/t may be 0/0 where the density vanishes; no mass, no weight.
+      const bool empty = term.form == InternalTerm::Form::general && xi_[i] == 0;
+      weight_[i] += weight * (empty ? T(0) : static_cast<T>(value[i]));
+    }
   }
 
   void clear_padding() {
@@ -249,9 +264,10 @@ class StepWorker {
   bool internal_;
   int count_ = 0;
   TileNet<T> net_;
-  T *x_, *y_, *v_, *metric_;
+  T *x_, *y_, *physical_, *v_, *metric_;
   double *log_det_, *log_xi_;
-  T *weight_, *xi_;
+  T* weight_;
+  double *xi_, *surrogate_;
   double* factor_;
   T* program_;
   double* mean_;

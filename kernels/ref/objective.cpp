@@ -12,12 +12,6 @@
 
 namespace brenier {
 
-double AdamOptions::rate_at(int k, int n) const {
-  const double phase = n > 1 ? double(k) / (n - 1) : 0.0;
-  return rate *
-         (final_fraction + (1 - final_fraction) * 0.5 * (1 + std::cos(3.14159265358979323846 * phase)));
-}
-
 namespace ref {
 namespace {
 
@@ -65,6 +59,7 @@ double surrogate_weight(const InternalTerm& term, double log_xi) {
       break;
   }
   const double xi = std::exp(log_xi);
+  if (xi == 0) return 0;  // f' - f/t may be 0/0 there; no mass, no weight
   std::vector<double> workspace(term.surrogate.workspace());
   double w = 0;
   evaluate<double>(term.surrogate, &xi, workspace.data(), &w, nullptr);
@@ -113,10 +108,10 @@ void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iter
   const Index n = problem.minibatch > 0 ? problem.minibatch : problem.x.rows;
   const T scale = static_cast<T>(problem.scale);
 
-  // The batch: positions, normalised positions, log-densities.
+  // The batch: positions relative to m, normalised positions, log-densities.
   Matrix<T> x(n, d), x_hat(n, d);
   std::vector<double> log_density(n, 0.0);
-  const Random random(problem.seed, Stream::minibatch);
+  const Random random(problem.seed, RandomStream::minibatch);
   for (Index b = 0; b < n; ++b) {
     const Index i = problem.minibatch > 0
                         ? random.below(static_cast<std::uint32_t>(problem.x.rows), problem.step,
@@ -124,7 +119,7 @@ void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iter
                         : b;
     for (Index c = 0; c < d; ++c) {
       x(b, c) = problem.x(i, c);
-      x_hat(b, c) = (x(b, c) - static_cast<T>(problem.shift[c])) / scale;
+      x_hat(b, c) = x(b, c) / scale;
     }
     if (problem.log_density) log_density[b] = problem.log_density[i];
   }
@@ -147,7 +142,11 @@ void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iter
     for (Index k = 0; k < n * d; ++k) v.elements()[k] += weight * part.elements()[k];
   };
   if (objective.has_potential()) {
-    evaluate_program<T>(objective.potential, y, nullptr, part, team);
+    Matrix<T> physical = y;
+    for (Index b = 0; b < n; ++b) {
+      for (Index c = 0; c < d; ++c) physical(b, c) += static_cast<T>(problem.shift[c]);
+    }
+    evaluate_program<T>(objective.potential, physical, nullptr, part, team);
     add_part(scale);
   }
   for (const InteractionTerm& term : objective.interaction) {

@@ -4,32 +4,31 @@
 // mistakes are reported (kernels/runtime/emulator.hpp says which).
 //
 // In device code
-//   thread_index() block_index() block_size() grid_size()   one dimension; grid_size() counts blocks
-//   lane() warp() warp_count()                              of 32 threads
-//   sync_block() sync_warp()                                barriers; they order memory
-//   shuffle(v, lane) shuffle_xor(v, mask) shuffle_down(v, n) ballot(p) any(p) all(p)
-//                                                           whole warps; they do NOT order memory
-//   warp_sum warp_max block_reduce_sum block_reduce_max                   fixed order: the same bits on every
-//   run atomic_add(address, v) atomic_max(address, v)           relaxed; see below shared_storage<S>() the
-//   block's shared memory, one struct per kernel shared_array<T>(offset, count) run-time sized shared memory
-//   behind that struct Array<T, n>                                             index checked under emulation
-//   load4 store4 load2 store2                               aligned vector accesses, checked under emulation
-//   fma rsqrt exp log ...                                   kernels/runtime/device_math.hpp
-//   Random (kernels/runtime/philox.hpp)                     the host's bits
+//   thread_index() block_index() block_size()    one dimension
+//   grid_size()                                  number of blocks
+//   lane() warp() warp_count()                   of 32 threads
+//   sync_block() sync_warp()                     barriers; they order memory
+//   shuffle(v, lane) shuffle_xor(v, mask)        whole warps; they do NOT order memory
+//   shuffle_down(v, n) ballot(p) any(p) all(p)   (likewise)
+//   warp_sum warp_max                            fixed order: the same bits on every run
+//   block_reduce_sum block_reduce_max            (likewise; device_block.hpp)
+//   atomic_add(address, v) atomic_max(...)       relaxed; see the rules
+//   shared_storage<S>()                          the block's shared memory, one struct per kernel
+//   shared_array<T>(offset, count)               behind that struct, of run-time size
+//   Array<T, n>                                  its index is checked under emulation
+//   load4 store4 load2 store2                    vector accesses; alignment checked under emulation
+//   fma rsqrt exp log ...                        device_math.hpp
+//   Random                                       philox.hpp: the host's bits
 //
 // Rules
-//   * Launch by launch() only. Blocks are whole warps, grids and blocks have one dimension.
-//   * Every thread of a block passes every sync_block(), every lane of a warp every warp operation. No
-//   `return` before
-//     the last of them: guard the work, not the thread.
-//   * One SharedStorage struct per kernel, trivial, uninitialised at the start of the block. No
-//   function-local statics.
-//   * Nothing is ordered between the blocks of one launch. What needs an order between blocks is another
-//   kernel.
-//   * atomic_add on floating point depends on the order of the threads: its results are not reproducible. Use
-//   it on
-//     integers; sum floating point with block_reduce_sum and a second kernel.
-//   * No exceptions, no noexcept, no __CUDA_ARCH__ in kernels.
+// * Launch by launch() only. Blocks are whole warps; grids and blocks have one dimension.
+// * Every thread of a block passes every sync_block(), every lane of a warp every warp operation. No `return`
+//   before the last of them: guard the work, not the thread.
+// * One SharedStorage struct per kernel, trivial, not initialised. No function-local statics.
+// * Nothing is ordered between the blocks of a launch. What needs that order is another kernel.
+// * atomic_add on floating point depends on the order of the threads: its results are not reproducible. Use
+//   it on integers; sum floating point by block_reduce_sum and a second kernel.
+// * No exceptions, no noexcept, no __CUDA_ARCH__ in kernels.
 #pragma once
 
 #include "kernels/runtime/device_host.hpp"

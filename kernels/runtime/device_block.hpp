@@ -11,7 +11,8 @@
 #include "kernels/runtime/device_emulator.hpp"
 #endif
 
-namespace brenier::device::inline BRENIER_DIALECT {
+namespace brenier::device {
+inline namespace BRENIER_DIALECT {
 
 inline constexpr int kWarpSize = 32;
 inline constexpr int kMaxWarps = 32;  // of a block
@@ -79,4 +80,5 @@ BRENIER_DEVICE T block_reduce_max(T value, BlockScratch<T>& scratch, Where where
   return largest;
 }
 
-}  // namespace brenier::device::inline BRENIER_DIALECT
+}  // namespace BRENIER_DIALECT
+}  // namespace brenier::device

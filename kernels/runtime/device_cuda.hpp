@@ -6,7 +6,8 @@
 
 #if BRENIER_CUDA
 
-namespace brenier::device::inline BRENIER_DIALECT {
+namespace brenier::device {
+inline namespace BRENIER_DIALECT {
 
 using ::double2;
 using ::float2;
@@ -131,6 +132,7 @@ void launch(void (*kernel)(P...), const Launch& shape, const A&... args) {
   detail::finish_launch(shape);
 }
 
-}  // namespace brenier::device::inline BRENIER_DIALECT
+}  // namespace BRENIER_DIALECT
+}  // namespace brenier::device
 
 #endif

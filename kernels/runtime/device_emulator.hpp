@@ -13,7 +13,8 @@
 
 #if !BRENIER_CUDA
 
-namespace brenier::device::inline BRENIER_DIALECT {
+namespace brenier::device {
+inline namespace BRENIER_DIALECT {
 
 struct alignas(8) float2 {
   float x, y;
@@ -150,6 +151,7 @@ void launch(void (*kernel)(P...), const Launch& shape, const A&... args) {
   });
 }
 
-}  // namespace brenier::device::inline BRENIER_DIALECT
+}  // namespace BRENIER_DIALECT
+}  // namespace brenier::device
 
 #endif

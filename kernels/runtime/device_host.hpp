@@ -9,9 +9,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <memory>
-#include <source_location>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -21,7 +21,8 @@
 #include "kernels/runtime/portable.hpp"
 #include "kernels/runtime/view.hpp"
 
-namespace brenier::device::inline BRENIER_DIALECT {
+namespace brenier::device {
+inline namespace BRENIER_DIALECT {
 
 /// Device memory ran out. Sizes in bytes; nothing was allocated.
 class OutOfDeviceMemory : public DeviceError {
@@ -104,7 +105,10 @@ struct StreamOptions {
   /// Wait after every launch, so that an error is thrown by the launch that caused it. Slow.
   bool synchronise_launches = false;
   /// The defaults, with synchronise_launches where BRENIER_SYNC_LAUNCHES is set and not 0.
-  static StreamOptions from_environment();
+  static StreamOptions from_environment() {
+    const char* value = std::getenv("BRENIER_SYNC_LAUNCHES");
+    return {.synchronise_launches = value && *value && std::string(value) != "0"};
+  }
 };
 
 class Event;
@@ -310,4 +314,5 @@ void gemm(Blas& blas, Stream& stream, Transpose transpose_a, Transpose transpose
           std::type_identity_t<DevicePointer<const T>> b, int ldb, std::type_identity_t<T> beta,
           std::type_identity_t<DevicePointer<T>> c, int ldc);
 
-}  // namespace brenier::device::inline BRENIER_DIALECT
+}  // namespace BRENIER_DIALECT
+}  // namespace brenier::device

@@ -23,7 +23,8 @@
     return std::name(x, y);                               \
   }
 
-namespace brenier::device::inline BRENIER_DIALECT {
+namespace brenier::device {
+inline namespace BRENIER_DIALECT {
 
 BRENIER_MATH_1(abs)
 BRENIER_MATH_1(sqrt)
@@ -70,7 +71,8 @@ BRENIER_DEVICE inline double rsqrt(double x) {
 }
 #endif
 
-}  // namespace brenier::device::inline BRENIER_DIALECT
+}  // namespace BRENIER_DIALECT
+}  // namespace brenier::device
 
 #undef BRENIER_MATH_1
 #undef BRENIER_MATH_2

@@ -35,10 +35,9 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr int kWarp = 32;
-constexpr std::size_t kStack = std::size_t{256} << 10;  // of a fiber; touched pages only cost memory
-constexpr std::size_t kGuardPage = 4096;                // below the stack
-constexpr std::size_t kKeptShared = std::size_t{64}
-                                    << 20;  // bytes of finished blocks' shared memory kept at most
+constexpr std::size_t kStack = 256 << 10;      // of a fiber; only touched pages cost memory
+constexpr std::size_t kGuardPage = 4096;       // below the stack
+constexpr std::size_t kKeptShared = 64 << 20;  // bytes of shared memory that finished blocks may keep
 
 enum class State { fresh, ready, at_block, at_warp, done };
 
@@ -50,8 +49,7 @@ struct Thread {
   State state = State::done;
   std::source_location where;      // of the barrier or warp operation it waits at
   std::uint64_t slot[2] = {0, 0};  // what it gives to a warp operation; by turns, as lanes may be one ahead
-  unsigned warp_operations =
-      0;  // done in this block, of each kind: their parity picks slots and TSan's objects
+  unsigned warp_operations = 0;    // done in this block; their parity picks slots and TSan's objects
   unsigned warp_barriers = 0;
   unsigned block_barriers = 0;
 
@@ -110,9 +108,14 @@ BRENIER_UNINSTRUMENTED void happens_after([[maybe_unused]] char& object) {
 #endif
 }
 
+BRENIER_UNINSTRUMENTED void mark_failed() {
+  engine.failed = true;
+}
+
 void fail(const std::string& message) {
   if (!engine.failed) engine.failure = message;
-  engine.failed = true;
+  happens_before(engine.end_sync);
+  mark_failed();
 }
 
 [[noreturn]] void fail_here(const std::string& message) {
@@ -339,7 +342,9 @@ void run_blocks(Block** blocks, int count) {
       unfinished += !block.finished;
     }
   }
-  for (int b = 0; b < count && engine.failed; ++b) cancel(*blocks[b]);
+  if (!engine.failed) return;
+  happens_after(engine.end_sync);
+  for (int b = 0; b < count; ++b) cancel(*blocks[b]);
 }
 
 /// 0 .. n-1 as `order` says.
@@ -347,7 +352,7 @@ void arrange(int* out, int n, Order order, std::uint64_t salt) {
   std::iota(out, out + n, 0);
   if (order == Order::reverse) std::reverse(out, out + n);
   if (order != Order::shuffled) return;
-  const Random random(engine.options.seed, brenier::Stream::fresh);
+  const Random random(engine.options.seed, RandomStream::fresh);
   for (int i = n - 1; i > 0; --i) {
     const auto bound = static_cast<std::uint32_t>(i + 1);
     std::swap(out[i],
@@ -362,11 +367,18 @@ void check_guards(const std::string& found) {
   engine.failed = true;
 }
 
+/// What the threads of a launch did has happened; their shared memory can go.
+void join(std::deque<SharedMemory>& shared) {
+  happens_after(engine.end_sync);
+  for (const SharedMemory& memory : shared) check_guards(memory.check());
+  shared.clear();
+}
+
 void run_grid(const Launch& shape) {
   std::vector<int> order(static_cast<std::size_t>(shape.grid));
   arrange(order.data(), shape.grid, engine.options.blocks, 0);
   arrange(engine.thread_order, shape.block, engine.options.threads, 1);
-  // Kept to the end of the launch: TSan would see their reuse as an order between blocks.
+  // Kept for a while: TSan would see the reuse of shared memory as an order between blocks.
   std::deque<SharedMemory> shared;
   const std::size_t most = kKeptShared / (shape.shared_bytes + 1) + 2;
   const int together = engine.options.interleave ? 2 : 1;
@@ -374,20 +386,14 @@ void run_grid(const Launch& shape) {
     Block* running[2] = {};
     const int count = std::min(together, shape.grid - i);
     for (int b = 0; b < count; ++b) {
+      const int index = order[static_cast<std::size_t>(i + b)];
       running[b] = &engine.blocks[(i + b) % 2];
-      start(*running[b], order[static_cast<std::size_t>(i + b)], shared.emplace_back(shape.shared_bytes));
+      start(*running[b], index, shared.emplace_back(shape.shared_bytes, index));
     }
     run_blocks(running, count);
-    for (int b = 0; b < count; ++b) {
-      const std::string found = running[b]->shared->check();
-      if (!found.empty()) check_guards("block " + std::to_string(running[b]->index) + ": " + found);
-    }
-    if (shared.size() > most) {
-      happens_after(engine.end_sync);
-      shared.clear();
-    }
+    if (shared.size() > most) join(shared);
   }
-  happens_after(engine.end_sync);
+  join(shared);
 }
 
 }  // namespace
@@ -477,7 +483,7 @@ BRENIER_UNINSTRUMENTED unsigned ballot(bool predicate, const std::source_locatio
 }
 
 BRENIER_UNINSTRUMENTED void* shared_memory(std::size_t offset, std::size_t bytes, std::size_t alignment,
-                    const std::source_location& where) {
+                                           const std::source_location& where) {
   const SharedMemory& shared = *current().block->shared;
   if (offset > shared.size() || bytes > shared.size() - offset)
     fail_here(place(where) + " asks for bytes " + std::to_string(offset) + " to " +
@@ -486,7 +492,8 @@ BRENIER_UNINSTRUMENTED void* shared_memory(std::size_t offset, std::size_t bytes
   return const_cast<void*>(aligned(shared.data() + offset, alignment, where));
 }
 
-BRENIER_UNINSTRUMENTED void* aligned(const void* address, std::size_t alignment, const std::source_location& where) {
+BRENIER_UNINSTRUMENTED void* aligned(const void* address, std::size_t alignment,
+                                     const std::source_location& where) {
   current();
   if (reinterpret_cast<Address>(address) % alignment != 0)
     fail_here("misaligned access at " + place(where) + ": the address must be a multiple of " +

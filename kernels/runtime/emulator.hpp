@@ -35,9 +35,11 @@
 
 #include "kernels/runtime/portable.hpp"
 
-namespace brenier::device::inline BRENIER_DIALECT {
+namespace brenier::device {
+inline namespace BRENIER_DIALECT {
 struct Launch;
-}
+}  // namespace BRENIER_DIALECT
+}  // namespace brenier::device
 
 namespace brenier::device::emulator {
 

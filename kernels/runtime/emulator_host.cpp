@@ -2,7 +2,6 @@
 // The host's side of the emulated device: streams, events, graphs, copies and matrix products.
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -28,7 +27,8 @@ void count_synchronisation(const char* what) {
 
 }  // namespace brenier::device::emulator
 
-namespace brenier::device::inline BRENIER_DIALECT {
+namespace brenier::device {
+inline namespace BRENIER_DIALECT {
 
 using emulator::OpenMemory;
 
@@ -72,11 +72,6 @@ DeviceProperties properties() {
 
 std::uint64_t host_synchronisations() noexcept {
   return emulator::synchronisations;
-}
-
-StreamOptions StreamOptions::from_environment() {
-  const char* value = std::getenv("BRENIER_SYNC_LAUNCHES");
-  return {.synchronise_launches = value && *value && std::strcmp(value, "0") != 0};
 }
 
 Stream::Stream(StreamOptions options) : state_(new State{options}) {}
@@ -226,7 +221,8 @@ void fill_zero(Address to, std::size_t bytes, Stream& stream) {
 }
 
 }  // namespace detail
-}  // namespace brenier::device::inline BRENIER_DIALECT
+}  // namespace BRENIER_DIALECT
+}  // namespace brenier::device
 
 namespace brenier::device::emulator {
 

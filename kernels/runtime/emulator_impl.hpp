@@ -77,10 +77,10 @@ void count_synchronisation(const char* what);
 /// The shared memory of one block: exactly `bytes`, between guard zones, all bits set.
 class SharedMemory {
  public:
-  explicit SharedMemory(std::size_t bytes);
+  SharedMemory(std::size_t bytes, int of_block);
   ~SharedMemory();
-  SharedMemory(SharedMemory&& other) noexcept = default;
-  SharedMemory& operator=(SharedMemory&&) = delete;
+  SharedMemory(const SharedMemory&) = delete;
+  SharedMemory& operator=(const SharedMemory&) = delete;
 
   std::byte* data() const { return data_; }
   std::size_t size() const { return size_; }
@@ -88,6 +88,7 @@ class SharedMemory {
 
  private:
   std::size_t size_ = 0;
+  int of_block_ = 0;
   std::unique_ptr<std::byte[]> block_;
   std::byte* data_ = nullptr;
 };

@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "kernels/runtime/emulator_impl.hpp"
 
@@ -21,13 +23,15 @@ constexpr std::size_t kRegion = std::size_t{2} << 30;
 constexpr std::size_t kGuard = 1024;     // bytes on either side of a buffer
 constexpr std::size_t kAlignment = 256;  // as cudaMalloc
 constexpr std::size_t kSharedGuard = 256;
-constexpr std::size_t kPage = 4096;
+constexpr std::size_t kPage = std::size_t{2} << 20;  // a huge page: rights change by whole ones
+constexpr std::size_t kReleasedKept = 128 * 1024;    // bytes of released buffers that are watched
 
 constexpr std::size_t round_up(std::size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-// A buffer: [at, at + kGuard) guard, `bytes` of payload, guard up to at + whole.
+// A buffer: [at, at + kGuard) guard, `bytes` of payload, guard up to at + whole. One that was released is
+// guard throughout (bytes = 0) for a while, so that its use shows, before its place is taken again.
 struct Buffer {
   std::size_t bytes;
   std::size_t whole;
@@ -36,6 +40,8 @@ struct Buffer {
 struct Memory {
   std::byte* region = nullptr;
   std::map<std::size_t, Buffer> buffers;  // by offset of the first guard
+  std::deque<std::size_t> released;       // offsets in `buffers`, oldest first
+  std::size_t released_bytes = 0;         // of those, guards included
   std::size_t in_use = 0;                 // payload bytes
   std::size_t touched = 0;                // everything used so far lies below
   int open = 0;
@@ -53,10 +59,11 @@ std::byte* payload(const Memory& m, std::size_t at) {
 
 void reserve(Memory& m) {
   if (m.region) return;
-  void* region = ::mmap(nullptr, kRegion, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (region == MAP_FAILED)
-    throw DeviceError("emulator: the system refused the address range of device memory");
-  m.region = static_cast<std::byte*>(region);
+  void* at = ::mmap(nullptr, kRegion + kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) throw DeviceError("emulator: the system refused the address range of device memory");
+  std::size_t room = kRegion + kPage;
+  m.region = static_cast<std::byte*>(std::align(kPage, kRegion, at, room));
+  ::madvise(m.region, kRegion, MADV_HUGEPAGE);  // where refused, changes of rights take longer
 }
 
 bool protect(const Memory& m, int rights) {
@@ -73,19 +80,42 @@ std::size_t first_gap(const Memory& m, std::size_t whole) {
   return at;
 }
 
-}  // namespace
-
-void fill_guard(std::byte* begin, std::byte* end) {
-  for (std::byte* p = begin; p < end; ++p) {
-    const auto shift = 8 * (reinterpret_cast<Address>(p) % 4);
-    *p = static_cast<std::byte>(kGuardWord >> shift);
+void forget_released(Memory& m, std::size_t keep) {
+  while (m.released_bytes > keep) {
+    const auto oldest = m.buffers.find(m.released.front());
+    m.released_bytes -= oldest->second.whole;
+    m.buffers.erase(oldest);
+    m.released.pop_front();
   }
 }
 
+std::byte guard_byte(const std::byte* at) {
+  return static_cast<std::byte>(kGuardWord >> (8 * (reinterpret_cast<Address>(at) % sizeof(kGuardWord))));
+}
+
+// A write outside an array of `bytes` at `first`.
+std::string describe_write(const std::byte* bad, const std::byte* first, std::size_t bytes,
+                           const char* array) {
+  return "a write outside " + std::string(array) + " of " + std::to_string(bytes) + " bytes, at byte " +
+         std::to_string(bad - first);
+}
+
+}  // namespace
+
+void fill_guard(std::byte* begin, std::byte* end) {
+  for (std::byte* p = begin; p < end; ++p) *p = guard_byte(p);
+}
+
 std::byte* check_guard(std::byte* begin, std::byte* end) {
+  // The pattern equals itself one word later: the usual case needs no loop.
+  constexpr std::ptrdiff_t kWord = sizeof(kGuardWord);
+  const bool starts = end - begin > kWord && begin[0] == guard_byte(begin) &&
+                      begin[1] == guard_byte(begin + 1) && begin[2] == guard_byte(begin + 2) &&
+                      begin[3] == guard_byte(begin + 3);
+  if (starts && std::memcmp(begin, begin + kWord, static_cast<std::size_t>(end - begin - kWord)) == 0)
+    return nullptr;
   for (std::byte* p = begin; p < end; ++p) {
-    const auto shift = 8 * (reinterpret_cast<Address>(p) % 4);
-    if (*p == static_cast<std::byte>(kGuardWord >> shift)) continue;
+    if (*p == guard_byte(p)) continue;
     fill_guard(begin, end);
     return p;
   }
@@ -132,12 +162,10 @@ std::string check_device_guards() {
   Memory& m = memory();
   for (const auto& [at, buffer] : m.buffers) {
     std::byte* first = payload(m, at);
-    std::byte* last = first + buffer.bytes;
-    const std::string size = " a device buffer of " + std::to_string(buffer.bytes) + " bytes";
-    if (const std::byte* bad = check_guard(first - kGuard, first))
-      return "wrote " + std::to_string(first - bad) + " bytes before" + size;
-    if (const std::byte* bad = check_guard(last, m.region + at + buffer.whole))
-      return "wrote " + std::to_string(bad - last) + " bytes behind" + size;
+    const char* array = buffer.bytes > 0 ? "a device buffer" : "a released device buffer, now";
+    const std::byte* bad = check_guard(first - kGuard, first);
+    if (!bad) bad = check_guard(first + buffer.bytes, m.region + at + buffer.whole);
+    if (bad) return describe_write(bad, first, buffer.bytes, array);
   }
   return "";
 }
@@ -157,8 +185,8 @@ void check_range(Address address, std::size_t bytes, const char* what) {
                     " bytes do not lie inside one device buffer");
 }
 
-SharedMemory::SharedMemory(std::size_t bytes)
-    : size_(bytes), block_(new std::byte[bytes + 2 * kSharedGuard + 16]) {
+SharedMemory::SharedMemory(std::size_t bytes, int of_block)
+    : size_(bytes), of_block_(of_block), block_(new std::byte[bytes + 2 * kSharedGuard + 16]) {
   void* at = block_.get() + kSharedGuard;
   std::size_t room = bytes + kSharedGuard + 16;
   data_ = static_cast<std::byte*>(std::align(16, bytes, at, room));
@@ -170,22 +198,21 @@ SharedMemory::SharedMemory(std::size_t bytes)
 }
 
 SharedMemory::~SharedMemory() {
-  if (block_) unpoison(data_ - kSharedGuard, data_ + size_ + kSharedGuard);
+  unpoison(data_ - kSharedGuard, data_ + size_ + kSharedGuard);
 }
 
 std::string SharedMemory::check() const {
   if (BRENIER_ASAN) return "";
-  const std::string size = " the block's " + std::to_string(size_) + " bytes of shared memory";
-  if (const std::byte* bad = check_guard(data_ - kSharedGuard, data_))
-    return "wrote " + std::to_string(data_ - bad) + " bytes before" + size;
-  if (const std::byte* bad = check_guard(data_ + size_, data_ + size_ + kSharedGuard))
-    return "wrote " + std::to_string(bad - (data_ + size_)) + " bytes behind" + size;
-  return "";
+  const std::byte* bad = check_guard(data_ - kSharedGuard, data_);
+  if (!bad) bad = check_guard(data_ + size_, data_ + size_ + kSharedGuard);
+  if (!bad) return "";
+  return "block " + std::to_string(of_block_) + ": " + describe_write(bad, data_, size_, "the shared memory");
 }
 
 }  // namespace brenier::device::emulator
 
-namespace brenier::device::inline BRENIER_DIALECT {
+namespace brenier::device {
+inline namespace BRENIER_DIALECT {
 namespace detail {
 
 using namespace emulator;
@@ -199,6 +226,7 @@ Address allocate(std::size_t bytes) {
   if (bytes > free) throw OutOfDeviceMemory(bytes, free);
   reserve(m);
   const std::size_t whole = kGuard + round_up(bytes) + kGuard;
+  if (first_gap(m, whole) + whole > kRegion) forget_released(m, 0);
   const std::size_t at = first_gap(m, whole);
   if (at + whole > kRegion) throw OutOfDeviceMemory(bytes, free);
   m.touched = std::max(m.touched, at + whole);
@@ -219,19 +247,25 @@ Address allocate(std::size_t bytes) {
 void release(Address address) noexcept {
   Memory& m = memory();
   std::lock_guard lock(m.mutex);
-  const auto found = m.buffers.find(address - reinterpret_cast<Address>(m.region) - kGuard);
+  const std::size_t at = address - reinterpret_cast<Address>(m.region) - kGuard;
+  const auto found = m.buffers.find(at);
   if (found == m.buffers.end()) return;
+  Buffer& buffer = found->second;
   try {
     const OpenMemory access;
-    std::byte* first = payload(m, found->first);
-    std::memset(first, 0xFF, found->second.bytes);
-    poison(first, first + found->second.bytes);
-    count_synchronisation("release");
-  } catch (...) {  // a destructor runs on: the memory is given back all the same
+    std::byte* first = payload(m, at);
+    unpoison(first, m.region + at + buffer.whole);
+    fill_guard(first, m.region + at + buffer.whole);
+    poison(first, m.region + at + buffer.whole);
+    m.released.push_back(at);
+    m.released_bytes += buffer.whole;
+    m.in_use -= std::exchange(buffer.bytes, 0);
+    forget_released(m, kReleasedKept);
+    count_synchronisation("release");  // last: it throws during a capture, and the capture will report that
+  } catch (const Error&) {
   }
-  m.in_use -= found->second.bytes;
-  m.buffers.erase(found);
 }
 
 }  // namespace detail
-}  // namespace brenier::device::inline BRENIER_DIALECT
+}  // namespace BRENIER_DIALECT
+}  // namespace brenier::device

@@ -14,13 +14,14 @@
 namespace brenier {
 
 /// What a draw is for; keeps the draws of different purposes independent.
-enum class Stream : std::uint32_t {
+enum class RandomStream : std::uint32_t {
   cloud = 1,
   parameters = 2,
   minibatch = 3,
   held_out = 4,
   probes = 5,
-  fresh = 6
+  fresh = 6,
+  pairs = 7
 };
 
 /// Ten rounds of Philox 4x32 on one counter block.
@@ -40,7 +41,7 @@ BRENIER_HOST_DEVICE inline std::array<std::uint32_t, 4> philox(std::array<std::u
 /// Random numbers of one purpose, addressed by (step, iteration, particle, slot).
 class Random {
  public:
-  BRENIER_HOST_DEVICE Random(std::uint64_t seed, Stream stream)
+  BRENIER_HOST_DEVICE Random(std::uint64_t seed, RandomStream stream)
       : seed_(seed), stream_(static_cast<std::uint32_t>(stream)) {}
 
   /// Four independent 32-bit words. `slot` numbers the blocks one particle may need (below 65,536).

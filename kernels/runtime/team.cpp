@@ -5,6 +5,7 @@
 #include <exception>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -51,6 +52,16 @@ struct Team::Workers {
     if (!failure) failure = std::current_exception();
   }
 
+  void close() {
+    {
+      const std::lock_guard lock(mutex);
+      closing = true;
+    }
+    wake.notify_all();
+    for (std::thread& thread : threads) thread.join();
+    threads.clear();
+  }
+
   void work(int rank) {
     unsigned seen = 0;
     for (;;) {
@@ -73,22 +84,26 @@ struct Team::Workers {
   }
 };
 
-Team::Team(int threads) : size_(threads == 0 ? available() : threads), workers_(new Workers) {
-  if (threads < 0)
+Team::Team(int threads) : size_(threads == 0 ? available() : threads) {
+  if (threads < 0) {
     throw ValueError("threads = " + std::to_string(threads) + "; it must be at least 1, or 0 for all");
+  }
+  workers_ = std::make_unique<Workers>();
   workers_->oversubscribed = size_ > available();
-  for (int rank = 1; rank < size_; ++rank) {
-    workers_->threads.emplace_back([w = workers_.get(), rank] { w->work(rank); });
+  try {
+    for (int rank = 1; rank < size_; ++rank) {
+      workers_->threads.emplace_back([w = workers_.get(), rank] { w->work(rank); });
+    }
+  } catch (const std::system_error& error) {
+    const std::size_t started = workers_->threads.size() + 1;
+    workers_->close();
+    throw NotAvailable("threads = " + std::to_string(size_) + ": the system gave " + std::to_string(started) +
+                       " and no more (" + error.what() + "); ask for fewer");
   }
 }
 
 Team::~Team() {
-  {
-    const std::lock_guard lock(workers_->mutex);
-    workers_->closing = true;
-  }
-  workers_->wake.notify_all();
-  for (std::thread& thread : workers_->threads) thread.join();
+  workers_->close();
 }
 
 void Team::run(const std::function<void(int)>& body) {

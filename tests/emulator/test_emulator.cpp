@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Correct kernels give correct results, on every order of threads and blocks; the host's side of the device
-// does what it says. The same file compiles for CUDA (compile_cuda.sh), where the orders are the device's
-// own.
+// Correct kernels give correct results, whatever the order of threads and blocks; the host's side of the
+// device does what it says. The same file compiles for CUDA (compile_cuda.sh), where the order is the
+// device's.
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <string>
@@ -15,8 +16,8 @@ using namespace brenier::test;
 using brenier::device::DeviceBuffer;
 using brenier::device::DevicePointer;
 using brenier::device::Launch;
+using brenier::device::Stream;
 using device::launch;
-using DeviceStream = brenier::device::Stream;
 
 namespace {
 
@@ -51,14 +52,14 @@ std::vector<T> values(Index n) {
 }
 
 template <class T>
-DeviceBuffer<T> upload(const std::vector<T>& host, DeviceStream& stream) {
+DeviceBuffer<T> upload(const std::vector<T>& host, Stream& stream) {
   DeviceBuffer<T> buffer(static_cast<Index>(host.size()));
   buffer.copy_to_device(host, stream);
   return buffer;
 }
 
 template <class T>
-std::vector<T> download(const DeviceBuffer<T>& buffer, DeviceStream& stream) {
+std::vector<T> download(const DeviceBuffer<T>& buffer, Stream& stream) {
   std::vector<T> host(static_cast<std::size_t>(buffer.size()));
   buffer.copy_to_host(host, stream);
   return host;
@@ -70,7 +71,7 @@ TEST_CASE_TEMPLATE("axpy with a grid stride is exact on exact numbers", T, float
   in_every_order([] {
     for (const Index n : kUgly) {
       CAPTURE(n);
-      DeviceStream stream;
+      Stream stream;
       const auto x = values<T>(n);
       std::vector<T> y(x.size(), T(1));
       const auto device_x = upload(x, stream);
@@ -91,7 +92,7 @@ TEST_CASE_TEMPLATE("block sums: exact on exact numbers, and the last bits do not
     for (std::size_t i = 0; i < x.size(); ++i) rough[i] = std::sin(x[i]);
     std::vector<T> first;
     in_every_order([&] {
-      DeviceStream stream;
+      Stream stream;
       for (const std::vector<T>* input : {&x, static_cast<const std::vector<T>*>(&rough)}) {
         const auto device_x = upload(*input, stream);
         DeviceBuffer<T> sums(3);
@@ -111,7 +112,7 @@ TEST_CASE_TEMPLATE("block sums: exact on exact numbers, and the last bits do not
 
 TEST_CASE_TEMPLATE("extremes of a block of 1024 threads", T, float, double) {
   in_every_order([] {
-    DeviceStream stream;
+    Stream stream;
     const auto x = values<T>(257);
     const auto device_x = upload(x, stream);
     DeviceBuffer<T> out(2);
@@ -127,7 +128,7 @@ TEST_CASE_TEMPLATE("transpose by tiles", T, float, double) {
   in_every_order([] {
     for (const auto& [rows, cols] : {std::pair<Index, Index>{1, 1}, {7, 31}, {33, 1}, {33, 65}}) {
       CAPTURE(rows);
-      DeviceStream stream;
+      Stream stream;
       const auto in = values<T>(rows * cols);
       const auto device_in = upload(in, stream);
       DeviceBuffer<T> out(rows * cols);
@@ -147,7 +148,7 @@ TEST_CASE_TEMPLATE("prefix sum in shared memory of run-time size", T, float, dou
   in_every_order([] {
     for (const Index n : kUgly) {
       CAPTURE(n);
-      DeviceStream stream;
+      Stream stream;
       const auto x = values<T>(n);
       const auto device_x = upload(x, stream);
       DeviceBuffer<T> out(n);
@@ -164,7 +165,7 @@ TEST_CASE("histogram by atomics in shared and in global memory") {
   in_every_order([] {
     for (const Index n : kUgly) {
       CAPTURE(n);
-      DeviceStream stream;
+      Stream stream;
       std::vector<int> x(static_cast<std::size_t>(n));
       std::vector<unsigned> expected(kBins, 0);
       for (Index i = 0; i < n; ++i) {
@@ -184,8 +185,8 @@ TEST_CASE("histogram by atomics in shared and in global memory") {
 TEST_CASE("draws have the host's bits") {
   in_every_order([] {
     const Index n = 257;
-    DeviceStream stream;
-    const Random random(0x123456789ABCDEFull, brenier::Stream::probes);
+    Stream stream;
+    const Random random(0x123456789ABCDEFull, RandomStream::probes);
     DeviceBuffer<double> out(4 * n);
     launch(draws<double>, {2, 64, 0, stream, "draws"}, n, random, out.pointer());
     const auto found = download(out, stream);
@@ -201,7 +202,7 @@ TEST_CASE("draws have the host's bits") {
 
 TEST_CASE_TEMPLATE("sync_warp orders shared memory", T, float, double) {
   in_every_order([] {
-    DeviceStream stream;
+    Stream stream;
     const auto x = values<T>(192);
     const auto device_x = upload(x, stream);
     DeviceBuffer<T> out(192);
@@ -214,7 +215,7 @@ TEST_CASE_TEMPLATE("sync_warp orders shared memory", T, float, double) {
 
 TEST_CASE_TEMPLATE("votes and shuffles", T, float, double) {
   in_every_order([] {
-    DeviceStream stream;
+    Stream stream;
     const auto x = values<T>(32);
     const auto device_x = upload(x, stream);
     DeviceBuffer<unsigned> bits(3);
@@ -235,7 +236,7 @@ TEST_CASE("vector accesses and DevicePointer in a kernel") {
   in_every_order([] {
     for (const Index n : kUgly) {
       CAPTURE(n);
-      DeviceStream stream;
+      Stream stream;
       const auto x = values<float>(n);
       const auto device_x = upload(x, stream);
       DeviceBuffer<float> y(n);
@@ -248,7 +249,7 @@ TEST_CASE("vector accesses and DevicePointer in a kernel") {
 
 TEST_CASE("atomic maximum and count") {
   in_every_order([] {
-    DeviceStream stream;
+    Stream stream;
     const auto x = values<double>(257);
     const auto device_x = upload(x, stream);
     auto result = upload(std::vector<int>{-1000, 0}, stream);
@@ -261,7 +262,7 @@ TEST_CASE("atomic maximum and count") {
 }
 
 TEST_CASE_TEMPLATE("elementary functions", T, float, double) {
-  DeviceStream stream;
+  Stream stream;
   const std::vector<T> x = {T(0.001), T(0.5), T(1), T(2), T(7.25)};
   const auto device_x = upload(x, stream);
   DeviceBuffer<T> out(40);
@@ -284,7 +285,7 @@ TEST_CASE_TEMPLATE("elementary functions", T, float, double) {
 TEST_CASE_TEMPLATE("gemm: row-major, both transpositions, padded rows, beta", T, float, double) {
   using device::Transpose;
   const int m = 7, n = 5, k = 3;
-  DeviceStream stream;
+  Stream stream;
   device::Blas blas;
   for (const Transpose ta : {Transpose::no, Transpose::yes}) {
     for (const Transpose tb : {Transpose::no, Transpose::yes}) {
@@ -323,7 +324,7 @@ TEST_CASE_TEMPLATE("gemm: row-major, both transpositions, padded rows, beta", T,
 
 TEST_CASE("a graph replays kernels, fills, copies and products without the host") {
   in_every_order([] {
-    DeviceStream stream;
+    Stream stream;
     device::Blas blas;
     const Index n = 33;
     const auto x = upload(std::vector<double>(33, 1.0), stream);
@@ -357,8 +358,8 @@ TEST_CASE("calls that make the host wait are counted, the others are not") {
     call();
     return device::host_synchronisations() - before;
   };
-  DeviceStream stream;
-  DeviceStream checked(device::StreamOptions{.synchronise_launches = true});
+  Stream stream;
+  Stream checked(device::StreamOptions{.synchronise_launches = true});
   std::vector<float> host(7, 1.0f);
   DeviceBuffer<float> buffer(7), other(7);
   device::Event start, end;
@@ -370,7 +371,7 @@ TEST_CASE("calls that make the host wait are counted, the others are not") {
   CHECK(counted([&] { start.record(stream); }) == 0);
   CHECK(counted([&] { buffer.fill_zero(stream); }) == 0);
   CHECK(counted([&] { stream.wait(start); }) == 0);
-  const auto work = [&](DeviceStream& on) {
+  const auto work = [&](Stream& on) {
     launch(axpy<float>, {1, 32, 0, on, "axpy"}, Index{7}, 1.0f, buffer.pointer(), buffer.pointer());
   };
   CHECK(counted([&] { work(stream); }) == 0);
@@ -382,7 +383,7 @@ TEST_CASE("calls that make the host wait are counted, the others are not") {
 }
 
 TEST_CASE("buffers move, and refuse what does not fit") {
-  DeviceStream stream;
+  Stream stream;
   auto a = upload(std::vector<double>{1, 2, 3}, stream);
   const auto address = a.pointer().address();
   DeviceBuffer<double> b(std::move(a));
@@ -402,7 +403,7 @@ TEST_CASE("buffers move, and refuse what does not fit") {
 }
 
 TEST_CASE("launches that no device runs are refused") {
-  DeviceStream stream;
+  Stream stream;
   DeviceBuffer<float> x(32);
   const auto with = [&](int grid, int block, std::size_t shared) {
     launch(axpy<float>, {grid, block, shared, stream, "axpy"}, Index{0}, 1.0f, x.pointer(), x.pointer());

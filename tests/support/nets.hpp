@@ -34,7 +34,7 @@ inline std::vector<NetCase> net_cases() {
 /// Deterministic numbers in (low, high).
 class Numbers {
  public:
-  explicit Numbers(std::uint64_t seed) : random_(seed, Stream::probes) {}
+  explicit Numbers(std::uint64_t seed) : random_(seed, RandomStream::probes) {}
   double operator()(double low, double high) { return low + (high - low) * random_.uniform(0, 0, next_++); }
   template <class T>
   Matrix<T> matrix(Index rows, Index cols, double low, double high) {

@@ -76,7 +76,7 @@ class Density {
   /// Draws n particles, whatever the mass. ValueError: n < 1; whitened where the density is not Gaussian or
   /// n <= d.
   Cloud sample(Index n, Sampling how = Sampling::random, std::uint64_t seed = 0,
-               Stream stream = Stream::cloud) const;
+               RandomStream stream = RandomStream::cloud) const;
 
   struct Impl;
 

@@ -99,7 +99,7 @@ class Flow {
   std::size_t track(Cloud held_out);
   const Trajectory& tracked(std::size_t number) const;
   /// F of a cloud, times the mass. Interactions cost a time quadratic in its size: with a `pair_limit` they
-  /// are taken over that many of its particles, evenly spaced by number. (Step reports use 8192.)
+  /// are taken over that many of its particles, one of each run of N / pair_limit. (Step reports use 8192.)
   ObjectiveValue functional_of(const Trajectory& cloud, Index pair_limit = 0) const;
 
   /// Where new clouds come from when inner.refresh > 0: draw(k) for k = 1, 2, ... returns a cloud from rho_0.

@@ -66,7 +66,9 @@ class Functional {
 
 /// integral V d rho, V(x) with x in R^d. Errors as for Expression::potential.
 Functional potential(const std::string& v, int dimension, const Parameters& parameters = {});
-/// 1/2 double-integral W(x - y) d rho d rho, W in `x` (the difference) or `r` (the distance).
+/// 1/2 double-integral W(x - y) d rho d rho, W in `x` (the difference) or `r` (the distance). Only the even
+/// part of W acts: W(z) and W(-z) meet in every pair. All pairs of the cloud (or of the minibatch) are taken:
+/// O(N^2).
 Functional interaction(const std::string& w, int dimension, const Parameters& parameters = {});
 /// integral f(rho) dx, f in `t`.
 Functional internal(const std::string& f, const Parameters& parameters = {});

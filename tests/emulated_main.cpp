@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT
+// Runs tests on the emulated device with the threads of a block in the order that the first argument names:
+// forward or reverse. What depends on the order is a bug in a kernel.
+#define DOCTEST_CONFIG_IMPLEMENT
+#include <doctest/doctest.h>
+
+#include <string>
+
+#include "kernels/runtime/device.hpp"
+
+int main(int argc, char** argv) {
+  using namespace brenier::device;
+  emulator::Options options;
+  options.memory = std::size_t{1} << 31;
+  if (argc > 1 && std::string(argv[1]) == "reverse") {
+    options.threads = emulator::Order::reverse;
+    options.blocks = emulator::Order::reverse;
+  }
+  const emulator::ScopedOptions scope(options);
+  return doctest::Context(argc, argv).run();
+}
