@@ -10,9 +10,13 @@ namespace {
 std::atomic<InterruptScope::Action> current_action{nullptr};
 std::atomic<void*> current_argument{nullptr};
 
-extern "C" void handle_interrupt(int) {
+extern "C" void handle_interrupt(int signal) {
   const InterruptScope::Action action = current_action.exchange(nullptr);
-  if (action) action(current_argument.load());
+  if (action) {
+    action(current_argument.load());
+  } else {
+    std::raise(signal);  // the other of the two signals came first; this one has its default action by now
+  }
 }
 
 }  // namespace

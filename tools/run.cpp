@@ -2,8 +2,10 @@
 #include "tools/run.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <ostream>
 #include <sstream>
@@ -43,6 +45,8 @@ class Runner {
   }
 
   RunResult start() {
+    // From before the first file to after the last one; what is asked for meanwhile is remembered.
+    const InterruptScope scope(ask, this);
     const RunFolder folder = RunFolder::create(options_.out);
     try {
       begin(folder);
@@ -54,6 +58,7 @@ class Runner {
   }
 
   RunResult continue_in(const RunFolder& folder) {
+    const InterruptScope scope(ask, this);
     folder.write_text(folder.config(), config_.resolved);
     if (std::filesystem::exists(folder.checkpoint())) {
       load(folder);
@@ -65,6 +70,13 @@ class Runner {
   }
 
  private:
+  static void ask(void* runner) noexcept {
+    auto* self = static_cast<Runner*>(runner);
+    self->interrupted_.store(true, std::memory_order_relaxed);
+    self->flow_.interrupt();
+  }
+  bool interrupted() const { return interrupted_.load(std::memory_order_relaxed); }
+
   double seconds() const {
     return seconds_before_ + std::chrono::duration<double>(Clock::now() - start_).count();
   }
@@ -112,6 +124,8 @@ class Runner {
       seconds_before_ = nlohmann::json::parse(read_text(folder.summary())).value("seconds_total", 0.0);
     } catch (const nlohmann::json::exception&) {
       seconds_before_ = 0;  // only a time; the run itself does not depend on it
+    } catch (const IoError&) {
+      seconds_before_ = 0;
     }
     write_summary(folder, "running");
   }
@@ -120,26 +134,25 @@ class Runner {
     RunResult result;
     Progress progress(options_.log, options_.terminal, flow_.steps(), config_.steps);
     try {
-      const InterruptScope scope([](void* flow) noexcept { static_cast<Flow<T>*>(flow)->interrupt(); },
-                                 &flow_);
       while (flow_.steps() < config_.steps) {
         const std::size_t maps = flow_.maps().size();
         const std::optional<StepReport> report = flow_.step();
-        if (!report) {
-          result.status = RunStatus::interrupted;
-          break;
-        }
+        if (!report) break;
         carry_held_out(maps);
         record(*report);
         save_step(folder, maps);
         progress.step(history_.back());
         if (options_.on_step) options_.on_step(flow_.steps());
       }
+      if (interrupted()) result.status = RunStatus::interrupted;
     } catch (const NumericalError& error) {
       result.status = RunStatus::failed;
       result.reason = error.what();
     } catch (const Error& error) {
       fail(folder, error.what());
+      throw;
+    } catch (const std::bad_alloc&) {
+      fail(folder, "out of memory");
       throw;
     }
     result.steps = flow_.steps();
@@ -147,12 +160,12 @@ class Runner {
     return result;
   }
 
-  /// As much as can still be written where writing itself fails.
+  /// As much as can still be written where writing itself fails. The first error is the one to report.
   void fail(const RunFolder& folder, const std::string& reason) const noexcept {
     try {
       write_summary(folder, "failed", reason);
     } catch (const std::exception&) {
-      // The earlier summary.json stays; the first error is the one to report.
+      folder.mark_failed();
     }
   }
 
@@ -169,13 +182,13 @@ class Runner {
     const bool last = report.step == config_.steps;
     row.held_out = kUnknown;
     if (last || report.step % config_.held_out.every == 0) {
-      row.held_out = held_out_functional(last ? kMostPairs : config_.held_out.pair_limit);
+      row.held_out = held_out_functional(config_.held_out.pair_limit);
     }
     row.std = deviation(judged().x());
     row.exact = row.scheme = row.std_exact = row.std_scheme = kUnknown;
     if (reference_) {
-      const Known exact = reference_->exact(config_.flow.tau * report.step);
-      const Known scheme = reference_->scheme(report.step);
+      const Known exact = known([&] { return reference_->exact(config_.flow.tau * report.step); });
+      const Known scheme = known([&] { return reference_->scheme(report.step); });
       row.exact = exact.functional;
       row.std_exact = exact.deviation;
       row.scheme = scheme.functional;
@@ -190,6 +203,16 @@ class Runner {
     row.retries = report.retries;
     row.seconds = report.seconds;
     history_.push_back(row);
+  }
+
+  /// A run does not end because its closed form does.
+  template <class Closed>
+  static Known known(Closed&& closed) {
+    try {
+      return closed();
+    } catch (const Error&) {
+      return {};
+    }
   }
 
   void save_step(const RunFolder& folder, std::size_t first_map) {
@@ -217,11 +240,13 @@ class Runner {
     written_ = Clock::now();
   }
 
+  /// Pairs of the last evaluations: all pairs take seconds, which an interrupt does not wait for.
+  Index last_pairs() const { return interrupted() ? config_.held_out.pair_limit : kMostPairs; }
+
   void write_summary(const RunFolder& folder, const std::string& status,
                      const std::string& reason = "") const {
     const HistoryRow& row = history_.back();
     const bool running = status == "running";
-    const bool last = flow_.steps() == config_.steps;
     SummaryInput input;
     input.status = status;
     input.reason = reason;
@@ -231,9 +256,10 @@ class Runner {
     input.functional = {row.potential, row.interaction, row.internal};
     input.held_out = row.held_out;
     if (!running) {
-      input.functional = flow_.functional_of(flow_.trajectory(), kMostPairs);
-      if (!last) input.held_out = held_out_functional(kMostPairs);
+      input.functional = flow_.functional_of(flow_.trajectory(), last_pairs());
+      if (!finished_) input.held_out = held_out_functional(last_pairs());
     }
+    input.warnings = overfitting(config_, history_, input.functional.total(), input.held_out);
     input.std = row.std;
     input.judged = running ? nullptr : &judged().x();
     input.steps = flow_.steps();
@@ -266,15 +292,22 @@ class Runner {
               MatrixView<const double>(rows.data(), static_cast<Index>(rows.size() / 3), 3));
   }
 
-  void finish(const RunFolder& folder, const RunResult& result, Progress& progress) {
-    const char* status = result.status == RunStatus::done          ? "done"
-                         : result.status == RunStatus::interrupted ? "interrupted"
-                                                                   : "failed";
+  void finish(const RunFolder& folder, RunResult& result, Progress& progress) {
     try {
+      // The state comes first: whatever ends the process later, the run can be continued.
       folder.write_cloud(flow_.steps(), flow_.trajectory());
       write_history(folder);
       write_checkpoint(folder);
-      write_exact_density(folder);
+      if (result.status == RunStatus::done && config_.held_out.particles > 0) {
+        history_.back().held_out = held_out_functional(last_pairs());
+        finished_ = true;
+        write_history(folder);
+      }
+      if (!interrupted()) write_exact_density(folder);
+      if (result.status == RunStatus::done && interrupted()) result.status = RunStatus::interrupted;
+      const char* status = result.status == RunStatus::done          ? "done"
+                           : result.status == RunStatus::interrupted ? "interrupted"
+                                                                     : "failed";
       write_summary(folder, status, result.reason);
     } catch (const Error& error) {
       fail(folder, error.what());
@@ -295,11 +328,8 @@ class Runner {
     if (!std::isnan(row.held_out)) out << ", held-out " << row.held_out;
     if (!std::isnan(row.scheme)) out << ", exact iterate " << row.scheme;
     if (!std::isnan(row.exact)) out << ", exact " << row.exact;
-    const double judged_functional = std::isnan(row.held_out) ? row.functional : row.held_out;
-    if (config_.exact.functional &&
-        judged_functional < *config_.exact.functional - 1e-4 * std::abs(*config_.exact.functional)) {
-      out << "\nwarning: F is below its infimum " << *config_.exact.functional
-          << ": the network has fitted the sample; use more particles, or a cloud that is not random";
+    for (const std::string& warning : overfitting(config_, history_, row.functional, row.held_out)) {
+      out << "\nWARNING: " << warning;
     }
     out << "\nresults in " << options_.out.string();
     progress.line(out.str());
@@ -314,19 +344,32 @@ class Runner {
   Clock::time_point start_ = Clock::now();
   Clock::time_point written_ = Clock::now();
   double seconds_before_ = 0;
+  bool finished_ = false;  // the last row has F over all pairs
+  std::atomic<bool> interrupted_{false};
 };
 
 /// Lines of a resolved configuration that a resumed run must share with the one it continues.
-std::string essence(const Config& config) {
+std::string essence(const Config& config, bool failed) {
   std::istringstream in(config.resolved);
   std::string out, line, table;
   while (std::getline(in, line)) {
     if (line.starts_with("[")) table = line;
-    const bool free = table == "[output]" || line.starts_with("steps =") || line.starts_with("threads =") ||
+    const bool free = table == "[output]" || (failed && table == "[inner]") || line.starts_with("steps =") || line.starts_with("threads =") ||
                       line.starts_with("device =");
     if (!free) out += line + "\n";
   }
   return out;
+}
+
+/// Whether a run ended with an error; its inner problem may then be solved otherwise.
+bool has_failed(const RunFolder& folder) {
+  try {
+    return nlohmann::json::parse(read_text(folder.summary())).value("status", "") == "failed";
+  } catch (const nlohmann::json::exception&) {
+    return false;
+  } catch (const IoError&) {
+    return false;  // killed before its first summary
+  }
 }
 
 template <class Action>
@@ -347,11 +390,12 @@ RunResult run(const Config& config, const RunOptions& options) {
 
 RunResult resume(const Config& config, const RunOptions& options) {
   const RunFolder folder = RunFolder::open(options.out);
-  if (essence(config) != essence(load_config(folder.config()))) {
-    throw ConfigError(
-        "'" + options.out.string() +
-        "' was started with other settings; a resumed run may change flow.steps, device, threads and "
-        "[output] only");
+  const bool failed = has_failed(folder);
+  if (essence(config, failed) != essence(load_config(folder.config()), failed)) {
+    throw ConfigError("'" + options.out.string() +
+                      "' was started with other settings; a resumed run may change flow.steps, device, threads "
+                      "and [output] only" +
+                      (failed ? ", and [inner], because it failed" : ", and [inner] where it has failed"));
   }
   return with_precision(config, options, [&](auto& runner) { return runner.continue_in(folder); });
 }

@@ -21,18 +21,19 @@ struct RunOptions {
 enum class RunStatus { done, interrupted, failed };
 
 struct RunResult {
-  RunStatus status = RunStatus::done;
+  RunStatus status = RunStatus::done;  // interrupted: also while the last numbers were computed
   std::string reason;  // of a failure
   int steps = 0;       // completed
 };
 
 /// Checks everything, then makes the folder and runs. Errors before the first step leave nothing behind; a
 /// flow that diverges, or an interrupt, leaves a valid folder with the steps so far. IoError: the files, also
-/// during the run.
+/// during the run. SIGINT and SIGTERM are taken from before the first file to after the last one.
 RunResult run(const Config& config, const RunOptions& options);
 
 /// Continues the run in options.out from its checkpoint, bit for bit. `config` is that of the run; it may
-/// differ in flow.steps, device, threads and [output] (ConfigError for anything else).
+/// differ in flow.steps, device, threads and [output], and in [inner] where the run has failed (ConfigError
+/// for anything else).
 RunResult resume(const Config& config, const RunOptions& options);
 
 }  // namespace brenier::app

@@ -19,6 +19,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kParts[] = {"clouds", "maps", "figures"};
+
 std::string six_digits(int step) {
   char text[24];
   std::snprintf(text, sizeof text, "%06d", step);
@@ -43,6 +45,16 @@ Matrix<double> matrix_of(const TensorFile& file, const std::string& name) {
   return out;
 }
 
+/// Whether a folder is empty but for empty subfolders of a run.
+bool is_unused(const fs::path& path) {
+  std::error_code code;
+  for (const auto& entry : fs::directory_iterator(path, code)) {
+    const bool ours = std::find(std::begin(kParts), std::end(kParts), entry.path().filename()) != std::end(kParts);
+    if (!ours || !entry.is_directory(code) || !fs::is_empty(entry.path(), code)) return false;
+  }
+  return !code;
+}
+
 }  // namespace
 
 RunFolder RunFolder::create(const fs::path& path) {
@@ -51,13 +63,13 @@ RunFolder RunFolder::create(const fs::path& path) {
   if (existed && !fs::is_directory(path, code)) {
     throw ValueError("'" + path.string() + "' exists and is not a folder; choose another one with --out");
   }
-  if (existed && !fs::is_empty(path, code)) {
+  if (existed && !is_unused(path)) {
     throw ValueError(
         "'" + path.string() +
         "' exists and is not empty; choose another folder with --out, or continue that run with --resume");
   }
   RunFolder folder(path, !existed);
-  for (const char* part : {"clouds", "maps", "figures"}) {
+  for (const char* part : kParts) {
     fs::create_directories(path / part, code);
     if (code) {
       folder.remove();
@@ -69,14 +81,17 @@ RunFolder RunFolder::create(const fs::path& path) {
 
 RunFolder RunFolder::open(const fs::path& path) {
   if (!is_run(path)) {
-    throw IoError("'" + path.string() + "' is not a run folder: it has no config.toml with a summary.json");
+    throw IoError("'" + path.string() + "' is not a run folder: it has no config.toml with the folders clouds, maps "
+                  "and figures");
   }
   return {path, false};
 }
 
 bool RunFolder::is_run(const fs::path& path) {
   std::error_code code;
-  return fs::is_regular_file(path / "config.toml", code) && fs::is_regular_file(path / "summary.json", code);
+  return fs::is_regular_file(path / "config.toml", code) &&
+         std::all_of(std::begin(kParts), std::end(kParts),
+                     [&](const char* part) { return fs::is_directory(path / part, code); });
 }
 
 fs::path RunFolder::default_path(const std::string& stem) {
@@ -97,6 +112,19 @@ fs::path RunFolder::log_density(int step) const {
 
 void RunFolder::write_text(const fs::path& file, const std::string& text) const {
   write_file_atomically(file, std::as_bytes(std::span<const char>(text)));
+}
+
+void RunFolder::mark_failed() const noexcept {
+  try {
+    const std::string running = "\"status\": \"running\"", failed = "\"status\": \"failed\" ";
+    const std::size_t at = read_text(summary()).find(running);
+    if (at == std::string::npos) return;
+    std::fstream file(summary(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(at));
+    file.write(failed.data(), static_cast<std::streamsize>(failed.size()));
+  } catch (const std::exception&) {
+    // summary.json stays as it was.
+  }
 }
 
 void RunFolder::write_cloud(int step, const Trajectory& cloud) const {

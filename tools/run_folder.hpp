@@ -31,13 +31,14 @@ struct Saved {
 /// Names and content of a run folder. Every file is written whole or not at all.
 class RunFolder {
  public:
-  /// Makes the folder with its subfolders. ValueError: it exists and is not empty. IoError: it cannot be
-  /// made.
+  /// Makes the folder with its subfolders. ValueError: it exists and is not empty (empty subfolders, all that
+  /// a run that was killed at once leaves, do not count). IoError: it cannot be made.
   static RunFolder create(const std::filesystem::path& path);
   /// IoError: the folder is no run.
   static RunFolder open(const std::filesystem::path& path);
   /// runs/STEM-N with the first N >= 1 that is free.
   static std::filesystem::path default_path(const std::string& stem);
+  /// Whether it has a config.toml and the subfolders; a run that was killed early has nothing more.
   static bool is_run(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
@@ -50,6 +51,8 @@ class RunFolder {
   std::filesystem::path log_density(int step) const;
 
   void write_text(const std::filesystem::path& file, const std::string& text) const;
+  /// Turns the status "running" of summary.json into "failed" in place, which a full disk still allows.
+  void mark_failed() const noexcept;
   void write_cloud(int step, const Trajectory& cloud) const;
   /// Maps number `first` and later of a flow.
   void write_maps(const std::vector<BrenierMap>& maps, std::size_t first) const;

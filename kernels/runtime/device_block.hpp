@@ -55,8 +55,8 @@ BRENIER_DEVICE T warp_max(T value, Where where = Where::current()) {
 template <class T>
 using BlockScratch = Array<T, kMaxWarps>;
 
-/// Sum over the block, in every thread: warps by warp_sum, then their sums in the order of the warps. Two
-/// barriers.
+/// Sum over the block, in every thread: warps by warp_sum, then their sums in the order of the warps.
+/// Two barriers.
 template <class T>
 BRENIER_DEVICE T block_reduce_sum(T value, BlockScratch<T>& scratch, Where where = Where::current()) {
   const T of_warp = warp_sum(value, where);

@@ -106,8 +106,7 @@ T* shared_array(std::size_t offset, Index count, Where where = Where::current())
   return static_cast<T*>(emulator::shared_memory(offset, bytes, alignof(T), where));
 }
 
-/// An array whose index is checked. `Where` cannot be an argument of operator[]; the message names the
-/// kernel.
+/// An array whose index is checked. operator[] cannot take a `Where`: the message names kernel and thread.
 template <class T, int N>
 struct Array {
   T values[N];

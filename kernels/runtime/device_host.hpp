@@ -210,8 +210,8 @@ inline void check_launch(const Launch& shape) {
     throw ValueError(describe(shape) + ": the block must be a multiple of 32 from 32 to 1024");
 }
 
-/// A kernel's parameter from what launch() was given: device pointers lose their wrapper, host pointers are
-/// refused.
+/// A kernel's parameter from what launch() was given. Device pointers lose their wrapper, host pointers do
+/// not compile.
 template <class P, class A>
 P kernel_argument(const A& value) {
   static_assert(std::is_trivially_copyable_v<P>, "kernel parameters are copied bit by bit");

@@ -445,8 +445,7 @@ BRENIER_UNINSTRUMENTED int grid_size() {
 
 BRENIER_UNINSTRUMENTED void sync_block(const std::source_location& where) {
   Thread& self = current();
-  // Two objects by turns: a thread that is already at the next barrier must not order those still at this
-  // one.
+  // Two objects by turns: who is already at the next barrier must not order those still at this one.
   char& object = self.block->block_sync[self.block_barriers++ % 2];
   happens_before(object);
   wait(self, State::at_block, where);

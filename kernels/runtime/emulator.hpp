@@ -1,28 +1,30 @@
 // SPDX-License-Identifier: MIT
 // The emulator behind the device dialect on machines without a GPU. One device per process, as real programs
-// see it; launches run at once, one at a time.
+// see it; launches run at once, one at a time. The threads of a block are fibers on one OS thread: each runs
+// until it waits at a barrier or a warp operation, in forward or reverse order.
 //
-// The threads of a block are fibers on one OS thread: each runs until it waits at a barrier or a warp
-// operation, in forward or reverse order. What finds which mistake (a test plants each of them,
-// tests/emulator):
+// What finds which mistake; tests/emulator plants each of them.
 //
-//   always      divergent barriers and warp operations, with the source lines of both; a thread that returns
-//   before a
-//               barrier that others wait at; Array indices; misaligned vector accesses; writes just before or
-//               behind a device buffer or the shared memory (guard zones, after each launch or block); more
-//               shared memory than was launched with; launches beyond the device's limits; waiting,
-//               allocating or copying during a capture; the host touching device memory (SIGSEGV: the memory
-//               is mapped without access outside kernels and copies; is_device_address() tells a signal
-//               handler)
-//   by value    shared memory and fresh buffers are NaN (all bits set): what reads them before they are
-//   written is
-//               not finite. A missing barrier or a write-after-read hazard changes the result between the
-//               forward and the reverse order; a race between blocks, with their order (Options::blocks,
-//               interleave)
-//   TSan build  data races of threads and of neighbouring blocks, also where the values happen to be right.
-//   Barriers
-//               order memory; shuffles and votes do not
-//   ASan build  out-of-bounds and use-after-free accesses, reads too, at the line of the kernel
+// Always:
+// * divergent barriers and warp operations, with the source lines of both; a thread that returns before a
+//   barrier that others wait at
+// * Array indices, misaligned vector accesses, writes just outside a device buffer or the shared memory, or
+//   into a released buffer (guard zones, checked at the end of a launch)
+// * more shared memory than was launched with, launches beyond the device's limits, copies beyond a buffer
+// * waiting, allocating, releasing or copying to or from the host during a capture
+// * the host touching device memory (SIGSEGV: it is mapped without access outside kernels and copies;
+//   is_device_address() tells a signal handler)
+//
+// By value:
+// * shared memory and fresh buffers are NaN (all bits set): what reads them before they are written is not
+//   finite
+// * a missing barrier or a write-after-read hazard changes the result between the forward and the reverse
+//   order; a race between blocks, with their order (Options::blocks, interleave)
+//
+// TSan build: data races of threads and of neighbouring blocks, also where the values happen to be right.
+// Barriers order memory; shuffles and votes do not.
+//
+// ASan build: accesses outside buffers and after their release, reads too, at the line of the kernel.
 //
 // Not found: a kernel that spins on another thread's progress (it hangs), bank conflicts, registers, weak
 // memory, stream order (launches are immediate), the accuracy of CUDA's elementary functions.

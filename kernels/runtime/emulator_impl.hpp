@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the parts of the emulator share: emulator.cpp (blocks and threads), emulator_memory.cpp,
-// emulator_host.cpp.
+// What the parts of the emulator share: emulator.cpp (blocks and threads), emulator_memory.cpp and
+// emulator_host.cpp (streams, graphs, copies, products).
 #pragma once
 
 #include <cstddef>

@@ -42,8 +42,8 @@ BRENIER_HOST_DEVICE inline double portable_log(double x) {
   return std::fma(k, ln2_high, -rest);
 }
 
-/// Sine and cosine of 2 pi `turn` for 0 <= turn <= 1, error below 1.5 units in the last place; exact at
-/// quarters.
+/// Sine and cosine of 2 pi `turn` for 0 <= turn <= 1, error below 2.5 units in the last place, exact at
+/// the quarters.
 BRENIER_HOST_DEVICE inline void portable_sincos(double turn, double& sine, double& cosine) {
   // 2 pi turn = quadrant * pi/2 + x with |x| <= pi/4; the first two lines are exact.
   const int quadrant = static_cast<int>(std::fma(4.0, turn, 0.5));

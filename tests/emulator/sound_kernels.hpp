@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Correct kernels in the device dialect. The emulator must find nothing wrong with them, and nvcc must
-// compile them.
+// Correct kernels in the device dialect: the emulator must find nothing wrong with them, nvcc must compile
+// them.
 #pragma once
 
 #include <cstdint>
@@ -49,8 +49,7 @@ BRENIER_KERNEL void block_sums(Index n, const T* x, T* sums) {
   if (thread_index() == 0) sums[block_index()] = total;
 }
 
-/// extremes[0 .. 2) = largest element and minus the smallest, by one block; the scratch is used twice in a
-/// row.
+/// extremes[0 .. 2) = largest element and minus the smallest, by one block; it uses the scratch twice.
 template <class T>
 BRENIER_KERNEL void extremes(Index n, const T* x, T* out) {
   auto& shared = shared_storage<BlockSumStorage<T>>();
@@ -68,8 +67,7 @@ BRENIER_KERNEL void extremes(Index n, const T* x, T* out) {
   }
 }
 
-/// out (cols, rows) = transpose of in (rows, cols), both row-major. One block of 32 x 4 threads for each
-/// tile.
+/// out (cols, rows) = transpose of in (rows, cols), both row-major. One block for each tile of 32 x 32.
 template <class T>
 struct TransposeStorage {
   Array<Array<T, 33>, 32> tile;  // 33: no bank conflicts

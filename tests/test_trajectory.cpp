@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT
+// Clouds carried by maps: densities along second-order trajectories against exact determinants, and flows in
+// the situations that strain them.
+#include <doctest/doctest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <Eigen/Dense>
+#include <brenier/brenier.hpp>
+#include <cmath>
+
+#include "tests/support/near.hpp"
+#include "tests/support/nets.hpp"
+
+using namespace brenier;
+using namespace brenier::test;
+
+namespace {
+
+/// x -> H x + shift with H = alpha I + B^T B, as a network whose hidden part is switched off.
+BrenierMap affine(int d, Numbers& numbers, double size) {
+  BrenierMap map{Icnn({.dim = d, .hidden = {1}, .quadratic_rank = d, .alpha_min = 0, .floor = 0}), {}};
+  map.theta.assign(map.net.parameters(), 0.0);
+  map.theta[map.net.alpha()] = 0.8;
+  for (int k = 0; k < d * d; ++k) map.theta[map.net.factor() + k] = numbers(-size, size);
+  for (int c = 0; c < d; ++c) map.theta[map.net.output_input() + c] = numbers(-1, 1);
+  return map;
+}
+
+double deviation(const Matrix<double>& x) {
+  double mean = 0, sum = 0;
+  for (const double value : x.elements()) mean += value / static_cast<double>(x.rows());
+  for (const double value : x.elements()) sum += (value - mean) * (value - mean);
+  return std::sqrt(sum / static_cast<double>(x.rows()));
+}
+
+FlowOptions quick(double tau) {
+  FlowOptions options{.tau = tau, .seed = 1, .threads = 2};
+  options.network.hidden = {16, 8};
+  options.inner.iterations = 200;
+  options.inner.adam.rate = 3e-3;
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE("second order: log-densities are those of the composed Jacobian, whose factors do not commute") {
+  const int d = 3;
+  Numbers numbers(71);
+  Team team(1);
+  // A simplex of d + 1 points: affine maps of all points give the Jacobian of the whole by its edges.
+  Cloud cloud{numbers.matrix<double>(d + 1, d, -1, 1), std::vector<double>(d + 1, 0.0)};
+  const auto edges = [&](const Matrix<double>& x) {
+    Eigen::MatrixXd m(d, d);
+    for (int i = 0; i < d; ++i) {
+      for (int c = 0; c < d; ++c) m(c, i) = x(i + 1, c) - x(0, c);
+    }
+    return m;
+  };
+  const double start = std::log(std::abs(edges(cloud.x).determinant()));
+  Trajectory trajectory(cloud, true);
+  for (int k = 0; k < 7; ++k) {
+    BrenierMap map = affine(d, numbers, 0.5);
+    map.base = k < 3 ? MapBase::current : MapBase::extrapolated;
+    map.closes_step = k >= 2;  // three start-up maps make the first step
+    const Trajectory::Base base = trajectory.base(map.base);
+    REQUIRE(base.admissible);
+    trajectory.advance(map, base, team);
+    const double expected = start - std::log(std::abs(edges(trajectory.x()).determinant()));
+    for (int i = 0; i <= d; ++i) CHECK(std::abs(trajectory.log_density()[i] - expected) < 1e-12);
+  }
+  CHECK(trajectory.has_previous());
+}
+
+TEST_CASE(
+    "second order without densities takes the first order where an extrapolation would fold the cloud") {
+  // tau V'' = 10: one step contracts by 11, and the extrapolation would turn the cloud over.
+  Cloud cloud = Density::gaussian(1, 0.0, 1.0).sample(200, Sampling::stratified);
+  FlowOptions options = quick(1.0);
+  options.order = 2;
+  Flow<float> with(potential("5*sum(x^2)", 1), cloud, options);
+  cloud.log_density.clear();
+  Flow<float> without(potential("5*sum(x^2)", 1), cloud, options);
+  double before = without.functional().total();
+  for (int k = 0; k < 3; ++k) {
+    const std::optional<StepReport> a = with.step(), b = without.step();
+    REQUIRE(a.has_value());
+    REQUIRE(b.has_value());
+    CHECK(a->order == b->order);
+    CHECK(b->functional.total() < before);
+    before = b->functional.total();
+  }
+}
+
+TEST_CASE("F of a large low-discrepancy cloud, from a subset of its pairs") {
+  const Functional f = interaction("0.5*r^2", 2);  // F = d/2 * variance = 1 for N(0, I)
+  for (const Index n : {Index{8192}, Index{16384}, Index{65536}, Index{100000}}) {
+    CAPTURE(n);
+    Flow<float> flow(f, Density::gaussian(2, 0.0, 1.0).sample(n, Sampling::stratified), quick(0.1));
+    CHECK_REL(flow.functional_of(flow.trajectory(), 8192).total(), 1.0, 0.03);
+    CHECK_REL(flow.functional_of(flow.trajectory(), 1024).total(), 1.0, 0.1);
+  }
+}
+
+TEST_CASE("densities outside the range of float, and particles without density, are harmless") {
+  {
+    // f = t^2/(1+t): f' - f/t is 0/0 in floating point at t = 0.
+    Cloud cloud = Density::barenblatt({.dim = 1, .m = 2, .time = 1e-2}).sample(99, Sampling::stratified);
+    cloud.log_density[0] = -std::numeric_limits<double>::infinity();
+    Flow<float> flow(internal("t^2/(1 + t)"), cloud, quick(1e-3));
+    const std::optional<StepReport> report = flow.step();
+    REQUIRE(report.has_value());
+    CHECK(std::isfinite(report->functional.total()));
+  }
+  {
+    // log rho = -88 and below in d = 20.
+    FlowOptions options = quick(1.0);
+    options.network.hidden = {6};
+    options.inner.iterations = 20;
+    Flow<float> flow(internal("t*log(t) + t^3/(1 + t)"),
+                     Density::gaussian(20, 0.0, 1e3).sample(100, Sampling::stratified), options);
+    REQUIRE(flow.step().has_value());
+  }
+}
+
+TEST_CASE("float keeps its digits far from the origin") {
+  const double tau = 0.1;
+  GaussianFlow exact(Matrix<double>(1, 1), {0.0});
+  GaussianState initial{{0.0}, Matrix<double>(1, 1, 1.0)};
+  const double expected = std::sqrt(exact.iterates(initial, tau, 3).back().covariance(0, 0));
+  for (const double mean : {0.0, 1e5, 1e8}) {
+    CAPTURE(mean);
+    Flow<float> flow(entropy(), Density::gaussian(1, mean, 1.0).sample(500, Sampling::whitened), quick(tau));
+    for (int k = 0; k < 3; ++k) REQUIRE(flow.step().has_value());
+    CHECK_REL(deviation(flow.trajectory().x()), expected, 2e-3);
+  }
+}
+
+TEST_CASE("steps of a functional that is 0 or constant are accepted") {
+  const Cloud cloud = Density::gaussian(1, 0.0, 1.0).sample(50, Sampling::stratified);
+  for (const char* v : {"0*sum(x)", "100 + 0*sum(x)"}) {
+    CAPTURE(v);
+    Flow<float> flow(potential(v, 1), cloud, quick(0.1));
+    const std::optional<StepReport> report = flow.step();
+    REQUIRE(report.has_value());
+    CHECK(report->retries == 0);
+  }
+  Flow<float> alone(interaction("0.5*r^2", 1), Cloud{Matrix<double>(1, 1, 0.3), {}}, quick(0.1));
+  CHECK(alone.step().has_value());
+}
+
+TEST_CASE("more threads than the system gives: an error, not the end of the process") {
+#if defined(__SANITIZE_ADDRESS__)
+  MESSAGE("SKIPPED: the address sanitizer needs the address space that this test takes away");
+#else
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    const rlimit limit{std::size_t{2} << 30, std::size_t{2} << 30};
+    ::setrlimit(RLIMIT_AS, &limit);  // room for a few hundred stacks
+    try {
+      Team team(20000);
+    } catch (const NotAvailable& error) {
+      ::_exit(std::string(error.what()).find("threads = 20000") != std::string::npos ? 0 : 2);
+    }
+    ::_exit(1);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+#endif
+  CHECK_ERROR(Team(-3), ValueError, "threads = -3");
+}
