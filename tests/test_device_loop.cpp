@@ -25,7 +25,7 @@ struct Problem {
 
   Problem() {
     objective.potential = Expression::potential("sum(x^2)", 2).program();
-    objective.internal.push_back({});
+    objective.internal.push_back({.form = InternalTerm::Form::power, .exponent = 2});
     PairKernel kernel;
     kernel.quadratic = 0.1;
     objective.interaction.push_back({1.0, kernel});

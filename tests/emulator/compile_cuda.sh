@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 # usage: compile_cuda.sh SOURCE_ROOT OUT_DIR
 #
-# The device dialect is real CUDA: nvcc compiles the runtime and the emulator's own tests, kernels included, for
-# sm_80, sm_90 and PTX, warnings as errors, and links them. Nothing is run. Exit code 77 where nvcc is missing.
+# The device dialect is real CUDA: nvcc compiles the runtime, the cuda backend and the emulator's own tests, kernels
+# included, for sm_80, sm_90 and PTX, warnings as errors, and links the last. Nothing is run. Exit code 77 where nvcc is missing.
 set -euo pipefail
 root=$1
 out=$2
@@ -19,6 +19,7 @@ flags=(-std=c++20 -O1 --expt-relaxed-constexpr -Werror all-warnings -I "$root"
        -gencode "arch=compute_80,code=sm_80" -gencode "arch=compute_90,code=[sm_90,compute_90]")
 "$nvcc" "${flags[@]}" -c "$root/kernels/runtime/device_cuda.cu" -o "$out/device_cuda.o"
 "$nvcc" "${flags[@]}" -x cu -c "$root/tests/emulator/test_emulator.cpp" -o "$out/test_emulator.o"
+"$nvcc" "${flags[@]}" -x cu -c "$root/kernels/cuda/backend.cpp" -o "$out/backend.o"
 "$nvcc" "${flags[@]}" -x cu -c "$root/tests/main.cpp" -o "$out/main.o"
 "$nvcc" "$out/device_cuda.o" "$out/test_emulator.o" "$out/main.o" -lcublas -o "$out/test_device"
 echo "compiled and linked for sm_80, sm_90 and PTX with $("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/nvcc \1/p'); not run"
