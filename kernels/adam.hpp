@@ -11,7 +11,8 @@ namespace brenier {
 
 BRENIER_HOST_DEVICE inline double AdamOptions::rate_at(int k, int n) const {
   const double phase = n > 1 ? double(k) / (n - 1) : 0.0;
-  return rate * (final_fraction + (1 - final_fraction) * 0.5 * (1 + std::cos(3.14159265358979323846 * phase)));
+  return rate *
+         (final_fraction + (1 - final_fraction) * 0.5 * (1 + std::cos(3.14159265358979323846 * phase)));
 }
 
 /// Constants of one iteration, k counted from 0.

@@ -139,6 +139,7 @@ TEST_CASE("closed forms are found and right") {
     CHECK_REL(quantiles[i], 0.25 + 0.5 * i, 1e-3);  // the grid's cells are 1e-4 wide
 
   CHECK(find_reference(tiny({"functional.0.m=3"})) == nullptr);
+  CHECK(find_reference(parse_config(gaussian.resolved, "g.toml", ".", {"flow.tau=1e300"})) == nullptr);
 }
 
 TEST_CASE("numbers of reports") {
@@ -307,6 +308,76 @@ TEST_CASE("a run that diverges is kept and says why") {
   CHECK(summary["reason"] == result.reason);
   CHECK(summary["steps"] == 0);
   CHECK(parse_history(read_text(options.out / "history.csv"), "h").size() == 1);
+
+  // It goes on with another rate, as the message advises, but with no other flow.
+  CHECK_ERROR(resume(tiny({"flow.tau=2e-3"}), options), ConfigError, "[inner]");
+  CHECK(resume(tiny(), options).status == RunStatus::done);
+  CHECK_ERROR(resume(tiny({"inner.rate=1e-3"}), options), ConfigError, "where it has failed");
+  options.out = folder.path / "whole";
+  run(tiny(), options);
+  check_same_run(folder.path / "whole", folder.path / "run");
+}
+
+TEST_CASE("infima are found, and falling below them or away from the sample is told") {
+  const auto with_functional = [](const std::string& terms) {
+    return parse_config("[cloud]\ndensity = \"uniform\"\nlower = [-1, -1]\nupper = [1, 1]\nparticles = 9\n" +
+                            terms + "[flow]\ntau = 0.1\nsteps = 2\n",
+                        "u.toml", ".");
+  };
+  const std::string entropy = "[[functional]]\nterm = \"entropy\"\nweight = 2\n";
+  const std::string well =
+      "[[functional]]\nterm = \"potential\"\nexpression = \"1.5*sum(x^2) - 0.3*x[0] + 1\"\n";
+  const std::string porous = "[[functional]]\nterm = \"porous_medium\"\nm = 2\n";
+  // int exp(-V/2) is (2 pi 2/3) exp(-minimum/2), the minimum of V being 1 - 0.3^2/6.
+  const Config gaussian = with_functional(entropy + well);
+  const double infimum = -2 * std::log(2 * M_PI * 2 / 3) + 1 - 0.015;
+  CHECK_REL(known_infimum(gaussian), infimum, tol<double>(64));
+  CHECK(known_infimum(with_functional(entropy)) == -INFINITY);
+  CHECK(known_infimum(with_functional(porous)) == 0);
+  CHECK(known_infimum(tiny({"exact.functional=-1.5"})) == -1.5);
+  // d = 1, m = 2, V = x^2: rho = C - x^2/2 on |x| < R, with C = R^2/2 and mass 2 R^3/3 = 1. F is (1/2) (C +
+  // E[x^2]).
+  const Config drift = tiny(
+      {"functional=[{term = \"porous_medium\", m = 2}, {term = \"potential\", expression = \"sum(x^2)\"}]"});
+  const double square = std::pow(1.5, 2.0 / 3);
+  CHECK_REL(known_infimum(drift), 0.5 * square + square / 10, 1e-9);
+
+  HistoryRow start;
+  start.functional = infimum + 1;
+  start.held_out = infimum + 1.2;
+  const auto warnings = [&](double functional, double held_out) {
+    return overfitting(gaussian, {start}, functional, held_out);
+  };
+  CHECK(warnings(infimum + 0.1, infimum + 0.3).empty());  // the gap of the start
+  CHECK(warnings(infimum + 0.1, infimum + 0.34).empty());
+  CHECK(warnings(infimum + 0.1, infimum - 0.0005).empty());
+  REQUIRE(warnings(infimum - 0.1, infimum - 0.1).size() == 1);
+  check_contains(warnings(infimum - 0.1, infimum - 0.1)[0], {"below its infimum", "held-out"});
+  REQUIRE(warnings(infimum + 0.1, infimum + 0.4).size() == 1);
+  check_contains(warnings(infimum + 0.1, infimum + 0.4)[0], {"above F on the particles", "inner.refresh"});
+  CHECK(warnings(infimum - 0.1, NAN).size() == 1);
+}
+
+TEST_CASE("a network that fits its sample is reported; a narrow one is right") {
+  const TemporaryFolder folder;
+  RunOptions options;
+  std::ostringstream log;
+  options.log = &log;
+  const std::string text =
+      "[cloud]\ndensity = \"gaussian\"\ndim = 2\nvariance = 0.5\nparticles = 64\nsampling = \"whitened\"\n"
+      "[[functional]]\nterm = \"entropy\"\n[[functional]]\nterm = \"potential\"\nexpression = "
+      "\"0.5*sum(x^2)\"\n"
+      "[flow]\ntau = 0.1\nsteps = 4\n[network]\nquadratic_rank = 2\n[held_out]\nparticles = 5000\n";
+  options.out = folder.path / "wide";
+  run(parse_config(text, "o.toml", ".", {"network.hidden=[60, 20]", "inner.rate=1e-2"}), options);
+  CHECK(summary_of(options.out)["warnings"].size() >= 1);
+  check_contains(log.str(), {"WARNING: ", "fitted the sample"});
+  log.str("");
+  options.out = folder.path / "narrow";
+  run(parse_config(text, "o.toml", ".", {"network.hidden=[4]", "cloud.particles=1000"}), options);
+  CHECK(summary_of(options.out)["warnings"].empty());
+  CHECK(log.str().find("WARNING") == std::string::npos);
+  CHECK(summary_of(options.out)["error"]["scheme"]["functional_abs"].get<double>() < 1e-2);
 }
 
 TEST_CASE("a full disk ends a run with an error and whole files") {
@@ -342,6 +413,7 @@ TEST_CASE("a full disk ends a run with an error and whole files") {
   CHECK(at_start.find("config.toml") != std::string::npos);
   CHECK_FALSE(fs::exists(folder.path / "none"));
   CHECK(summary_of(folder.path / "run")["steps"] == 2);
+  CHECK(summary_of(folder.path / "run")["status"] == "failed");  // in place: there is no room for a new file
   CHECK(read_maps(folder.path / "run").size() == 2);
   options.out = folder.path / "run";
   options.on_step = nullptr;
@@ -428,6 +500,19 @@ TEST_CASE("the command line: exit codes and messages") {
   check_contains(command({"info", out + "/clouds/step_000000.npy"}).out, {"float64 (37, 1)", "column 0"});
   check_contains(command({"info", out + "/maps/step_000001.safetensors"}).out,
                  {"brenier map 1", "hidden = 7,5"});
+  const Matrix<double> none(0, 3);
+  Matrix<double> half(2, 2, NAN);
+  half(0, 1) = 4;
+  write_npy(folder.path / "none.npy", none.view());
+  write_npy(folder.path / "nan.npy", half.view());
+  CHECK(command({"info", (folder.path / "none.npy").string()}).out == "float64 (0, 3)\nno rows\n");
+  check_contains(command({"info", (folder.path / "nan.npy").string()}).out,
+                 {"column 0: no finite values\n", "column 1: from 4 to 4", "1 values not finite"});
+  for (const char* seed : {"-1", "18446744073709551615", "9223372036854775808"}) {
+    const Output refused = command({"run", config, "--out", out + "-seed", "--seed", seed});
+    CHECK(refused.code == 2);
+    check_contains(refused.err, {seed, "at most 9223372036854775807"});
+  }
   check_contains(command({"info", config}).out, {"valid", "tau = 0.001"});
   CHECK(command({"info", out + "/nothing"}).code == 2);
   CHECK(command({"info", folder.path.string()}).code == 2);

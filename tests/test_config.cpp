@@ -87,6 +87,9 @@ TEST_CASE("configuration: types and ranges") {
     check_contains(config_error(tiny_with(c.from, c.to)), c.pieces);
   }
   check_contains(config_error("seed = 1\n"), {"cloud", "missing"});
+  check_contains(config_error(kTiny, {"network.hidden=[20000, 20000]"}),
+                 {"network.hidden", "400100003 parameters", "at most 50000000"});
+  check_contains(config_error(kTiny, {"seed=18446744073709551615"}), {"--set seed", "not TOML"});
 }
 
 TEST_CASE("configuration: expressions, parameters and dimensions") {
@@ -161,11 +164,16 @@ TEST_CASE("configuration: clouds from files") {
   check_contains(error({"cloud.log_density=rho.npy"}), {"x.npy"});
   points(3, 1) = NAN;
   write_npy(folder.path / "x.npy", points.view());
-  check_contains(error({"cloud.log_density=rho.npy"}), {"particle 3", "finite"});
+  check_contains(error({"cloud.log_density=rho.npy"}),
+                 {"f.toml:3: cloud.path", "x.npy", "particle 3", "nan", "finite"});
   CHECK_FALSE(fs::exists(folder.path / "run"));  // nothing half-written
 
   points(3, 1) = 1;
   write_npy(folder.path / "x.npy", points.view());
+  const std::vector<double> holes = {-1, -INFINITY, NAN, -1, -1};
+  write_npy(folder.path / "holes.npy", std::span<const double>(holes));
+  check_contains(error({"cloud.log_density=holes.npy"}),
+                 {"--set cloud.log_density=holes.npy", "holes.npy", "particle 2", "nan", "finite, or -inf"});
   CHECK(error({"cloud.log_density=rho.npy"}) == "(no error)");
   const Config again =
       load_config(folder.path / "run" / "config.toml");  // relative names have become absolute

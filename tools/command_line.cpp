@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Options, help and exit codes.
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <new>
 #include <ostream>
 
@@ -36,7 +37,7 @@ constexpr const char* kExamples =
     "  [cloud]\n"
     "  density = \"gaussian\"       # or uniform, mixture, barenblatt, file\n"
     "  dim = 2\n"
-    "  variance = 4.0\n"
+    "  variance = 4.0             # or a list, a matrix, a .npy file\n"
     "  particles = 1024\n"
     "  sampling = \"whitened\"      # or random, stratified\n"
     "  [[functional]]             # F is the sum of such terms\n"
@@ -47,17 +48,41 @@ constexpr const char* kExamples =
     "  [flow]\n"
     "  tau = 0.05\n"
     "  steps = 20\n"
+    "  [network]\n"
+    "  hidden = [16]              # a wide network fits a small cloud instead of the density\n"
+    "  quadratic_rank = 2         # maps between Gaussians become exact\n"
+    "\n"
+    "Notes:\n"
+    "  F on the held-out particles tells whether the network has fitted the sample; where it has, the end of "
+    "a\n"
+    "  run and `warnings` in summary.json say so.\n"
+    "  An interaction costs a time quadratic in the particles of an iteration: for many particles use\n"
+    "  inner.minibatch, which takes the pairs within the minibatch. W acts through its even part only.\n"
+    "  std is the root mean square deviation over the components; error.w2 in summary.json is for dim = 1 "
+    "only.\n"
+    "  A resumed run may change flow.steps, device, threads and [output]; after status \"failed\" also "
+    "[inner]:\n"
+    "  brenier resume runs/a --set inner.rate=1e-4\n"
     "\n"
     "Exit codes: 0 done, 1 the flow diverged (its folder has the steps so far), 2 wrong options, "
     "configuration or\n"
-    "files, 130 interrupted (Ctrl-C ends after the current iteration; twice kills).";
+    "files, 130 interrupted (Ctrl-C ends after the current\n"
+    "iteration and leaves a run that can be resumed; twice kills).";
+
+/// A seed is a whole number of TOML, which has 64 bits with a sign.
+std::string check_seed(std::string& text) {
+  long long value = 0;
+  const auto result = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (result.ec == std::errc() && result.ptr == text.data() + text.size() && value >= 0) return "";
+  return "'" + text + "' is no seed; it must be a whole number, at least 0 and at most 9223372036854775807";
+}
 
 /// Options of `run` and `resume`.
 struct RunArguments {
   std::filesystem::path config, out;
   std::string device;
   std::vector<std::string> set;
-  std::optional<std::uint64_t> seed;
+  std::optional<long long> seed;
   std::optional<int> threads, steps;
   bool resume = false, quiet = false, plot = false;
 
@@ -88,7 +113,9 @@ int exit_code(RunStatus status) {
 int finish(const RunArguments& arguments, const std::filesystem::path& folder, RunStatus status,
            std::ostream& out) {
   out.flush();
-  if (arguments.plot && plot({folder}, {}) != 0 && status == RunStatus::done) return ExitCode::failed;
+  // Whoever presses Ctrl-C does not wait for figures.
+  const bool draw = arguments.plot && status != RunStatus::interrupted;
+  if (draw && plot({folder}, {}) != 0 && status == RunStatus::done) return ExitCode::failed;
   return exit_code(status);
 }
 
@@ -132,16 +159,16 @@ class CommandLine {
     run_ = app_.add_subcommand("run", "run a flow from a TOML file");
     run_->add_option("CONFIG", arguments_.config, "the TOML file")->required();
     run_->add_option("-o,--out", arguments_.out, "run folder, new or empty (runs/CONFIG-N)");
-    run_->add_option("--seed", arguments_.seed, "of all random numbers, instead of the file's");
-    run_->add_option("--set", arguments_.set,
-                     "KEY=VALUE: replace a value, for example flow.tau=1e-4; may be repeated")
-        ->allow_extra_args(false);
+    run_->add_option("--seed", arguments_.seed, "of all random numbers, instead of the file's")
+        ->check(CLI::Validator(check_seed, "0..9223372036854775807"));
+    add_set(*run_, "KEY=VALUE: replace a value, for example flow.tau=1e-4; may be repeated");
     run_->add_flag("--resume", arguments_.resume, "continue where the run folder exists already");
     add_run_options(*run_, arguments_);
 
     resume_ = app_.add_subcommand("resume", "continue an interrupted run, bit for bit, or make it longer");
     resume_->add_option("RUN", arguments_.out, "run folder")->required();
     resume_->add_option("--steps", arguments_.steps, "new number of steps in all");
+    add_set(*resume_, "KEY=VALUE: other values in [output], and in [inner] where the run has failed");
     add_run_options(*resume_, arguments_);
 
     push_ = app_.add_subcommand("push", "carry other points through the maps of a run");
@@ -179,6 +206,10 @@ class CommandLine {
   }
 
  private:
+  void add_set(CLI::App& command, const std::string& about) {
+    command.add_option("--set", arguments_.set, about)->allow_extra_args(false);
+  }
+
   CLI::App app_;
   CLI::App *run_ = nullptr, *resume_ = nullptr, *push_ = nullptr, *info_ = nullptr, *plot_ = nullptr;
   RunArguments arguments_;
@@ -203,7 +234,11 @@ int run_command_line(int argc, const char* const* argv, std::ostream& out, std::
       const int code = line.app().exit(error, out, err);
       return code == 0 ? ExitCode::ok : ExitCode::bad_input;
     }
-    return line.execute(out, out_is_terminal);
+    const int code = line.execute(out, out_is_terminal);
+    out.flush();
+    if (!out && code == ExitCode::ok)
+      throw IoError("the output cannot be written: the disk or the device is full");
+    return code;
   } catch (const NumericalError& error) {
     err << "brenier: " << error.what() << std::endl;
     return ExitCode::failed;

@@ -37,10 +37,17 @@ void read_network(Section& section, FlowOptions& flow) {
   net.alpha_min = section.number("alpha_min", at_least(0), net.alpha_min);
   net.floor = section.number("floor", at_least(0), net.floor);
   flow.normalise = section.boolean("normalise", flow.normalise);
+  Index parameters = 0;
   try {
-    static_cast<void>(Icnn(net));
+    parameters = Icnn(net).parameters();
   } catch (const ValueError& error) {
     section.fail("hidden", std::string("gives no valid network: ") + error.what());
+  }
+  // Adam, checkpoints and a map for each step take some tens of bytes a parameter.
+  constexpr Index most = 50'000'000;
+  if (parameters > most) {
+    section.fail("hidden", "gives a network of " + std::to_string(parameters) + " parameters; at most " +
+                               std::to_string(most) + " are allowed: use narrower layers");
   }
 }
 
@@ -196,9 +203,36 @@ Config load_config(const std::filesystem::path& path, const std::vector<std::str
 Cloud Config::initial_cloud() const {
   if (cloud.density)
     return cloud.density->sample(cloud.particles, cloud.sampling, flow.seed, RandomStream::cloud);
+  const auto fail = [](const std::string& place, const std::filesystem::path& file, const std::string& what) {
+    throw ConfigError(place + " cannot be used: '" + file.string() + "': " + what);
+  };
   Cloud out;
-  out.x = read_npy(cloud.file);
-  if (!cloud.log_density.empty()) out.log_density = read_npy_vector(cloud.log_density);
+  try {
+    out.x = read_npy(cloud.file);
+  } catch (const Error& error) {
+    throw ConfigError(cloud.file_place + " cannot be used: " + error.what());
+  }
+  for (Index i = 0; i < out.x.rows(); ++i) {
+    for (Index c = 0; c < out.x.cols(); ++c) {
+      if (std::isfinite(out.x(i, c))) continue;
+      fail(cloud.file_place, cloud.file,
+           "particle " + std::to_string(i) + " has the coordinate " + exact_text(out.x(i, c)) +
+               "; all coordinates must be finite");
+    }
+  }
+  if (cloud.log_density.empty()) return out;
+  try {
+    out.log_density = read_npy_vector(cloud.log_density);
+  } catch (const Error& error) {
+    throw ConfigError(cloud.log_density_place + " cannot be used: " + error.what());
+  }
+  for (std::size_t i = 0; i < out.log_density.size(); ++i) {
+    const double value = out.log_density[i];
+    if (!std::isnan(value) && value < std::numeric_limits<double>::infinity()) continue;
+    fail(cloud.log_density_place, cloud.log_density,
+         "particle " + std::to_string(i) + " has the log-density " + exact_text(value) +
+             "; log-densities must be finite, or -inf where the density vanishes");
+  }
   return out;
 }
 

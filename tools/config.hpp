@@ -24,7 +24,8 @@ struct CloudConfig {
   std::optional<Density> density;               // nothing for a file
   std::optional<BarenblattOptions> barenblatt;  // where the density is one of these
   std::optional<GaussianState> gaussian;
-  std::filesystem::path file, log_density;  // of a file; log_density may be empty
+  std::filesystem::path file, log_density;    // of a file; log_density may be empty
+  std::string file_place, log_density_place;  // where the configuration names them, for messages
 
   double mass() const { return density ? density->mass() : 1.0; }
 };
@@ -60,7 +61,8 @@ struct Config {
   ExactConfig exact;
   std::string resolved;  // all of it as TOML
 
-  /// The initial cloud, drawn or read. IoError, ShapeError, ValueError: the files.
+  /// The initial cloud, drawn or read. ConfigError at the key of a file that cannot be used (coordinates must
+  /// be finite, log-densities finite or -inf).
   Cloud initial_cloud() const;
   /// `particles` held-out particles, independent of the initial cloud as far as the sampling is random.
   Cloud held_out_cloud(Index particles) const;

@@ -167,6 +167,7 @@ void read_density(Section& section, const std::string& density, int expected, Cl
 
 void read_file(Section& section, CloudConfig& cloud) {
   cloud.file = section.file("path");
+  cloud.file_place = section.place("path");
   const NpyInfo info = read_npy_info(cloud.file);
   cloud.particles = info.shape[0];
   cloud.dim = info.shape.size() > 1 ? static_cast<int>(info.shape[1]) : 1;
@@ -179,6 +180,7 @@ void read_file(Section& section, CloudConfig& cloud) {
   }
   if (!section.has("log_density")) return;
   cloud.log_density = section.file("log_density");
+  cloud.log_density_place = section.place("log_density");
   const NpyInfo density = read_npy_info(cloud.log_density);
   if (density.shape.size() != 1 || density.shape[0] != cloud.particles) {
     section.fail("log_density", "must hold one number for each of the " + std::to_string(cloud.particles) +

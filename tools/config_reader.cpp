@@ -60,7 +60,9 @@ toml::table override_value(const std::string& assignment, const std::string& tex
   try {
     return toml::parse("value = " + text);
   } catch (const toml::parse_error& error) {
-    const bool word = !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) {
+    // A whole number that does not parse has too many digits.
+    const bool number = !text.empty() && text.find_first_not_of("+-0123456789") == std::string::npos;
+    const bool word = !text.empty() && !number && std::all_of(text.begin(), text.end(), [](unsigned char c) {
       return std::isalnum(c) != 0 ||
              std::string_view("_-./:").find(static_cast<char>(c)) != std::string_view::npos;
     });

@@ -34,8 +34,13 @@ void run_folder(const fs::path& path, std::ostream& out) {
     for (const auto& [key, value] : flat.items()) {
       std::string name = key.substr(1);
       std::replace(name.begin(), name.end(), '/', '.');
-      out << name << std::string(name.size() < 28 ? 28 - name.size() : 1, ' ')
-          << (value.is_string() ? value.get<std::string>() : value.dump()) << "\n";
+      out << name
+          << std::string(name.size() < 28 ? 28 - name.size() : 1, ' ')
+          // An empty list flattens to null.
+          << (value.is_string() ? value.get<std::string>()
+              : value.is_null() ? "none"
+                                : value.dump())
+          << "\n";
     }
   } catch (const nlohmann::json::exception& error) {
     throw IoError("'" + folder.summary().string() + "' is not valid JSON: " + error.what());
@@ -49,6 +54,10 @@ void npy(const fs::path& path, std::ostream& out) {
   out << ")" << (info.fortran_order ? ", Fortran order" : "") << "\n";
   const Matrix<double> x = read_npy(path);
   constexpr Index most = 8;
+  if (x.rows() == 0) {
+    out << "no rows\n";
+    return;
+  }
   for (Index c = 0; c < std::min(most, x.cols()); ++c) {
     double sum = 0, squares = 0, low = INFINITY, high = -INFINITY;
     Index finite = 0;
@@ -58,6 +67,10 @@ void npy(const fs::path& path, std::ostream& out) {
       sum += x(i, c);
       low = std::min(low, x(i, c));
       high = std::max(high, x(i, c));
+    }
+    if (finite == 0) {
+      out << "column " << c << ": no finite values\n";
+      continue;
     }
     const double mean = sum / static_cast<double>(finite);
     for (Index i = 0; i < x.rows(); ++i) {
@@ -95,6 +108,7 @@ void info(const std::optional<fs::path>& path, std::ostream& out) {
   if (extension == ".safetensors") return safetensors(*path, out);
   if (extension == ".toml") {
     const Config config = load_config(*path);
+    if (!config.cloud.density) static_cast<void>(config.initial_cloud());  // files are checked to their end
     out << "# valid; all keys with their effective values:\n" << config.resolved;
     return;
   }

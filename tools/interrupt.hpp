@@ -6,8 +6,8 @@
 
 namespace brenier::app {
 
-/// While it lives, the first SIGINT or SIGTERM calls `action(argument)`; a second one, of either kind, has the
-/// signal's default action. `action` must be safe in a signal handler. One scope at a time.
+/// While it lives, the first SIGINT or SIGTERM calls `action(argument)`; a second one, of either kind, has
+/// the signal's default action. `action` must be safe in a signal handler. One scope at a time.
 class InterruptScope {
  public:
   using Action = void (*)(void* argument) noexcept;

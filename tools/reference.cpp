@@ -242,7 +242,9 @@ class StatedReference : public Reference {
 
 }  // namespace
 
-std::unique_ptr<Reference> find_reference(const Config& config) {
+namespace {
+
+std::unique_ptr<Reference> closed_form(const Config& config) {
   const ExactConfig& stated = config.exact;
   if (stated.functional || stated.deviation || !stated.density.empty())
     return std::make_unique<StatedReference>(config);
@@ -256,14 +258,60 @@ std::unique_ptr<Reference> find_reference(const Config& config) {
     const std::optional<Functional::Gaussian> form = config.functional.gaussian(config.cloud.dim);
     if (form && form->diffusion >= 0) {
       const auto centre = solve(form->potential.hessian, form->potential.linear);
-      try {
-        if (centre) return std::make_unique<GaussianReference>(config, *form, *centre);
-      } catch (const ValueError&) {
-        // I + tau A is not positive definite: the problem may be fine for a network, but has no closed form.
-      }
+      if (centre) return std::make_unique<GaussianReference>(config, *form, *centre);
     }
   }
   return nullptr;
+}
+
+constexpr double kUnbounded = -std::numeric_limits<double>::infinity();
+
+double porous_infimum(const PorousForm& form, int dim, double mass) {
+  if (form.stiffness == 0) return form.constant * mass;
+  const PorousSteadyState steady = porous_steady_state(dim, form.m, form.stiffness / form.weight, mass);
+  return form.weight * steady.energy + form.constant * mass;
+}
+
+double gaussian_infimum(const Functional::Gaussian& form, double mass) {
+  const Quadratic& v = form.potential;
+  const auto centre = solve(v.hessian, v.linear);
+  if (!centre || form.diffusion < 0) return kUnbounded;
+  double constant = v.constant;
+  for (std::size_t c = 0; c < centre->size(); ++c) constant -= 0.5 * v.linear[c] * (*centre)[c];
+  // F(M rho) = M F(rho) + diffusion M log M for the law rho of the particles.
+  const double infimum = GaussianFlow(v.hessian, *centre, form.diffusion).infimum();
+  return mass * (infimum + constant + form.diffusion * std::log(mass));
+}
+
+}  // namespace
+
+std::unique_ptr<Reference> find_reference(const Config& config) {
+  try {
+    std::unique_ptr<Reference> found = closed_form(config);
+    if (found) {
+      static_cast<void>(found->exact(config.flow.tau * config.steps));
+      static_cast<void>(found->scheme(config.steps));
+    }
+    return found;
+  } catch (const Error&) {
+    // For example I + tau A not positive definite: the problem may be fine for a network, but has no closed
+    // form.
+    return nullptr;
+  }
+}
+
+double known_infimum(const Config& config) {
+  if (config.exact.functional) return *config.exact.functional;
+  const int dim = config.cloud.dim;
+  try {
+    if (const std::optional<Functional::Gaussian> form = config.functional.gaussian(dim))
+      return gaussian_infimum(*form, config.cloud.mass());
+    if (const std::optional<PorousForm> form = porous_form(config.functional, dim))
+      return porous_infimum(*form, dim, config.cloud.mass());
+  } catch (const Error&) {
+    // No bound, no warning.
+  }
+  return kUnbounded;
 }
 
 double deviation(const Matrix<double>& x) {

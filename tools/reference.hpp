@@ -38,8 +38,12 @@ class Reference {
 
 /// The closed form of a configuration: the porous medium from a Barenblatt profile (with an isotropic
 /// quadratic potential or none), Gaussians under quadratic potentials and entropy, a density of [exact], or
-/// nullptr.
+/// nullptr, also where the closed form cannot be computed (a tau that overflows).
 std::unique_ptr<Reference> find_reference(const Config& config);
+
+/// A lower bound of F over all densities of the cloud's mass: [exact] functional, or the infimum of a
+/// Gaussian or porous medium problem from whatever cloud; -infinity where not known.
+double known_infimum(const Config& config);
 
 /// Square root of trace(covariance) / d over the rows of x.
 double deviation(const Matrix<double>& x);

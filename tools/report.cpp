@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
 #include <iterator>
 #include <nlohmann/json.hpp>
 
@@ -167,11 +168,49 @@ double median(std::vector<double> values) {
   return 0.5 * (upper + *std::max_element(values.begin(), middle));
 }
 
+std::vector<std::string> overfitting(const Config& config, const std::vector<HistoryRow>& history,
+                                     double functional, double held_out) {
+  const std::string remedy =
+      ": the network has fitted the sample, and the flow is not to be trusted; use more particles, "
+      "inner.refresh, a smaller network.hidden or fewer inner.iterations";
+  const auto number = [](double value) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.6g", value);
+    return std::string(text);
+  };
+  std::vector<std::string> out;
+  const bool separate = !std::isnan(held_out);
+  const double judged = separate ? held_out : functional;
+  const double infimum = known_infimum(config);
+  if (std::isfinite(infimum) && !history.empty()) {
+    const Sampling sampling = separate ? config.held_out.sampling : config.cloud.sampling;
+    const Index particles = separate ? config.held_out.particles : config.cloud.particles;
+    const bool random = sampling == Sampling::random || !config.cloud.density;
+    const double error = 1e-3 + (random ? 3 / std::sqrt(static_cast<double>(particles)) : 0);
+    const double scale = std::abs(infimum) + std::abs(history.front().functional - infimum);
+    if (judged < infimum - error * scale) {
+      out.push_back((separate ? "F on the held-out particles, " : "F on the particles, ") + number(judged) +
+                    ", is below its infimum " + number(infimum) + remedy);
+    }
+  }
+  if (!separate || history.empty() || std::isnan(history.front().held_out)) return out;
+  const HistoryRow& start = history.front();
+  const double gap = (held_out - functional) - (start.held_out - start.functional);
+  const double decrease = std::abs(start.held_out - held_out);
+  if (gap > 0.05 * decrease + 1e-3 * (std::abs(start.functional) + std::abs(functional))) {
+    out.push_back("F on the held-out particles, " + number(held_out) + ", is " + number(gap) +
+                  " above F on the particles, " + number(functional) + ", and has changed by " +
+                  number(decrease) + " since the start" + remedy);
+  }
+  return out;
+}
+
 std::string summary_text(const SummaryInput& input) {
   const Config& config = *input.config;
   Json out;
   out["status"] = input.status;
   if (!input.reason.empty()) out["reason"] = input.reason;
+  out["warnings"] = input.warnings;
   out["seed"] = config.flow.seed;
   out["dim"] = config.cloud.dim;
   out["particles"] = config.cloud.particles;

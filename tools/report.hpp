@@ -44,8 +44,17 @@ struct SummaryInput {
   double seconds = 0;
   std::string backend;
   int threads = 1;
+  std::vector<std::string> warnings;
 };
 std::string summary_text(const SummaryInput& input);
+
+/// What says that the maps have fitted the sample instead of the density. Empty where nothing does:
+///   F, held-out where there is such a cloud, below known_infimum() by more than the cloud's own error, 0.1 %
+///   of |infimum| + |F_0 - infimum|, with 3/sqrt(particles) of it more for a random cloud; held-out F above F
+///   on the particles by more than 5 % of what held-out F has fallen since the start and 0.1 % of |F_0| +
+///   |F|. The gap of the initial clouds is their sampling error, and taken off.
+std::vector<std::string> overfitting(const Config& config, const std::vector<HistoryRow>& history,
+                                     double functional, double held_out);
 
 /// A median; NaN of nothing.
 double median(std::vector<double> values);

@@ -354,8 +354,8 @@ std::string essence(const Config& config, bool failed) {
   std::string out, line, table;
   while (std::getline(in, line)) {
     if (line.starts_with("[")) table = line;
-    const bool free = table == "[output]" || (failed && table == "[inner]") || line.starts_with("steps =") || line.starts_with("threads =") ||
-                      line.starts_with("device =");
+    const bool free = table == "[output]" || (failed && table == "[inner]") || line.starts_with("steps =") ||
+                      line.starts_with("threads =") || line.starts_with("device =");
     if (!free) out += line + "\n";
   }
   return out;
@@ -392,10 +392,11 @@ RunResult resume(const Config& config, const RunOptions& options) {
   const RunFolder folder = RunFolder::open(options.out);
   const bool failed = has_failed(folder);
   if (essence(config, failed) != essence(load_config(folder.config()), failed)) {
-    throw ConfigError("'" + options.out.string() +
-                      "' was started with other settings; a resumed run may change flow.steps, device, threads "
-                      "and [output] only" +
-                      (failed ? ", and [inner], because it failed" : ", and [inner] where it has failed"));
+    throw ConfigError(
+        "'" + options.out.string() +
+        "' was started with other settings; a resumed run may change flow.steps, device, threads "
+        "and [output] only" +
+        (failed ? ", and [inner], because it failed" : ", and [inner] where it has failed"));
   }
   return with_precision(config, options, [&](auto& runner) { return runner.continue_in(folder); });
 }

@@ -22,8 +22,8 @@ enum class RunStatus { done, interrupted, failed };
 
 struct RunResult {
   RunStatus status = RunStatus::done;  // interrupted: also while the last numbers were computed
-  std::string reason;  // of a failure
-  int steps = 0;       // completed
+  std::string reason;                  // of a failure
+  int steps = 0;                       // completed
 };
 
 /// Checks everything, then makes the folder and runs. Errors before the first step leave nothing behind; a

@@ -49,7 +49,8 @@ Matrix<double> matrix_of(const TensorFile& file, const std::string& name) {
 bool is_unused(const fs::path& path) {
   std::error_code code;
   for (const auto& entry : fs::directory_iterator(path, code)) {
-    const bool ours = std::find(std::begin(kParts), std::end(kParts), entry.path().filename()) != std::end(kParts);
+    const bool ours =
+        std::find(std::begin(kParts), std::end(kParts), entry.path().filename()) != std::end(kParts);
     if (!ours || !entry.is_directory(code) || !fs::is_empty(entry.path(), code)) return false;
   }
   return !code;
@@ -81,7 +82,8 @@ RunFolder RunFolder::create(const fs::path& path) {
 
 RunFolder RunFolder::open(const fs::path& path) {
   if (!is_run(path)) {
-    throw IoError("'" + path.string() + "' is not a run folder: it has no config.toml with the folders clouds, maps "
+    throw IoError("'" + path.string() +
+                  "' is not a run folder: it has no config.toml with the folders clouds, maps "
                   "and figures");
   }
   return {path, false};
