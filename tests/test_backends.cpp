@@ -192,6 +192,7 @@ TEST_CASE_TEMPLATE("jet_gradient equals the reference for every kind of seed", T
           std::vector<double> expected(net.parameters()), actual(net.parameters(), 1e9);
           ref::operations<T>().jet_gradient(net, theta.data(), x, seeds, expected.data(), one);
           backend.ops->jet_gradient(net, theta.data(), x, seeds, actual.data(), team);
+          CHECK_CLOSE(actual, expected, net_tolerance<T>(net, n));
           CHECK(gradient_error(net, actual, expected) <=
                 4 * net_tolerance<T>(net, n));  // small tensors are differences
         }
@@ -362,6 +363,7 @@ TEST_CASE_TEMPLATE("the gradient of a JKO step equals the reference", T, float, 
                                                     one);
             backend.ops->objective_gradient(step.problem, state.theta.data(), 4, actual.data(), team);
             // Inverses of H and pair forces amplify rounding beyond the network's own sums.
+            CHECK_CLOSE(actual, expected, 8 * net_tolerance<T>(step.net, 16));
             CHECK(gradient_error(step.net, actual, expected) <= 16 * net_tolerance<T>(step.net, 16));
           }
         }
