@@ -146,6 +146,12 @@ int devices();
 /// NotAvailable where they are not.
 template <class T>
 const Operations<T>& operations();
+/// How products of matrices may be formed, the default first: "tf32x3" (float: tensor cores, three terms) and
+/// "fma"; and the operations of one of them.
+template <class T>
+std::vector<const char*> variants();
+template <class T>
+const Operations<T>& operations(const char* variant);
 }  // namespace cuda
 
 namespace cpu {

@@ -60,7 +60,8 @@ std::vector<Backend<T>> backends() {
   for (const char* variant : cpu::variants()) list.push_back({&cpu::operations<T>(variant), 2});
   list.push_back({&cpu::operations<T>(), 3});
 #if defined(BRENIER_TEST_EMULATED)
-  list = {{&cuda::operations<T>(), 1}};  // the kernels of the cuda backend, on the emulated device
+  list.clear();  // the kernels of the cuda backend, on the emulated device
+  for (const char* variant : cuda::variants<T>()) list.push_back({&cuda::operations<T>(variant), 1});
 #endif
   return list;
 }

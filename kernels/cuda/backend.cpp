@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: MIT
-// The cuda backend: compiled as CUDA into the library, and by the host compiler for the emulated device.
-#include "kernels/cuda/backend.hpp"
+// What the cuda backend offers. Compiled as CUDA into the library, and by the host compiler for the emulated
+// device.
+#include <string>
+
+#include "kernels/cuda/variants.hpp"
+#include "kernels/runtime/device.hpp"
+#include "kernels/runtime/error.hpp"
 
 namespace brenier::cuda {
 
@@ -9,9 +14,34 @@ bool compiled() {
 }
 
 int devices() {
-  return device_count();
+  return device::device_count();
 }
 
+template <>
+std::vector<const char*> variants<float>() {
+  return {"tf32x3", "fma"};
+}
+template <>
+std::vector<const char*> variants<double>() {
+  return {"fma"};
+}
+
+template <>
+const Operations<float>& operations<float>(const char* variant) {
+  if (variant == std::string("tf32x3")) return table<float, Tf32x3>();
+  if (variant == std::string("fma")) return table<float, Fma>();
+  throw NotAvailable("there are no products \"" + std::string(variant) + "\" in float; choose tf32x3 or fma");
+}
+template <>
+const Operations<double>& operations<double>(const char* variant) {
+  if (variant == std::string("fma")) return table<double, Fma>();
+  throw NotAvailable("there are no products \"" + std::string(variant) + "\" in double; choose fma");
+}
+
+template <class T>
+const Operations<T>& operations() {
+  return operations<T>(variants<T>().front());
+}
 template const Operations<float>& operations<float>();
 template const Operations<double>& operations<double>();
 

@@ -1,52 +1,96 @@
 // SPDX-License-Identifier: MIT
-// The network as kernels see it: plain data that travels as a kernel argument, and the plan of a tile's rows.
+// The network as kernels see it: plain data that travels as a kernel argument, the layout of the parameters
+// on the device, and the plan of a tile's rows.
 #pragma once
+
+#include <vector>
 
 #include "kernels/icnn.hpp"
 #include "kernels/runtime/device.hpp"
 
 namespace brenier::cuda {
 
-/// One hidden layer; offsets into theta, -1 where there is no such parameter.
+/// One hidden layer; offsets into the packed parameters, -1 where there is no such parameter.
 struct LayerView {
   int width, before, skip, skip_user;  // skip_user: the layer that this one skips into, or -1
-  int weight, input_weight, bias, scale;
+  int weight, weight_ld;               // W_l (width, before), rows weight_ld apart
+  int input_weight, bias, scale;
 };
 
+/// Parameters are packed: rows of W_l are 4 + 8 m elements apart, so that the 8 rows by 4 columns that a warp
+/// reads at a time lie in distinct banks of shared memory; everything else is as in Icnn. Gaps hold 0 and
+/// stay 0.
 struct NetView {
   Activation activation;
-  int dim, rank, depth, parameters;
+  int dim, rank, depth;
+  int packed;  // elements, a multiple of 4
   int output_weight, output_input, output_bias, alpha, factor;
   LayerView layers[kMaxLayers];
+};
 
-  explicit NetView(const Icnn& net);
+/// A network's view and the way between theta and its packed form.
+class PackedNet {
+ public:
+  explicit PackedNet(const Icnn& net);
+
+  const NetView& view() const { return view_; }
+  Index size() const { return view_.packed; }
+  /// From flat (net.parameters()) to packed (size()), gaps filled with `gap`; and back.
+  template <class T>
+  std::vector<T> pack(const T* flat, T gap = T(0)) const {
+    std::vector<T> packed(static_cast<std::size_t>(size()), gap);
+    for (std::size_t k = 0; k < place_.size(); ++k) packed[place_[k]] = flat[k];
+    return packed;
+  }
+  template <class T>
+  void unpack(const T* packed, T* flat) const {
+    for (std::size_t k = 0; k < place_.size(); ++k) flat[k] = packed[place_[k]];
+  }
+
+ private:
+  NetView view_{};
+  std::vector<std::size_t> place_;  // of each parameter
 };
 
 /// Which second-order terms a tile carries; as in the cpu backend.
 enum class Directions : int { none, unit, single, pairs };
 
-/// Rows that one layer keeps in a tile. A row holds one number of 32 particles.
-struct LayerRows {
-  int z, d1, g, beta;        // forward and adjoint
-  int z2, s2, r, s_bar, tz;  // jet
-  int j, jm, j_bar;          // (tangents * width) rows each; j of layer 0 is not kept in unit mode
+/// What a tile is asked for.
+struct TileTask {
+  Directions directions = Directions::none;
+  int count = 0;           // K, for single and pairs
+  bool gradient = false;   // of parameters
+  int program_rows = 0;    // workspace of the potential, in T
+  int surrogate_rows = 0;  // workspace of internal energies, in double
 };
 
-/// Where everything of a tile lies, counted in rows.
+/// First rows of what one layer keeps; a row holds one number of each particle of a tile.
+struct LayerRows {
+  int z, d1, g;   // sigma(s), sigma'(s), du/dz
+  int z2, s_bar;  // second-order stream; adjoint of s (before that: what the reverse sweep needs of the
+                  // forward one)
+  int j;      // (tangents * width); not kept for layer 0 in unit mode, where J = A_0
+  int j_bar;  // (tangents * width); sum_b M_kb J_b, then the adjoint of j
+};
+
+/// Where everything of a tile lies, counted in rows of kParticles elements that are `stride` apart.
 struct TilePlan {
   Directions directions;
   int count;     // K, for single and pairs
   int tangents;  // columns of tangent streams
   bool gradient;
-  int x, y, displacement, v, q, hessian, metric, projection, seed_a, program, factor;
-  int rows;  // all together
+  int x, v;  // d rows, and one of ones (x) or zeros (v) behind them
+  int y, displacement, q, projection, seed_a, program;
+  int curvature;  // part of layer 0 and of the quadratic form in H, packed as a triangle
+  int metric;     // part of the other layers in H, then M
+  int rows;
+  int factor_doubles, surrogate_doubles, log_det_doubles;  // of a tile, before the rows
   LayerRows layers[kMaxLayers];
 
-  TilePlan(const NetView& net, Directions directions, int count, bool gradient, int program_rows, bool wide);
-};
+  TilePlan(const NetView& net, const TileTask& task, int particles);
 
-/// A row is one element longer than a warp: lanes and rows both go through distinct banks of shared memory.
-inline constexpr int kRow = 33;
+  int doubles() const { return factor_doubles + surrogate_doubles + log_det_doubles; }
+};
 
 BRENIER_HOST_DEVICE inline int triangle(int d) {
   return d * (d + 1) / 2;
@@ -54,5 +98,15 @@ BRENIER_HOST_DEVICE inline int triangle(int d) {
 BRENIER_HOST_DEVICE inline int triangle_index(int a, int b) {
   return a <= b ? b * (b + 1) / 2 + a : a * (a + 1) / 2 + b;
 }
+/// The column b >= a of element e = triangle_index(a, b).
+BRENIER_HOST_DEVICE inline int triangle_column(int e) {
+  int b = static_cast<int>((std::sqrt(8.0f * static_cast<float>(e) + 1.0f) - 1.0f) * 0.5f);
+  if (triangle(b) > e) --b;
+  if (triangle(b + 1) <= e) ++b;
+  return b;
+}
+
+/// Up to this dimension one thread factorises the Hessian of one particle in registers; beyond it, one warp.
+inline constexpr int kRegisterDim = 4;
 
 }  // namespace brenier::cuda

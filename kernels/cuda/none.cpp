@@ -14,14 +14,28 @@ int devices() {
 }
 
 template <class T>
-const Operations<T>& operations() {
+std::vector<const char*> variants() {
+  return {};
+}
+
+template <class T>
+const Operations<T>& operations(const char*) {
   throw NotAvailable(
       "this build has no CUDA backend; configure with -DBRENIER_CUDA=ON where nvcc is installed, or use the "
       "device "
       "\"cpu\" or \"auto\"");
 }
 
+template <class T>
+const Operations<T>& operations() {
+  return operations<T>("");
+}
+
+template std::vector<const char*> variants<float>();
+template std::vector<const char*> variants<double>();
 template const Operations<float>& operations<float>();
 template const Operations<double>& operations<double>();
+template const Operations<float>& operations<float>(const char*);
+template const Operations<double>& operations<double>(const char*);
 
 }  // namespace brenier::cuda

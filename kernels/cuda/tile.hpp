@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT
-// The network on a tile of 32 particles, one particle per lane; the warps of a block share the rows of a
-// layer.
+// The network on a tile of kParticles particles, by one block.
 //
 //   computes   map, Hessian, log-determinant, and the theta-gradient of the second-order jet
-//   (kernels/ops.hpp), by the
-//              collapsed streams of the reference: 1 base, K tangents, 1 second-order stream
-//   layout     every quantity is a set of rows of 32 lanes, kRow apart; TilePlan says where
-//   memory     the rows lie in shared memory where they fit, else in a slab of global memory for each block
-//   launch     any number of whole warps; each stage ends with sync_block()
-//
-// Rows are dealt to warps by number alone, so that a (row, lane) element has one owner: stages that only
-// touch elements they own need no barrier between them.
+//   (kernels/ops.hpp),
+//              by the collapsed streams of the reference: 1 base, K tangents, 1 second-order stream
+//   layout     every quantity is a set of rows of kParticles elements, kStride apart; TilePlan says where
+//   memory     parameters, sums and rows lie in the block's shared memory where they fit, else in global
+//   memory
+//              (kernels/cuda/tile_kernels.hpp)
+//   launch     whole warps; each stage ends with a barrier unless it says otherwise
+//   products   kernels/cuda/product.hpp: parameters are the left operand, particles are the columns
 #pragma once
 
 #include "kernels/cuda/net_view.hpp"
+#include "kernels/cuda/product.hpp"
 #include "kernels/runtime/device.hpp"
 
 namespace brenier::cuda {
@@ -47,84 +47,158 @@ BRENIER_DEVICE T third_derivative(Activation kind, T d1) {
   return kind == Activation::softplus ? d2 * slope : T(6) * d2 * d2 * slope;
 }
 
-template <class T>
+template <class T, class Policy, int kParticles>
 class Tile {
  public:
-  BRENIER_DEVICE Tile(const NetView& net, const TilePlan& plan, const T* theta, T* rows)
-      : net_(net), plan_(plan), theta_(theta), rows_(rows), d_(net.dim) {}
+  /// Rows start in all banks for the four rows by eight particles that a warp reads at a time.
+  static constexpr int kStride = kParticles == 8 ? 8 : kParticles + 8;
+  static constexpr int kBlocks = kParticles < 16 ? 1 : 2;
 
-  BRENIER_DEVICE T& at(int row) const { return rows_[row * kRow + lane()]; }
+  BRENIER_DEVICE Tile(const NetView& net, const TilePlan& plan, const T* theta, T* rows, double* doubles)
+      : net_(net), plan_(plan), theta_(theta), rows_(rows), doubles_(doubles), d_(net.dim) {}
 
-  /// f(i) for the rows i < count that this warp owns.
-  template <class F>
-  BRENIER_DEVICE static void for_rows(int count, const F& f) {
-    for (int first = warp() * kRows; first < count; first += warp_count() * kRows) {
-      for (int i = first; i < first + kRows && i < count; ++i) f(i);
-    }
+  BRENIER_DEVICE T& at(int row, int particle) const { return rows_[row * kStride + particle]; }
+  /// log det H of a particle, after factorise().
+  BRENIER_DEVICE double& log_det(int particle) const { return doubles_[particle]; }
+  /// Row r of the double workspace of internal energies.
+  BRENIER_DEVICE double& surrogate(int r, int particle) const {
+    return doubles_[plan_.log_det_doubles + plan_.factor_doubles + r * kParticles + particle];
   }
 
-  BRENIER_DEVICE void forward();
-  BRENIER_DEVICE void adjoint();
-  BRENIER_DEVICE void tangents();
-  BRENIER_DEVICE void hessian();
-  /// log det H of every lane, on warp 0 (NaN where H is not positive definite); where `inverse`, the metric
-  /// rows become H^{-1}. Ends with a barrier.
-  BRENIER_DEVICE void factorise(double* log_det, bool inverse);
-  BRENIER_DEVICE T potential() const;
-  BRENIER_DEVICE void hessian_vector();  // into the y rows
+  /// f(i, p) for i < count and all particles, dealt to the threads of the block.
+  template <class F>
+  BRENIER_DEVICE static void for_each(int count, const F& f) {
+    const int p = thread_index() % kParticles;
+    for (int i = thread_index() / kParticles; i < count; i += block_size() / kParticles) f(i, p);
+  }
+
+  BRENIER_DEVICE void forward();   // values and tangents of all layers
+  BRENIER_DEVICE void adjoint();   // g of all layers
+  BRENIER_DEVICE void displace();  // displacement rows; no barrier at its end
+  BRENIER_DEVICE void hessian();   // curvature and metric rows; no barrier at its end
+  BRENIER_DEVICE T hessian_element(int a, int b, int p) const {
+    const int e = triangle_index(a, b);
+    return at(plan_.curvature + e, p) + at(plan_.metric + e, p);
+  }
+  /// log det H of every particle (NaN where H is not positive definite); with `inverse`, the metric rows
+  /// become weight(p, log det) H^{-1}. `weight` is called by one thread for each particle. No barrier at its
+  /// end.
+  template <class Weight>
+  BRENIER_DEVICE void factorise(bool inverse, const Weight& weight);
+  BRENIER_DEVICE T potential(int p) const;
+  BRENIER_DEVICE void hessian_vector();  // H q into the y rows
   BRENIER_DEVICE void second_order();
   BRENIER_DEVICE void reverse();
-  /// partial (parameters) += the gradient of this tile.
-  BRENIER_DEVICE void accumulate(T* partial);
+  /// sums (packed parameters) += the gradient of this tile.
+  BRENIER_DEVICE void accumulate(T* sums);
 
  private:
-  static constexpr int kRows = 4;  // of a layer, per warp at a time: each input is read once for all of them
+  using Block = ProductBlock<Policy, T, kBlocks>;
 
-  /// out(i, sum_k A(i, k) in(k)) for i < rows, A(i, k) = a[i * row_stride + k * col_stride].
-  template <class In, class Out>
-  BRENIER_DEVICE void product(int rows, int depth, const T* a, int row_stride, int col_stride, const In& in,
-                              const Out& out) const {
-    for (int first = warp() * kRows; first < rows; first += warp_count() * kRows) {
-      const int count = rows - first < kRows ? rows - first : kRows;
-      T sum[kRows] = {};
-      for (int k = 0; k < depth; ++k) {
-        const T x = in(k);
-        BRENIER_UNROLL
-        for (int i = 0; i < kRows; ++i) {
-          if (i < count) sum[i] = fma(a[(first + i) * row_stride + k * col_stride], x, sum[i]);
-        }
-      }
-      for (int i = 0; i < count; ++i) out(first + i, sum[i]);
+  // --- dealing work to warps: each job goes to the next one
+  // -----------------------------------------------------
+
+  BRENIER_DEVICE bool my_turn() {
+    const bool mine = turn_ == warp();
+    turn_ = turn_ + 1 == warp_count() ? 0 : turn_ + 1;
+    return mine;
+  }
+  /// f(first row, first column, batch) for the blocks of `batches` products.
+  template <class F>
+  BRENIER_DEVICE void for_blocks(int rows, int columns, int batches, const F& f) {
+    const int across = (columns + 8 * kBlocks - 1) / (8 * kBlocks);
+    const int of_batch = (rows + 15) / 16 * across;
+    const int count = of_batch * batches;
+    int job = warp() - turn_;
+    if (job < 0) job += warp_count();
+    for (; job < count; job += warp_count()) {
+      const int rest = job % of_batch;
+      f(rest / across * 16, rest % across * (8 * kBlocks), job / of_batch);
     }
+    turn_ = (turn_ + count) % warp_count();
+  }
+  /// out(batch, i, p, sum over k < depth of A(i, k) B_batch(k, p)), a(i) a function of k, b(batch, p) too.
+  template <class A, class B, class Out>
+  BRENIER_DEVICE void product(int rows, int depth, int batches, const A& a, const B& b, const Out& out) {
+    for_blocks(rows, kParticles, batches, [&](int first_row, int first_particle, int batch) {
+      Block c(first_row, rows, first_particle, kParticles);
+      if (depth > 0) c.multiply(depth, a, [&](int p) { return b(batch, p); });
+      c.for_elements([&](int i, int p, T value, int) { out(batch, i, p, value); });
+    });
   }
 
-  /// The input parts of row i of layer l: A_l direction + b_l * constant.
-  BRENIER_DEVICE T input_part(int l, int i, int direction_row) const {
-    const LayerView& layer = net_.layers[l];
+  // --- operands as functions of the index that products sum over
+  // ------------------------------------------------
+
+  BRENIER_DEVICE auto weight_rows(int l) const {
+    const T* w = theta_ + net_.layers[l].weight;
+    const int ld = net_.layers[l].weight_ld;
+    return [w, ld](int i) {
+      const T* row = w + i * ld;
+      return [row](int k) { return row[k]; };
+    };
+  }
+  BRENIER_DEVICE auto weight_columns(int l) const {
+    const T* w = theta_ + net_.layers[l].weight;
+    const int ld = net_.layers[l].weight_ld;
+    return [w, ld](int i) {
+      const T* column = w + i;
+      return [column, ld](int k) { return column[k * ld]; };
+    };
+  }
+  BRENIER_DEVICE auto input_columns(int l) const {
+    const T* w = theta_ + net_.layers[l].input_weight;
+    const int d = d_;
+    return [w, d](int c) {
+      const T* column = w + c;
+      return [column, d](int i) { return column[i * d]; };
+    };
+  }
+  /// Rows row, row + 1, ... of one particle.
+  BRENIER_DEVICE auto particle(int row, int p) const {
+    const T* from = rows_ + row * kStride + p;
+    return [from](int k) { return from[k * kStride]; };
+  }
+  /// The same, rows of two quantities multiplied.
+  BRENIER_DEVICE auto particle_product(int row, int by, int p) const {
+    const T* from = rows_ + row * kStride + p;
+    const T* factor = rows_ + by * kStride + p;
+    return [from, factor](int k) { return from[k * kStride] * factor[k * kStride]; };
+  }
+  /// sigma' J of layer l and tangent k, one particle.
+  BRENIER_DEVICE auto layer_tangent(int l, int k, int p) const {
+    const bool constant = l == 0 && plan_.directions == Directions::unit;
+    const T* d1 = rows_ + plan_.layers[l].d1 * kStride + p;
+    const T* j = constant ? theta_ + net_.layers[0].input_weight + k
+                          : rows_ + (plan_.layers[l].j + k * net_.layers[l].width) * kStride + p;
+    const int stride = constant ? d_ : kStride;
+    return [d1, j, stride](int i) { return d1[i * kStride] * j[i * stride]; };
+  }
+
+  // --- elements
+  // -------------------------------------------------------------------------------------------------
+
+  /// A_l times the vector in rows `direction`.
+  BRENIER_DEVICE T input_part(int l, int i, int direction, int p) const {
+    const int weight = net_.layers[l].input_weight;
     T sum = T(0);
-    if (layer.input_weight < 0) return sum;
-    for (int c = 0; c < d_; ++c)
-      sum = fma(theta_[layer.input_weight + i * d_ + c], at(direction_row + c), sum);
+    if (weight < 0) return sum;
+    for (int c = 0; c < d_; ++c) sum = fma(theta_[weight + i * d_ + c], at(direction + c, p), sum);
     return sum;
   }
   /// The same for tangent k, whose direction may be a unit vector.
-  BRENIER_DEVICE T input_part_tangent(int l, int i, int k) const {
-    const LayerView& layer = net_.layers[l];
-    if (plan_.directions != Directions::unit) return input_part(l, i, plan_.q + k * d_);
-    return layer.input_weight < 0 ? T(0) : theta_[layer.input_weight + i * d_ + k];
+  BRENIER_DEVICE T input_part_tangent(int l, int i, int k, int p) const {
+    if (plan_.directions != Directions::unit) return input_part(l, i, plan_.q + k * d_, p);
+    const int weight = net_.layers[l].input_weight;
+    return weight < 0 ? T(0) : theta_[weight + i * d_ + k];
   }
-  /// J_l[k, i] at this lane.
-  BRENIER_DEVICE T tangent(int l, int k, int i) const {
+  BRENIER_DEVICE T tangent(int l, int k, int i, int p) const {
     if (l == 0 && plan_.directions == Directions::unit)
       return theta_[net_.layers[0].input_weight + i * d_ + k];
-    return at(plan_.layers[l].j + k * net_.layers[l].width + i);
+    return at(plan_.layers[l].j + k * net_.layers[l].width + i, p);
   }
-  BRENIER_DEVICE T direction(int k, int c) const {
-    if (plan_.directions == Directions::unit) return k == c ? T(1) : T(0);
-    return at(plan_.q + k * d_ + c);
-  }
-  BRENIER_DEVICE T gamma(int l, int i) const {
-    return at(plan_.layers[l].g + i) * second_derivative(net_.activation, at(plan_.layers[l].d1 + i));
+  BRENIER_DEVICE T gamma(int l, int i, int p) const {
+    return at(plan_.layers[l].g + i, p) * second_derivative(net_.activation, at(plan_.layers[l].d1 + i, p));
   }
   BRENIER_DEVICE T quadratic(int a, int b) const {
     T sum = a == b ? theta_[net_.alpha] : T(0);
@@ -133,182 +207,208 @@ class Tile {
     }
     return sum;
   }
-  /// sum_b M_kb J_b of row i.
-  BRENIER_DEVICE T weighted_tangent(int l, int k, int i) const {
-    if (plan_.directions == Directions::single) return tangent(l, k, i);
-    if (plan_.directions == Directions::pairs) {
-      return T(0.5) * tangent(l, (k + plan_.count) % plan_.tangents, i);
-    }
+  /// Row c of B^T times the projection rows.
+  BRENIER_DEVICE T unproject(int c, int p) const {
     T sum = T(0);
-    for (int b = 0; b < d_; ++b) sum = fma(at(plan_.metric + triangle_index(k, b)), tangent(l, b, i), sum);
+    for (int r = 0; r < net_.rank; ++r) {
+      sum = fma(theta_[net_.factor + r * d_ + c], at(plan_.projection + r, p), sum);
+    }
     return sum;
   }
-  BRENIER_DEVICE void reverse_tangents(int l);
-  /// Adds sum over lanes of f(lane) to partial[k]; elements of one call go to all threads of the block.
-  template <class F>
-  BRENIER_DEVICE static void sum_lanes(T* partial, int count, const F& f) {
-    for (int e = thread_index(); e < count; e += block_size()) {
+  /// Projection rows = B times the vector in rows `direction`.
+  BRENIER_DEVICE void project(int direction) {
+    for_each(net_.rank, [&](int r, int p) {
       T sum = T(0);
-      for (int lane = 0; lane < 32; ++lane) sum += f(e, lane);
-      partial[e] += sum;
-    }
+      for (int c = 0; c < d_; ++c) sum = fma(theta_[net_.factor + r * d_ + c], at(direction + c, p), sum);
+      at(plan_.projection + r, p) = sum;
+    });
   }
+  BRENIER_DEVICE T weigh_tangents(int l, int i, int p);
+  BRENIER_DEVICE void finish_second_order(int l, int i, int p, T s2, T r);
+  BRENIER_DEVICE void accumulate_layer(int l, T* sums);
+  template <class Weight>
+  BRENIER_DEVICE void factorise_by_warp(bool inverse, const Weight& weight);
+  template <int kDim, class Weight>
+  BRENIER_DEVICE void factorise_by_thread(bool inverse, const Weight& weight);
 
   const NetView& net_;
   const TilePlan& plan_;
   const T* theta_;
   T* rows_;
+  double* doubles_;
   int d_;
+  int turn_ = 0;
 };
 
-template <class T>
-BRENIER_DEVICE void Tile<T>::forward() {
+template <class T, class Policy, int kParticles>
+BRENIER_DEVICE void Tile<T, Policy, kParticles>::forward() {
+  project(plan_.x);
   for (int l = 0; l < net_.depth; ++l) {
     const LayerView& layer = net_.layers[l];
     const LayerRows& to = plan_.layers[l];
     const int z_before = l > 0 ? plan_.layers[l - 1].z : 0;
     product(
-        layer.width, layer.before, theta_ + layer.weight, layer.before, 1,
-        [&](int k) { return at(z_before + k); },
-        [&](int i, T s) {
-          s += input_part(l, i, plan_.x) + theta_[layer.bias + i];
-          if (layer.skip >= 0) s = fma(theta_[layer.scale + i], at(plan_.layers[layer.skip].z + i), s);
-          activate(net_.activation, s, at(to.z + i), at(to.d1 + i));
+        layer.width, layer.before, 1, weight_rows(l), [&](int, int p) { return particle(z_before, p); },
+        [&](int, int i, int p, T s) {
+          s += input_part(l, i, plan_.x, p) + theta_[layer.bias + i];
+          if (layer.skip >= 0) s = fma(theta_[layer.scale + i], at(plan_.layers[layer.skip].z + i, p), s);
+          activate(net_.activation, s, at(to.z + i, p), at(to.d1 + i, p));
+          if (l + 1 == net_.depth) at(to.g + i, p) = theta_[net_.output_weight + i];
+        });
+    const bool constant = l == 0 && plan_.directions == Directions::unit;
+    product(
+        layer.width, layer.before, constant ? 0 : plan_.tangents, weight_rows(l),
+        [&](int k, int p) { return layer_tangent(l > 0 ? l - 1 : 0, k, p); },
+        [&](int k, int i, int p, T sum) {
+          sum += input_part_tangent(l, i, k, p);
+          if (layer.skip >= 0) {
+            const T skipped = at(plan_.layers[layer.skip].d1 + i, p) * tangent(layer.skip, k, i, p);
+            sum = fma(theta_[layer.scale + i], skipped, sum);
+          }
+          at(to.j + k * layer.width + i, p) = sum;
         });
     sync_block();
   }
 }
 
-template <class T>
-BRENIER_DEVICE void Tile<T>::adjoint() {
-  product(
-      net_.rank, d_, theta_ + net_.factor, d_, 1, [&](int c) { return at(plan_.x + c); },
-      [&](int r, T sum) { at(plan_.projection + r) = sum; });
-  const LayerRows& last = plan_.layers[net_.depth - 1];
-  for_rows(net_.layers[net_.depth - 1].width,
-           [&](int i) { at(last.g + i) = theta_[net_.output_weight + i]; });
-  sync_block();
-  product(
-      d_, net_.rank, theta_ + net_.factor, 1, d_, [&](int r) { return at(plan_.projection + r); },
-      [&](int c, T sum) {
-        at(plan_.displacement + c) =
-            sum + theta_[net_.output_input + c] + (theta_[net_.alpha] - T(1)) * at(plan_.x + c);
-      });
-  for (int l = net_.depth - 1; l >= 0; --l) {
-    const LayerView& layer = net_.layers[l];
+template <class T, class Policy, int kParticles>
+BRENIER_DEVICE void Tile<T, Policy, kParticles>::adjoint() {
+  for (int l = net_.depth - 1; l > 0; --l) {
+    const LayerView& below = net_.layers[l - 1];
     const LayerRows& rows = plan_.layers[l];
-    for_rows(layer.width, [&](int i) {
-      if (layer.skip_user >= 0) {
-        const LayerView& user = net_.layers[layer.skip_user];
-        at(rows.g + i) =
-            fma(theta_[user.scale + i], at(plan_.layers[layer.skip_user].beta + i), at(rows.g + i));
-      }
-      at(rows.beta + i) = at(rows.g + i) * at(rows.d1 + i);
+    product(
+        below.width, net_.layers[l].width, 1, weight_columns(l),
+        [&](int, int p) { return particle_product(rows.g, rows.d1, p); },
+        [&](int, int i, int p, T g) {
+          if (below.skip_user >= 0) {
+            const LayerRows& user = plan_.layers[below.skip_user];
+            const T beta = at(user.g + i, p) * at(user.d1 + i, p);
+            g = fma(theta_[net_.layers[below.skip_user].scale + i], beta, g);
+          }
+          at(plan_.layers[l - 1].g + i, p) = g;
+        });
+    sync_block();
+  }
+}
+
+template <class T, class Policy, int kParticles>
+BRENIER_DEVICE void Tile<T, Policy, kParticles>::displace() {
+  for_blocks(d_, kParticles, 1, [&](int first_row, int first_particle, int) {
+    Block c(first_row, d_, first_particle, kParticles);
+    for (int l = 0; l < net_.depth; ++l) {
+      if (net_.layers[l].input_weight < 0) continue;
+      const LayerRows& rows = plan_.layers[l];
+      c.multiply(net_.layers[l].width, input_columns(l),
+                 [&](int p) { return particle_product(rows.g, rows.d1, p); });
+    }
+    c.for_elements([&](int i, int p, T sum, int) {
+      sum += theta_[net_.output_input + i] + unproject(i, p);
+      at(plan_.displacement + i, p) = fma(theta_[net_.alpha] - T(1), at(plan_.x + i, p), sum);
     });
-    sync_block();
-    const auto beta = [&](int k) { return at(rows.beta + k); };
-    if (l > 0) {
-      product(layer.before, layer.width, theta_ + layer.weight, 1, layer.before, beta,
-              [&](int i, T sum) { at(plan_.layers[l - 1].g + i) = sum; });
-    }
-    if (layer.input_weight >= 0) {
-      product(d_, layer.width, theta_ + layer.input_weight, 1, d_, beta,
-              [&](int c, T sum) { at(plan_.displacement + c) += sum; });
-    }
-  }
-  sync_block();
+  });
 }
 
-template <class T>
-BRENIER_DEVICE void Tile<T>::tangents() {
-  for (int l = 0; l < net_.depth; ++l) {
-    const LayerView& layer = net_.layers[l];
-    if (l == 0 && plan_.directions == Directions::unit) continue;
-    for (int k = 0; k < plan_.tangents; ++k) {
-      product(
-          layer.width, layer.before, theta_ + layer.weight, layer.before, 1,
-          [&](int i) { return at(plan_.layers[l - 1].d1 + i) * tangent(l - 1, k, i); },
-          [&](int i, T sum) {
-            sum += input_part_tangent(l, i, k);
-            if (layer.skip >= 0) {
-              const T skipped = at(plan_.layers[layer.skip].d1 + i) * tangent(layer.skip, k, i);
-              sum = fma(theta_[layer.scale + i], skipped, sum);
-            }
-            at(plan_.layers[l].j + k * layer.width + i) = sum;
-          });
-    }
-    sync_block();
-  }
-}
-
-template <class T>
-BRENIER_DEVICE void Tile<T>::hessian() {
+template <class T, class Policy, int kParticles>
+BRENIER_DEVICE void Tile<T, Policy, kParticles>::hessian() {
+  // Layer 0: sum_i gamma_i A_ia A_ib, where A A^T is the same for all particles.
+  const T* input = theta_ + net_.layers[0].input_weight;
+  for_blocks(triangle(d_), kParticles, 1, [&](int first_row, int first_particle, int) {
+    Block c(first_row, triangle(d_), first_particle, kParticles);
+    c.multiply(
+        net_.layers[0].width,
+        [&](int e) {
+          const int b = triangle_column(e);
+          const T* column_a = input + (e - triangle(b));
+          const T* column_b = input + b;
+          return [column_a, column_b, d = d_](int i) { return column_a[i * d] * column_b[i * d]; };
+        },
+        [&](int p) { return [this, p](int i) { return gamma(0, i, p); }; });
+    c.for_elements([&](int e, int p, T sum, int) {
+      const int b = triangle_column(e);
+      at(plan_.curvature + e, p) = sum + quadratic(e - triangle(b), b);
+    });
+  });
+  // The others, whose tangents differ between particles: a warp takes four elements of a column; where a tile
+  // has fewer particles than a warp lanes, the lanes of a particle share the units.
+  constexpr int kParts = 32 / kParticles;
+  constexpr int kElements = 4;
+  const int p = lane() % kParticles;
   for (int b = 0; b < d_; ++b) {
-    for_rows(b + 1, [&](int a) {
-      T sum = quadratic(a, b);
-      for (int l = 0; l < net_.depth; ++l) {
-        for (int i = 0; i < net_.layers[l].width; ++i)
-          sum = fma(gamma(l, i) * tangent(l, a, i), tangent(l, b, i), sum);
-      }
-      at(plan_.hessian + triangle_index(a, b)) = sum;
-    });
-  }
-  sync_block();
-}
-
-template <class T>
-BRENIER_DEVICE void Tile<T>::factorise(double* log_det, bool inverse) {
-  if (warp() == 0) {
-    double* factor = reinterpret_cast<double*>(rows_ + plan_.factor * kRow);
-    const auto low = [&](int i, int j) -> double& { return factor[triangle_index(j, i) * kRow + lane()]; };
-    double sum = 0;
-    for (int i = 0; i < d_; ++i) {  // H = L L^T by rows; the diagonal of L is kept as its reciprocal
-      for (int j = 0; j <= i; ++j) {
-        double entry = static_cast<double>(at(plan_.hessian + triangle_index(j, i)));
-        for (int k = 0; k < j; ++k) entry -= low(i, k) * low(j, k);
-        if (j < i) {
-          low(i, j) = entry * low(j, j);
-        } else {
-          sum += log(entry);
-          low(i, i) = 1.0 / sqrt(entry);
+    for (int first = 0; first <= b; first += kElements) {
+      if (!my_turn()) continue;
+      T sum[kElements] = {};
+      for (int l = 1; l < net_.depth; ++l) {
+        for (int i = lane() / kParticles; i < net_.layers[l].width; i += kParts) {
+          const T weighted = gamma(l, i, p) * tangent(l, b, i, p);
+          BRENIER_UNROLL
+          for (int m = 0; m < kElements; ++m) {
+            if (first + m <= b) sum[m] = fma(weighted, tangent(l, first + m, i, p), sum[m]);
+          }
         }
       }
-    }
-    *log_det = sum;
-    for (int j = 0; inverse && j < d_; ++j) {  // L^{-1} in place, column by column
-      for (int i = j + 1; i < d_; ++i) {
-        double entry = 0;
-        for (int k = j; k < i; ++k) entry -= low(i, k) * low(k, j);
-        low(i, j) = entry * low(i, i);
-      }
-    }
-    for (int b = 0; inverse && b < d_; ++b) {  // H^{-1} = L^{-T} L^{-1}
-      for (int a = 0; a <= b; ++a) {
-        double entry = 0;
-        for (int k = b; k < d_; ++k) entry += low(k, a) * low(k, b);
-        at(plan_.metric + triangle_index(a, b)) = static_cast<T>(entry);
+      BRENIER_UNROLL
+      for (int m = 0; m < kElements; ++m) {
+        for (int mask = kParticles; mask < 32; mask *= 2) sum[m] += shuffle_xor(sum[m], mask);
+        if (first + m <= b && lane() < kParticles)
+          at(plan_.metric + triangle_index(first + m, b), p) = sum[m];
       }
     }
   }
-  sync_block();
 }
 
-template <class T>
-BRENIER_DEVICE T Tile<T>::potential() const {
+template <class T, class Policy, int kParticles>
+BRENIER_DEVICE T Tile<T, Policy, kParticles>::potential(int p) const {
   T u = theta_[net_.output_bias];
   for (int i = 0; i < net_.layers[net_.depth - 1].width; ++i) {
-    u = fma(theta_[net_.output_weight + i], at(plan_.layers[net_.depth - 1].z + i), u);
+    u = fma(theta_[net_.output_weight + i], at(plan_.layers[net_.depth - 1].z + i, p), u);
   }
   for (int c = 0; c < d_; ++c) {
-    T slope = theta_[net_.alpha] * at(plan_.x + c);
-    for (int r = 0; r < net_.rank; ++r) {
-      slope = fma(theta_[net_.factor + r * d_ + c], at(plan_.projection + r), slope);
-    }
-    u = fma(theta_[net_.output_input + c] + T(0.5) * slope, at(plan_.x + c), u);
+    const T slope = fma(theta_[net_.alpha], at(plan_.x + c, p), unproject(c, p));
+    u = fma(theta_[net_.output_input + c] + T(0.5) * slope, at(plan_.x + c, p), u);
   }
   return u;
 }
 
+template <class T, class Policy, int kParticles>
+BRENIER_DEVICE void Tile<T, Policy, kParticles>::hessian_vector() {
+  // The tangent of the adjoint sweep: beta' = g' sigma' + g sigma'' s'; it lies in the s_bar rows.
+  const int last = net_.depth - 1;
+  project(plan_.q);
+  for_each(net_.layers[last].width, [&](int i, int p) {
+    at(plan_.layers[last].s_bar + i, p) = gamma(last, i, p) * tangent(last, 0, i, p);
+  });
+  sync_block();
+  for (int l = last; l > 0; --l) {
+    const LayerView& below = net_.layers[l - 1];
+    const LayerRows& rows = plan_.layers[l - 1];
+    product(
+        below.width, net_.layers[l].width, 1, weight_columns(l),
+        [&](int, int p) { return particle(plan_.layers[l].s_bar, p); },
+        [&](int, int i, int p, T g_dot) {
+          if (below.skip_user >= 0) {
+            const T user = at(plan_.layers[below.skip_user].s_bar + i, p);
+            g_dot = fma(theta_[net_.layers[below.skip_user].scale + i], user, g_dot);
+          }
+          at(rows.s_bar + i, p) =
+              fma(gamma(l - 1, i, p), tangent(l - 1, 0, i, p), g_dot * at(rows.d1 + i, p));
+        });
+    sync_block();
+  }
+  for_blocks(d_, kParticles, 1, [&](int first_row, int first_particle, int) {
+    Block c(first_row, d_, first_particle, kParticles);
+    for (int l = 0; l < net_.depth; ++l) {
+      if (net_.layers[l].input_weight < 0) continue;
+      c.multiply(net_.layers[l].width, input_columns(l),
+                 [&](int p) { return particle(plan_.layers[l].s_bar, p); });
+    }
+    c.for_elements([&](int i, int p, T sum, int) {
+      at(plan_.y + i, p) = fma(theta_[net_.alpha], at(plan_.q + i, p), sum + unproject(i, p));
+    });
+  });
+  sync_block();
+}
+
 }  // namespace brenier::cuda
 
+#include "kernels/cuda/factor.hpp"
 #include "kernels/cuda/tile_reverse.hpp"

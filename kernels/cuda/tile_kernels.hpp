@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
-// Kernels over tiles of 32 particles: evaluate, Hessian-vector products, jet gradients, and one iteration of
-// a JKO step.
+// Kernels over tiles of particles: evaluate, Hessian-vector products, jet gradients, and the gradient of one
+// iteration of a JKO step.
 //
 //   launch   kTileThreads threads a block; blocks take tiles in turn (tile = block, block + grid, ...), so
-//   that the
-//            number of blocks, which fixes the order of all sums, is the host's choice
-//   memory   rows of a tile in shared memory behind an empty SharedStorage, or in the block's part of `slab`
-//   sums     each block adds its tiles to its own part of `partial`; reduce_kernel adds the blocks in order
+//   that
+//            the number of blocks, which fixes the order of all sums, is the host's choice
+//   memory   the block's shared memory holds, in this order: doubles of the tile (log det, factors, internal
+//            energies), the packed parameters, their sums, the rows of the tile. Forms without shared memory
+//            read the parameters and keep sums and rows in global memory
+//   sums     each block writes its sums to its own part of `partial`; update_kernel adds the blocks in order
 #pragma once
 
 #include "kernels/cuda/program.hpp"
@@ -16,114 +18,183 @@
 
 namespace brenier::cuda {
 
-inline constexpr int kTileThreads = 128;
-inline constexpr int kTileLanes = 32;
+inline constexpr int kTileThreads = 256;
+
+/// What tile kernels are compiled for: type, products, particles of a tile, where its memory lies.
+template <class T, class Policy, int kParticlesOfTile, bool kInShared>
+struct TileForm {
+  using Type = T;
+  using TileType = Tile<T, Policy, kParticlesOfTile>;
+  static constexpr int kParticles = kParticlesOfTile;
+  static constexpr bool kShared = kInShared;
+  /// Blocks that registers are kept for on a multiprocessor: small clouds have one block there and want them
+  /// all.
+  static constexpr int kResident = kParticles == 8 ? 1 : 2;
+};
 
 /// What all tile kernels need. Clouds are (n, d) without gaps; outputs that are not wanted are null.
 template <class T>
 struct TileArgs {
-  const NetView* net;
-  const TilePlan* plan;
-  const T* theta;
-  const T* x;
-  int n;
-  T* slab;  // (grid, rows, kRow); null: shared memory
-  T *potential, *displacement, *hessian, *product;
-  double* log_det;
-  const T *a, *v, *q, *p, *metric;
-  T* partial;  // (grid, parameters)
+  NetView net;
+  TilePlan plan;
+  const T* theta = nullptr;
+  const T* x = nullptr;
+  int n = 0;
+  double* slab = nullptr;  // (grid, slab_doubles) where the form has no shared memory
+  Index slab_doubles = 0;
+  T *potential = nullptr, *displacement = nullptr, *hessian = nullptr, *product = nullptr;
+  double* log_det = nullptr;
+  const T *a = nullptr, *v = nullptr, *q = nullptr, *p = nullptr, *metric = nullptr;
+  T* partial = nullptr;  // (grid, packed parameters)
 };
 
-template <class T>
-BRENIER_DEVICE T* tile_rows(const TileArgs<T>& args) {
-  const Index elements = Index{args.plan->rows} * kRow;
-  return args.slab ? args.slab + block_index() * elements : shared_array<T>(0, elements);
+/// Bytes of a block's memory before the parameters, and of everything.
+inline BRENIER_HOST_DEVICE std::size_t double_bytes(const TilePlan& plan) {
+  return (static_cast<std::size_t>(plan.doubles()) * sizeof(double) + 15) / 16 * 16;
+}
+template <class Form>
+std::size_t tile_bytes(const NetView& net, const TilePlan& plan) {
+  const std::size_t copies = Form::kShared ? (plan.gradient ? 2 : 1) : 0;
+  const std::size_t elements = copies * static_cast<std::size_t>(net.packed) +
+                               static_cast<std::size_t>(plan.rows) * Form::TileType::kStride;
+  return double_bytes(plan) + elements * sizeof(typename Form::Type);
+}
+
+/// A block's memory. `control_set` numbers the set of parameters.
+template <class Form>
+struct TileMemory {
+  using T = typename Form::Type;
+  double* doubles;
+  const T* theta;
+  T* sums;
+  T* rows;
+
+  BRENIER_DEVICE TileMemory(const TileArgs<T>& args, int set) {
+    const int packed = args.net.packed;
+    const T* source = args.theta + Index{set} * packed;
+    if constexpr (Form::kShared) {
+      const std::size_t offset = double_bytes(args.plan);
+      const int copies = args.plan.gradient ? 2 : 1;
+      const Index elements = Index{copies} * packed + Index{args.plan.rows} * Form::TileType::kStride;
+      T* base = shared_array<T>(offset, elements);
+      doubles = shared_array<double>(0, args.plan.doubles());
+      for (int e = thread_index(); e < packed; e += block_size()) base[e] = source[e];
+      theta = base;
+      sums = base + packed;
+      rows = base + copies * packed;
+    } else {
+      doubles = args.slab + Index{block_index()} * args.slab_doubles;
+      theta = source;
+      sums = args.partial ? args.partial + Index{block_index()} * packed : nullptr;
+      rows = reinterpret_cast<T*>(doubles + double_bytes(args.plan) / sizeof(double));
+    }
+    for (int e = thread_index(); args.plan.gradient && sums && e < packed; e += block_size()) sums[e] = T(0);
+  }
+  /// Publishes the sums. After a barrier.
+  BRENIER_DEVICE void flush(const TileArgs<T>& args) const {
+    if constexpr (!Form::kShared) return;
+    T* to = args.partial + Index{block_index()} * args.net.packed;
+    for (int e = thread_index(); e < args.net.packed; e += block_size()) to[e] = sums[e];
+  }
+};
+
+template <class Form>
+BRENIER_DEVICE typename Form::TileType make_tile(const TileArgs<typename Form::Type>& args,
+                                                 const TileMemory<Form>& memory) {
+  return {args.net, args.plan, memory.theta, memory.rows, memory.doubles};
 }
 
 /// rows <- columns first .. first + count of the particles of a tile; padding repeats the last one, or is 0.
-template <class T>
-BRENIER_DEVICE void gather(const Tile<T>& tile, int row, const T* from, int n, int begin, int stride,
+template <class TileType, class T>
+BRENIER_DEVICE void gather(const TileType& tile, int row, const T* from, int n, int begin, int stride,
                            int first, int count, bool zero_padding) {
-  const int particle = begin + lane();
-  const int source = particle < n ? particle : n - 1;
-  Tile<T>::for_rows(count, [&](int c) {
-    const bool padding = zero_padding && particle >= n;
-    tile.at(row + c) = padding || !from ? T(0) : from[Index{source} * stride + first + c];
+  TileType::for_each(count, [&](int c, int p) {
+    const int source = begin + p < n ? begin + p : n - 1;
+    const bool padding = zero_padding && begin + p >= n;
+    tile.at(row + c, p) = padding || !from ? T(0) : from[Index{source} * stride + first + c];
   });
 }
 
-template <class T>
-BRENIER_DEVICE void scatter(const Tile<T>& tile, int row, T* to, int n, int begin, int count) {
-  const int particle = begin + lane();
-  Tile<T>::for_rows(count, [&](int c) {
-    if (particle < n) to[Index{particle} * count + c] = tile.at(row + c);
+/// The x rows: the particles, and the row of ones behind them.
+template <class TileType, class T>
+BRENIER_DEVICE void gather_cloud(const TileType& tile, const TileArgs<T>& args, int begin) {
+  gather(tile, args.plan.x, args.x, args.n, begin, args.net.dim, 0, args.net.dim, false);
+  TileType::for_each(1, [&](int, int p) { tile.at(args.plan.x + args.net.dim, p) = T(1); });
+}
+
+template <class TileType, class T>
+BRENIER_DEVICE void scatter(const TileType& tile, int row, T* to, int n, int begin, int count) {
+  TileType::for_each(count, [&](int c, int p) {
+    if (begin + p < n) to[Index{begin + p} * count + c] = tile.at(row + c, p);
   });
 }
 
-template <class T>
-BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads) void evaluate_kernel(TileArgs<T> args) {
-  const TilePlan& plan = *args.plan;
-  const int d = args.net->dim;
-  Tile<T> tile(*args.net, plan, args.theta, tile_rows(args));
-  for (int begin = block_index() * kTileLanes; begin < args.n; begin += grid_size() * kTileLanes) {
-    const int particle = begin + lane();
-    gather(tile, plan.x, args.x, args.n, begin, d, 0, d, false);
+template <class Form>
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void evaluate_kernel(
+    BRENIER_ARGUMENT TileArgs<typename Form::Type> args) {
+  const TilePlan& plan = args.plan;
+  const int d = args.net.dim;
+  const TileMemory<Form> memory(args, 0);
+  auto tile = make_tile<Form>(args, memory);
+  for (int begin = block_index() * Form::kParticles; begin < args.n;
+       begin += grid_size() * Form::kParticles) {
+    gather_cloud(tile, args, begin);
     sync_block();
     tile.forward();
     tile.adjoint();
+    tile.displace();
+    if (plan.directions == Directions::unit) tile.hessian();
+    sync_block();
     if (args.displacement) scatter(tile, plan.displacement, args.displacement, args.n, begin, d);
-    if (args.potential && warp() == 0 && particle < args.n) args.potential[particle] = tile.potential();
+    const int p = thread_index();
+    const bool particle = p < Form::kParticles && begin + p < args.n;
+    if (args.potential && particle) args.potential[begin + p] = tile.potential(p);
     if (plan.directions == Directions::unit) {
-      tile.tangents();
-      tile.hessian();
-      for (int k = warp(); args.hessian && k < d * d; k += warp_count()) {
-        if (particle < args.n) {
-          args.hessian[Index{particle} * d * d + k] = tile.at(plan.hessian + triangle_index(k / d, k % d));
-        }
-      }
-      double log_det = 0;
-      tile.factorise(&log_det, false);
-      if (args.log_det && warp() == 0 && particle < args.n) args.log_det[particle] = log_det;
+      Form::TileType::for_each(args.hessian ? d * d : 0, [&](int k, int q) {
+        if (begin + q < args.n)
+          args.hessian[Index{begin + q} * d * d + k] = tile.hessian_element(k / d, k % d, q);
+      });
+      tile.factorise(false, [](int, double) { return 0.0; });
+      sync_block();
+      if (args.log_det && particle) args.log_det[begin + p] = tile.log_det(p);
     }
     sync_block();
   }
 }
 
-template <class T>
-BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads) void hessian_vector_kernel(TileArgs<T> args) {
-  const TilePlan& plan = *args.plan;
-  const int d = args.net->dim;
-  Tile<T> tile(*args.net, plan, args.theta, tile_rows(args));
-  for (int begin = block_index() * kTileLanes; begin < args.n; begin += grid_size() * kTileLanes) {
-    gather(tile, plan.x, args.x, args.n, begin, d, 0, d, false);
+template <class Form>
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void hessian_vector_kernel(
+    BRENIER_ARGUMENT TileArgs<typename Form::Type> args) {
+  const TilePlan& plan = args.plan;
+  const int d = args.net.dim;
+  const TileMemory<Form> memory(args, 0);
+  auto tile = make_tile<Form>(args, memory);
+  for (int begin = block_index() * Form::kParticles; begin < args.n;
+       begin += grid_size() * Form::kParticles) {
+    gather_cloud(tile, args, begin);
     gather(tile, plan.q, args.q, args.n, begin, d, 0, d, false);
     sync_block();
     tile.forward();
     tile.adjoint();
-    tile.tangents();
     tile.hessian_vector();
     scatter(tile, plan.y, args.product, args.n, begin, d);
     sync_block();
   }
 }
 
-template <class T>
-BRENIER_DEVICE void clear_partial(const TileArgs<T>& args, T*& partial) {
-  partial = args.partial + Index{block_index()} * args.net->parameters;
-  for (int k = thread_index(); k < args.net->parameters; k += block_size()) partial[k] = T(0);
-}
-
-template <class T>
-BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads) void jet_kernel(TileArgs<T> args) {
-  const TilePlan& plan = *args.plan;
-  const int d = args.net->dim;
-  Tile<T> tile(*args.net, plan, args.theta, tile_rows(args));
-  T* partial;
-  clear_partial(args, partial);
-  for (int begin = block_index() * kTileLanes; begin < args.n; begin += grid_size() * kTileLanes) {
-    gather(tile, plan.x, args.x, args.n, begin, d, 0, d, false);
+template <class Form>
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void jet_kernel(
+    BRENIER_ARGUMENT TileArgs<typename Form::Type> args) {
+  const TilePlan& plan = args.plan;
+  const int d = args.net.dim;
+  const TileMemory<Form> memory(args, 0);
+  auto tile = make_tile<Form>(args, memory);
+  for (int begin = block_index() * Form::kParticles; begin < args.n;
+       begin += grid_size() * Form::kParticles) {
+    gather_cloud(tile, args, begin);
     gather(tile, plan.seed_a, args.a, args.n, begin, 1, 0, 1, true);
     gather(tile, plan.v, args.v, args.n, begin, d, 0, d, true);
+    gather(tile, plan.v + d, static_cast<const typename Form::Type*>(nullptr), args.n, begin, 0, 0, 1, true);
     for (int k = 0; k < plan.count; ++k) {
       gather(tile, plan.q + k * d, args.q, args.n, begin, plan.count * d, k * d, d, true);
       if (plan.directions != Directions::pairs) continue;
@@ -135,20 +206,21 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads) void jet_kernel(TileArgs<T> a
     sync_block();
     tile.forward();
     tile.adjoint();
-    tile.tangents();
     tile.second_order();
     tile.reverse();
-    tile.accumulate(partial);
+    tile.accumulate(memory.sums);
   }
+  memory.flush(args);
 }
 
 /// State of an inner loop that lives on the device.
 struct Control {
-  int iteration;  // of the step, the next to be done
-  int done;       // in this call
-  int stop;       // 1: later kernels of the loop do nothing
-  int finite, converged;
-  double first_gradient, gradient;
+  int iteration = 0;  // of the step, the next to be done
+  int done = 0;       // in this call
+  int current = 0;    // which of the two sets of parameters and moments holds
+  int stop = 0;       // 1: later kernels of the loop do nothing
+  int finite = 1, converged = 0;
+  double first_gradient = 0, gradient = 0;
 };
 
 /// One internal energy.
@@ -161,21 +233,21 @@ struct InternalView {
 /// One JKO step; see InnerProblem.
 template <class T>
 struct StepArgs {
-  TileArgs<T> tile;  // x: the cloud, n: particles of the batch
-  int cloud;         // particles of the cloud
-  int minibatch;     // 0 or n
-  std::uint64_t seed;
-  std::uint32_t step;
-  const double* log_density;  // (cloud) or null
-  const T* shift;             // (d)
-  T scale, inertia;           // S, S^2/tau
-  int has_potential;
-  ProgramView potential;
-  const InternalView* internal;
-  int internal_terms;
-  T* image;        // (n, d)
-  const T* force;  // (n, d): weighted forces of the interactions, or null
-  const Control* control;
+  TileArgs<T> tile;   // x: the cloud, n: particles of the batch
+  int cloud = 0;      // particles of the cloud
+  int minibatch = 0;  // 0 or n
+  std::uint64_t seed = 0;
+  std::uint32_t step = 0;
+  const double* log_density = nullptr;  // (cloud) or null
+  const T* shift = nullptr;             // (d)
+  T scale = 1, inertia = 0;             // S, S^2/tau
+  int has_potential = 0;
+  ProgramView potential{};
+  const InternalView* internal = nullptr;
+  int internal_terms = 0;
+  T* image = nullptr;        // (n, d)
+  const T* force = nullptr;  // (n, d): weighted forces of the interactions, or null
+  const Control* control = nullptr;
 };
 
 /// The particle of the cloud that a place of the batch holds; padding repeats the last place.
@@ -189,97 +261,120 @@ BRENIER_DEVICE int particle_of(const StepArgs<T>& args, int place) {
                                      static_cast<std::uint64_t>(b)));
 }
 
-/// Rows x (normalised) and y (images relative to m), after forward and adjoint. Ends with a barrier.
-template <class T>
-BRENIER_DEVICE void map_batch(Tile<T>& tile, const StepArgs<T>& args, int begin) {
-  const TilePlan& plan = *args.tile.plan;
-  const int d = args.tile.net->dim;
-  const T* source = args.tile.x + Index{particle_of(args, begin + lane())} * d;
-  Tile<T>::for_rows(d, [&](int c) { tile.at(plan.x + c) = source[c] / args.scale; });
-  sync_block();
-  tile.forward();
-  tile.adjoint();
-  Tile<T>::for_rows(
-      d, [&](int c) { tile.at(plan.y + c) = source[c] + args.scale * tile.at(plan.displacement + c); });
+/// Normalised coordinates of the batch; ends with a barrier.
+template <class TileType, class T>
+BRENIER_DEVICE void gather_batch(const TileType& tile, const StepArgs<T>& args, int begin) {
+  const int d = args.tile.net.dim;
+  TileType::for_each(d + 1, [&](int c, int p) {
+    const T x = c < d ? args.tile.x[Index{particle_of(args, begin + p)} * d + c] / args.scale : T(1);
+    tile.at(args.tile.plan.x + c, p) = x;
+  });
   sync_block();
 }
 
+/// Component c of the image of particle p, relative to m.
+template <class TileType, class T>
+BRENIER_DEVICE T image_of(const TileType& tile, const StepArgs<T>& args, int begin, int c, int p) {
+  const T x = args.tile.x[Index{particle_of(args, begin + p)} * args.tile.net.dim + c];
+  return x + args.scale * tile.at(args.tile.plan.displacement + c, p);
+}
+
 /// Images of the batch, where particles interact.
-template <class T>
-BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads) void image_kernel(StepArgs<T> args) {
-  Tile<T> tile(*args.tile.net, *args.tile.plan, args.tile.theta, tile_rows(args.tile));
+template <class Form>
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void image_kernel(
+    BRENIER_ARGUMENT StepArgs<typename Form::Type> args) {
+  const int d = args.tile.net.dim;
+  const TileMemory<Form> memory(args.tile, args.control->current);
+  auto tile = make_tile<Form>(args.tile, memory);
   const int n = args.control->stop ? 0 : args.tile.n;
-  for (int begin = block_index() * kTileLanes; begin < n; begin += grid_size() * kTileLanes) {
-    map_batch(tile, args, begin);
-    scatter(tile, args.tile.plan->y, args.image, n, begin, args.tile.net->dim);
+  for (int begin = block_index() * Form::kParticles; begin < n; begin += grid_size() * Form::kParticles) {
+    gather_batch(tile, args, begin);
+    tile.forward();
+    tile.adjoint();
+    tile.displace();
+    sync_block();
+    Form::TileType::for_each(d, [&](int c, int p) {
+      if (begin + p < n) args.image[Index{begin + p} * d + c] = image_of(tile, args, begin, c, p);
+    });
     sync_block();
   }
 }
 
-/// metric = -w(xi) H^{-1}, on warp 0.
-template <class T>
-BRENIER_DEVICE void weigh_metric(Tile<T>& tile, const StepArgs<T>& args, int place, double log_det) {
-  const TilePlan& plan = *args.tile.plan;
+/// -w(xi) of the particle at `place`: what H^{-1} is weighted with. In double: a density may be beyond the
+/// range of float.
+template <class TileType, class T>
+BRENIER_DEVICE double internal_weight(const TileType& tile, const StepArgs<T>& args, int place, int p,
+                                      double log_det) {
+  if (place >= args.tile.n) return 0.0;
   const double log_xi = args.log_density[particle_of(args, place)] - log_det;
-  T weight = T(0);
+  double weight = 0;
   for (int k = 0; k < args.internal_terms; ++k) {
     const InternalView& term = args.internal[k];
-    T w = T(1);
-    if (term.form == InternalTerm::Form::power) w = static_cast<T>(exp((term.exponent - 1) * log_xi));
+    double w = 1;
+    if (term.form == InternalTerm::Form::power) w = exp((term.exponent - 1) * log_xi);
     if (term.form == InternalTerm::Form::general) {
-      const T xi = static_cast<T>(exp(log_xi));
-      if (xi == T(0)) continue;  // f' - f/t may be 0/0 there; no mass, no weight
-      run_program<T>(
-          term.surrogate, [&](int) { return xi; }, [&](int r) -> T& { return tile.at(plan.program + r); });
-      w = tile.at(plan.program + term.surrogate.value);
+      const double xi = exp(log_xi);
+      if (xi == 0) continue;  // f' - f/t may be 0/0 there; no mass, no weight
+      run_program<double>(
+          term.surrogate, [&](int) { return xi; }, [&](int r) -> double& { return tile.surrogate(r, p); });
+      w = tile.surrogate(term.surrogate.value, p);
     }
-    weight += static_cast<T>(term.weight) * w;
+    weight += term.weight * w;
   }
-  for (int k = 0; k < triangle(args.tile.net->dim); ++k) {
-    T& entry = tile.at(plan.metric + k);
-    entry = place < args.tile.n ? -weight * entry : T(0);
-  }
+  return -weight;
 }
 
-/// The gradient of the objective of one iteration.
-template <class T>
-BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads) void step_kernel(StepArgs<T> args) {
-  const TilePlan& plan = *args.tile.plan;
-  const int d = args.tile.net->dim;
-  Tile<T> tile(*args.tile.net, plan, args.tile.theta, tile_rows(args.tile));
-  T* partial;
-  clear_partial(args.tile, partial);
+/// The v rows of particle p: gradient of the inertia, the potential and the interactions.
+template <class TileType, class T>
+BRENIER_DEVICE void first_order_seeds(const TileType& tile, const StepArgs<T>& args, int begin, int p) {
+  const TilePlan& plan = args.tile.plan;
+  const int d = args.tile.net.dim;
+  const bool padding = begin + p >= args.tile.n;
+  if (args.has_potential) {
+    for (int c = 0; c < d; ++c) tile.at(plan.y + c, p) = image_of(tile, args, begin, c, p) + args.shift[c];
+    run_program<T>(
+        args.potential, [&](int c) { return tile.at(plan.y + c, p); },
+        [&](int r) -> T& { return tile.at(plan.program + r, p); });
+  }
+  for (int c = 0; c < d; ++c) {
+    T v = args.inertia * tile.at(plan.displacement + c, p);
+    if (args.has_potential) v = fma(args.scale, tile.at(plan.program + args.potential.gradient + c, p), v);
+    if (args.force && !padding) v = fma(args.scale, args.force[Index{begin + p} * d + c], v);
+    tile.at(plan.v + c, p) = padding ? T(0) : v;
+  }
+  tile.at(plan.v + d, p) = T(0);
+  tile.at(plan.seed_a, p) = T(0);
+}
+
+/// Sums over each block's particles of the gradient of the objective of one iteration.
+template <class Form>
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void step_kernel(
+    BRENIER_ARGUMENT StepArgs<typename Form::Type> args) {
+  const TilePlan& plan = args.tile.plan;
+  const TileMemory<Form> memory(args.tile, args.control->current);
+  auto tile = make_tile<Form>(args.tile, memory);
   const int n = args.control->stop ? 0 : args.tile.n;
-  for (int begin = block_index() * kTileLanes; begin < n; begin += grid_size() * kTileLanes) {
-    const int place = begin + lane();
-    map_batch(tile, args, begin);
-    if (plan.directions == Directions::unit) {
-      tile.tangents();
-      tile.hessian();
-      double log_det = 0;
-      tile.factorise(&log_det, true);
-      if (warp() == 0) weigh_metric(tile, args, place, log_det);
-      sync_block();
+  for (int begin = block_index() * Form::kParticles; begin < n; begin += grid_size() * Form::kParticles) {
+    gather_batch(tile, args, begin);
+    tile.forward();
+    tile.adjoint();
+    tile.displace();
+    if (plan.directions == Directions::unit) tile.hessian();
+    sync_block();
+    // The last warp has the first-order seeds to itself where one thread factorises for a particle.
+    if (warp() + 1 == warp_count() && lane() < Form::kParticles) {
+      first_order_seeds(tile, args, begin, lane());
     }
-    if (warp() == 0) {
-      tile.at(plan.seed_a) = T(0);
-      if (args.has_potential) {
-        run_program<T>(
-            args.potential, [&](int i) { return tile.at(plan.y + i) + args.shift[i]; },
-            [&](int r) -> T& { return tile.at(plan.program + r); });
-      }
-      for (int c = 0; c < d; ++c) {
-        T v = args.inertia * tile.at(plan.displacement + c);
-        if (args.has_potential) v = fma(args.scale, tile.at(plan.program + args.potential.gradient + c), v);
-        if (args.force && place < n) v = fma(args.scale, args.force[Index{place} * d + c], v);
-        tile.at(plan.v + c) = place < n ? v : T(0);
-      }
+    if (plan.directions == Directions::unit) {
+      tile.factorise(
+          true, [&](int p, double log_det) { return internal_weight(tile, args, begin + p, p, log_det); });
     }
     sync_block();
     tile.second_order();
     tile.reverse();
-    tile.accumulate(partial);
+    tile.accumulate(memory.sums);
   }
+  memory.flush(args.tile);
 }
 
 }  // namespace brenier::cuda

@@ -12,6 +12,8 @@
 //   shuffle_down(v, n) ballot(p) any(p) all(p)   (likewise)
 //   warp_sum warp_max                            fixed order: the same bits on every run
 //   block_reduce_sum block_reduce_max            (likewise; device_block.hpp)
+//   last_block(ticket, scratch)                  which block of a launch comes last (device_block.hpp)
+//   multiply_add_tf32 round_tf32                 the matrix instruction (device_matrix.hpp)
 //   atomic_add(address, v) atomic_max(...)       relaxed; see the rules
 //   shared_storage<S>()                          the block's shared memory, one struct per kernel
 //   shared_array<T>(offset, count)               behind that struct, of run-time size
@@ -25,7 +27,8 @@
 // * Every thread of a block passes every sync_block(), every lane of a warp every warp operation. No `return`
 //   before the last of them: guard the work, not the thread.
 // * One SharedStorage struct per kernel, trivial, not initialised. No function-local statics.
-// * Nothing is ordered between the blocks of a launch. What needs that order is another kernel.
+// * Nothing is ordered between the blocks of a launch, but for what the last of them does after last_block().
+//   What needs another order is another kernel.
 // * atomic_add on floating point depends on the order of the threads: its results are not reproducible. Use
 //   it on integers; sum floating point by block_reduce_sum and a second kernel.
 // * No exceptions, no noexcept, no __CUDA_ARCH__ in kernels.
@@ -43,3 +46,4 @@
 
 #include "kernels/runtime/device_block.hpp"
 #include "kernels/runtime/device_math.hpp"
+#include "kernels/runtime/device_matrix.hpp"

@@ -67,6 +67,13 @@ BRENIER_DEVICE T atomic_max(T* address, std::type_identity_t<T> value) {
 }
 
 namespace detail {
+/// The arrivals before this one. What this thread did before is visible to whoever arrives later.
+BRENIER_DEVICE inline unsigned arrive(unsigned* counter) {
+  __threadfence();
+  const unsigned before = atomicAdd(counter, 1u);
+  __threadfence();
+  return before;
+}
 BRENIER_DEVICE inline void require_kernel() {}
 BRENIER_DEVICE inline unsigned char* shared_bytes() {
   extern __shared__ __align__(16) unsigned char brenier_shared[];

@@ -92,6 +92,13 @@ T atomic_max(T* address, std::type_identity_t<T> value) {
   return old;
 }
 
+namespace detail {
+/// The arrivals before this one. What this thread did before is visible to whoever arrives later.
+inline unsigned arrive(unsigned* counter) {
+  return std::atomic_ref<unsigned>(*counter).fetch_add(1, std::memory_order_acq_rel);
+}
+}  // namespace detail
+
 template <class S>
 S& shared_storage(Where where = Where::current()) {
   static_assert(std::is_trivially_default_constructible_v<S> && std::is_trivially_destructible_v<S>);

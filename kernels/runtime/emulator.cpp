@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstring>
 #include <deque>
 #include <numeric>
@@ -49,6 +50,7 @@ struct Thread {
   State state = State::done;
   std::source_location where;      // of the barrier or warp operation it waits at
   std::uint64_t slot[2] = {0, 0};  // what it gives to a warp operation; by turns, as lanes may be one ahead
+  float values[2][8] = {};         // likewise, of give()
   unsigned warp_operations = 0;    // done in this block; their parity picks slots and TSan's objects
   unsigned warp_barriers = 0;
   unsigned block_barriers = 0;
@@ -479,6 +481,19 @@ BRENIER_UNINSTRUMENTED unsigned ballot(bool predicate, const std::source_locatio
   for (int i = 0; i < kWarp; ++i)
     votes |= static_cast<unsigned>(self.block->threads[self.index / kWarp * kWarp + i]->slot[turn]) << i;
   return votes;
+}
+
+BRENIER_UNINSTRUMENTED unsigned give(const float* values, int count, const std::source_location& where) {
+  Thread& self = current();
+  const unsigned turn = self.warp_operations++ % 2;
+  std::copy_n(values, count, self.values[turn]);
+  wait(self, State::at_warp, where);
+  return turn;
+}
+
+BRENIER_UNINSTRUMENTED const float* given(int lane, unsigned operation) {
+  const Thread& self = current();
+  return self.block->threads[self.index / kWarp * kWarp + lane]->values[operation];
 }
 
 BRENIER_UNINSTRUMENTED void* shared_memory(std::size_t offset, std::size_t bytes, std::size_t alignment,

@@ -11,12 +11,16 @@
 #endif
 
 // The dialect is an inline namespace: a program may hold the CUDA and the emulated form of one kernel.
+// BRENIER_LAUNCH_BOUNDS(threads, blocks): at most `threads` in a block, registers for `blocks` (default 1) of
+// them on a multiprocessor.
+// BRENIER_ARGUMENT: before the type of a large kernel parameter, which is then read where it lies.
 #if defined(__CUDACC__) && !defined(BRENIER_EMULATE)
 #define BRENIER_CUDA 1
 #define BRENIER_DIALECT cuda_dialect
 #define BRENIER_DEVICE __device__
 #define BRENIER_KERNEL __global__
-#define BRENIER_LAUNCH_BOUNDS(threads) __launch_bounds__(threads)
+#define BRENIER_LAUNCH_BOUNDS(...) __launch_bounds__(__VA_ARGS__)
+#define BRENIER_ARGUMENT const __grid_constant__
 #define BRENIER_RESTRICT __restrict__
 #define BRENIER_UNROLL _Pragma("unroll")
 #else
@@ -24,7 +28,8 @@
 #define BRENIER_DIALECT emulated
 #define BRENIER_DEVICE
 #define BRENIER_KERNEL
-#define BRENIER_LAUNCH_BOUNDS(threads)
+#define BRENIER_LAUNCH_BOUNDS(...)
+#define BRENIER_ARGUMENT const
 #define BRENIER_RESTRICT
 #define BRENIER_UNROLL
 #endif

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: MIT
+// One JKO step on the device. Inside the inner loop the host only launches.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "kernels/cuda/device_net.hpp"
+#include "kernels/cuda/device_pairs.hpp"
+#include "kernels/cuda/update.hpp"
+#include "kernels/ops.hpp"
+
+namespace brenier::cuda {
+
+/// One JKO step on the device: everything that its kernels read and write.
+template <class T, class Policy>
+class DeviceStep {
+ public:
+  DeviceStep(const InnerProblem<T>& problem, const T* theta, int iteration, Stream& stream)
+      : problem_(problem),
+        stream_(stream),
+        n_(as_int(problem.minibatch > 0 ? problem.minibatch : problem.x.rows)),
+        d_(as_int(problem.x.cols)),
+        potential_(problem.objective->potential, stream),
+        net_(*problem.net, theta, n_, task(*problem.objective), stream),
+        cloud_(upload<T>(problem.x, stream)),
+        log_density_(upload(problem.log_density, problem.log_density ? problem.x.rows : 0, stream)),
+        image_(Index{n_} * d_),
+        force_(Index{n_} * d_),
+        partial_(Index{net_.grid()} * net_.packed()),
+        gradient_(net_.packed()) {
+    const std::vector<T> shift(problem.shift.begin(), problem.shift.end());
+    shift_ = upload(shift.data(), d_, stream);
+    const Control start{.iteration = iteration, .finite = 1};
+    control_ = upload(&start, 1, stream);
+    for (const InternalTerm& term : problem.objective->internal) {
+      surrogates_.emplace_back(term.surrogate, stream);
+      internal_host_.push_back({term.form, term.weight, term.exponent, surrogates_.back().view});
+    }
+    internal_ = upload(internal_host_.data(), static_cast<Index>(internal_host_.size()), stream);
+    for (const InteractionTerm& term : problem.objective->interaction) {
+      pairs_.emplace_back(term.kernel, n_, d_, stream);
+      PairArgs<T>& args = pairs_.back().args;
+      args.y = raw(image_);
+      args.force = raw(force_);
+      args.factor = term.weight;
+      args.accumulate = pairs_.size() > 1;
+      args.control = raw(control_);
+    }
+  }
+
+  /// Launches the sums of one iteration's gradient.
+  void launch_gradient() {
+    StepArgs<T> args{.tile = net_.args(raw(cloud_), n_)};
+    args.tile.partial = raw(partial_);
+    args.cloud = as_int(problem_.x.rows);
+    args.minibatch = as_int(problem_.minibatch);
+    args.seed = problem_.seed;
+    args.step = problem_.step;
+    args.log_density = problem_.log_density ? raw(log_density_) : nullptr;
+    args.shift = raw(shift_);
+    args.scale = static_cast<T>(problem_.scale);
+    args.inertia = static_cast<T>(problem_.scale * problem_.scale / problem_.tau);
+    args.has_potential = problem_.objective->has_potential();
+    args.potential = potential_.view;
+    args.internal = raw(internal_);
+    args.internal_terms = as_int(static_cast<Index>(internal_host_.size()));
+    args.image = raw(image_);
+    args.force = pairs_.empty() ? nullptr : raw(force_);
+    args.control = raw(control_);
+    with_form<T, Policy>(net_.tiling(), [&](auto form) {
+      using Form = decltype(form);
+      if (!pairs_.empty()) {
+        launch(image_kernel<Form>, net_.shape("images"), args);
+        for (DevicePairs<T>& pairs : pairs_) pairs.launch_on(stream_);
+      }
+      launch(step_kernel<Form>, net_.shape("step"), args);
+    });
+  }
+  /// Launches the sum over blocks; with Adam where `args` has what it needs.
+  void launch_update(UpdateArgs<T> args) {
+    args.partial = raw(partial_);
+    args.blocks = net_.grid();
+    args.packed = net_.packed();
+    args.n = n_;
+    args.control = raw(control_);
+    launch(update_kernel<T>,
+           {update_blocks(args.packed), kUpdateThreads, sizeof(UpdateShared), stream_, "update"}, args);
+  }
+
+  /// The gradient alone, net.parameters() elements.
+  void gradient(double* out) {
+    launch_gradient();
+    UpdateArgs<T> args{};
+    args.gradient = raw(gradient_);
+    launch_update(args);
+    net_.net().unpack(download(gradient_, stream_).data(), out);
+  }
+
+  DeviceNet<T, Policy>& net() { return net_; }
+  DeviceBuffer<Control>& control() { return control_; }
+
+ private:
+  static TileTask task(const Objective& objective) {
+    TileTask task{.gradient = true};
+    if (!objective.internal.empty()) task.directions = Directions::unit;
+    task.program_rows = as_int(objective.potential.workspace());
+    for (const InternalTerm& term : objective.internal) {
+      task.surrogate_rows = std::max(task.surrogate_rows, as_int(term.surrogate.workspace()));
+    }
+    return task;
+  }
+
+  const InnerProblem<T>& problem_;
+  Stream& stream_;
+  int n_, d_;
+  DeviceProgram potential_;
+  DeviceNet<T, Policy> net_;
+  DeviceBuffer<T> cloud_;
+  DeviceBuffer<double> log_density_;
+  DeviceBuffer<T> image_, force_, partial_;
+  DeviceBuffer<double> gradient_;
+  DeviceBuffer<T> shift_;
+  DeviceBuffer<Control> control_;
+  std::vector<DeviceProgram> surrogates_;
+  std::vector<InternalView> internal_host_;
+  DeviceBuffer<InternalView> internal_;
+  std::vector<DevicePairs<T>> pairs_;
+};
+
+/// Moments, bounds and the constants of Adam, beside a DeviceStep.
+template <class T, class Policy>
+class DeviceAdam {
+ public:
+  DeviceAdam(const InnerProblem<T>& problem, const InnerState<T>& state, int until,
+             DeviceStep<T, Policy>& step, Stream& stream)
+      : step_(step), first_iteration_(state.iteration) {
+    const PackedNet& net = step.net().net();
+    m_ = two_sets(net.pack(state.first_moment.data()), stream);
+    v_ = two_sets(net.pack(state.second_moment.data()), stream);
+    std::vector<T> lower, active;
+    for (const ParameterTensor& tensor : problem.net->tensors()) {
+      lower.insert(lower.end(), static_cast<std::size_t>(tensor.size()), static_cast<T>(tensor.lower));
+      active.insert(active.end(), static_cast<std::size_t>(tensor.size()), tensor.frozen ? T(0) : T(1));
+    }
+    lower_ = upload(net.pack(lower.data()).data(), net.size(), stream);
+    active_ = upload(net.pack(active.data()).data(), net.size(), stream);
+    std::vector<AdamStep<T>> table;
+    for (int k = state.iteration; k < until; ++k) table.emplace_back(problem.adam, k, problem.iterations);
+    table_ = upload(table.data(), static_cast<Index>(table.size()), stream);
+    norm2_ = DeviceBuffer<double>(update_blocks(step.net().packed()));
+    ticket_ = DeviceBuffer<unsigned>(1);
+    ticket_.fill_zero(stream);
+    tolerance_ = problem.tolerance;
+    gradient_scale_ = problem.gradient_scale;
+  }
+
+  void launch() {
+    UpdateArgs<T> args{};
+    args.theta = raw(step_.net().theta());
+    args.m = raw(m_);
+    args.v = raw(v_);
+    args.lower = raw(lower_);
+    args.active = raw(active_);
+    args.adam = raw(table_);
+    args.first_iteration = first_iteration_;
+    args.tolerance = tolerance_;
+    args.gradient_scale = gradient_scale_;
+    args.norm2 = raw(norm2_);
+    args.ticket = raw(ticket_);
+    step_.launch_update(args);
+  }
+  /// Reads the current set back.
+  void read(InnerState<T>& state, int current, Stream& stream) {
+    const PackedNet& net = step_.net().net();
+    const auto read = [&](const DeviceBuffer<T>& from, std::vector<T>& to) {
+      net.unpack(download(from, stream).data() + current * net.size(), to.data());
+    };
+    read(step_.net().theta(), state.theta);
+    read(m_, state.first_moment);
+    read(v_, state.second_moment);
+  }
+
+ private:
+  static DeviceBuffer<T> two_sets(std::vector<T> one, Stream& stream) {
+    const std::size_t size = one.size();
+    one.resize(2 * size);
+    std::copy_n(one.begin(), size, one.begin() + static_cast<std::ptrdiff_t>(size));
+    return upload(one.data(), static_cast<Index>(one.size()), stream);
+  }
+
+  DeviceStep<T, Policy>& step_;
+  int first_iteration_;
+  double tolerance_, gradient_scale_;
+  DeviceBuffer<T> m_, v_, lower_, active_;
+  DeviceBuffer<AdamStep<T>> table_;
+  DeviceBuffer<double> norm2_;
+  DeviceBuffer<unsigned> ticket_;
+};
+
+template <class T, class Policy>
+void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
+                        Team&) {
+  Stream stream;
+  DeviceStep<T, Policy> step(problem, theta, iteration, stream);
+  step.gradient(gradient);
+}
+
+template <class T, class Policy>
+InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int until, Team&) {
+  constexpr int kUnrolled = 16;  // iterations of one graph: the host launches seldom
+  Stream stream;
+  DeviceStep<T, Policy> step(problem, state.theta.data(), state.iteration, stream);
+  DeviceAdam<T, Policy> adam(problem, state, until, step, stream);
+  // Recorded once, replayed without the host: the iteration number, the decision to stop and the norm that
+  // decides it stay on the device. An interruption ends the launching.
+  const auto record = [&](int iterations) {
+    return Graph::capture(stream, [&] {
+      for (int k = 0; k < iterations; ++k) {
+        step.launch_gradient();
+        adam.launch();
+      }
+    });
+  };
+  const int todo = until - state.iteration;
+  Graph one = record(1);
+  std::optional<Graph> many;
+  if (todo >= kUnrolled) many.emplace(record(kUnrolled));
+  InnerReport report;
+  const auto interrupted = [&] {
+    return problem.interrupt && problem.interrupt->load(std::memory_order_relaxed);
+  };
+  for (int k = 0; k < todo && !report.interrupted;) {
+    const bool all = many && k + kUnrolled <= todo && !interrupted();
+    (all ? *many : one).launch(stream);
+    k += all ? kUnrolled : 1;
+    report.interrupted = interrupted();
+  }
+  const Control control = download(step.control(), stream).front();
+  adam.read(state, control.current, stream);
+  state.iteration = control.iteration;
+  report.iterations = control.done;
+  report.first_gradient = control.first_gradient;
+  report.gradient = control.gradient;
+  report.finite = control.finite != 0;
+  report.converged = control.converged != 0;
+  return report;
+}
+
+}  // namespace brenier::cuda

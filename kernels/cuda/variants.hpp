@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT
+// The compiled forms of the cuda backend, one source file each.
+#pragma once
+
+#include "kernels/ops.hpp"
+
+namespace brenier::cuda {
+
+struct Fma;
+struct Tf32x3;
+
+/// The operations with products by `Policy` (kernels/cuda/product.hpp).
+template <class T, class Policy>
+const Operations<T>& table();
+
+}  // namespace brenier::cuda
