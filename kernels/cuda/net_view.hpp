@@ -89,7 +89,7 @@ struct TilePlan {
 
   TilePlan(const NetView& net, const TileTask& task, int particles);
 
-  int doubles() const { return factor_doubles + surrogate_doubles + log_det_doubles; }
+  BRENIER_HOST_DEVICE int doubles() const { return factor_doubles + surrogate_doubles + log_det_doubles; }
 };
 
 BRENIER_HOST_DEVICE inline int triangle(int d) {

@@ -56,6 +56,9 @@ class ProductBlock {
   }
 
  private:
+  /// One narrow block has little to do while it waits for its operands: it looks ahead.
+  static constexpr int kUnroll = kBlocks == 1 ? 4 : 1;
+
   BRENIER_DEVICE int row(int i) const { return row_ + i < rows_ ? row_ + i : rows_ - 1; }
   BRENIER_DEVICE int column(int c) const { return column_ + c < columns_ ? column_ + c : columns_ - 1; }
 
@@ -64,6 +67,7 @@ class ProductBlock {
     const int g = lane() / 4;
     const int t = lane() % 4;
     const auto above = a(row(g)), below = a(row(g + 8));
+    BRENIER_UNROLL_BY(kUnroll)
     for (int k = 0; k < depth; ++k) {
       const T top = above(k), bottom = below(k);
       BRENIER_UNROLL
@@ -90,6 +94,7 @@ class ProductBlock {
   BRENIER_DEVICE void multiply_tf32(int depth, const A& a, const B& b, Where where) {
     float correction[kBlocks][4] = {};
     int k = 0;
+    BRENIER_UNROLL_BY(kUnroll)
     for (; k + 8 <= depth; k += 8) step<false>(k, depth, a, b, correction, where);
     if (k < depth) step<true>(k, depth, a, b, correction, where);
     BRENIER_UNROLL

@@ -29,7 +29,7 @@ struct TileForm {
   static constexpr bool kShared = kInShared;
   /// Blocks that registers are kept for on a multiprocessor: small clouds have one block there and want them
   /// all.
-  static constexpr int kResident = kParticles == 8 ? 1 : 2;
+  static constexpr int kResident = kParticles == 8 || !kShared ? 1 : 2;
 };
 
 /// What all tile kernels need. Clouds are (n, d) without gaps; outputs that are not wanted are null.

@@ -23,6 +23,9 @@
 #define BRENIER_ARGUMENT const __grid_constant__
 #define BRENIER_RESTRICT __restrict__
 #define BRENIER_UNROLL _Pragma("unroll")
+#define BRENIER_UNROLL_BY(count) BRENIER_PRAGMA(unroll count)
+#define BRENIER_PRAGMA(text) _Pragma(#text)
+#define BRENIER_NOINLINE __noinline__
 #else
 #define BRENIER_CUDA 0
 #define BRENIER_DIALECT emulated
@@ -32,4 +35,6 @@
 #define BRENIER_ARGUMENT const
 #define BRENIER_RESTRICT
 #define BRENIER_UNROLL
+#define BRENIER_UNROLL_BY(count)
+#define BRENIER_NOINLINE
 #endif
