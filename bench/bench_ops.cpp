@@ -22,6 +22,9 @@ using namespace brenier;
 using brenier::bench::Flops;
 using brenier::bench::Subject;
 
+constexpr int kCgSteps = 10;  // as in the method's paper
+constexpr int kLanczosSteps = 15;
+
 struct Options {
   std::vector<Index> n = {1000, 16000};
   std::vector<std::string> shapes = {"1:100,20", "2:100,20", "20:100,20", "8:100,100", "128:100,100"};
@@ -76,7 +79,8 @@ template <class T>
 struct Data {
   Index n, d;
   std::vector<T> theta, values;
-  Matrix<T> x, v, q, p, metric, out, hessian_vector;
+  std::vector<T> steep;  // theta of a map far from the identity: solves have work to do
+  Matrix<T> x, v, q, p, metric, out, hessian_vector, signs;
   std::vector<double> log_det, gradient;
 
   Data(const Icnn& net, Index n_in)
@@ -90,10 +94,14 @@ struct Data {
         metric(n, d * d),
         out(n, d),
         hessian_vector(n, d),
+        signs(n, d),
         log_det(n),
         gradient(net.parameters()) {
     for (const double t : initial_parameters(net, Initialisation::identity, 3))
       theta.push_back(static_cast<T>(t));
+    steep = theta;
+    for (Index j = 0; j < net.layers().back().width; ++j) steep[net.output_weight() + j] *= T(2000);
+    steep[net.alpha()] = T(0.1);
     const Random random(7, RandomStream::cloud);
     std::uint32_t stream = 0;
     for (Matrix<T>* matrix : {&x, &v, &q, &p}) {
@@ -102,6 +110,9 @@ struct Data {
         element = static_cast<T>(2 * random.uniform(stream, 0, next++) - 1);
       }
       ++stream;
+    }
+    for (std::size_t k = 0; k < signs.elements().size(); ++k) {
+      signs.elements()[k] = p.elements()[k] < 0 ? T(-1) : T(1);
     }
     for (Index i = 0; i < n; ++i) {
       for (Index a = 0; a < d; ++a) {
@@ -114,6 +125,7 @@ struct Data {
   Data<double> exact(const Icnn& net, Index count) const {
     Data<double> other(net, count);
     other.theta.assign(theta.begin(), theta.end());
+    other.steep.assign(steep.begin(), steep.end());
     const auto copy = [&](Matrix<double>& to, const Matrix<T>& from) {
       std::copy_n(from.elements().begin(), to.elements().size(), to.elements().begin());
     };
@@ -122,6 +134,7 @@ struct Data {
     copy(other.q, q);
     copy(other.p, p);
     copy(other.metric, metric);
+    copy(other.signs, signs);
     return other;
   }
 };
@@ -151,6 +164,11 @@ void call(const Operation& op, const Operations<T>& ops, const Icnn& net, Data<T
     ops.evaluate(net, theta, data.x, outputs, team);
   } else if (op.name == "hessian_vector") {
     ops.hessian_vector(net, theta, data.x, data.p, data.out, team);
+  } else if (op.name == "solve_hessian") {
+    ops.solve_hessian(net, data.steep.data(), data.x, data.signs, data.out, {.iterations = kCgSteps}, team);
+  } else if (op.name == "log_det_lanczos") {
+    ops.log_det_lanczos(net, data.steep.data(), data.x, data.signs, kLanczosSteps, data.log_det.data(),
+                        nullptr, team);
   } else if (op.name.rfind("program", 0) == 0) {
     ops.evaluate_program(op.program, data.x, data.values.data(), data.out, team);
   } else if (op.name.rfind("interaction", 0) == 0) {
@@ -174,6 +192,9 @@ std::vector<Operation> operations(const Icnn& net) {
       {"map", flops.map(), 2 * size},
       {"map_log_det", flops.map_log_det(), 2 * size + 2},
       {"hessian_vector", flops.hessian_vector(), 3 * size},
+      // Exact after d steps: solves end there, or a step later.
+      {"solve_hessian", flops.solve(std::min(kCgSteps, d)), 3 * size},
+      {"log_det_lanczos", flops.lanczos(std::min(kLanczosSteps, d)), 2 * size + 2},
       {"jet_v", flops.jet(), 2 * size},
       {"jet_metric", flops.jet_metric(), 2 * size + size * size},
       {"jet_single", flops.jet_directions(1), 3 * size},
@@ -212,7 +233,10 @@ double error_of(const Operation& op, const Operations<T>& ops, const Icnn& net, 
       scale = std::max(scale, std::abs(static_cast<double>(b[i])));
     }
   };
-  if (op.name == "map_log_det") {
+  if (op.name == "log_det_lanczos") {
+    scale = static_cast<double>(net.dim());  // |p|^2, which the quadrature multiplies
+    compare(actual.log_det, expected.log_det);
+  } else if (op.name == "map_log_det") {
     // The error of a logarithm is the relative error of the determinant, however close to 1 that is.
     scale = 1;
     compare(actual.log_det, expected.log_det);
@@ -222,6 +246,25 @@ double error_of(const Operation& op, const Operations<T>& ops, const Icnn& net, 
     compare(actual.out.elements(), expected.out.elements());
   }
   return worst / scale;
+}
+
+/// Largest |p - H z| / |p| of the solves on the first particles, in double: what is left after the steps.
+template <class T>
+double residual_of(const Operation& op, const Operations<T>& ops, const Icnn& net, const Data<T>& data,
+                   Team& team) {
+  const Index count = std::min<Index>(data.n, 100);
+  Data<double> exact = data.exact(net, count);
+  Data<T> actual(net, count);
+  call(op, ops, net, actual, team);
+  const Matrix<double> z = cast<double>(actual.out);
+  ref::operations<double>().hessian_vector(net, exact.steep.data(), exact.x, z, exact.out, team);
+  double worst = 0;
+  for (Index i = 0; i < count; ++i) {
+    double left = 0;
+    for (Index c = 0; c < data.d; ++c) left += std::pow(exact.signs(i, c) - exact.out(i, c), 2);
+    worst = std::max(worst, std::sqrt(left / static_cast<double>(data.d)));
+  }
+  return worst;
 }
 
 template <class T>
@@ -246,28 +289,33 @@ void run_shape(const Options& o, const Shape& shape, Index n, double bandwidth, 
     const double bound =
         std::max(flops / peak, op.values * particles * static_cast<double>(sizeof(T)) / bandwidth);
     const double error = error_of(op, ops, net, data, team);
-    std::printf("%-19s %4d %8s %7td %-6s %12.2f %12.2f %8.1f %6.1f%% %6.1f%% %9.1e\n", op.name.c_str(),
+    std::printf("%-19s %4d %8s %7td %-6s %12.2f %12.2f %8.1f %6.1f%% %6.1f%% %9.1e", op.name.c_str(),
                 shape.dim, shape.text.c_str(), n, dtype, timing.median * 1e6, timing.least * 1e6,
                 flops / timing.median * 1e-9, 100 * flops / timing.median / peak, 100 * bound / timing.median,
                 error);
+    const bool solve = op.name == "solve_hessian";
+    const double residual = solve ? residual_of(op, ops, net, data, team) : 0;
+    if (solve) std::printf("  residual %.1e", residual);
+    std::printf("\n");
     std::fflush(stdout);
     if (!json.is_open()) continue;
-    const nlohmann::ordered_json line = {{"op", op.name},
-                                         {"dim", shape.dim},
-                                         {"hidden", shape.text},
-                                         {"n", n},
-                                         {"dtype", dtype},
-                                         {"seconds_median", timing.median},
-                                         {"seconds_min", timing.least},
-                                         {"gflops", flops / timing.median * 1e-9},
-                                         {"peak_gflops", peak * 1e-9},
-                                         {"share", flops / timing.median / peak},
-                                         {"bandwidth_gbs", bandwidth * 1e-9},
-                                         {"bound_share", bound / timing.median},
-                                         {"error", error},
-                                         {"threads", team.size()},
-                                         {"backend", ops.name},
-                                         {"version", BRENIER_VERSION}};
+    nlohmann::ordered_json line = {{"op", op.name},
+                                   {"dim", shape.dim},
+                                   {"hidden", shape.text},
+                                   {"n", n},
+                                   {"dtype", dtype},
+                                   {"seconds_median", timing.median},
+                                   {"seconds_min", timing.least},
+                                   {"gflops", flops / timing.median * 1e-9},
+                                   {"peak_gflops", peak * 1e-9},
+                                   {"share", flops / timing.median / peak},
+                                   {"bandwidth_gbs", bandwidth * 1e-9},
+                                   {"bound_share", bound / timing.median},
+                                   {"error", error},
+                                   {"threads", team.size()},
+                                   {"backend", ops.name},
+                                   {"version", BRENIER_VERSION}};
+    if (solve) line["residual"] = residual;
     json << line.dump() << "\n" << std::flush;
     if (!json) throw IoError("cannot write " + o.json);
   }

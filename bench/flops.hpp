@@ -11,11 +11,12 @@
 //     map                         2 F                                   forward, and its adjoint
 //     map and log det             2 F + J + d^3/6                       Cholesky
 //     Hessian-vector product      4 F                                   two more streams
-//     jet gradient, v             5 F + C       map; stream of v; its adjoint; two outer products per matrix
-//     jet gradient, metric M      5 F + C + J + 2 h_0 s + 2 d C + sum_{l>0} h_l (d^2 + d)
-//     jet gradient, K directions  5 F + C + K (2 F + C)                 pairs: 2K in place of K
-//     JKO iteration               5 F + C, or with an internal energy that with metric + d^3/2 (factor and
-//     inverse)
+//     H z = p, m steps of CG      2 F + m (2 F + 5 d)                   map once; product, dots and updates a
+//     step log det, m Lanczos steps    2 F + m (2 F + 2 (m + 1) d)           re-orthogonalised twice jet
+//     gradient, v             5 F + C       map; stream of v; its adjoint; two outer products per matrix jet
+//     gradient, metric M      5 F + C + J + 2 h_0 s + 2 d C + sum_{l>0} h_l (d^2 + d) jet gradient, K
+//     directions  5 F + C + K (2 F + C)                 pairs: 2K in place of K JKO iteration               5
+//     F + C, or with an internal energy that with metric + d^3/2 (factor and inverse)
 //
 // with J = h_0 s + d C + sum_{l>0} h_l (s + d), the Jacobians of the layers and H = sum_l J_l^T diag(.) J_l,
 // where J_0 = A_0 is shared by all particles.
@@ -47,6 +48,8 @@ class Flops {
   double map() const { return 2 * (2 * pass_); }
   double map_log_det() const { return 2 * (2 * pass_ + jacobians() + d_ * d_ * d_ / 6); }
   double hessian_vector() const { return 2 * (4 * pass_); }
+  double solve(int steps) const { return 2 * (2 * pass_ + steps * (2 * pass_ + 5 * d_)); }
+  double lanczos(int steps) const { return 2 * (2 * pass_ + steps * (2 * pass_ + 2 * (steps + 1) * d_)); }
   double jet() const { return 2 * (5 * pass_ + chain_); }
   double jet_metric() const {
     return jet() + 2 * (jacobians() + 2 * first_ * entries() + 2 * d_ * chain_ + rest_ * (d_ * d_ + d_));

@@ -43,6 +43,31 @@ struct JetSeeds {
   MatrixView<const T> metric;  // (N, d*d): symmetric M_i
 };
 
+/// How long solve_hessian() iterates.
+struct CgOptions {
+  int iterations = 10;      // most steps of a solve, >= 0
+  double tolerance = 0;     // ends a solve where |residual| <= tolerance |p|; 0: all steps. A residual below
+                            // the rounding unit of T ends it in any case: more steps would not improve z
+  bool warm_start = false;  // z holds first guesses; one that leaves more residual than 0 does is dropped
+};
+
+/// What became of all solves of a call. Residuals are those that the recursion carries: the true ones stop
+/// falling at about (condition of H) times the rounding unit of T.
+struct CgReport {
+  int iterations = 0;         // most steps that a solve took
+  double worst_residual = 0;  // largest |p - H z| / |p|; 0 where p = 0, infinite where p is not finite
+  Index indefinite = 0;       // solves that met a direction s with s^T H s <= 0 (or NaN, or all but 0)
+  Index unconverged = 0;      // solves that ended above the tolerance; 0 where the tolerance is 0
+
+  /// Takes in the report of other solves.
+  void add(const CgReport& other) {
+    iterations = other.iterations > iterations ? other.iterations : iterations;
+    worst_residual = other.worst_residual > worst_residual ? other.worst_residual : worst_residual;
+    indefinite += other.indefinite;
+    unconverged += other.unconverged;
+  }
+};
+
 /// Adam (Kingma and Ba, ICLR 2015) with a rate that falls along a half cosine from `rate` to
 /// `rate * final_fraction` over the iterations of a JKO step.
 struct AdamOptions {
@@ -111,6 +136,23 @@ struct Operations {
   /// out_i = H(x_i) p_i; p and out (N, d).
   void (*hessian_vector)(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p,
                          MatrixView<T> out, Team& team);
+
+  /// z_ik ~ H(x_i)^{-1} p_ik by conjugate gradients (Hestenes and Stiefel 1952), each right-hand side for
+  /// itself; p and z (N, P*d): p_i1, ..., p_iP side by side. The network is evaluated once a particle, a step
+  /// costs one product with H. A solve that meets non-positive curvature keeps its last iterate, and is
+  /// counted: z is finite for any network and any x.
+  CgReport (*solve_hessian)(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p,
+                            MatrixView<T> z, const CgOptions& options, Team& team);
+
+  /// log det H(x_i) by stochastic Lanczos quadrature (Ubaru, Chen and Saad, SIAM J. Matrix Anal. Appl. 38,
+  /// 2017): `steps` >= 1 Lanczos steps with full re-orthogonalisation on each of the probes p_i1, ..., p_iP
+  /// (N, P*d), P >= 1, whose entries have mean 0 and covariance I, e.g. +-1. estimate (N) is the mean over
+  /// the probes of p^T log(H) p as the quadrature sees it, exact from d steps on; variance (N), or null, that
+  /// of one probe's value about the mean: / (P - 1), NaN for P = 1; variance / P is that of the estimate. A
+  /// Krylov space that ends early is taken as it is: the quadrature is exact there. NaN where H is seen not
+  /// to be positive definite.
+  void (*log_det_lanczos)(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p,
+                          int steps, double* estimate, double* variance, Team& team);
 
   /// gradient = dS/dtheta (net.parameters()), overwritten.
   void (*jet_gradient)(const Icnn& net, const T* theta, MatrixView<const T> x, const JetSeeds<T>& seeds,

@@ -6,6 +6,7 @@
 #include "autodiff/tape.hpp"
 #include "engine/include/brenier/expression.hpp"
 #include "kernels/ops.hpp"
+#include "tests/support/backends.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"
 
@@ -15,64 +16,6 @@ using namespace brenier::test;
 namespace {
 
 const std::vector<Index> kSizes = {1, 7, 31, 33, 64, 65, 257};
-
-/// A (rows, cols) matrix whose rows are further apart than they are long, with guards in the gaps.
-template <class T>
-class Padded {
- public:
-  Padded(Index rows, Index cols)
-      : view_(nullptr, rows, cols, cols + 3), data_((rows + 1) * (cols + 3), kGuard) {
-    view_.data = data_.data() + 2;
-  }
-  explicit Padded(const Matrix<T>& from) : Padded(from.rows(), from.cols()) {
-    for (Index i = 0; i < from.rows(); ++i) {
-      for (Index c = 0; c < from.cols(); ++c) view_(i, c) = from(i, c);
-    }
-  }
-  operator MatrixView<T>() { return view_; }
-  operator MatrixView<const T>() const { return view_; }
-  std::vector<T> elements() const {
-    std::vector<T> out;
-    for (Index i = 0; i < view_.rows; ++i) out.insert(out.end(), view_.row(i), view_.row(i) + view_.cols);
-    return out;
-  }
-  bool guards_intact() const {
-    Index changed = 0;
-    for (const T value : data_) changed += value != kGuard;
-    return changed <= view_.rows * view_.cols;
-  }
-
- private:
-  static constexpr T kGuard = T(-12345.5);
-  MatrixView<T> view_;
-  std::vector<T> data_;
-};
-
-template <class T>
-struct Backend {
-  const Operations<T>* ops;
-  int threads;
-};
-
-template <class T>
-std::vector<Backend<T>> backends() {
-  std::vector<Backend<T>> list;
-  for (const char* variant : cpu::variants()) list.push_back({&cpu::operations<T>(variant), 2});
-  list.push_back({&cpu::operations<T>(), 3});
-#if defined(BRENIER_TEST_EMULATED)
-  list.clear();  // the kernels of the cuda backend, on the emulated device
-  for (const char* variant : cuda::variants<T>()) list.push_back({&cuda::operations<T>(variant), 1});
-#endif
-  return list;
-}
-
-/// Rounding error of sums over a network: grows with the number of terms that a result adds up.
-template <class T>
-double net_tolerance(const Icnn& net, Index n) {
-  double widest = 1;
-  for (const Layer& layer : net.layers()) widest = std::max(widest, static_cast<double>(layer.width));
-  return tol<T>(8 * std::sqrt(widest) * std::sqrt(static_cast<double>(std::max<Index>(n, 16))));
-}
 
 /// Largest error of a gradient, each tensor relative to its own largest element: a wrong bias does not hide
 /// behind large weights.

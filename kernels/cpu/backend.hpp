@@ -3,45 +3,11 @@
 // BRENIER_ISA and BRENIER_VECTOR_BYTES.
 #pragma once
 
+#include "kernels/cpu/parallel.hpp"
+#include "kernels/cpu/solves.hpp"
 #include "kernels/cpu/step.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
-
-/// Runs body(tile, first particle, particles) over the tiles of n particles, in parallel; make() builds what
-/// one thread needs.
-template <class Make, class Body>
-void parallel_tiles(Index n, Team& team, const Make& make, const Body& body) {
-  team.run([&](int rank) {
-    const auto [first, last] = team.share(tiles_of(n), rank);
-    if (first == last) return;
-    Carver count(nullptr);
-    make(count);
-    const Arena memory(count.used());
-    Carver carver(memory.data());
-    auto worker = make(carver);
-    for (Index tile = first; tile < last; ++tile) {
-      const Index begin = tile * kLanes;
-      body(worker, begin, static_cast<int>(n - begin < kLanes ? n - begin : kLanes));
-    }
-  });
-}
-
-/// Lanes <- rows of a matrix, columns [col, col + cols); lanes past `count` repeat the last row, or are 0.
-template <class T>
-void gather(MatrixView<const T> from, Index begin, int count, Index col, Index cols, T* to,
-            bool zero_padding) {
-  for (int i = 0; i < kLanes; ++i) {
-    const T* row = from.row(begin + (i < count ? i : count - 1)) + col;
-    for (Index c = 0; c < cols; ++c) to[c * kLanes + i] = zero_padding && i >= count ? T(0) : row[c];
-  }
-}
-
-template <class T>
-void scatter(const T* from, MatrixView<T> to, Index begin, int count, Index cols) {
-  for (int i = 0; i < count; ++i) {
-    for (Index c = 0; c < cols; ++c) to(begin + i, c) = from[c * kLanes + i];
-  }
-}
 
 template <class T>
 void evaluate(const Icnn& net, const T* theta, MatrixView<const T> x, const MapOutputs<T>& out, Team& team) {
@@ -94,21 +60,20 @@ void hessian_vector(const Icnn& net, const T* theta, MatrixView<const T> x, Matr
   const Index d = net.dim();
   struct Worker {
     TileNet<T> net;
-    T* out;
+    T *p, *out;
   };
   const auto make = [&](Carver& carver) {
-    Worker worker{TileNet<T>(net, {.directions = Directions::single, .count = 1}, carver),
+    Worker worker{TileNet<T>(net, {.gradient = false, .product = true}, carver), carver.take<T>(d * kLanes),
                   carver.take<T>(d * kLanes)};
     if (worker.out) worker.net.set_parameters(theta);
     return worker;
   };
   parallel_tiles(x.rows, team, make, [&](Worker& worker, Index begin, int count) {
     gather<T>(x, begin, count, 0, d, worker.net.inputs(), false);
-    gather<T>(p, begin, count, 0, d, worker.net.tangent_inputs(), false);
+    gather<T>(p, begin, count, 0, d, worker.p, false);
     worker.net.forward();
     worker.net.adjoint();
-    worker.net.curvature();
-    worker.net.hessian_vector(worker.out);
+    worker.net.hessian_vector(worker.p, worker.out);
     scatter<T>(worker.out, out, begin, count, d);
   });
 }
@@ -259,6 +224,8 @@ const Operations<T>& table() {
   static constexpr Operations<T> operations = {.name = BRENIER_ISA_NAME,
                                                .evaluate = evaluate<T>,
                                                .hessian_vector = hessian_vector<T>,
+                                               .solve_hessian = solve_hessian<T>,
+                                               .log_det_lanczos = log_det_lanczos<T>,
                                                .jet_gradient = jet_gradient<T>,
                                                .evaluate_program = evaluate_program<T>,
                                                .interaction = interaction<T>,

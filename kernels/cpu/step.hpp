@@ -13,13 +13,10 @@
 #include "kernels/adam.hpp"
 #include "kernels/cpu/factor.hpp"
 #include "kernels/cpu/pairs.hpp"
+#include "kernels/cpu/parallel.hpp"
 #include "kernels/runtime/philox.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
-
-inline Index tiles_of(Index n) {
-  return (n + kLanes - 1) / kLanes;
-}
 
 /// Chunks of tiles: at least two tiles each, at most 64 chunks.
 inline Index chunks_of(Index tiles) {

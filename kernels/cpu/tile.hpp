@@ -42,6 +42,11 @@ enum class Directions {
 };
 
 template <class T>
+inline void copy_rows(T* to, const T* from, Index rows) {
+  __builtin_memcpy(to, from, static_cast<std::size_t>(rows) * kLanes * sizeof(T));
+}
+
+template <class T>
 class TileNet {
  public:
   struct Plan {
@@ -49,6 +54,7 @@ class TileNet {
     int count = 0;         // K, for single and pairs
     bool gradient = true;  // reverse() will be called
     bool value = false;    // sigma of the last layer is wanted: u itself, or seeds a
+    bool product = false;  // hessian_vector() will be called
   };
 
   TileNet(const Icnn& net, Plan plan, Carver& carver)
@@ -58,8 +64,9 @@ class TileNet {
                 : plan.directions == Directions::unit  ? static_cast<int>(d_)
                 : plan.directions == Directions::pairs ? 2 * plan.count
                                                        : plan.count;
+    curved_ = tangents_ > 0 || plan.product;
     first_in_registers_ = d_ <= 3 && net.layers().size() > 1 && !net.architecture().residual &&
-                          (structured_ || plan.directions == Directions::none);
+                          !plan.product && (structured_ || plan.directions == Directions::none);
     place(carver);
   }
 
@@ -77,8 +84,9 @@ class TileNet {
   /// Tangent streams; in unit mode also the Hessian.
   void curvature();
   void potential(T* u);
-  /// out (d, 64) = H q_0 after curvature() in single mode.
-  void hessian_vector(T* out);
+  /// out (d, 64) = H p, as often as wanted after adjoint(), which it leaves intact. p and out must not
+  /// overlap.
+  void hessian_vector(const T* p, T* out);
   /// Accumulates the theta-gradient for seeds a (64) or null, v (d, 64), metric (triangle(d), 64) in unit
   /// mode.
   void reverse(const T* a, const T* v, const T* metric);
@@ -94,6 +102,7 @@ class TileNet {
     T *e1, *d1, *g, *beta, *gamma, *back;  // (e), (h), (h), (h), (h), (e) rows
     T *e2, *s2, *r, *s_bar, *z_bar, *tz;   // jet: (e), (h), (h), (h), (e), (h) rows
     T *j, *jm, *j_bar;                     // (tangents * h) rows
+    T *e_dot, *s_dot;                      // product: (e), (h) rows
     T *e1t, *e2t;                          // (64, ep)
     T *grad, *grad_scale;                  // (h, ep) or (h, e, width) in lanes; (h, width)
   };
@@ -149,9 +158,6 @@ class TileNet {
   static void set_row(T* row, T value) {
     for (int i = 0; i < kLanes; i += w) store(row + i, broadcast(value));
   }
-  static void copy_rows(T* to, const T* from, Index rows) {
-    __builtin_memcpy(to, from, static_cast<std::size_t>(rows) * kLanes * sizeof(T));
-  }
   static void multiply_rows(T* out, const T* a, const T* b, Index rows) {
     for (Index i = 0; i < rows * kLanes; i += w) store(out + i, load(a + i) * load(b + i));
   }
@@ -175,6 +181,7 @@ class TileNet {
   Index d_;
   Index rank_;
   bool structured_ = false;
+  bool curved_ = false;              // sigma'' is wanted
   bool first_in_registers_ = false;  // layer 0 as in tile_first.hpp
   int tangents_ = 0;
   const T* theta_ = nullptr;
@@ -233,9 +240,13 @@ void TileNet<T>::place(Carver& carver) {
     t.e1 = carver.take<T>(t.e * kLanes);
     t.d1 = carver.take<T>(t.h * kLanes);
     t.beta = carver.take<T>(t.h * kLanes);
-    if (tangents_ > 0) t.gamma = carver.take<T>(t.h * kLanes);
+    if (curved_) t.gamma = carver.take<T>(t.h * kLanes);
     t.back = carver.take<T>(t.e * kLanes);
     if (!(structured_ && l == 0)) t.j = carver.take<T>(tangents_ * t.h * kLanes);
+    if (plan_.product) {
+      t.e_dot = carver.take<T>(t.e * kLanes);
+      t.s_dot = carver.take<T>(t.h * kLanes);
+    }
     if (plan_.gradient) place_jet(carver, t);
     widest = t.e > widest ? t.e : widest;
     widest = t.h > widest ? t.h : widest;
@@ -364,7 +375,7 @@ void TileNet<T>::forward() {
   }
 }
 
-/// beta_l = g_l sigma'(s_l) and, for tangents, gamma_l = g_l sigma''(s_l), rows first .. first + count.
+/// beta_l = g_l sigma'(s_l) and, where wanted, gamma_l = g_l sigma''(s_l), rows first .. first + count.
 template <class T>
 template <Activation kind>
 void TileNet<T>::finish_adjoint(LayerTile& t, Index first, Index count) {
@@ -377,7 +388,7 @@ void TileNet<T>::finish_adjoint(LayerTile& t, Index first, Index count) {
     const Vec<T> slope = load(t.d1 + i);
     const Vec<T> adjoint = load(t.g + i);
     store(t.beta + i, adjoint * slope);
-    if (tangents_ > 0) store(t.gamma + i, adjoint * second_derivative<kind, T>(slope));
+    if (curved_) store(t.gamma + i, adjoint * second_derivative<kind, T>(slope));
   }
 }
 
@@ -517,36 +528,8 @@ void TileNet<T>::add_products(const LayerTile& t, Index a, Index b) {
   }
 }
 
-template <class T>
-void TileNet<T>::hessian_vector(T* out) {
-  for (Index a = 0; a < d_; ++a) {
-    for (int i = 0; i < kLanes; i += w) {
-      Vec<T> sum = {};
-      for (Index b = 0; b < d_; ++b) sum += quadratic_[a * d_ + b] * load(q_ + b * kLanes + i);
-      store(out + a * kLanes + i, sum);
-    }
-  }
-  // Tangent of the adjoint sweep: betadot = gdot sigma' + g sigma'' sdot, with gdot passed down in z_bar.
-  for (int l = depth_ - 1; l >= 0; --l) {
-    LayerTile& t = layers_[l];
-    T* g_dot = l + 1 < depth_ ? layers_[l + 1].z_bar : nullptr;
-    if (t.skip_user >= 0) {
-      const LayerTile& user = layers_[t.skip_user];
-      add_scaled_rows(g_dot, user.scale, user.s_bar, t.h);
-    }
-    for (Index i = 0; i < t.h * kLanes; i += w) {
-      Vec<T> value = load(t.gamma + i) * load(t.j + i);
-      if (g_dot) value += load(g_dot + i) * load(t.d1 + i);
-      store(t.s_bar + i, value);
-    }
-    gemm<T>(t.e - 1, kLanes, t.h, transposed<T>(t.w, t.e), t.s_bar, kLanes, t.z_bar, kLanes);
-    if (!t.input) continue;
-    const T* back_x = t.z_bar + t.before * kLanes;
-    for (Index i = 0; i < d_ * kLanes; i += w) store(out + i, load(out + i) + load(back_x + i));
-  }
-}
-
 }  // namespace brenier::cpu::BRENIER_ISA
 
 #include "kernels/cpu/tile_first.hpp"
+#include "kernels/cpu/tile_product.hpp"
 #include "kernels/cpu/tile_reverse.hpp"

@@ -217,6 +217,8 @@ const Operations<T>& operations() {
   static constexpr Operations<T> table = {.name = "ref",
                                           .evaluate = evaluate<T>,
                                           .hessian_vector = hessian_vector<T>,
+                                          .solve_hessian = solve_hessian<T>,
+                                          .log_det_lanczos = log_det_lanczos<T>,
                                           .jet_gradient = jet_gradient<T>,
                                           .evaluate_program = evaluate_program<T>,
                                           .interaction = interaction<T>,

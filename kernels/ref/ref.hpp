@@ -18,6 +18,14 @@ void hessian_vector(const Icnn& net, const T* theta, MatrixView<const T> x, Matr
                     MatrixView<T> out, Team& team);
 
 template <class T>
+CgReport solve_hessian(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p,
+                       MatrixView<T> z, const CgOptions& options, Team& team);
+
+template <class T>
+void log_det_lanczos(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p, int steps,
+                     double* estimate, double* variance, Team& team);
+
+template <class T>
 void jet_gradient(const Icnn& net, const T* theta, MatrixView<const T> x, const JetSeeds<T>& seeds,
                   double* gradient, Team& team);
 

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT
+// Operations on clouds, tile by tile: rows of a matrix into lanes and back, tiles dealt out to threads.
+#pragma once
+
+#include "kernels/cpu/simd.hpp"
+#include "kernels/runtime/arena.hpp"
+#include "kernels/runtime/team.hpp"
+
+namespace brenier::cpu::BRENIER_ISA {
+
+inline Index tiles_of(Index n) {
+  return (n + kLanes - 1) / kLanes;
+}
+
+/// Runs body(tile, first particle, particles) over the tiles of n particles, in parallel; make() builds what
+/// one thread needs.
+template <class Make, class Body>
+void parallel_tiles(Index n, Team& team, const Make& make, const Body& body) {
+  team.run([&](int rank) {
+    const auto [first, last] = team.share(tiles_of(n), rank);
+    if (first == last) return;
+    Carver count(nullptr);
+    make(count);
+    const Arena memory(count.used());
+    Carver carver(memory.data());
+    auto worker = make(carver);
+    for (Index tile = first; tile < last; ++tile) {
+      const Index begin = tile * kLanes;
+      body(worker, begin, static_cast<int>(n - begin < kLanes ? n - begin : kLanes));
+    }
+  });
+}
+
+/// Lanes <- rows of a matrix, columns [col, col + cols); lanes past `count` repeat the last row, or are 0.
+template <class T>
+void gather(MatrixView<const T> from, Index begin, int count, Index col, Index cols, T* to,
+            bool zero_padding) {
+  for (int i = 0; i < kLanes; ++i) {
+    const T* row = from.row(begin + (i < count ? i : count - 1)) + col;
+    for (Index c = 0; c < cols; ++c) to[c * kLanes + i] = zero_padding && i >= count ? T(0) : row[c];
+  }
+}
+
+template <class T>
+void scatter(const T* from, MatrixView<T> to, Index begin, int count, Index cols) {
+  for (int i = 0; i < count; ++i) {
+    for (Index c = 0; c < cols; ++c) to(begin + i, c) = from[c * kLanes + i];
+  }
+}
+
+}  // namespace brenier::cpu::BRENIER_ISA

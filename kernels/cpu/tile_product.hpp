@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+// TileNet, products with the Hessian. Included by kernels/cpu/tile.hpp. With sigma'(s_l) and gamma_l = g_l
+// sigma''(s_l) from forward() and adjoint(), one product is the tangent along p and the tangent of the
+// adjoint sweep, all weights twice and no special function:
+//
+//     sdot_l = A_l p + W_l zdot_{l-1}             zdot_l = sigma' sdot_l
+//     betadot_l = sigma' gdot_l + gamma_l sdot_l  gdot_{l-1} = W_l^T betadot_l
+//     H p = (alpha I + B^T B) p + sum_l A_l^T betadot_l
+#pragma once
+
+#include "kernels/cpu/tile.hpp"
+
+namespace brenier::cpu::BRENIER_ISA {
+
+template <class T>
+void TileNet<T>::hessian_vector(const T* p, T* out) {
+  if (2 * rank_ >= d_) {
+    gemm<T>(d_, kLanes, d_, as_is<T>(quadratic_, d_), p, kLanes, out, kLanes);
+  } else {
+    const T alpha = theta_[net_.alpha()];
+    for (Index i = 0; i < d_ * kLanes; i += w) store(out + i, alpha * load(p + i));
+    if (rank_ > 0) {
+      const T* b = theta_ + net_.factor();
+      gemm<T>(rank_, kLanes, d_, as_is<T>(b, d_), p, kLanes, projection_, kLanes);
+      gemm<T>(d_, kLanes, rank_, transposed<T>(b, d_), projection_, kLanes, out, kLanes, true);
+    }
+  }
+  for (int l = 0; l < depth_; ++l) {
+    LayerTile& t = layers_[l];
+    if (t.input && l > 0) copy_rows(t.e_dot + t.before * kLanes, p, d_);
+    T* z_dot = l + 1 < depth_ ? layers_[l + 1].e_dot : nullptr;
+    const T* skipped = t.skip >= 0 ? layers_[t.skip + 1].e_dot : nullptr;
+    // Leaves gamma sdot, the part of betadot that is known by now.
+    const auto finish = [&](Index first, Index count) {
+      if (skipped) {
+        add_scaled_rows(t.s_dot + first * kLanes, t.scale + first, skipped + first * kLanes, count);
+      }
+      for (Index i = first * kLanes; i < (first + count) * kLanes; i += w) {
+        const Vec<T> s_dot = load(t.s_dot + i);
+        if (z_dot) store(z_dot + i, load(t.d1 + i) * s_dot);
+        store(t.s_dot + i, load(t.gamma + i) * s_dot);
+      }
+    };
+    gemm<T>(t.h, kLanes, t.e - 1, as_is<T>(t.w, t.e), l > 0 ? t.e_dot : p, kLanes, t.s_dot, kLanes, false,
+            finish);
+  }
+  for (int l = depth_ - 1; l >= 0; --l) {
+    LayerTile& t = layers_[l];
+    if (t.input) {
+      gemm<T>(d_, kLanes, t.h, transposed<T>(t.w + t.before, t.e), t.s_dot, kLanes, out, kLanes, true);
+    }
+    if (l == 0) break;
+    LayerTile& below = layers_[l - 1];
+    const auto finish = [&](Index first, Index count) {
+      if (below.skip_user >= 0) {
+        const LayerTile& user = layers_[below.skip_user];
+        add_scaled_rows(temp_ + first * kLanes, user.scale + first, user.s_dot + first * kLanes, count);
+      }
+      for (Index i = first * kLanes; i < (first + count) * kLanes; i += w) {
+        store(below.s_dot + i, load(below.s_dot + i) + load(below.d1 + i) * load(temp_ + i));
+      }
+    };
+    gemm<T>(t.before, kLanes, t.h, transposed<T>(t.w, t.e), t.s_dot, kLanes, temp_, kLanes, false, finish);
+  }
+}
+
+}  // namespace brenier::cpu::BRENIER_ISA
