@@ -6,6 +6,7 @@
 #include "kernels/cuda/device_net.hpp"
 #include "kernels/cuda/device_pairs.hpp"
 #include "kernels/cuda/inner_loop.hpp"
+#include "kernels/cuda/solve_kernels.hpp"
 #include "kernels/cuda/variants.hpp"
 
 namespace brenier::cuda {
@@ -49,6 +50,60 @@ void hessian_vector(const Icnn& net, const T* theta, MatrixView<const T> x, Matr
     launch(hessian_vector_kernel<decltype(form)>, device.shape("hessian_vector"), args);
   });
   download(product, out, stream);
+}
+
+template <class T, class Policy>
+CgReport solve_hessian(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p,
+                       MatrixView<T> z, const CgOptions& options, Team&) {
+  Stream stream;
+  const TileTask task{.directions = Directions::single,
+                      .count = 1,
+                      .product = true,
+                      .vectors = 2,
+                      .state_doubles = kStateDoubles<SolveState>};
+  DeviceNet<T, Policy> device(net, theta, x.rows, task, stream);
+  DeviceBuffer<T> cloud = upload<T>(x, stream), rhs = upload<T>(p, stream),
+                  solution = upload(MatrixView<const T>(z), stream);
+  DeviceBuffer<CgReport> reports(x.rows);
+  SolveArgs<T> args{.tile = device.args(raw(cloud), as_int(x.rows))};
+  args.count = as_int(p.cols / net.dim());
+  args.p = raw(rhs);
+  args.z = raw(solution);
+  args.options = options;
+  args.reports = raw(reports);
+  with_form<T, Policy>(device.tiling(), [&](auto form) {
+    launch(solve_kernel<decltype(form)>, device.shape("solve_hessian"), args);
+  });
+  download(solution, z, stream);
+  CgReport report;
+  for (const CgReport& one : download(reports, stream)) report.add(one);
+  return report;
+}
+
+template <class T, class Policy>
+void log_det_lanczos(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p, int steps,
+                     double* estimate, double* variance, Team&) {
+  Stream stream;
+  const int taken = std::min(steps, net.dim());  // more would find nothing
+  const TileTask task{.directions = Directions::single,
+                      .count = 1,
+                      .product = true,
+                      .vectors = taken,
+                      .state_doubles = kStateDoubles<LanczosState> + 3 * taken};
+  DeviceNet<T, Policy> device(net, theta, x.rows, task, stream);
+  DeviceBuffer<T> cloud = upload<T>(x, stream), probes = upload<T>(p, stream);
+  DeviceBuffer<double> means(x.rows), variances(x.rows);
+  SolveArgs<T> args{.tile = device.args(raw(cloud), as_int(x.rows))};
+  args.count = as_int(p.cols / net.dim());
+  args.p = raw(probes);
+  args.steps = taken;
+  args.estimate = raw(means);
+  args.variance = raw(variances);
+  with_form<T, Policy>(device.tiling(), [&](auto form) {
+    launch(lanczos_kernel<decltype(form)>, device.shape("log_det_lanczos"), args);
+  });
+  download(means, MatrixView<double>(estimate, x.rows, 1), stream);
+  if (variance) download(variances, MatrixView<double>(variance, x.rows, 1), stream);
 }
 
 template <class T, class Policy>
@@ -127,6 +182,8 @@ const Operations<T>& table() {
   static constexpr Operations<T> table = {.name = chosen ? "cuda-fma" : "cuda",
                                           .evaluate = evaluate<T, Policy>,
                                           .hessian_vector = hessian_vector<T, Policy>,
+                                          .solve_hessian = solve_hessian<T, Policy>,
+                                          .log_det_lanczos = log_det_lanczos<T, Policy>,
                                           .jet_gradient = jet_gradient<T, Policy>,
                                           .evaluate_program = evaluate_program<T>,
                                           .interaction = interaction<T>,

@@ -59,6 +59,7 @@ TilePlan::TilePlan(const NetView& net, const TileTask& task, int particles)
   factor_doubles = unit && d > kRegisterDim ? (s + d * d) * particles : 0;
   surrogate_doubles = task.surrogate_rows * particles;
   log_det_doubles = unit ? particles : 0;
+  state_doubles = task.state_doubles * particles;
   const auto take = [this](int n) {
     const int at = rows;
     rows += n;
@@ -74,6 +75,7 @@ TilePlan::TilePlan(const NetView& net, const TileTask& task, int particles)
   program = take(task.program_rows);
   curvature = take(unit ? s : 0);
   metric = take(unit ? s : 0);
+  vectors = take(task.vectors * d);
   for (int l = 0; l < net.depth; ++l) {
     const int h = net.layers[l].width;
     const int streams = tangents * h;
@@ -81,7 +83,7 @@ TilePlan::TilePlan(const NetView& net, const TileTask& task, int particles)
     at.z = take(h), at.d1 = take(h), at.g = take(h);
     at.j = take(l == 0 && unit ? 0 : streams);
     at.z2 = take(gradient ? h : 0);
-    at.s_bar = take(gradient ? h : 0);
+    at.s_bar = take(gradient || task.product ? h : 0);
     at.j_bar = take(gradient ? streams : 0);
   }
 }

@@ -60,6 +60,9 @@ struct TileTask {
   Directions directions = Directions::none;
   int count = 0;           // K, for single and pairs
   bool gradient = false;   // of parameters
+  bool product = false;    // products with H; a gradient can do them too
+  int vectors = 0;         // more rows of dim elements
+  int state_doubles = 0;   // of each particle
   int program_rows = 0;    // workspace of the potential, in T
   int surrogate_rows = 0;  // workspace of internal energies, in double
 };
@@ -69,8 +72,8 @@ struct LayerRows {
   int z, d1, g;   // sigma(s), sigma'(s), du/dz
   int z2, s_bar;  // second-order stream; adjoint of s (before that: what the reverse sweep needs of the
                   // forward one)
-  int j;      // (tangents * width); not kept for layer 0 in unit mode, where J = A_0
-  int j_bar;  // (tangents * width); sum_b M_kb J_b, then the adjoint of j
+  int j;          // (tangents * width); not kept for layer 0 in unit mode, where J = A_0
+  int j_bar;      // (tangents * width); sum_b M_kb J_b, then the adjoint of j
 };
 
 /// Where everything of a tile lies, counted in rows of kParticles elements that are `stride` apart.
@@ -83,13 +86,16 @@ struct TilePlan {
   int y, displacement, q, projection, seed_a, program;
   int curvature;  // part of layer 0 and of the quadratic form in H, packed as a triangle
   int metric;     // part of the other layers in H, then M
+  int vectors;
   int rows;
-  int factor_doubles, surrogate_doubles, log_det_doubles;  // of a tile, before the rows
+  int log_det_doubles, factor_doubles, surrogate_doubles, state_doubles;  // of a tile, in this order
   LayerRows layers[kMaxLayers];
 
   TilePlan(const NetView& net, const TileTask& task, int particles);
 
-  BRENIER_HOST_DEVICE int doubles() const { return factor_doubles + surrogate_doubles + log_det_doubles; }
+  BRENIER_HOST_DEVICE int doubles() const {
+    return log_det_doubles + factor_doubles + surrogate_doubles + state_doubles;
+  }
 };
 
 BRENIER_HOST_DEVICE inline int triangle(int d) {

@@ -60,6 +60,11 @@ class Tile {
   BRENIER_DEVICE T& at(int row, int particle) const { return rows_[row * kStride + particle]; }
   /// log det H of a particle, after factorise().
   BRENIER_DEVICE double& log_det(int particle) const { return doubles_[particle]; }
+  /// The state of a particle that a kernel keeps in double.
+  BRENIER_DEVICE double* state(int particle) const {
+    return doubles_ + plan_.log_det_doubles + plan_.factor_doubles + plan_.surrogate_doubles +
+           particle * (plan_.state_doubles / kParticles);
+  }
   /// Row r of the double workspace of internal energies.
   BRENIER_DEVICE double& surrogate(int r, int particle) const {
     return doubles_[plan_.log_det_doubles + plan_.factor_doubles + r * kParticles + particle];
@@ -73,6 +78,7 @@ class Tile {
   }
 
   BRENIER_DEVICE void forward();   // values and tangents of all layers
+  BRENIER_DEVICE void tangents();  // the tangents again, for other directions
   BRENIER_DEVICE void adjoint();   // g of all layers
   BRENIER_DEVICE void displace();  // displacement rows; no barrier at its end
   BRENIER_DEVICE void hessian();   // curvature and metric rows; no barrier at its end
@@ -223,6 +229,7 @@ class Tile {
       at(plan_.projection + r, p) = sum;
     });
   }
+  BRENIER_DEVICE void layer_tangents(int l);
   BRENIER_DEVICE T weigh_tangents(int l, int i, int p);
   BRENIER_DEVICE void finish_second_order(int l, int i, int p, T s2, T r);
   BRENIER_DEVICE void accumulate_layer(int l, T* sums);
@@ -255,18 +262,33 @@ BRENIER_DEVICE void Tile<T, Policy, kParticles>::forward() {
           activate(net_.activation, s, at(to.z + i, p), at(to.d1 + i, p));
           if (l + 1 == net_.depth) at(to.g + i, p) = theta_[net_.output_weight + i];
         });
-    const bool constant = l == 0 && plan_.directions == Directions::unit;
-    product(
-        layer.width, layer.before, constant ? 0 : plan_.tangents, weight_rows(l),
-        [&](int k, int p) { return layer_tangent(l > 0 ? l - 1 : 0, k, p); },
-        [&](int k, int i, int p, T sum) {
-          sum += input_part_tangent(l, i, k, p);
-          if (layer.skip >= 0) {
-            const T skipped = at(plan_.layers[layer.skip].d1 + i, p) * tangent(layer.skip, k, i, p);
-            sum = fma(theta_[layer.scale + i], skipped, sum);
-          }
-          at(to.j + k * layer.width + i, p) = sum;
-        });
+    layer_tangents(l);
+    sync_block();
+  }
+}
+
+template <class T, class Policy, int kParticles>
+BRENIER_DEVICE void Tile<T, Policy, kParticles>::layer_tangents(int l) {
+  const LayerView& layer = net_.layers[l];
+  const LayerRows& to = plan_.layers[l];
+  const bool constant = l == 0 && plan_.directions == Directions::unit;
+  product(
+      layer.width, layer.before, constant ? 0 : plan_.tangents, weight_rows(l),
+      [&](int k, int p) { return layer_tangent(l > 0 ? l - 1 : 0, k, p); },
+      [&](int k, int i, int p, T sum) {
+        sum += input_part_tangent(l, i, k, p);
+        if (layer.skip >= 0) {
+          const T skipped = at(plan_.layers[layer.skip].d1 + i, p) * tangent(layer.skip, k, i, p);
+          sum = fma(theta_[layer.scale + i], skipped, sum);
+        }
+        at(to.j + k * layer.width + i, p) = sum;
+      });
+}
+
+template <class T, class Policy, int kParticles>
+BRENIER_DEVICE void Tile<T, Policy, kParticles>::tangents() {
+  for (int l = 0; l < net_.depth; ++l) {
+    layer_tangents(l);
     sync_block();
   }
 }
