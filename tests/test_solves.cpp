@@ -422,6 +422,9 @@ TEST_CASE_TEMPLATE("an indefinite H is reported, and z stays finite", T, float, 
       Quadratic<T> broken(3, 0, std::nan(""), 0);
       CHECK(solve(broken).indefinite == n);
       CHECK(finite(z));
+      Quadratic<T> overflowing(3, 0, 0.9 * static_cast<double>(std::numeric_limits<T>::max()), 0);
+      solve(overflowing);
+      CHECK(finite(z));
       const Quadratic<T> sound(3, 2, 1, 149);
       p(5, 1) = std::numeric_limits<T>::infinity();
       p(69, 2) = std::numeric_limits<T>::quiet_NaN();

@@ -449,6 +449,8 @@ const Operations<T>& operations() {
   static constexpr Operations<T> table = {.name = "cuda",
                                           .evaluate = evaluate<T>,
                                           .hessian_vector = hessian_vector<T>,
+                                          .solve_hessian = nullptr,    // not yet
+                                          .log_det_lanczos = nullptr,  // not yet
                                           .jet_gradient = jet_gradient<T>,
                                           .evaluate_program = evaluate_program<T>,
                                           .interaction = interaction<T>,
