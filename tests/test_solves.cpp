@@ -22,21 +22,22 @@ std::vector<Backend<T>> everyone() {
   return list;
 }
 
-/// u = 1/2 x^T (alpha I + B^T B) x: a network whose hidden part has weights of 0, so that H is known.
+/// u = 1/2 x^T (alpha I + B^T B) x: a network whose hidden part has weights of 0, so that H is known. The
+/// rows of B grow geometrically, from size 1 to `spread`.
 template <class T>
 struct Quadratic {
   Icnn net;
   std::vector<T> theta;
   Eigen::MatrixXd h;
 
-  Quadratic(int d, int rank, double alpha, std::uint64_t seed)
+  Quadratic(int d, int rank, double alpha, std::uint64_t seed, double spread = 1)
       : net({.dim = d, .hidden = {3}, .quadratic_rank = rank, .learn_alpha = false, .floor = 0}),
         theta(net.parameters(), T(0)) {
     Numbers numbers(seed);
     theta[net.alpha()] = static_cast<T>(alpha);
     Eigen::MatrixXd b(rank, d);
     for (int k = 0; k < rank * d; ++k) {
-      const T value = static_cast<T>(numbers(-1, 1));
+      const T value = static_cast<T>(std::pow(spread, (k / d) / std::max(rank - 1.0, 1.0)) * numbers(-1, 1));
       theta[net.factor() + k] = value;
       b(k / d, k % d) = static_cast<double>(value);
     }
@@ -178,6 +179,27 @@ TEST_CASE_TEMPLATE("a known H: d Lanczos steps give p^T log(H) p, orthogonal pro
           CHECK(std::abs(estimate[i] - probe.dot(spectrum.log() * probe)) <= tolerance * probe.squaredNorm());
         }
       }
+    }
+  }
+}
+
+TEST_CASE("a wide spectrum: without re-orthogonalisation d Lanczos steps would not be enough") {
+  const int d = 20;
+  const Quadratic<double> known(d, d, 0.1, 81, 1e3);
+  const Spectrum spectrum(known.h);
+  REQUIRE(spectrum.condition() > 1e6);
+  REQUIRE(spectrum.condition() < 1e9);
+  const Index n = 5;
+  const Matrix<double> x(n, d, 0.5);
+  const Matrix<double> p = rademacher<double>(n, d, 85);
+  for (const Backend<double>& backend : everyone<double>()) {
+    CAPTURE(backend.ops->name);
+    Team team(backend.threads);
+    std::vector<double> estimate(n);
+    backend.ops->log_det_lanczos(known.net, known.theta.data(), x, p, d, estimate.data(), nullptr, team);
+    for (Index i = 0; i < n; ++i) {
+      const Eigen::VectorXd probe = part_of(p, i, 0, d);
+      CHECK_REL(estimate[i], probe.dot(spectrum.log() * probe), tol<double>(16) * spectrum.condition());
     }
   }
 }
@@ -421,6 +443,9 @@ TEST_CASE_TEMPLATE("an indefinite H is reported, and z stays finite", T, float, 
       CHECK(finite(z));
       Quadratic<T> broken(3, 0, std::nan(""), 0);
       CHECK(solve(broken).indefinite == n);
+      CHECK(finite(z));
+      Quadratic<T> overflowing(3, 0, 0.9 * static_cast<double>(std::numeric_limits<T>::max()), 0);
+      solve(overflowing);
       CHECK(finite(z));
       const Quadratic<T> sound(3, 2, 1, 149);
       p(5, 1) = std::numeric_limits<T>::infinity();

@@ -172,7 +172,7 @@ class TileCg {
       const T next = curvature_[i];
       active_[i] = active_[i] && !(next <= end_[i]);
       ratio_[i] = active_[i] ? next / residual2_[i] : T(-1);  // -1: ended
-      residual2_[i] = length_[i] > 0 ? next : residual2_[i];
+      residual2_[i] = next;
     }
     for (int part = 0; part < kLanes; part += w) {
       const Vec<T> ratio = load(ratio_ + part);

@@ -144,6 +144,7 @@ class TileNet {
   template <int Count>
   void weigh_rows(LayerTile& t, int k, const T* metric, Index part, Index row);
   void weigh_tangents(LayerTile& t, const T* metric);
+  void add_quadratic_product(const T* p, T* out);
   void second_order_streams(const T* v, const T* metric);
   void reverse_tangents(int l);
   void accumulate_layer(int l, bool with_tangents);

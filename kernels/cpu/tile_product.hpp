@@ -14,17 +14,6 @@ namespace brenier::cpu::BRENIER_ISA {
 
 template <class T>
 void TileNet<T>::hessian_vector(const T* p, T* out) {
-  if (2 * rank_ >= d_) {
-    gemm<T>(d_, kLanes, d_, as_is<T>(quadratic_, d_), p, kLanes, out, kLanes);
-  } else {
-    const T alpha = theta_[net_.alpha()];
-    for (Index i = 0; i < d_ * kLanes; i += w) store(out + i, alpha * load(p + i));
-    if (rank_ > 0) {
-      const T* b = theta_ + net_.factor();
-      gemm<T>(rank_, kLanes, d_, as_is<T>(b, d_), p, kLanes, projection_, kLanes);
-      gemm<T>(d_, kLanes, rank_, transposed<T>(b, d_), projection_, kLanes, out, kLanes, true);
-    }
-  }
   for (int l = 0; l < depth_; ++l) {
     LayerTile& t = layers_[l];
     if (t.input && l > 0) copy_rows(t.e_dot + t.before * kLanes, p, d_);
@@ -46,8 +35,9 @@ void TileNet<T>::hessian_vector(const T* p, T* out) {
   }
   for (int l = depth_ - 1; l >= 0; --l) {
     LayerTile& t = layers_[l];
-    if (t.input) {
-      gemm<T>(d_, kLanes, t.h, transposed<T>(t.w + t.before, t.e), t.s_dot, kLanes, out, kLanes, true);
+    if (t.input) {  // as the last layer has
+      gemm<T>(d_, kLanes, t.h, transposed<T>(t.w + t.before, t.e), t.s_dot, kLanes, out, kLanes,
+              l + 1 < depth_);
     }
     if (l == 0) break;
     LayerTile& below = layers_[l - 1];
@@ -62,6 +52,27 @@ void TileNet<T>::hessian_vector(const T* p, T* out) {
     };
     gemm<T>(t.before, kLanes, t.h, transposed<T>(t.w, t.e), t.s_dot, kLanes, temp_, kLanes, false, finish);
   }
+  add_quadratic_product(p, out);
+}
+
+/// out += (alpha I + B^T B) p, as a sum of its own: where the map is near the identity this is the large
+/// part of H p, and the terms of the network must not be rounded to its digits one by one.
+template <class T>
+void TileNet<T>::add_quadratic_product(const T* p, T* out) {
+  const T alpha = theta_[net_.alpha()];
+  if (rank_ == 0) {
+    for (Index i = 0; i < d_ * kLanes; i += w) store(out + i, load(out + i) + alpha * load(p + i));
+    return;
+  }
+  if (2 * rank_ >= d_) {
+    gemm<T>(d_, kLanes, d_, as_is<T>(quadratic_, d_), p, kLanes, temp_, kLanes);
+  } else {
+    const T* b = theta_ + net_.factor();
+    gemm<T>(rank_, kLanes, d_, as_is<T>(b, d_), p, kLanes, projection_, kLanes);
+    gemm<T>(d_, kLanes, rank_, transposed<T>(b, d_), projection_, kLanes, temp_, kLanes);
+    for (Index i = 0; i < d_ * kLanes; i += w) store(temp_ + i, load(temp_ + i) + alpha * load(p + i));
+  }
+  for (Index i = 0; i < d_ * kLanes; i += w) store(out + i, load(out + i) + load(temp_ + i));
 }
 
 }  // namespace brenier::cpu::BRENIER_ISA
