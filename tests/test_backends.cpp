@@ -59,8 +59,8 @@ std::vector<Backend<T>> backends() {
   std::vector<Backend<T>> list;
   for (const char* variant : cpu::variants()) list.push_back({&cpu::operations<T>(variant), 2});
   list.push_back({&cpu::operations<T>(), 3});
-#if defined(BRENIER_TEST_EMULATED)
-  list = {{&cuda::operations<T>(), 1}};  // the kernels of the cuda backend, on the emulated device
+#if defined(BRENIER_TEST_CUDA)
+  list = {{&cuda::operations<T>(), 1}};  // the cuda backend alone, on a GPU or on the emulated device
 #endif
   return list;
 }
