@@ -167,7 +167,8 @@ class Run:
 class Runner:
     """Calls the command; every run has a folder of its own."""
 
-    def __init__(self, binary: Path, configs: Path, out: Path, threads: int, device: str, verbose: bool) -> None:
+    def __init__(self, binary: Path, configs: Path, out: Path, threads: int, device: str,
+                 verbose: bool) -> None:
         self.binary, self.configs, self.out = binary, configs, out
         self.threads, self.device, self.verbose = threads, device, verbose
 
@@ -446,7 +447,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="seeds 1 .. N (10)")
     parser.add_argument("--quick", action="store_true", help="2 seeds")
     parser.add_argument("--threads", type=int, default=0, help="of the runs; 0: all processors")
-    parser.add_argument("--device", default="", help="of the runs: auto, cpu, ref or cuda; default: the configuration's")
+    parser.add_argument("--device", default="", help="of the runs, e.g. cuda (as configured)")
     parser.add_argument("--out", type=Path, help="keeps the run folders there (a temporary folder)")
     parser.add_argument("--json", type=Path, help="the table with the value of each seed")
     parser.add_argument("--verbose", action="store_true", help="a line per run")

@@ -83,8 +83,11 @@ def brenier_round(binary: Path, flags: list[str]) -> list[Line]:
 
 
 def servers(args: argparse.Namespace, flags: list[str], folder: str) -> list[Server]:
-    """The PyTorch processes, ready. On a GPU one for each form, since a graph that cannot be recorded may leave
-    its process unusable; they compile side by side, but for large clouds, whose oracles fill the memory."""
+    """The PyTorch processes, ready.
+
+    On a GPU one for each form, since a graph that cannot be recorded may leave its process unusable. They
+    compile side by side, but for large clouds, whose oracles fill the memory.
+    """
     forms = [args.forms or ""]
     if args.device == "cuda":
         from pytorch_inner import default_forms  # imports PyTorch, which nothing else here needs
@@ -173,7 +176,7 @@ def main() -> None:
     )
     parser.add_argument("--hidden", default="100,20")
     parser.add_argument("--dtype", choices=("float", "double"), default="float")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="of both programs; default: PyTorch on the CPU")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="of both; default: PyTorch on the CPU")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=0.5, help="for each form and round")
     parser.add_argument("--rounds", type=int, default=5)

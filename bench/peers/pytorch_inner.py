@@ -90,7 +90,7 @@ def adam(state: State, slope: Tensor, lr: float) -> None:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all forms share: first parameters, cloud (N, d), log-densities (N), problem, learning rate, device."""
+    """What all forms share: first parameters, cloud (N, d), log-densities (N), problem, rate, device."""
 
     params: icnn.Params
     x: Tensor
@@ -257,7 +257,7 @@ class Compiled(Runner):
         self.blocks = [(x.clone(), ld.clone()) for x, ld in zip(self.x.split(chunk), self.ld.split(chunk))]
         self.total = torch.zeros_like(state.theta)
         self.value = torch.zeros((), dtype=dtype, device=setup.device)
-        # Modes that replay CUDA graphs leave them out where inputs change in place, unless they stay where they are.
+        # Modes that replay CUDA graphs skip them where inputs change in place, unless their memory stays.
         held = [state.theta, state.first, state.second, state.count, state.low, self.total, self.value]
         for tensor in [*held, *(tensor for block in self.blocks for tensor in block)] if mode else []:
             torch._dynamo.mark_static_address(tensor)
@@ -468,7 +468,8 @@ def parse() -> argparse.Namespace:
     args.forms = args.forms.split(",") if args.forms else default_forms(args.device)
     unknown = set(args.forms) - set(FORMS[args.device])
     if unknown:
-        parser.error(f"unknown forms {sorted(unknown)}; on {args.device} there are {', '.join(FORMS[args.device])}")
+        known = ", ".join(FORMS[args.device])
+        parser.error(f"unknown forms {sorted(unknown)}; on {args.device} there are {known}")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("PyTorch sees no CUDA device here; use --device cpu")
     return args

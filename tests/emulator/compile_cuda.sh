@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: MIT
 # usage: compile_cuda.sh [--kernels] SOURCE_ROOT OUT_DIR
 #
-# The device dialect is real CUDA: nvcc compiles the runtime, the cuda backend and the dialect's own tests for sm_80,
-# sm_90 and PTX, warnings as errors, and links the last. What ptxas says of the library's kernels (registers, spills)
-# goes to OUT_DIR/*.ptxas, and tools/resource_report judges it. Nothing is run. Exit code 77 where nvcc is missing.
+# The device dialect is real CUDA: nvcc compiles the runtime, the cuda backend and the dialect's own tests for
+# sm_80, sm_90 and PTX, warnings as errors, and links the last. What ptxas says of the library's kernels
+# (registers, spills) goes to OUT_DIR/*.ptxas, and tools/resource_report judges it. Nothing is run. OUT_DIR/verdict
+# says in one line what was found, where all is well. Exit code 77 where nvcc is missing.
 #   --kernels   the library's kernels only, without the judgement: what tools/resource_report asks for
 set -euo pipefail
 kernels_only=0
@@ -22,7 +23,7 @@ if [[ -z "$nvcc" ]]; then
 fi
 version=$("$nvcc" --version | sed -n 's/.*, V\([0-9.]*\).*/\1/p')
 mkdir -p "$out"
-rm -f "$out"/*.ptxas
+rm -f "$out"/*.ptxas "$out/verdict"
 flags=(-std=c++20 -O1 --expt-relaxed-constexpr -Werror all-warnings -I "$root" -I "$root/engine/include"
        -Xcompiler "-Wall,-Wextra,-Wshadow")
 both=(-gencode "arch=compute_80,code=sm_80" -gencode "arch=compute_90,code=[sm_90,compute_90]")
@@ -35,9 +36,10 @@ compile() {
   "$nvcc" "${flags[@]}" "$@" -x cu -c "$root/$source" -o "$out/$object.o"
 }
 
-# Every source of the library that holds device code: those of the build, and those that nobody listed there yet.
+# Every source of the library that may hold device code, also what nobody has listed in the build yet.
 cd "$root"
-for source in $(find kernels -name '*.cu' | sort) $(find kernels/cuda -name '*.cpp' ! -name none.cpp | sort); do
+sources=$(find kernels -name '*.cu' -o -path 'kernels/cuda/*.cpp' ! -name none.cpp)
+for source in $sources; do
   name=$(basename "${source%.*}")
   if ! compile "$source" "$name" "${both[@]}" -Xptxas -v 2> "$out/$name.log"; then
     cat "$out/$name.log" >&2
@@ -56,4 +58,5 @@ for source in tests/cuda/test_operations.cpp tests/test_device_loop.cpp bench/de
 done
 compile tests/main.cpp main "${one[@]}"
 "$nvcc" "$out/device_cuda.o" "$out/test_emulator.o" "$out/main.o" -lcublas -o "$out/test_device"
-echo "compiled for sm_80, sm_90 and PTX with nvcc $version, and linked; not run"
+verdict="compiled for sm_80, sm_90 and PTX with nvcc $version, and linked; resources as recorded; not run"
+echo "$verdict" | tee "$out/verdict"
