@@ -40,7 +40,8 @@ struct Options {
     app.add_option("--n", n, "particles, e.g. 1000,16000")->delimiter(',')->check(CLI::PositiveNumber);
     app.add_option("--shape", shapes, "networks DIM:WIDTHS, e.g. 2:100,20; may be repeated");
     app.add_option("--dtype", dtype)->check(CLI::IsMember({"float", "double", "both"}));
-    app.add_option("--device", device, "auto, cpu, cpu:VARIANT or ref");
+    app.add_option("--device", device,
+                   "auto, cpu, cpu:VARIANT, ref or cuda, where copies from and to the host are timed too");
     app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
     app.add_option("--seconds", seconds, "time spent on each case")->check(CLI::PositiveNumber);
     app.add_option("--filter", filter, "only operations whose name contains this");
@@ -331,7 +332,7 @@ void run(const Options& o) {
     if (!json) throw IoError("cannot write " + o.json);
   }
   const char* variant = backend<float>(o.device).name;
-  const double bandwidth = bench::memory_bandwidth(team);
+  const double bandwidth = bench::memory_bandwidth(variant, team);
   std::printf("backend %s, %d threads; peak %.0f GFLOP/s float, %.0f double; memory %.1f GB/s\n", variant,
               team.size(), bench::peak_flops<float>(variant, team) * 1e-9,
               bench::peak_flops<double>(variant, team) * 1e-9, bandwidth * 1e-9);

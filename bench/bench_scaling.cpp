@@ -39,7 +39,7 @@ struct Options {
     app.add_option("--large", large, "more particles")->check(CLI::PositiveNumber);
     app.add_option("--dim", dim, "dimension d")->check(CLI::PositiveNumber);
     app.add_option("--hidden", hidden, "widths, e.g. 100,20")->delimiter(',')->check(CLI::PositiveNumber);
-    app.add_option("--device", device, "auto, cpu, cpu:VARIANT or ref");
+    app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref or cuda");
     app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
     app.add_option("--seconds", seconds, "time spent on each of the two kinds of timing")
         ->check(CLI::PositiveNumber);

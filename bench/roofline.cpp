@@ -5,6 +5,9 @@
 #include <vector>
 
 #include "bench/timing.hpp"
+#if defined(BRENIER_BENCH_CUDA)
+#include "bench/device_ceilings.hpp"
+#endif
 
 namespace brenier::bench {
 namespace {
@@ -44,6 +47,9 @@ BRENIER_FMA_LOOP(fma_baseline, , 16)
 
 template <class T>
 double peak_flops(const std::string& variant, Team& team, double seconds) {
+#if defined(BRENIER_BENCH_CUDA)
+  if (variant == "cuda") return device_peak_flops<T>(seconds);
+#endif
   double (*loop)(int) = fma_baseline<T>;
   int bytes = 16;
 #if defined(__x86_64__)
@@ -62,7 +68,12 @@ double peak_flops(const std::string& variant, Team& team, double seconds) {
   return 2.0 * kChains * kRounds * width * team.size() / timing.least;
 }
 
-double memory_bandwidth(Team& team, std::ptrdiff_t elements, double seconds) {
+double memory_bandwidth(const std::string& variant, Team& team, std::ptrdiff_t elements, double seconds) {
+#if defined(BRENIER_BENCH_CUDA)
+  if (variant == "cuda") return device_copy_rates(std::size_t{1} << 30, seconds).kernel;
+#else
+  static_cast<void>(variant);
+#endif
   std::vector<double> a(elements, 0.0), b(elements, 1.0), c(elements, 2.0);
   const auto triad = [&](int rank) {
     const auto [first, last] = team.share(elements, rank);

@@ -31,13 +31,19 @@ class Subject {
  public:
   explicit Subject(std::function<void(int)> body) : body_(std::move(body)) {}
 
-  /// Warms up, and chooses the repetitions of a block so that it takes about `block_seconds`.
+  /// Warms up, and chooses the repetitions of a block so that it takes about `block_seconds`. What a block
+  /// costs once (a graph to record, copies to a device) would hide in a short trial: it grows until it tells.
   void prepare(double block_seconds = 0.02) {
     body_(1);
-    const double start = now();
-    body_(1);
-    const double once = std::max(now() - start, 1e-9);
-    count_ = static_cast<int>(std::clamp(std::round(block_seconds / once), 1.0, 1e6));
+    for (count_ = 1;;) {
+      const double start = now();
+      body_(count_);
+      const double once = std::max(now() - start, 1e-9) / count_;
+      const int wanted = static_cast<int>(std::clamp(std::round(block_seconds / once), 1.0, 1e6));
+      const bool settled = wanted <= 2 * count_;
+      count_ = wanted;
+      if (settled) return;
+    }
   }
 
   /// Times one block.
@@ -67,9 +73,10 @@ class Subject {
   int count_ = 1;
 };
 
-/// Samples all subjects in turn until each has had about `seconds`; at least one sample each.
-inline void interleave(std::vector<Subject>& subjects, double seconds) {
-  for (Subject& subject : subjects) subject.prepare(std::min(0.02, seconds));
+/// Samples all subjects in turn, in blocks of about `block` seconds, until each has had about `seconds`; at
+/// least one sample each.
+inline void interleave(std::vector<Subject>& subjects, double seconds, double block = 0.02) {
+  for (Subject& subject : subjects) subject.prepare(std::min(block, seconds));
   bool open = true;
   for (bool first = true; open; first = false) {
     open = false;
@@ -82,9 +89,9 @@ inline void interleave(std::vector<Subject>& subjects, double seconds) {
 }
 
 /// One subject alone.
-inline Timing measure(std::function<void(int)> body, double seconds) {
+inline Timing measure(std::function<void(int)> body, double seconds, double block = 0.02) {
   std::vector<Subject> subjects{Subject(std::move(body))};
-  interleave(subjects, seconds);
+  interleave(subjects, seconds, block);
   return subjects.front().timing();
 }
 

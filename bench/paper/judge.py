@@ -167,9 +167,10 @@ class Run:
 class Runner:
     """Calls the command; every run has a folder of its own."""
 
-    def __init__(self, binary: Path, configs: Path, out: Path, threads: int, verbose: bool) -> None:
+    def __init__(self, binary: Path, configs: Path, out: Path, threads: int, device: str,
+                 verbose: bool) -> None:
         self.binary, self.configs, self.out = binary, configs, out
-        self.threads, self.verbose = threads, verbose
+        self.threads, self.device, self.verbose = threads, device, verbose
 
     def call(self, *words: str) -> tuple[str, float]:
         """Runs the command. Its message where it failed, otherwise nothing; and wall seconds."""
@@ -194,6 +195,7 @@ class Runner:
             raise CannotJudge(f"{folder} exists; give a new folder with --out, or remove it")
         words = ["run", str(self.configs / f"{config}.toml"), "--out", str(folder), "--seed", str(seed)]
         words += ["--quiet", "--threads", str(self.threads if threads is None else threads), *options]
+        words += ["--device", self.device] if self.device else []
         message, seconds = self.call(*words)
         file = folder / "summary.json"
         summary = json.loads(file.read_text()) if file.is_file() else {}
@@ -445,6 +447,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="seeds 1 .. N (10)")
     parser.add_argument("--quick", action="store_true", help="2 seeds")
     parser.add_argument("--threads", type=int, default=0, help="of the runs; 0: all processors")
+    parser.add_argument("--device", default="", help="of the runs, e.g. cuda (as configured)")
     parser.add_argument("--out", type=Path, help="keeps the run folders there (a temporary folder)")
     parser.add_argument("--json", type=Path, help="the table with the value of each seed")
     parser.add_argument("--verbose", action="store_true", help="a line per run")
@@ -459,7 +462,7 @@ def arguments() -> argparse.Namespace:
 
 def judge(options: argparse.Namespace, out: Path) -> bool:
     """Runs, prints and writes; whether all bars are met."""
-    runner = Runner(options.binary, options.configs, out, options.threads, options.verbose)
+    runner = Runner(options.binary, options.configs, out, options.threads, options.device, options.verbose)
     rows: list[Row] = []
     print(LAYOUT.format("experiment", "what", "bar", "worst", "pass", "seconds", "").rstrip(), flush=True)
     for name in options.only or EXPERIMENTS:

@@ -214,12 +214,12 @@ def log_det_full(beta: Tensor, gamma: Tensor, a0: Tensor, jacobian: Tensor, alph
     dim = a0.shape[1]
     curved = (jacobian[:, :, None] * (gamma[:, None] * jacobian)[:, None]).sum(0)
     # A_0^T diag(beta) A_0 as one product, its upper triangle only; unpacked outside the graph.
-    i, j = torch.triu_indices(dim, dim)
+    i, j = torch.triu_indices(dim, dim, device=beta.device)
     packed = (a0[:, i] * a0[:, j]).T @ beta
-    position = torch.zeros(dim, dim, dtype=torch.long)
-    position[i, j] = position[j, i] = torch.arange(len(i))
+    position = torch.zeros(dim, dim, dtype=torch.long, device=beta.device)
+    position[i, j] = position[j, i] = torch.arange(len(i), device=beta.device)
     with torch.no_grad():
-        eye = torch.eye(dim, dtype=beta.dtype)[:, :, None]
+        eye = torch.eye(dim, dtype=beta.dtype, device=beta.device)[:, :, None]
         value, inverse = spd_inverse(packed.detach()[position] + curved.detach() + alpha * eye)
         twice = torch.where(i == j, 1.0, 2.0).to(beta.dtype)[:, None] * inverse[i, j]
     # `slope` minus itself is zero: the value comes from the inversion, the gradient from here.
@@ -251,7 +251,7 @@ def lane_product(a: Tensor, b: Tensor) -> Tensor:
 
 def sweep(a: Tensor) -> tuple[Tensor, Tensor]:
     """log|A| (N) and A^-1 (d, d, N) by d rank-one updates."""
-    index = torch.arange(a.shape[0])
+    index = torch.arange(a.shape[0], device=a.device)
     log_det = torch.zeros_like(a[0, 0])
     for k in range(a.shape[0]):
         pivot, hit = a[k, k], (index == k)[:, None]

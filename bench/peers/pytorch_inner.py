@@ -26,11 +26,13 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.func import grad_and_value
 
 import pytorch_icnn as icnn
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+ORACLE_CHUNK = 50_000  # particles whose double precision activations are in memory at once
 Loss = Callable[[icnn.Params, Tensor, Tensor, icnn.Problem], Tensor]
 
 
@@ -47,10 +49,10 @@ class State:
 
     def __post_init__(self) -> None:
         self.first, self.second = torch.zeros_like(self.theta), torch.zeros_like(self.theta)
-        self.count = torch.zeros((), dtype=self.theta.dtype)
+        self.count = torch.zeros((), dtype=self.theta.dtype, device=self.theta.device)
 
     @staticmethod
-    def create(params: icnn.Params, problem: icnn.Problem, dtype: torch.dtype) -> State:
+    def create(params: icnn.Params, problem: icnn.Problem, dtype: torch.dtype, device: str = "cpu") -> State:
         """A fresh state from named parameters."""
 
         def bound(name: str) -> float:
@@ -60,7 +62,7 @@ class State:
 
         low = torch.cat([torch.full((p.numel(),), bound(name), dtype=dtype) for name, p in params.items()])
         theta = torch.cat([p.detach().to(dtype).flatten() for p in params.values()])
-        return State({name: p.shape for name, p in params.items()}, theta, low)
+        return State({name: p.shape for name, p in params.items()}, theta.to(device), low.to(device))
 
     def named(self, flat: Tensor) -> icnn.Params:
         """A flat vector as named views."""
@@ -88,13 +90,14 @@ def adam(state: State, slope: Tensor, lr: float) -> None:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all forms share: first parameters, cloud (N, d), log-densities (N), problem, learning rate."""
+    """What all forms share: first parameters, cloud (N, d), log-densities (N), problem, rate, device."""
 
     params: icnn.Params
     x: Tensor
     log_density: Tensor
     problem: icnn.Problem
     lr: float
+    device: str = "cpu"
 
 
 class Runner:
@@ -102,14 +105,15 @@ class Runner:
 
     def __init__(self, setup: Setup, dtype: torch.dtype) -> None:
         self.problem, self.lr = setup.problem, setup.lr
-        self.x, self.ld = setup.x.to(dtype), setup.log_density.to(dtype)
+        self.x, self.ld = setup.x.to(setup.device, dtype), setup.log_density.to(setup.device, dtype)
         self.initial = setup.params
+        self.device = setup.device
         self.dtype = dtype
         self.reset()
 
     def reset(self) -> None:
         """Back to the initial parameters and zero moments, in the same memory where there is some."""
-        fresh = State.create(self.initial, self.problem, self.dtype)
+        fresh = State.create(self.initial, self.problem, self.dtype, self.device)
         if not hasattr(self, "state"):
             self.state = fresh
             return
@@ -128,10 +132,15 @@ class Runner:
 
 
 class Eager(Runner):
-    """Leaf tensors, backward(), torch.optim.Adam(fused=True): what a research code does, at its best."""
+    """Leaf tensors, backward(), torch.optim.Adam(fused=True): what a research code does, at its best.
 
-    def __init__(self, setup: Setup, dtype: torch.dtype, loss: Loss) -> None:
-        self.loss = loss
+    With `chunk`, the gradient is accumulated over blocks of that many particles: memory for the oracle.
+    """
+
+    capturable = False
+
+    def __init__(self, setup: Setup, dtype: torch.dtype, loss: Loss, chunk: int = 0) -> None:
+        self.loss, self.chunk = loss, chunk or len(setup.x)
         super().__init__(setup, dtype)
 
     def reset(self) -> None:
@@ -140,7 +149,8 @@ class Eager(Runner):
             name: p.clone().requires_grad_() for name, p in self.state.named(self.state.theta).items()
         }
         self.optimiser = torch.optim.Adam(
-            self.leaves.values(), lr=self.lr, betas=(BETA1, BETA2), eps=EPSILON, fused=True
+            self.leaves.values(), lr=self.lr, betas=(BETA1, BETA2), eps=EPSILON, fused=True,
+            capturable=self.capturable,
         )
         self.weights = [p for name, p in self.leaves.items() if name.endswith("hidden.weight")]
 
@@ -149,9 +159,16 @@ class Eager(Runner):
 
     def backward(self) -> Tensor:
         self.optimiser.zero_grad()
-        value = self.loss(self.leaves, self.x, self.ld, self.problem)
-        value.backward()
-        return value
+        if self.chunk >= len(self.x):
+            value = self.loss(self.leaves, self.x, self.ld, self.problem)
+            value.backward()
+            return value.detach()
+        total = torch.zeros((), dtype=self.dtype, device=self.device)
+        for x, ld in zip(self.x.split(self.chunk), self.ld.split(self.chunk)):
+            value = self.loss(self.leaves, x, ld, self.problem) * (len(x) / len(self.x))
+            value.backward()
+            total += value.detach()
+        return total
 
     def gradient(self) -> tuple[Tensor, Tensor]:
         value = self.backward()
@@ -159,7 +176,7 @@ class Eager(Runner):
         return value, torch.cat([s.flatten() for s in slopes])
 
     def step(self) -> None:
-        self.backward()
+        self.value = self.backward()
         self.optimiser.step()
         with torch.no_grad():
             for weight in self.weights:
@@ -167,10 +184,55 @@ class Eager(Runner):
             self.leaves["quadratic.alpha"].clamp_(min=self.problem.alpha_floor)
 
 
-def compiler(function: Callable, options: dict | None) -> Callable:
+def record(step: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    """A CUDA graph of one step, after a few on a stream of their own, as PyTorch's documentation asks for."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph
+
+
+class EagerGraph(Eager):
+    """The eager iteration recorded once in a CUDA graph, Adam(fused, capturable) and clamps included."""
+
+    capturable = True
+
+    def __init__(self, setup: Setup, dtype: torch.dtype, loss: Loss) -> None:
+        super().__init__(setup, dtype, loss)
+        self.graph = record(super().step)
+        # Where the recorded backward() writes; the graph's Adam reads the same memory.
+        self.slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.leaves.values()]
+
+    def reset(self) -> None:
+        if not hasattr(self, "graph"):
+            super().reset()
+            return
+        with torch.no_grad():
+            for name, first in self.state.named(self.state.theta).items():
+                self.leaves[name].copy_(first)
+            for moments in self.optimiser.state.values():
+                for tensor in moments.values():
+                    tensor.zero_()
+
+    def gradient(self) -> tuple[Tensor, Tensor]:
+        self.reset()
+        self.graph.replay()
+        return self.value.clone(), torch.cat([s.flatten() for s in self.slopes])
+
+    def step(self) -> None:
+        self.graph.replay()
+
+
+def compiler(function: Callable, options: dict | None, mode: str | None = None) -> Callable:
     """torch.compile as one graph. The code object is copied, as PyTorch looks compiled forms up by it."""
     own = FunctionType(function.__code__.replace(), function.__globals__, closure=function.__closure__)
-    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
+    return torch.compile(own, fullgraph=True, dynamic=False, options=options, mode=mode)
 
 
 class Compiled(Runner):
@@ -181,14 +243,24 @@ class Compiled(Runner):
     """
 
     def __init__(
-        self, setup: Setup, dtype: torch.dtype, loss: Loss, chunk: int = 0, options: dict | None = None
+        self,
+        setup: Setup,
+        dtype: torch.dtype,
+        loss: Loss,
+        chunk: int = 0,
+        options: dict | None = None,
+        mode: str | None = None,
     ) -> None:
         super().__init__(setup, dtype)
         n, state, problem = len(self.x), self.state, self.problem
         chunk = min(chunk or n, n)
         self.blocks = [(x.clone(), ld.clone()) for x, ld in zip(self.x.split(chunk), self.ld.split(chunk))]
         self.total = torch.zeros_like(state.theta)
-        self.value = torch.zeros((), dtype=dtype)
+        self.value = torch.zeros((), dtype=dtype, device=setup.device)
+        # Modes that replay CUDA graphs skip them where inputs change in place, unless their memory stays.
+        held = [state.theta, state.first, state.second, state.count, state.low, self.total, self.value]
+        for tensor in [*held, *(tensor for block in self.blocks for tensor in block)] if mode else []:
+            torch._dynamo.mark_static_address(tensor)
 
         def accumulate(theta: Tensor, total: Tensor, sum_value: Tensor, x: Tensor, ld: Tensor) -> None:
             value, slope = gradient(loss, problem, state, theta, x, ld)
@@ -201,9 +273,9 @@ class Compiled(Runner):
         def whole(x: Tensor, ld: Tensor) -> None:
             adam(state, gradient(loss, problem, state, state.theta, x, ld)[1], setup.lr)
 
-        self.accumulate = {len(x): compiler(accumulate, options) for x, _ in self.blocks}
-        self.update = compiler(update, options)
-        self.whole = compiler(whole, options) if len(self.blocks) == 1 else None
+        self.accumulate = {len(x): compiler(accumulate, options, mode) for x, _ in self.blocks}
+        self.update = compiler(update, options, mode)
+        self.whole = compiler(whole, options, mode) if len(self.blocks) == 1 else None
 
     def accumulate_blocks(self) -> None:
         """Loss and gradient of the whole cloud, into `value` and `total`."""
@@ -224,10 +296,22 @@ class Compiled(Runner):
             self.update(self.total)
 
 
-# The strongest options: a C++ wrapper in place of a Python one, and no checks of the arguments.
+class CompiledGraph(Compiled):
+    """torch.compile without graphs of its own, its iteration then recorded in a CUDA graph by hand."""
+
+    def __init__(self, setup: Setup, dtype: torch.dtype, loss: Loss) -> None:
+        super().__init__(setup, dtype, loss)
+        self.graph = record(super().step)
+
+    def step(self) -> None:
+        self.graph.replay()
+
+
+# The strongest options on a CPU: a C++ wrapper in place of a Python one, and no checks of the arguments.
 FAST = {"cpp_wrapper": True, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
 TUNED = FAST | {"max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
-FORMS: dict[str, Callable[[Setup, torch.dtype], Runner]] = {
+Forms = dict[str, Callable[[Setup, torch.dtype], Runner]]
+CPU_FORMS: Forms = {
     "eager": partial(Eager, loss=icnn.loss_nested),
     "eager_analytic": partial(Eager, loss=icnn.loss_analytic),
     "compile_func": partial(Compiled, loss=icnn.loss_func),
@@ -236,6 +320,24 @@ FORMS: dict[str, Callable[[Setup, torch.dtype], Runner]] = {
     "compile_analytic_fast": partial(Compiled, loss=icnn.loss_analytic, options=FAST),
     "compile_analytic_blocked": partial(Compiled, loss=icnn.loss_analytic, options=FAST, chunk=1000),
 }
+REPLAY, AUTOTUNE = "reduce-overhead", "max-autotune"
+CUDA_FORMS: Forms = {
+    "eager": partial(Eager, loss=icnn.loss_nested),
+    "eager_graph": partial(EagerGraph, loss=icnn.loss_nested),
+    "eager_analytic_graph": partial(EagerGraph, loss=icnn.loss_analytic),
+    "compile_func": partial(Compiled, loss=icnn.loss_func, mode=REPLAY),
+    "compile_func_graph": partial(CompiledGraph, loss=icnn.loss_func),
+    "compile_analytic": partial(Compiled, loss=icnn.loss_analytic, mode=REPLAY),
+    "compile_analytic_graph": partial(CompiledGraph, loss=icnn.loss_analytic),
+    "compile_func_autotune": partial(Compiled, loss=icnn.loss_func, mode=AUTOTUNE),
+    "compile_analytic_autotune": partial(Compiled, loss=icnn.loss_analytic, mode=AUTOTUNE),
+}
+FORMS = {"cpu": CPU_FORMS, "cuda": CUDA_FORMS}
+
+
+def default_forms(device: str) -> list[str]:
+    """All, but on a GPU not those that try many kernels first: they take minutes."""
+    return [form for form in FORMS[device] if device == "cpu" or not form.endswith("autotune")]
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -254,18 +356,27 @@ def after_steps(runner: Runner, count: int = 5) -> Tensor:
 
 def time_round(runner: Runner, seconds: float) -> list[float]:
     """Seconds per iteration, one value for each 20 ms, until `seconds` have passed; from the start."""
-    runner.reset()
-    runner.step()
-    start = time.perf_counter()
-    runner.step()
-    count = max(1, round(0.02 / (time.perf_counter() - start)))
-    samples: list[float] = []
-    end = time.perf_counter() + seconds
-    while not samples or time.perf_counter() < end:
+    on_device = runner.device == "cuda"
+
+    def block(count: int) -> float:
+        """Seconds of so many iterations, until the device has done them."""
         start = time.perf_counter()
         for _ in range(count):
             runner.step()
-        samples.append((time.perf_counter() - start) / count)
+        if on_device:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    runner.reset()
+    block(1)
+    trial = 5 if on_device else 1
+    count = max(1, round(0.02 * trial / block(trial)))
+    samples: list[float] = []
+    end = time.perf_counter() + seconds
+    while not samples or time.perf_counter() < end:
+        samples.append(block(count) / count)
+    if on_device:
+        torch.cuda.empty_cache()  # other forms of a large cloud need the memory
     return samples
 
 
@@ -273,7 +384,8 @@ def prepare(
     setup: Setup, forms: list[str], dtype: torch.dtype
 ) -> tuple[dict[str, Runner], dict[str, dict], Tensor]:
     """Builds, checks and warms up the forms. Returns them, the findings, and the float64 gradient."""
-    oracle = Eager(setup, torch.float64, loss=icnn.loss_nested)
+    known = FORMS[setup.device]
+    oracle = Eager(setup, torch.float64, loss=icnn.loss_nested, chunk=ORACLE_CHUNK)
     value, reference = oracle.gradient()
     start_point = oracle.parameters()
     moved = after_steps(oracle) - start_point
@@ -282,11 +394,13 @@ def prepare(
     for form in forms:
         try:
             start = time.perf_counter()
-            runner = FORMS[form](setup, dtype)
+            skipped = counters["inductor"]["cudagraph_skips"]
+            runner = known[form](setup, dtype)
             loss, slope = runner.gradient()
             moved_here = after_steps(runner) - start_point
-            exact_loss = FORMS[form].keywords["loss"]
-            _, exact = Eager(setup, torch.float64, loss=exact_loss).gradient()
+            exact_loss = known[form].keywords["loss"]
+            _, exact = Eager(setup, torch.float64, loss=exact_loss, chunk=ORACLE_CHUNK).gradient()
+            skipped = counters["inductor"]["cudagraph_skips"] - skipped
         except Exception as error:  # a form that PyTorch cannot compile is a result, not the end of the run
             print(json.dumps({"form": form, "failed": f"{type(error).__name__}: {error}"[:500]}), flush=True)
             continue
@@ -298,6 +412,8 @@ def prepare(
             "double_rel_error": relative(exact, reference),
             "prepare_seconds": round(time.perf_counter() - start, 2),
         }
+        if skipped:  # torch.compile fell back to launches one by one
+            facts[form]["cudagraph_skips"] = skipped
         # Wide in float32, where the nested form cancels in grad u - x; another loss would exceed it.
         bound = 1e-2 if dtype == torch.float32 else 1e-8
         errors = [facts[form][key] for key in ("loss_rel_error", "gradient_rel_error", "step_rel_error")]
@@ -319,7 +435,7 @@ def load(args: argparse.Namespace) -> Setup:
         params = {name: torch.from_numpy(file[name]).double().reshape(p.shape) for name, p in params.items()}
     problem = icnn.Problem(args.functional, args.tau, args.m, args.floor, args.alpha_floor)
     as_tensor = partial(torch.as_tensor, dtype=torch.float64)
-    return Setup(params, as_tensor(x), as_tensor(log_density).reshape(-1), problem, args.lr)
+    return Setup(params, as_tensor(x), as_tensor(log_density).reshape(-1), problem, args.lr, args.device)
 
 
 def parse() -> argparse.Namespace:
@@ -332,10 +448,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--hidden", default="100,20")
     parser.add_argument("--functional", choices=icnn.FUNCTIONALS, default="porous_medium")
     parser.add_argument("--dtype", choices=("float", "double"), default="float")
+    parser.add_argument("--device", choices=tuple(FORMS), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each form and round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--forms", default=",".join(FORMS), help="comma-separated")
+    parser.add_argument("--forms", help="comma-separated; default: all but the slowest to compile")
     parser.add_argument(
         "--serve", action="store_true", help="after warm-up, do a round for each line on standard input"
     )
@@ -348,9 +465,13 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=float, default=default)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    unknown = set(args.forms.split(",")) - set(FORMS)
+    args.forms = args.forms.split(",") if args.forms else default_forms(args.device)
+    unknown = set(args.forms) - set(FORMS[args.device])
     if unknown:
-        parser.error(f"unknown forms {sorted(unknown)}; known are {', '.join(FORMS)}")
+        known = ", ".join(FORMS[args.device])
+        parser.error(f"unknown forms {sorted(unknown)}; on {args.device} there are {known}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("PyTorch sees no CUDA device here; use --device cpu")
     return args
 
 
@@ -358,7 +479,7 @@ def dump(args: argparse.Namespace, setup: Setup, reference: Tensor) -> None:
     """Writes the files that the command line asks for."""
     if args.dump_gradient:
         named = State.create(setup.params, setup.problem, torch.float64).named(reference)
-        save_file({name: p.numpy().copy() for name, p in named.items()}, args.dump_gradient)
+        save_file({name: p.cpu().numpy().copy() for name, p in named.items()}, args.dump_gradient)
     if args.dump_inputs:
         os.makedirs(args.dump_inputs, exist_ok=True)
         path = partial(os.path.join, args.dump_inputs)
@@ -373,17 +494,19 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
+    torch.set_float32_matmul_precision("highest")  # no TF32: the same precision on every device
     # Freed buffers go back to the heap, not to the system: else large clouds pay for page faults.
     libc = ctypes.CDLL(None)
     libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
     libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
     setup = load(args)
     dtype = torch.float32 if args.dtype == "float" else torch.float64
-    runners, facts, reference = prepare(setup, args.forms.split(","), dtype)
+    runners, facts, reference = prepare(setup, args.forms, dtype)
     dump(args, setup, reference)
     n, dim = setup.x.shape
     common = {"n": n, "dim": dim, "hidden": args.hidden, "functional": args.functional, "dtype": args.dtype}
     common |= {"torch": torch.__version__, "threads": args.threads}
+    common |= {"device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu"}
 
     def report(samples: dict[str, list[float]]) -> None:
         for form, times in samples.items():

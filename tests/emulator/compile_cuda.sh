@@ -1,10 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# usage: compile_cuda.sh SOURCE_ROOT OUT_DIR
+# usage: compile_cuda.sh [--kernels] SOURCE_ROOT OUT_DIR
 #
-# The device dialect is real CUDA: nvcc compiles the runtime, the cuda backend and the emulator's own tests, kernels
-# included, for sm_80, sm_90 and PTX, warnings as errors, and links the last. Nothing is run. Exit code 77 where nvcc is missing.
+# The device dialect is real CUDA: nvcc compiles the runtime, the cuda backend and the dialect's own tests for
+# sm_80, sm_90 and PTX, warnings as errors, and links the last. What ptxas says of the library's kernels
+# (registers, spills) goes to OUT_DIR/*.ptxas, and tools/resource_report judges it. Nothing is run. OUT_DIR/verdict
+# says in one line what was found, where all is well. Exit code 77 where nvcc is missing.
+#   --kernels   the library's kernels only, without the judgement: what tools/resource_report asks for
 set -euo pipefail
+kernels_only=0
+if [[ "${1:-}" == --kernels ]]; then
+  kernels_only=1
+  shift
+fi
 root=$1
 out=$2
 nvcc=$(command -v nvcc || true)
@@ -13,13 +21,42 @@ if [[ -z "$nvcc" ]]; then
   echo "SKIPPED: no nvcc here, the CUDA form of the dialect is not compiled"
   exit 77
 fi
+version=$("$nvcc" --version | sed -n 's/.*, V\([0-9.]*\).*/\1/p')
 mkdir -p "$out"
-flags=(-std=c++20 -O1 --expt-relaxed-constexpr -Werror all-warnings -I "$root"
-       -Xcompiler "-Wall,-Wextra,-Wshadow"
-       -gencode "arch=compute_80,code=sm_80" -gencode "arch=compute_90,code=[sm_90,compute_90]")
-"$nvcc" "${flags[@]}" -c "$root/kernels/runtime/device_cuda.cu" -o "$out/device_cuda.o"
-"$nvcc" "${flags[@]}" -x cu -c "$root/tests/emulator/test_emulator.cpp" -o "$out/test_emulator.o"
-"$nvcc" "${flags[@]}" -x cu -c "$root/kernels/cuda/backend.cpp" -o "$out/backend.o"
-"$nvcc" "${flags[@]}" -x cu -c "$root/tests/main.cpp" -o "$out/main.o"
+rm -f "$out"/*.ptxas "$out/verdict"
+flags=(-std=c++20 -O1 --expt-relaxed-constexpr -Werror all-warnings -I "$root" -I "$root/engine/include"
+       -Xcompiler "-Wall,-Wextra,-Wshadow")
+both=(-gencode "arch=compute_80,code=sm_80" -gencode "arch=compute_90,code=[sm_90,compute_90]")
+one=(-gencode "arch=compute_90,code=sm_90")
+
+# compile SOURCE OBJECT [FLAG...]
+compile() {
+  local source=$1 object=$2
+  shift 2
+  "$nvcc" "${flags[@]}" "$@" -x cu -c "$root/$source" -o "$out/$object.o"
+}
+
+# Every source of the library that may hold device code, also what nobody has listed in the build yet.
+cd "$root"
+sources=$(find kernels -name '*.cu' -o -path 'kernels/cuda/*.cpp' ! -name none.cpp)
+for source in $sources; do
+  name=$(basename "${source%.*}")
+  if ! compile "$source" "$name" "${both[@]}" -Xptxas -v 2> "$out/$name.log"; then
+    cat "$out/$name.log" >&2
+    exit 1
+  fi
+  { echo "nvcc $version"; cat "$out/$name.log"; } > "$out/$name.ptxas"
+done
+(( kernels_only )) && exit 0
+
+"${PYTHON:-python3}" "$root/tools/resource_report" --logs "$out"
+
+# Tests and benchmarks in the dialect: what only a machine with a GPU builds otherwise.
+compile tests/emulator/test_emulator.cpp test_emulator "${both[@]}"
+for source in tests/cuda/test_operations.cpp tests/test_device_loop.cpp bench/device_ceilings.cpp; do
+  compile "$source" "$(basename "${source%.*}")" "${one[@]}"
+done
+compile tests/main.cpp main "${one[@]}"
 "$nvcc" "$out/device_cuda.o" "$out/test_emulator.o" "$out/main.o" -lcublas -o "$out/test_device"
-echo "compiled and linked for sm_80, sm_90 and PTX with $("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/nvcc \1/p'); not run"
+verdict="compiled for sm_80, sm_90 and PTX with nvcc $version, and linked; resources as recorded; not run"
+echo "$verdict" | tee "$out/verdict"

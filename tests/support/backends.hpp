@@ -56,8 +56,8 @@ std::vector<Backend<T>> backends() {
   std::vector<Backend<T>> list;
   for (const char* variant : cpu::variants()) list.push_back({&cpu::operations<T>(variant), 2});
   list.push_back({&cpu::operations<T>(), 3});
-#if defined(BRENIER_TEST_EMULATED)
-  list.clear();  // the kernels of the cuda backend, on the emulated device
+#if defined(BRENIER_TEST_CUDA)
+  list.clear();  // the cuda backend alone, on a GPU or on the emulated device
   for (const char* variant : cuda::variants<T>()) list.push_back({&cuda::operations<T>(variant), 1});
 #endif
   return list;
