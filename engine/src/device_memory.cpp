@@ -25,12 +25,13 @@ OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDev
   const std::size_t needed = cuda::inner_loop_memory(problem);
   const std::size_t free = cuda::memory_free();
   const auto count = [](Index n) { return std::to_string(n); };
-  std::string message = "flow: step " + count(step) + ": the inner problem of " + count(particles) +
-                        " particles in dimension " + count(problem.x.cols) +
-                        (problem.minibatch > 0 ? ", minibatch " + count(problem.minibatch) : "") +
-                        ", does not fit the CUDA device: it needs " + bytes_text(needed) + ", and " +
-                        bytes_text(free) + " of " + bytes_text(cause.total) + " are free (" +
-                        bytes_text(cause.requested) + " for " + cause.purpose + " were refused); use ";
+  const std::string message =
+      "flow: step " + count(step) + ": the inner problem of " + count(particles) +
+      " particles in dimension " + count(problem.x.cols) +
+      (problem.minibatch > 0 ? " with minibatches of " + count(problem.minibatch) : "") +
+      " does not fit the CUDA device: it needs " + bytes_text(needed) + ", and " + bytes_text(free) + " of " +
+      bytes_text(cause.total) + " are free (" + bytes_text(cause.requested) + " for " + cause.purpose +
+      " were refused); use ";
   // Powers of two, and a reserve for what allocations lose between each other.
   const Index now = problem.minibatch > 0 ? problem.minibatch : particles;
   constexpr Index kSmallest = 32;
@@ -39,10 +40,12 @@ OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDev
     problem.minibatch = n;
     const std::size_t less = cuda::inner_loop_memory(problem);
     if (less > free - free / 16) continue;
-    message += "inner.minibatch = " + count(n) + ", which needs " + bytes_text(less) + ", ";
-    break;
+    return {message + "inner.minibatch = " + count(n) + ", which needs " + bytes_text(less) +
+                ", fewer particles, or the device \"cpu\"",
+            cause};
   }
-  return {message + "fewer particles or the device \"cpu\"", cause};
+  return {message + "fewer particles, a smaller network or the device \"cpu\"; no minibatch would fit",
+          cause};
 }
 
 template OutOfDeviceMemory does_not_fit(InnerProblem<float>, int, const OutOfDeviceMemory&);
