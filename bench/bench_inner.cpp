@@ -40,7 +40,7 @@ struct Options {
     app.add_option("--functional", functional)
         ->check(CLI::IsMember({"porous_medium", "entropy", "potential", "aggregation"}));
     app.add_option("--dtype", dtype)->check(CLI::IsMember({"float", "double"}));
-    app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref or cuda");
+    app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
     app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
     app.add_option("--seconds", seconds, "time spent on measuring")->check(CLI::PositiveNumber);
     app.add_option("--tau", tau)->check(CLI::PositiveNumber);
@@ -226,6 +226,7 @@ int main(int argc, char** argv) {
   options.add_to(app);
   CLI11_PARSE(app, argc, argv);
   try {
+    const DeviceScope device(options.device);
     const auto line = options.dtype == "float" ? run<float>(options) : run<double>(options);
     std::printf("%s\n", line.dump().c_str());
   } catch (const std::exception& error) {

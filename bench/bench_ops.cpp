@@ -41,7 +41,7 @@ struct Options {
     app.add_option("--shape", shapes, "networks DIM:WIDTHS, e.g. 2:100,20; may be repeated");
     app.add_option("--dtype", dtype)->check(CLI::IsMember({"float", "double", "both"}));
     app.add_option("--device", device,
-                   "auto, cpu, cpu:VARIANT, ref or cuda, where copies from and to the host are timed too");
+                   "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K, where copies from and to the host are timed too");
     app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
     app.add_option("--seconds", seconds, "time spent on each case")->check(CLI::PositiveNumber);
     app.add_option("--filter", filter, "only operations whose name contains this");
@@ -357,6 +357,7 @@ int main(int argc, char** argv) {
   options.add_to(app);
   CLI11_PARSE(app, argc, argv);
   try {
+    const DeviceScope device(options.device);
     run(options);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "brenier_bench_ops: %s\n", error.what());

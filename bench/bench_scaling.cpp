@@ -39,7 +39,7 @@ struct Options {
     app.add_option("--large", large, "more particles")->check(CLI::PositiveNumber);
     app.add_option("--dim", dim, "dimension d")->check(CLI::PositiveNumber);
     app.add_option("--hidden", hidden, "widths, e.g. 100,20")->delimiter(',')->check(CLI::PositiveNumber);
-    app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref or cuda");
+    app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
     app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
     app.add_option("--seconds", seconds, "time spent on each of the two kinds of timing")
         ->check(CLI::PositiveNumber);
@@ -228,6 +228,7 @@ int main(int argc, char** argv) {
   options.add_to(app);
   CLI11_PARSE(app, argc, argv);
   try {
+    const DeviceScope device(options.device);
     run(options);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "brenier_bench_scaling: %s\n", error.what());

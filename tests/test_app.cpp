@@ -151,8 +151,6 @@ TEST_CASE("numbers of reports") {
   CHECK(median({3, 1, 2}) == 2);
   CHECK(median({4, 1, 3, 2}) == 2.5);
   CHECK(std::isnan(median({})));
-  CHECK(edit_distance("kitten", "sitting") == 3);
-  CHECK(nearest("tua", {"tau", "steps"}) == "tau");
 
   HistoryRow row;
   row.step = 7;

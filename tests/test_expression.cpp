@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "brenier/expression.hpp"
+#include "engine/src/nearest_name.hpp"
 #include "kernels/ref/program.hpp"
 #include "kernels/runtime/error.hpp"
 
@@ -332,6 +333,18 @@ TEST_CASE("expression: the quadratic form is the function") {
     }
     CHECK(difference(v.value(x), expected) < 1e-13);
   }
+}
+
+TEST_CASE("the nearest name: one letter changed, a name cut short, nothing near") {
+  CHECK(edit_distance("kitten", "sitting") == 3);
+  CHECK(edit_distance("", "abc") == 3);
+  CHECK(nearest_name("tua", {"steps", "tau"}) == "tau");
+  CHECK(nearest_name("iter", {"rate", "iterations"}) == "iterations");
+  CHECK(nearest_name("sums", {"sin", "sum"}) == "sum");
+  CHECK(nearest_name("rate", {"r", "refresh"}) == "r");  // nothing better
+  CHECK(nearest_name("rate", {"r", "refresh"}, 2).empty());
+  CHECK(nearest_name("tau", {"sum", "tax", "tan"}, 1) == "tax");  // the first of several
+  CHECK(nearest_name("tau", {}).empty());
 }
 
 TEST_CASE("expression: entropies and powers") {

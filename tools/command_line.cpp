@@ -141,7 +141,7 @@ int resume_command(const RunArguments& arguments, std::ostream& out, bool termin
 }
 
 void add_run_options(CLI::App& command, RunArguments& arguments) {
-  command.add_option("--device", arguments.device, "auto, cpu, cpu:VARIANT, ref or cuda");
+  command.add_option("--device", arguments.device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
   command.add_option("--threads", arguments.threads,
                      "threads; 0: all processors. Results do not depend on it");
   command.add_flag("-q,--quiet", arguments.quiet, "no progress");

@@ -13,7 +13,7 @@ namespace brenier::app {
 /// What the process ends with.
 struct ExitCode {
   static constexpr int ok = 0;
-  static constexpr int failed = 1;     // a flow diverged; its folder has the steps so far
+  static constexpr int failed = 1;  // a flow diverged or its device failed; its folder has the steps so far
   static constexpr int bad_input = 2;  // options, configuration, files
   static constexpr int interrupted = 130;
 };

@@ -6,9 +6,10 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <numeric>
 #include <sstream>
 #include <utility>
+
+#include "engine/src/nearest_name.hpp"
 
 namespace brenier::app {
 namespace {
@@ -86,32 +87,6 @@ std::string Range::words() const {
     out += (high_excluded ? "below " : "at most ") + exact_text(high);
   }
   return out.empty() ? "a finite number" : out;
-}
-
-std::size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (std::size_t j = 0; j < b.size(); ++j) {
-      const std::size_t change = diagonal + (a[i] != b[j] ? 1 : 0);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({change, row[j] + 1, diagonal + 1});
-    }
-  }
-  return row.back();
-}
-
-std::string nearest(std::string_view name, const std::vector<std::string>& names) {
-  // A name that was cut short is nearer than one with a few letters changed.
-  const auto distance = [&](std::string_view other) {
-    const bool cut = !name.empty() && (other.starts_with(name) || name.starts_with(other));
-    return cut ? std::size_t{other != name} : edit_distance(name, other);
-  };
-  const auto found = std::min_element(
-      names.begin(), names.end(), [&](const auto& a, const auto& b) { return distance(a) < distance(b); });
-  return found == names.end() ? "" : *found;
 }
 
 std::string exact_text(double value) {
@@ -257,7 +232,7 @@ void Section::allow(const std::vector<std::string>& keys, const std::string& whe
     const bool is_table =
         Access::get(*this, key)->is_table() || Access::get(*this, key)->is_array_of_tables();
     fail(key, std::string("is an unknown ") + (is_table ? "table" : "key") +
-                  (where.empty() ? "" : " " + where) + "; did you mean '" + nearest(key, keys) +
+                  (where.empty() ? "" : " " + where) + "; did you mean '" + nearest_name(key, keys) +
                   "'? Allowed: " + joined(keys));
   }
 }
@@ -333,8 +308,8 @@ std::string Section::choice(const std::string& key, const std::vector<std::strin
   if (node && !node->is_string()) wrong_type(key, allowed);
   std::string value = node ? node->as_string()->get() : *fallback;
   if (std::find(names.begin(), names.end(), value) == names.end()) {
-    fail(key, "= \"" + value + "\" is unknown; did you mean \"" + nearest(value, names) + "\"? It must be " +
-                  allowed);
+    fail(key, "= \"" + value + "\" is unknown; did you mean \"" + nearest_name(value, names) +
+                  "\"? It must be " + allowed);
   }
   note(key, toml_string(value));
   return value;

@@ -10,7 +10,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "kernels/runtime/error.hpp"
@@ -46,11 +45,6 @@ inline Range between(double low, double high) {
 inline Range any_number() {
   return {};
 }
-
-/// Levenshtein's edit distance.
-std::size_t edit_distance(std::string_view a, std::string_view b);
-/// The name nearest to `name`; empty where there are none.
-std::string nearest(std::string_view name, const std::vector<std::string>& names);
 
 /// The shortest text that reads back as the same number.
 std::string exact_text(double value);

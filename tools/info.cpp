@@ -21,8 +21,11 @@ void build(std::ostream& out) {
   const BuildInfo info = build_info();
   out << "brenier    " << info.version << "\n"
       << "compiler   " << info.compiler << "\n"
-      << "cuda       " << (info.cuda ? "yes" : "no (this build has no CUDA backend)") << "\n"
-      << "cpu        ";
+      << "cuda       ";
+  if (info.cuda_devices.empty()) out << "no (" << info.cuda_trouble << ")";
+  for (std::size_t k = 0; k < info.cuda_devices.size(); ++k)
+    out << (k ? ", " : "") << "cuda:" << k << " " << info.cuda_devices[k];
+  out << "\ncpu        ";
   for (std::size_t i = 0; i < info.cpu_variants.size(); ++i) out << (i ? ", " : "") << info.cpu_variants[i];
   out << "\nprocessors " << info.threads << "\n";
 }

@@ -246,6 +246,7 @@ std::string summary_text(const SummaryInput& input) {
                   {"retries_total", static_cast<long long>(retries)}};
   out["seconds_total"] = input.seconds;
   out["backend"] = input.backend;
+  out["device"] = input.device;
   out["precision"] = config.precision;
   out["threads"] = input.threads;
   out["version"] = BRENIER_VERSION;

@@ -42,7 +42,7 @@ struct SummaryInput {
   int steps = 0;
   double time = 0;
   double seconds = 0;
-  std::string backend;
+  std::string backend, device;  // the table of operations; what it runs on
   int threads = 1;
   std::vector<std::string> warnings;
 };

@@ -133,6 +133,9 @@ class Runner {
   RunResult loop(const RunFolder& folder) {
     RunResult result;
     Progress progress(options_.log, options_.terminal, flow_.steps(), config_.steps);
+    const int threads = flow_.team().size();
+    progress.line("device " + device_ + ", " + config_.precision + ", " + std::to_string(threads) +
+                  (threads == 1 ? " thread" : " threads"));
     try {
       while (flow_.steps() < config_.steps) {
         const std::size_t maps = flow_.maps().size();
@@ -148,6 +151,11 @@ class Runner {
     } catch (const NumericalError& error) {
       result.status = RunStatus::failed;
       result.reason = error.what();
+    } catch (const DeviceError& error) {
+      // The flow is as it was before the step, in the host's memory: another device can go on with it.
+      result.status = RunStatus::failed;
+      result.reason = error.what();
+      device_failed_ = true;
     } catch (const Error& error) {
       fail(folder, error.what());
       throw;
@@ -265,7 +273,8 @@ class Runner {
     input.steps = flow_.steps();
     input.time = flow_.time();
     input.seconds = seconds();
-    input.backend = backend<T>(config_.flow.device).name;
+    input.backend = backend_;
+    input.device = device_;
     input.threads = flow_.team().size();
     folder.write_text(folder.summary(), summary_text(input));
   }
@@ -320,6 +329,8 @@ class Runner {
     const HistoryRow& row = history_.back();
     std::ostringstream out;
     if (result.status == RunStatus::failed) out << "failed: " << result.reason << "\n";
+    if (device_failed_)
+      out << "continue on another device with: brenier resume " << options_.out.string() << " --device cpu\n";
     if (result.status == RunStatus::interrupted)
       out << "interrupted; continue with: brenier resume " << options_.out.string() << "\n";
     out.precision(7);
@@ -339,12 +350,16 @@ class Runner {
   const RunOptions& options_;
   std::unique_ptr<Reference> reference_;
   Flow<T> flow_;
+  // Asked once: a device that fails answers no questions afterwards.
+  std::string device_ = describe_device(config_.flow.device);
+  std::string backend_ = backend<T>(config_.flow.device).name;
   Trajectory held_out_;
   std::vector<HistoryRow> history_;
   Clock::time_point start_ = Clock::now();
   Clock::time_point written_ = Clock::now();
   double seconds_before_ = 0;
   bool finished_ = false;  // the last row has F over all pairs
+  bool device_failed_ = false;
   std::atomic<bool> interrupted_{false};
 };
 

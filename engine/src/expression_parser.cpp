@@ -5,9 +5,9 @@
 #include <charconv>
 #include <cmath>
 #include <numbers>
-#include <numeric>
 #include <string_view>
 
+#include "engine/src/nearest_name.hpp"
 #include "kernels/runtime/error.hpp"
 
 namespace brenier {
@@ -49,22 +49,6 @@ bool is_letter(char c) {
 }
 bool is_digit(char c) {
   return c >= '0' && c <= '9';
-}
-
-/// Levenshtein's edit distance.
-std::size_t distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (std::size_t j = 0; j < b.size(); ++j) {
-      const std::size_t change = diagonal + (a[i] != b[j] ? 1 : 0);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({change, row[j] + 1, diagonal + 1});
-    }
-  }
-  return row.back();
 }
 
 /// A value, or the product value * matrix with a scalar value: 0.5*A is read before the vector it multiplies.
@@ -340,11 +324,9 @@ class Parser {
     }
     const std::size_t values = names.size();
     for (const Builtin& f : kBuiltins) names.emplace_back(f.name);
-    std::string nearest, list;
-    std::size_t best = std::max<std::size_t>(1, word.size() / 2) + 1;
+    const std::string nearest = nearest_name(word, names, std::max<std::size_t>(1, word.size() / 2));
+    std::string list;
     for (std::size_t i = 0; i < names.size(); ++i) {
-      const std::size_t d = distance(word, names[i]);
-      if (d < best) best = d, nearest = names[i];
       if (called || i < values) list += (list.empty() ? "" : ", ") + names[i];
     }
     const std::string kind = called ? "function" : "name";

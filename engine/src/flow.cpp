@@ -10,6 +10,7 @@
 
 #include "brenier/device.hpp"
 #include "brenier/oracles.hpp"
+#include "engine/src/device_memory.hpp"
 #include "engine/src/show.hpp"
 #include "kernels/runtime/error.hpp"
 
@@ -132,6 +133,7 @@ struct Flow<T>::State {
   InnerProblem<T> problem(const InnerTask& task, double rate) const;
   InnerState<T> start(std::uint32_t number) const;
   Trajectory::Base fresh_base(MapBase kind);
+  InnerReport iterate(const InnerProblem<T>& problem, InnerState<T>& state, int until) const;
   Solution attempt(const InnerTask& task, double rate, StepReport& report);
   Trial trial(const Trajectory& from, const Trajectory::Base& base, const BrenierMap& map) const;
   bool take(Trajectory& next, double tau, MapBase kind, bool closes, StepReport& report);
@@ -277,6 +279,17 @@ Trajectory::Base Flow<T>::State::fresh_base(MapBase kind) {
   return fresh.base(kind);
 }
 
+/// Iterations on the flow's device. The host program's own CUDA device is current again afterwards.
+template <class T>
+InnerReport Flow<T>::State::iterate(const InnerProblem<T>& problem, InnerState<T>& state, int until) const {
+  const DeviceScope scope(options.device);
+  try {
+    return ops.inner_loop(problem, state, until, team);
+  } catch (const OutOfDeviceMemory& cause) {
+    throw does_not_fit(problem, steps + 1, cause);
+  }
+}
+
 /// The inner loop once, at one rate.
 template <class T>
 typename Flow<T>::State::Solution Flow<T>::State::attempt(const InnerTask& task, double rate,
@@ -299,8 +312,7 @@ typename Flow<T>::State::Solution Flow<T>::State::attempt(const InnerTask& task,
       use(fresh);
     }
     const double first_gradient = solution.inner.first_gradient;
-    solution.inner =
-        ops.inner_loop(inner, state, std::min(state.iteration + segment, inner.iterations), team);
+    solution.inner = iterate(inner, state, std::min(state.iteration + segment, inner.iterations));
     report.iterations += solution.inner.iterations;
     if (!first) solution.inner.first_gradient = first_gradient;
     if (inner.gradient_scale == 0) inner.gradient_scale = solution.inner.first_gradient;

@@ -3,6 +3,7 @@
 #include <cublas_v2.h>
 
 #include <atomic>
+#include <cstring>
 #include <string>
 
 #include "kernels/runtime/device.hpp"
@@ -67,18 +68,44 @@ int device_count() noexcept {
   return 0;
 }
 
-void use_device(int k) {
+std::string device_trouble() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaSuccess) return count > 0 ? "" : "CUDA finds no device";
+  static_cast<void>(cudaGetLastError());
+  return std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status);
+}
+
+namespace {
+void check_device(int k) {
   const int count = device_count();
+  if (count == 0)
+    throw NotAvailable("no CUDA device on this machine (" + device_trouble() + "); use the device \"cpu\"");
   if (k < 0 || k >= count)
     throw NotAvailable("CUDA device " + std::to_string(k) + " does not exist: this machine has " +
                        std::to_string(count) + ", numbered from 0");
+}
+}  // namespace
+
+void use_device(int k) {
+  check_device(k);
   check(cudaSetDevice(k), "cudaSetDevice(" + std::to_string(k) + ")");
 }
 
-DeviceProperties properties() {
-  if (device_count() == 0) throw NotAvailable("no CUDA device on this machine; use the device \"cpu\"");
+int current_device() {
   int device = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
+  return device;
+}
+
+DeviceProperties properties() {
+  DeviceProperties p = properties_of(device_count() == 0 ? 0 : current_device());
+  check(cudaMemGetInfo(&p.memory_free, &p.memory_total), "cudaMemGetInfo");
+  return p;
+}
+
+DeviceProperties properties_of(int device) {
+  check_device(device);
   cudaDeviceProp all{};
   check(cudaGetDeviceProperties(&all, device), "cudaGetDeviceProperties");
   DeviceProperties p;
@@ -91,7 +118,7 @@ DeviceProperties properties() {
   p.shared_per_block = all.sharedMemPerBlock;
   p.shared_per_block_opt_in = all.sharedMemPerBlockOptin;
   p.shared_per_multiprocessor = all.sharedMemPerMultiprocessor;
-  check(cudaMemGetInfo(&p.memory_free, &p.memory_total), "cudaMemGetInfo");
+  p.memory_total = all.totalGlobalMem;
   return p;
 }
 
@@ -103,6 +130,7 @@ std::uint64_t host_synchronisations() noexcept {
 // ----------------------------------------------------------------------------------------
 
 Stream::Stream(StreamOptions options) : state_(new State{options}) {
+  if (MemoryProbe::active()) return;
   check(cudaStreamCreateWithFlags(&state_->stream, cudaStreamNonBlocking), "cudaStreamCreate");
 }
 void Stream::Delete::operator()(State* state) const noexcept {
@@ -110,13 +138,16 @@ void Stream::Delete::operator()(State* state) const noexcept {
   delete state;
 }
 void Stream::synchronise() {
+  if (MemoryProbe::active()) return;
   ++synchronisations;
   check(cudaStreamSynchronize(state_->stream), "cudaStreamSynchronize");
 }
 void Stream::wait(const Event& event) {
+  if (MemoryProbe::active()) return;
   check(cudaStreamWaitEvent(state_->stream, event.state().event), "cudaStreamWaitEvent");
 }
 bool Stream::capturing() const {
+  if (MemoryProbe::active()) return false;
   cudaStreamCaptureStatus status{};
   check(cudaStreamIsCapturing(state_->stream, &status), "cudaStreamIsCapturing");
   return status != cudaStreamCaptureStatusNone;
@@ -136,13 +167,16 @@ void Event::Delete::operator()(State* state) const noexcept {
   delete state;
 }
 void Event::record(Stream& stream) {
+  if (MemoryProbe::active()) return;
   check(cudaEventRecord(state_->event, device::native(stream)), "cudaEventRecord");
 }
 void Event::synchronise() {
+  if (MemoryProbe::active()) return;
   ++synchronisations;
   check(cudaEventSynchronize(state_->event), "cudaEventSynchronize");
 }
 double Event::milliseconds_since(const Event& start) {
+  if (MemoryProbe::active()) return 0;
   synchronise();
   float milliseconds = 0;
   const cudaError_t status = cudaEventElapsedTime(&milliseconds, start.state_->event, state_->event);
@@ -160,6 +194,7 @@ double Event::milliseconds_since(const Event& start) {
 Graph Graph::capture(Stream& stream, const std::function<void()>& work) {
   if (stream.capturing()) throw DeviceError("Graph::capture: the stream is capturing already");
   Graph graph(new State);
+  if (MemoryProbe::active()) return graph;
   check(cudaStreamBeginCapture(device::native(stream), cudaStreamCaptureModeThreadLocal),
         "cudaStreamBeginCapture");
   try {
@@ -184,11 +219,13 @@ void Graph::Delete::operator()(State* state) const noexcept {
 }
 
 void Graph::launch(Stream& stream) {
+  if (MemoryProbe::active()) return;
   if (stream.capturing()) throw DeviceError("Graph::launch into a stream that is capturing");
   check(cudaGraphLaunch(state_->executable, device::native(stream)), "cudaGraphLaunch");
 }
 
 int Graph::nodes() const {
+  if (!state_->graph) return 0;  // captured by a MemoryProbe
   std::size_t count = 0;
   check(cudaGraphGetNodes(state_->graph, nullptr, &count), "cudaGraphGetNodes");
   return static_cast<int>(count);
@@ -201,6 +238,7 @@ Blas::Blas() : state_(new State) {
   // The sizes that cuBLAS recommends: 32 MiB from compute capability 9 on, 4 MiB before.
   const std::size_t bytes = properties().compute_major >= 9 ? std::size_t{32} << 20 : std::size_t{4} << 20;
   state_->workspace = DeviceBuffer<unsigned char>(static_cast<Index>(bytes));
+  if (MemoryProbe::active()) return;
   check(cublasCreate(&state_->handle), "cublasCreate");
   check(cublasSetMathMode(state_->handle, CUBLAS_DEFAULT_MATH), "cublasSetMathMode");  // no TF32
 }
@@ -218,6 +256,7 @@ void gemm(Blas& blas, Stream& stream, Transpose transpose_a, Transpose transpose
           std::type_identity_t<T> alpha, DevicePointer<const T> a, int lda,
           std::type_identity_t<DevicePointer<const T>> b, int ldb, std::type_identity_t<T> beta,
           std::type_identity_t<DevicePointer<T>> c, int ldc) {
+  if (MemoryProbe::active()) return;
   const cublasHandle_t handle = blas.state().handle;
   check(cublasSetStream(handle, native(stream)), "cublasSetStream");  // takes the workspace away
   const auto& workspace = blas.state().workspace;
@@ -251,7 +290,8 @@ template void gemm<double>(Blas&, Stream&, Transpose, Transpose, int, int, int, 
 
 namespace detail {
 
-Address allocate(std::size_t bytes) {
+Address allocate(std::size_t bytes, const char* purpose) {
+  if (MemoryProbe* probe = MemoryProbe::active()) return probe->allocate(bytes);
   ++synchronisations;
   void* memory = nullptr;
   const cudaError_t status = cudaMalloc(&memory, bytes);
@@ -260,42 +300,52 @@ Address allocate(std::size_t bytes) {
     std::size_t free = 0;
     std::size_t total = 0;
     check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-    throw OutOfDeviceMemory(bytes, free);
+    throw OutOfDeviceMemory(purpose, bytes, free, total);
   }
   check(status, "cudaMalloc of " + std::to_string(bytes) + " bytes");
   return reinterpret_cast<Address>(memory);
 }
 
 void release(Address address) noexcept {
+  if (MemoryProbe* probe = MemoryProbe::active(); probe && probe->release(address)) return;
   ++synchronisations;
   cudaFree(pointer(address));  // a destructor cannot report; the next checked call will
 }
 
 void copy_to_device(Address to, const void* from, std::size_t bytes, Stream& stream) {
+  if (MemoryProbe::active()) return;
   check(cudaMemcpyAsync(pointer(to), from, bytes, cudaMemcpyHostToDevice, native(stream)), "copy_to_device");
   stream.synchronise();
 }
 
 void copy_to_host(void* to, Address from, std::size_t bytes, Stream& stream) {
+  if (MemoryProbe::active()) {
+    if (bytes > 0) std::memset(to, 0, bytes);
+    return;
+  }
   check(cudaMemcpyAsync(to, pointer(from), bytes, cudaMemcpyDeviceToHost, native(stream)), "copy_to_host");
   stream.synchronise();
 }
 
 void copy_on_device(Address to, Address from, std::size_t bytes, Stream& stream) {
+  if (MemoryProbe::active()) return;
   check(cudaMemcpyAsync(pointer(to), pointer(from), bytes, cudaMemcpyDeviceToDevice, native(stream)),
         "copy_on_device");
 }
 
 void fill_zero(Address to, std::size_t bytes, Stream& stream) {
+  if (MemoryProbe::active()) return;
   check(cudaMemsetAsync(pointer(to), 0, bytes, native(stream)), "fill_zero");
 }
 
-void prepare_launch(const void* kernel, const Launch& shape) {
+bool prepare_launch(const void* kernel, const Launch& shape) {
+  if (MemoryProbe::active()) return false;
   constexpr std::size_t kWithoutAsking = 48 * 1024;
-  if (shape.shared_bytes <= kWithoutAsking) return;
+  if (shape.shared_bytes <= kWithoutAsking) return true;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(shape.shared_bytes)),
         describe(shape));
+  return true;
 }
 
 void finish_launch(const Launch& shape) {

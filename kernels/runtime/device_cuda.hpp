@@ -122,7 +122,8 @@ BRENIER_DEVICE inline void store2(double* to, double2 value) {
 }
 
 namespace detail {
-void prepare_launch(const void* kernel, const Launch& shape);  // asks for shared memory above 48 KiB
+bool prepare_launch(const void* kernel, const Launch& shape);  // asks for shared memory above 48 KiB; false:
+                                                               // a MemoryProbe lives, nothing is to be run
 void finish_launch(const Launch& shape);                       // DeviceError with CUDA's words
 }  // namespace detail
 
@@ -133,7 +134,7 @@ template <class... P, class... A>
 void launch(void (*kernel)(P...), const Launch& shape, const A&... args) {
   static_assert(sizeof...(P) == sizeof...(A), "one argument for each parameter of the kernel");
   detail::check_launch(shape);
-  detail::prepare_launch(reinterpret_cast<const void*>(kernel), shape);
+  if (!detail::prepare_launch(reinterpret_cast<const void*>(kernel), shape)) return;
   kernel<<<static_cast<unsigned>(shape.grid), static_cast<unsigned>(shape.block), shape.shared_bytes,
            static_cast<cudaStream_t>(shape.stream.native())>>>(detail::kernel_argument<P>(args)...);
   detail::finish_launch(shape);

@@ -7,10 +7,12 @@
 // counts every call that makes it wait: an inner loop that claims to run without the host can be held to it.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -23,18 +25,6 @@
 
 namespace brenier::device {
 inline namespace BRENIER_DIALECT {
-
-/// Device memory ran out. Sizes in bytes; nothing was allocated.
-class OutOfDeviceMemory : public DeviceError {
- public:
-  OutOfDeviceMemory(std::size_t requested_in, std::size_t free_in)
-      : DeviceError("out of device memory: " + std::to_string(requested_in) + " bytes requested, " +
-                    std::to_string(free_in) + " bytes free; use fewer particles or a minibatch"),
-        requested(requested_in),
-        free(free_in) {}
-  std::size_t requested;
-  std::size_t free;
-};
 
 /// Limits of the current device. Sizes in bytes.
 struct DeviceProperties {
@@ -53,10 +43,17 @@ struct DeviceProperties {
 
 /// Devices that can be used; 0 where there is no driver. Never throws.
 int device_count() noexcept;
+/// Why device_count() is 0, in the words of CUDA; empty where it is not.
+std::string device_trouble();
 /// Makes device k current for this host thread. Throws NotAvailable where there is no such device.
 void use_device(int k);
-/// Throws NotAvailable where there is no device.
+/// The device that is current for this host thread; 0 in a thread that has chosen none.
+int current_device();
+/// Of the current device. Throws NotAvailable where there is no device.
 DeviceProperties properties();
+/// Of device k, but for memory_free: only its context knows that, and a context takes memory on the device.
+/// Throws NotAvailable where there is no such device.
+DeviceProperties properties_of(int k);
 
 /// Calls so far that made the host of this process wait for the device, or could have: copies to and from the
 /// host, synchronise(), allocation and release. For tests and reports; take the difference of two readings.
@@ -67,10 +64,52 @@ std::uint64_t host_synchronisations() noexcept;
 template <class T>
 class DevicePointer;
 
+/// While one lives, the calls of this host thread only count memory: buffers have addresses and no memory,
+/// copies, launches and graphs do nothing, what is read from the device is zero. Tells how much memory some
+/// work needs, also where that is more than there is. Buffers must not outlive it. Not nested.
+class MemoryProbe {
+ public:
+  MemoryProbe() { active() = this; }
+  ~MemoryProbe() { active() = nullptr; }
+  MemoryProbe(const MemoryProbe&) = delete;
+  MemoryProbe& operator=(const MemoryProbe&) = delete;
+
+  /// The most that was held at one time: bytes, each buffer a multiple of 256 as on the device.
+  std::size_t peak() const { return peak_; }
+
+  /// That of this thread, or null.
+  static MemoryProbe*& active() {
+    static thread_local MemoryProbe* probe = nullptr;
+    return probe;
+  }
+  std::uintptr_t allocate(std::size_t bytes) {
+    const std::size_t whole = (bytes + 255) / 256 * 256;
+    const std::uintptr_t address = next_;
+    next_ += whole;
+    sizes_.emplace(address, whole);
+    held_ += whole;
+    peak_ = std::max(peak_, held_);
+    return address;
+  }
+  /// False for a buffer that was there before.
+  bool release(std::uintptr_t address) noexcept {
+    const auto found = sizes_.find(address);
+    if (found == sizes_.end()) return false;
+    held_ -= found->second;
+    sizes_.erase(found);
+    return true;
+  }
+
+ private:
+  std::map<std::uintptr_t, std::size_t> sizes_;
+  std::uintptr_t next_ = 4096;  // the first page is nobody's: no address of a real buffer is so low
+  std::size_t held_ = 0, peak_ = 0;
+};
+
 namespace detail {
 BRENIER_DEVICE void require_kernel();  // emulation: throws DeviceError outside kernels; CUDA: nothing
 using Address = std::uintptr_t;
-Address allocate(std::size_t bytes);
+Address allocate(std::size_t bytes, const char* purpose);
 void release(Address address) noexcept;
 }  // namespace detail
 
@@ -247,10 +286,11 @@ class DeviceBuffer {
 
  public:
   DeviceBuffer() = default;
-  explicit DeviceBuffer(Index size) : size_(size) {
+  /// `purpose`: what an OutOfDeviceMemory says that the memory was for.
+  explicit DeviceBuffer(Index size, const char* purpose = "a buffer") : size_(size) {
     if (size < 0)
       throw ValueError("DeviceBuffer: size " + std::to_string(size) + " is negative; it must be >= 0");
-    if (size > 0) address_ = detail::allocate(static_cast<std::size_t>(size) * sizeof(T));
+    if (size > 0) address_ = detail::allocate(static_cast<std::size_t>(size) * sizeof(T), purpose);
   }
   ~DeviceBuffer() {
     if (address_) detail::release(address_);

@@ -55,6 +55,7 @@ struct Options {
   bool interleave = false;                    // run two blocks of a grid by turns
   std::size_t memory = std::size_t{1} << 30;  // of the device, at most 2 GiB
   std::size_t shared_memory = 227 * 1024;     // of a block, at most
+  int devices = 1;                            // one memory for all: device_launches() tells them apart
 };
 
 const Options& options();
@@ -70,6 +71,11 @@ class ScopedOptions {
  private:
   Options before_;
 };
+
+/// Bytes in device buffers now.
+std::size_t memory_in_use();
+/// Kernels that device k has run so far in this process.
+std::uint64_t device_launches(int k);
 
 /// Whether an address lies in device memory. For signal handlers.
 bool is_device_address(const void* address) noexcept;

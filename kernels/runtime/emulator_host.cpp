@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The host's side of the emulated device: streams, events, graphs, copies and matrix products.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -13,6 +14,9 @@ namespace {
 std::atomic<std::uint64_t> synchronisations{0};
 std::atomic<int> captures{0};             // open in this process
 std::atomic<bool> capture_broken{false};  // by a call that cannot be recorded
+constexpr int kMaxDevices = 8;
+std::atomic<std::uint64_t> launches[kMaxDevices];
+thread_local int chosen_device = 0;
 
 }  // namespace
 
@@ -23,6 +27,10 @@ void count_synchronisation(const char* what) {
                       " during the capture of a graph: it cannot be recorded; do it before");
   }
   ++synchronisations;
+}
+
+std::uint64_t device_launches(int k) {
+  return k >= 0 && k < kMaxDevices ? launches[k].load() : 0;
 }
 
 }  // namespace brenier::device::emulator
@@ -46,17 +54,41 @@ struct Event::State {
 struct Blas::State {};
 
 int device_count() noexcept {
-  return 1;
+  return std::clamp(emulator::options().devices, 0, emulator::kMaxDevices);
 }
 
+std::string device_trouble() {
+  return device_count() == 0 ? "the emulator has been told to have no device" : "";
+}
+
+namespace {
+void check_device(int k) {
+  const int count = device_count();
+  if (k < 0 || k >= count)
+    throw NotAvailable("device " + std::to_string(k) + " does not exist: the emulator has " +
+                       std::to_string(count) + ", numbered from 0");
+}
+}  // namespace
+
 void use_device(int k) {
-  if (k != 0)
-    throw NotAvailable("device " + std::to_string(k) + " does not exist: the emulator has device 0 only");
+  check_device(k);
+  emulator::chosen_device = k;
+}
+
+int current_device() {
+  return emulator::chosen_device;
 }
 
 DeviceProperties properties() {
-  const emulator::Options& options = emulator::options();
+  DeviceProperties p = properties_of(current_device());
   const std::size_t used = emulator::memory_in_use();
+  p.memory_free = p.memory_total > used ? p.memory_total - used : 0;
+  return p;
+}
+
+DeviceProperties properties_of(int k) {
+  check_device(k);
+  const emulator::Options& options = emulator::options();
   return {.name = "emulated",
           .compute_major = 9,
           .compute_minor = 0,
@@ -67,7 +99,7 @@ DeviceProperties properties() {
           .shared_per_block_opt_in = options.shared_memory,
           .shared_per_multiprocessor = options.shared_memory + 1024,
           .memory_total = options.memory,
-          .memory_free = options.memory > used ? options.memory - used : 0};
+          .memory_free = 0};
 }
 
 std::uint64_t host_synchronisations() noexcept {
@@ -79,6 +111,7 @@ void Stream::Delete::operator()(State* state) const noexcept {
   delete state;
 }
 void Stream::synchronise() {
+  if (MemoryProbe::active()) return;
   emulator::count_synchronisation("Stream::synchronise");
 }
 void Stream::wait(const Event& event) {
@@ -103,6 +136,7 @@ void Event::record(Stream&) {
   state_->recorded = true;
 }
 void Event::synchronise() {
+  if (MemoryProbe::active()) return;
   emulator::count_synchronisation("Event::synchronise");
 }
 double Event::milliseconds_since(const Event& start) {
@@ -115,6 +149,7 @@ double Event::milliseconds_since(const Event& start) {
 Graph Graph::capture(Stream& stream, const std::function<void()>& work) {
   if (stream.capturing()) throw DeviceError("Graph::capture: the stream is capturing already");
   Graph graph(new State);
+  if (MemoryProbe::active()) return graph;
   struct Recording {
     explicit Recording(Stream::State& in, Graph::State* to) : stream(in) {
       stream.recording = to;
@@ -159,6 +194,7 @@ void gemm(Blas&, Stream& stream, Transpose transpose_a, Transpose transpose_b, i
           std::type_identity_t<T> alpha, DevicePointer<const T> a, int lda,
           std::type_identity_t<DevicePointer<const T>> b, int ldb, std::type_identity_t<T> beta,
           std::type_identity_t<DevicePointer<T>> c, int ldc) {
+  if (MemoryProbe::active()) return;
   emulator::enqueue(stream, [=] {
     const OpenMemory access;
     const auto* a_at = reinterpret_cast<const T*>(a.address());
@@ -190,6 +226,7 @@ template void gemm<double>(Blas&, Stream&, Transpose, Transpose, int, int, int, 
 namespace detail {
 
 void copy_to_device(Address to, const void* from, std::size_t bytes, Stream&) {
+  if (MemoryProbe::active()) return;
   emulator::count_synchronisation("copy_to_device");
   emulator::check_range(to, bytes, "copy_to_device");
   const OpenMemory access;
@@ -197,6 +234,10 @@ void copy_to_device(Address to, const void* from, std::size_t bytes, Stream&) {
 }
 
 void copy_to_host(void* to, Address from, std::size_t bytes, Stream&) {
+  if (MemoryProbe::active()) {
+    if (bytes > 0) std::memset(to, 0, bytes);
+    return;
+  }
   emulator::count_synchronisation("copy_to_host");
   emulator::check_range(from, bytes, "copy_to_host");
   const OpenMemory access;
@@ -204,6 +245,7 @@ void copy_to_host(void* to, Address from, std::size_t bytes, Stream&) {
 }
 
 void copy_on_device(Address to, Address from, std::size_t bytes, Stream& stream) {
+  if (MemoryProbe::active()) return;
   emulator::check_range(to, bytes, "copy_on_device");
   emulator::check_range(from, bytes, "copy_on_device");
   emulator::enqueue(stream, [=] {
@@ -213,6 +255,7 @@ void copy_on_device(Address to, Address from, std::size_t bytes, Stream& stream)
 }
 
 void fill_zero(Address to, std::size_t bytes, Stream& stream) {
+  if (MemoryProbe::active()) return;
   emulator::check_range(to, bytes, "fill_zero");
   emulator::enqueue(stream, [=] {
     const OpenMemory access;
@@ -238,7 +281,11 @@ void submit(const Launch& shape, std::function<void()> body) {
   if (shape.shared_bytes > options().shared_memory)
     throw DeviceError(detail::describe(shape) + ": the device has " +
                       std::to_string(options().shared_memory) + " bytes of shared memory for a block");
-  enqueue(shape.stream, [shape, body = std::move(body)] { run_launch(shape, body); });
+  if (MemoryProbe::active()) return;
+  enqueue(shape.stream, [shape, body = std::move(body)] {
+    ++launches[chosen_device];
+    run_launch(shape, body);
+  });
   if (shape.stream.options().synchronise_launches && !shape.stream.capturing()) shape.stream.synchronise();
 }
 

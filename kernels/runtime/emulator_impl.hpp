@@ -64,7 +64,6 @@ class OpenMemory {
 std::string check_device_guards();
 /// DeviceError unless [address, address + bytes) lies inside one buffer.
 void check_range(Address address, std::size_t bytes, const char* what);
-std::size_t memory_in_use();
 
 /// Runs one launch to its end. Throws DeviceError with all that is wrong.
 void run_launch(const Launch& shape, const std::function<void()>& body);

@@ -217,18 +217,19 @@ namespace detail {
 
 using namespace emulator;
 
-Address allocate(std::size_t bytes) {
+Address allocate(std::size_t bytes, const char* purpose) {
+  if (MemoryProbe* probe = MemoryProbe::active()) return probe->allocate(bytes);
   count_synchronisation("allocation");
   Memory& m = memory();
   std::lock_guard lock(m.mutex);
   const std::size_t limit = std::min(options().memory, kRegion);
   const std::size_t free = limit > m.in_use ? limit - m.in_use : 0;
-  if (bytes > free) throw OutOfDeviceMemory(bytes, free);
+  if (bytes > free) throw OutOfDeviceMemory(purpose, bytes, free, limit);
   reserve(m);
   const std::size_t whole = kGuard + round_up(bytes) + kGuard;
   if (first_gap(m, whole) + whole > kRegion) forget_released(m, 0);
   const std::size_t at = first_gap(m, whole);
-  if (at + whole > kRegion) throw OutOfDeviceMemory(bytes, free);
+  if (at + whole > kRegion) throw OutOfDeviceMemory(purpose, bytes, free, limit);
   m.touched = std::max(m.touched, at + whole);
   m.buffers.emplace(at, Buffer{bytes, whole});
   m.in_use += bytes;
@@ -245,6 +246,7 @@ Address allocate(std::size_t bytes) {
 }
 
 void release(Address address) noexcept {
+  if (MemoryProbe* probe = MemoryProbe::active(); probe && probe->release(address)) return;
   Memory& m = memory();
   std::lock_guard lock(m.mutex);
   const std::size_t at = address - reinterpret_cast<Address>(m.region) - kGuard;

@@ -3,6 +3,7 @@
 // where, and what is allowed instead is in what().
 #pragma once
 
+#include <cstddef>
 #include <stdexcept>
 #include <string>
 
@@ -56,6 +57,32 @@ class NotAvailable : public Error {
 class DeviceError : public Error {
  public:
   using Error::Error;
+};
+
+/// Device memory ran out; nothing was allocated. Sizes in bytes.
+class OutOfDeviceMemory : public DeviceError {
+ public:
+  /// `purpose`: what the memory was for.
+  OutOfDeviceMemory(const std::string& purpose_in, std::size_t requested_in, std::size_t free_in,
+                    std::size_t total_in)
+      : DeviceError("out of device memory: " + std::to_string(requested_in) + " bytes requested for " +
+                    purpose_in + ", " + std::to_string(free_in) + " of " + std::to_string(total_in) +
+                    " bytes free; use fewer particles or a minibatch"),
+        purpose(purpose_in),
+        requested(requested_in),
+        free(free_in),
+        total(total_in) {}
+  /// The same failure in the words of a caller that knows what it was about.
+  OutOfDeviceMemory(const std::string& message, const OutOfDeviceMemory& cause)
+      : DeviceError(message),
+        purpose(cause.purpose),
+        requested(cause.requested),
+        free(cause.free),
+        total(cause.total) {}
+  std::string purpose;
+  std::size_t requested;
+  std::size_t free;   // when the request failed
+  std::size_t total;  // of the device
 };
 
 }  // namespace brenier

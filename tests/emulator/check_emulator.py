@@ -3,7 +3,7 @@
 """Requires that every planted bug is reported by the builds that must report it, in the words expected of them.
 
 usage: check_emulator.py --plain EXE --thread EXE --address EXE   (planted_bugs, without and with sanitizers)
-       check_emulator.py --sound EXE                              (correct kernels: no report, exit code 0)
+       check_emulator.py [--timeout SECONDS] --sound EXE [ARGUMENT...]   (correct kernels: no report, exit code 0)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 SKIP = 77
-TIMEOUT = 60  # seconds; a case takes a fraction of one
+TIMEOUT = 60.0  # seconds; a case takes a fraction of one
 LONGEST = 4000  # characters of a build's output that are shown
 
 # What a build must say of a case. None: this build is blind to it, and must be silent.
@@ -61,17 +61,17 @@ planted("too_much_shared", KERNEL + r"the device has 232448 bytes")
 planted("host_dereference", r"reported: the host touched device memory")
 planted("host_access", r"reported: device code was called on the host")
 planted("use_after_free", KERNEL + r"a write outside a released device buffer", address=poisoned("number"))
-planted("out_of_memory", r"reported: out of device memory: 800 bytes requested, 600 bytes free")
+planted("out_of_memory", r"reported: out of device memory: 800 bytes requested for a buffer, 600 of 1000 bytes free")
 planted("wait_in_capture", r"reported: Stream::synchronise " + CAPTURE)
 planted("release_in_capture", r"reported: Graph::capture: the work waited, allocated, released or copied")
 planted("copy_too_far", r"reported: copy_to_host: 256 bytes do not lie inside one device buffer")
 
 
-def run(executable: Path, *arguments: str) -> tuple[int, str]:
+def run(executable: Path, *arguments: str, timeout: float = TIMEOUT) -> tuple[int, str]:
     """Exit code and output. TSan does not start under some settings of address space randomisation."""
     command = [str(executable), *arguments]
     for prefix in ([], ["setarch", "-R"]):
-        done = subprocess.run([*prefix, *command], capture_output=True, text=True, errors="replace", timeout=TIMEOUT)
+        done = subprocess.run([*prefix, *command], capture_output=True, text=True, errors="replace", timeout=timeout)
         output = done.stdout + done.stderr
         if "ThreadSanitizer: unexpected memory mapping" not in output:
             return done.returncode, output
@@ -106,10 +106,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for build in ("plain", "thread", "address"):
         parser.add_argument(f"--{build}", type=Path, metavar="EXE")
-    parser.add_argument("--sound", type=Path, metavar="EXE", help="correct kernels")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="SECONDS", help="of --sound")
+    parser.add_argument("--sound", nargs="+", metavar="WORD", help="correct kernels: the executable and its arguments")
     args = parser.parse_args()
     if args.sound:
-        code, output = run(args.sound)
+        code, output = run(Path(args.sound[0]), *args.sound[1:], timeout=args.timeout)
         print(output)
         sys.exit(1 if code or "SUMMARY: " in output else 0)
     builds = {build: getattr(args, build) for build in ("plain", "thread", "address") if getattr(args, build)}

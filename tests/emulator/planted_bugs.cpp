@@ -226,7 +226,7 @@ void out_of_memory() {
   try {
     const DeviceBuffer<double> second(100);
   } catch (const OutOfDeviceMemory& error) {
-    const bool right = error.requested == 800 && error.free == 600;
+    const bool right = error.requested == 800 && error.free == 600 && error.total == 1000;
     const DeviceBuffer<float> third(150);  // what is free can be had
     if (right) report(error.what());
   }

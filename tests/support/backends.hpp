@@ -63,6 +63,14 @@ std::vector<Backend<T>> backends() {
   return list;
 }
 
+/// The same with the reference, for what holds of every backend by itself.
+template <class T>
+std::vector<Backend<T>> all_backends() {
+  std::vector<Backend<T>> list = backends<T>();
+  list.push_back({&ref::operations<T>(), 1});
+  return list;
+}
+
 /// Rounding error of sums over a network: grows with the number of terms that a result adds up.
 template <class T>
 double net_tolerance(const Icnn& net, Index n) {

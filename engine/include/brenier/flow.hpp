@@ -78,8 +78,10 @@ class Flow {
   Flow(Flow&&) noexcept;
   Flow& operator=(Flow&&) noexcept;
 
-  /// One step of length tau. NumericalError where it diverges in spite of all retries; the flow is then as it
-  /// was before the call. Returns nothing where interrupt() was called: the step is undone as well.
+  /// One step of length tau. NumericalError where it diverges in spite of all retries, OutOfDeviceMemory
+  /// where it does not fit the device (the message says what would), DeviceError where the device fails; the
+  /// flow is then as it was before the call, and nothing of the step is left on the device. Returns nothing
+  /// where interrupt() was called: the step is undone as well.
   std::optional<StepReport> step();
 
   /// Ends a running step() from another thread or a signal handler, after the current inner iteration.
