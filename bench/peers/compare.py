@@ -77,7 +77,7 @@ def brenier_round(binary: Path, flags: list[str]) -> list[Line]:
     """Runs the binary once; a line a form."""
     result = subprocess.run([binary, *flags], capture_output=True, text=True)
     if result.returncode != 0:
-        words = (result.stderr.strip() or "no message").splitlines()[-1]
+        words = (result.stderr.strip() or "no message").splitlines()[0]
         return [{"form": "brenier", "failed": f"status {result.returncode}: {words}"}]
     return [json.loads(text) for text in result.stdout.splitlines() if text.startswith("{")]
 
