@@ -93,13 +93,14 @@ void use_device(int k) {
 }
 
 int current_device() {
+  if (device_count() == 0) return 0;
   int device = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
   return device;
 }
 
 DeviceProperties properties() {
-  DeviceProperties p = properties_of(device_count() == 0 ? 0 : current_device());
+  DeviceProperties p = properties_of(current_device());
   check(cudaMemGetInfo(&p.memory_free, &p.memory_total), "cudaMemGetInfo");
   return p;
 }
