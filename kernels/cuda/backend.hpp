@@ -8,74 +8,11 @@
 #include <vector>
 
 #include "kernels/cuda/other_kernels.hpp"
+#include "kernels/cuda/pair_kernels.hpp"
+#include "kernels/cuda/transfer.hpp"
 #include "kernels/ops.hpp"
 
 namespace brenier::cuda {
-
-template <class T>
-T* raw(DeviceBuffer<T>& buffer) {
-  return reinterpret_cast<T*>(buffer.pointer().address());
-}
-
-/// A buffer with the content of a host array; at least one element, so that its address is never null.
-template <class T>
-DeviceBuffer<T> upload(const T* from, Index count, Stream& stream) {
-  DeviceBuffer<T> buffer(std::max<Index>(count, 1));
-  if (count > 0) buffer.copy_to_device(std::span<const T>(from, static_cast<std::size_t>(count)), stream);
-  return buffer;
-}
-
-/// A matrix without gaps between its rows.
-template <class T>
-DeviceBuffer<T> upload(MatrixView<const T> from, Stream& stream) {
-  std::vector<T> packed;
-  packed.reserve(static_cast<std::size_t>(from.rows * from.cols));
-  for (Index i = 0; i < from.rows; ++i) packed.insert(packed.end(), from.row(i), from.row(i) + from.cols);
-  return upload(packed.data(), static_cast<Index>(packed.size()), stream);
-}
-
-template <class T>
-std::vector<T> download(const DeviceBuffer<T>& buffer, Stream& stream) {
-  std::vector<T> out(static_cast<std::size_t>(buffer.size()));
-  buffer.copy_to_host(out, stream);
-  return out;
-}
-
-template <class T>
-void download(const DeviceBuffer<T>& buffer, MatrixView<T> to, Stream& stream) {
-  const std::vector<T> packed = download(buffer, stream);
-  for (Index i = 0; i < to.rows; ++i) std::copy_n(packed.begin() + i * to.cols, to.cols, to.row(i));
-}
-
-/// A program in device memory.
-struct DeviceProgram {
-  DeviceBuffer<Instruction> code;
-  DeviceBuffer<int> place;
-  DeviceBuffer<double> constants;
-  ProgramView view{};
-
-  DeviceProgram() = default;
-  DeviceProgram(const Program& program, Stream& stream) {
-    std::vector<int> places;
-    int rows = 0;
-    for (const Instruction& step : program.code) {
-      places.push_back(rows);
-      rows += step.size;
-    }
-    code = upload(program.code.data(), static_cast<Index>(program.code.size()), stream);
-    place = upload(places.data(), static_cast<Index>(places.size()), stream);
-    constants = upload(program.constants.data(), static_cast<Index>(program.constants.size()), stream);
-    if (program.code.empty()) return;
-    view = {raw(code),
-            raw(place),
-            raw(constants),
-            static_cast<int>(program.code.size()),
-            rows,
-            program.input_size,
-            places[static_cast<std::size_t>(program.value)],
-            places[static_cast<std::size_t>(program.gradient)]};
-  }
-};
 
 /// Network, plan and parameters on the device, and how tile kernels are launched for them.
 template <class T>
@@ -227,49 +164,18 @@ void evaluate_program(const Program& program, MatrixView<const T> x, T* value, M
   if (gradient) download(gradients, gradient, stream);
 }
 
-/// A pair kernel with its work arrays, for clouds of n particles.
-template <class T>
-struct DevicePairs {
-  DeviceProgram program;
-  DeviceBuffer<T> workspace;
-  DeviceBuffer<double> force_sum, energy;
-  PairArgs<T> args{};
-  int grid;
-
-  DevicePairs(const PairKernel& kernel, int n, int d, Stream& stream)
-      : program(kernel.program, stream), grid(grid_for(n)) {
-    const Index threads = Index{grid} * kThreads;
-    workspace = DeviceBuffer<T>(threads * (program.view.rows + 2 * d));
-    force_sum = DeviceBuffer<double>(threads * d);
-    energy = DeviceBuffer<double>(grid);
-    args.kernel = {kernel.form, kernel.quadratic, kernel.log_coefficient, kernel.constant, program.view};
-    args.n = n;
-    args.d = d;
-    args.force_sum = raw(force_sum);
-    args.workspace = raw(workspace);
-  }
-  void launch_on(Stream& stream) {
-    launch(pair_kernel<T>, {grid, kThreads, sizeof(PairShared), stream, "pairs"}, args);
-  }
-};
-
 template <class T>
 void interaction(const PairKernel& kernel, MatrixView<const T> y, double* energy, MatrixView<T> force,
                  Team&) {
   Stream stream;
-  const int n = as_int(y.rows);
-  DeviceBuffer<T> cloud = upload<T>(y, stream), forces(y.rows * y.cols);
-  DevicePairs<T> pairs(kernel, n, as_int(y.cols), stream);
-  pairs.args.y = raw(cloud);
-  pairs.args.factor = 1;
-  if (force) pairs.args.force = raw(forces);
-  if (energy) pairs.args.energy = raw(pairs.energy);
-  pairs.launch_on(stream);
-  if (force) download(forces, force, stream);
-  if (!energy) return;
-  double total = 0;
-  for (const double part : download(pairs.energy, stream)) total += part;
-  *energy = n > 1 ? total / (2.0 * n * (n - 1.0)) : 0.0;
+  DeviceBuffer<T> cloud = upload<T>(y, stream);
+  CloudPairs<T> pairs(kernel, as_int(y.rows), as_int(y.cols), stream);
+  if (force) {
+    DeviceBuffer<T> forces(y.rows * y.cols);
+    pairs.forces(cloud.pointer(), forces.pointer());
+    download(forces, force, stream);
+  }
+  if (energy) *energy = pairs.energy(cloud.pointer());
 }
 
 /// One JKO step on the device: everything that its kernels read and write.
@@ -291,7 +197,8 @@ class DeviceStep {
         force_(Index{n_} * d_),
         partial_(Index{net_.grid()} * net_.parameters()),
         gradient_(net_.parameters()),
-        norm2_((net_.parameters() + kThreads - 1) / kThreads) {
+        norm2_((net_.parameters() + kThreads - 1) / kThreads),
+        pairs_(problem.objective->interaction, d_, pair_threads(n_), stream) {
     const std::vector<T> shift(problem.shift.begin(), problem.shift.end());
     shift_ = upload(shift.data(), d_, stream);
     const Control start{iteration, 0, 0, 1, 0, 0.0, 0.0};
@@ -301,15 +208,6 @@ class DeviceStep {
       internal_host_.push_back({term.form, term.weight, term.exponent, surrogates_.back().view});
     }
     internal_ = upload(internal_host_.data(), static_cast<Index>(internal_host_.size()), stream);
-    for (const InteractionTerm& term : problem.objective->interaction) {
-      pairs_.emplace_back(term.kernel, n_, d_, stream);
-      PairArgs<T>& args = pairs_.back().args;
-      args.y = raw(image_);
-      args.force = raw(force_);
-      args.factor = term.weight;
-      args.accumulate = pairs_.size() > 1;
-      args.control = raw(control_);
-    }
     std::vector<T> lower, active;
     for (const ParameterTensor& tensor : problem.net->tensors()) {
       lower.insert(lower.end(), static_cast<std::size_t>(tensor.size()), static_cast<T>(tensor.lower));
@@ -341,7 +239,7 @@ class DeviceStep {
     args.control = raw(control_);
     if (!pairs_.empty()) {
       launch(image_kernel<T>, net_.shape("images"), args);
-      for (DevicePairs<T>& pairs : pairs_) pairs.launch_on(stream_);
+      launch_tile_forces<T>(pairs_.terms(), image_.pointer(), n_, force_.pointer(), stream_);
     }
     launch(step_kernel<T>, net_.shape("step"), args);
     ReduceArgs<T> sum{};
@@ -404,7 +302,7 @@ class DeviceStep {
   std::vector<DeviceProgram> surrogates_;
   std::vector<InternalView> internal_host_;
   DeviceBuffer<InternalView> internal_;
-  std::vector<DevicePairs<T>> pairs_;
+  DevicePairs<T> pairs_;
 };
 
 template <class T>
