@@ -166,7 +166,6 @@ class LogSums {
   }
 
   BRENIER_DEVICE void clear() {
-    quads_ = 0;
     BRENIER_UNROLL
     for (int r = 0; r < R; ++r) {
       product_[r] = T(1);
@@ -175,7 +174,7 @@ class LogSums {
     }
   }
 
-  BRENIER_DEVICE void add(const T (&quad)[4 * D]) {
+  BRENIER_DEVICE void add(const T (&quad)[4 * D], bool odd) {
     BRENIER_UNROLL
     for (int r = 0; r < R; ++r) {
       BRENIER_UNROLL
@@ -189,11 +188,11 @@ class LogSums {
         product_[r] *= size;
       }
     }
-    if (++quads_ % kQuads == 0) take_logarithms();
+    if (D > 1 || odd) take_logarithms();
   }
 
   BRENIER_DEVICE bool close(int quads) {
-    if (quads_ % kQuads != 0) take_logarithms();
+    if (D == 1) take_logarithms();  // of a quad without a second one
     bool good = true;
     BRENIER_UNROLL
     for (int r = 0; r < R; ++r) {
@@ -231,8 +230,6 @@ class LogSums {
   }
 
  private:
-  static constexpr int kQuads = D == 1 ? 2 : 1;  // in a product
-
   BRENIER_DEVICE T here(int r, int c) const {
     const int i = first_ + PairLanes<P>::particle(r);
     return cloud_[Index{i < n_ ? i : n_ - 1} * D + c];
@@ -249,7 +246,7 @@ class LogSums {
   }
 
   const T* cloud_;
-  int n_, first_, quads_ = 0;
+  int n_, first_;
   T scale_;
   double log_scale_;
   T y_[R][D];

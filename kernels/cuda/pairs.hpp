@@ -11,7 +11,7 @@
 //   pairwise   programs, and more dimensions: one thread a pair finds the weight w in grad W = w (y_i - y_j),
 //   or
 //              the gradient itself; then one thread for each of the (P, d) sums adds a round of pairs
-//   sums       at most 64 terms (128 of a program) in T, longer ones in double, in an order that depends on P
+//   sums       at most 128 terms in T, longer ones in double, in an order that depends on P
 //              and the block only
 //   shared     `scratch` of the caller, tile_scratch<T>(P, warps, d) elements, aligned to 16 bytes, free for
 //              other uses before and after: (P, d) sums in double, then either (warps, P, d) partial sums in
@@ -22,7 +22,7 @@
 // eighth of the arithmetic's rate computes, serves two pairs, or four where distances have been scaled to at
 // most 1 (kernels/cuda/pair_kernels.hpp). Beyond one dimension each pair needs so much arithmetic that one
 // reciprocal each costs nothing more. No test guards them: a product or r^2 that is 0 or below the normal
-// numbers has an infinite reciprocal, the sum of up to 64 pairs is then not finite, and is taken again, pair
+// numbers has an infinite reciprocal, the sum of up to 128 pairs is then not finite, and is taken again, pair
 // by pair with exact divisions and with no force where r = 0. Upwards the range is that of r^2 in T: pairs
 // further apart than its root (1e19 in float) may be lost beside others.
 #pragma once
@@ -51,10 +51,11 @@ struct PairTerms {
   T* workspace;  // (most rows of a program, threads of the launch); null without programs
 };
 
-inline constexpr int kPairQuads = 16;        // groups of four j that are summed in T
+inline constexpr int kPairQuads = 32;        // groups of four j that are summed in T
 inline constexpr int kMostRegisterDims = 3;  // dimensions that fit registers
+/// R: particles i of a thread.
 template <int P>
-inline constexpr int kPairRegisters = P == 8 ? 2 : 4;  // R: particles i of a thread
+inline constexpr int kPairRegisters = P == 8 ? 2 : 4;
 
 /// Shared memory of tile_forces, in elements of T.
 template <class T>
@@ -99,13 +100,15 @@ struct PairLanes {
 };
 
 /// Takes the pairs of this thread's particles with every j of `cloud` that its slot has, each j in one slot.
-///   sums.clear()       before a run of quads
-///   sums.add(quad)     four j
-///   sums.close(quads)  after the run; false: this thread wants its j again, one by one
-///   sums.one(j, y_j)   one j. Also for the j of the tile itself, where some r = 0 for sure, and the last few
+///   sums.clear()          before a run of quads
+///   sums.add(quad, odd)   four j; odd: the second of two quads, or there is no second one
+///   sums.close(quads)     after the run; false: this thread wants its j again, one by one
+///   sums.one(y_j)         one j. Also for the j of the tile itself, where some r = 0 for sure, and the last
+///   few
 template <class T, int D, class Sums>
 BRENIER_DEVICE void walk_pairs(const T* cloud, int n, int first, int particles, int slot, int slots,
                                Sums& sums) {
+  constexpr int kAhead = sizeof(T) * D <= 8 ? 4 : 2;  // loads in flight
   const int in_tile = n - first < particles ? n - first : particles;
   const int before = first / 4;      // whole quads in front of the tile,
   const int inside = in_tile / 4;    // in it,
@@ -115,15 +118,35 @@ BRENIER_DEVICE void walk_pairs(const T* cloud, int n, int first, int particles, 
     const int end = count - begin < kPairQuads * slots ? count : begin + kPairQuads * slots;
     sums.clear();
     int quads = 0;
-    for (int k = begin; k < end; k += slots) {
-      T quad[4 * D];
-      load_quad<D>(cloud + place(k) * D, quad);
-      sums.add(quad);
-      ++quads;
+    int k = begin;
+    T quad[kAhead][4 * D];
+    if (begin >= before || end <= before) {  // the tile does not lie in between
+      const T* from = cloud + place(begin) * D;
+      for (; k + (kAhead - 1) * slots < end; k += kAhead * slots) {
+        BRENIER_UNROLL
+        for (int u = 0; u < kAhead; ++u) load_quad<D>(from + u * (4 * D * slots), quad[u]);
+        BRENIER_UNROLL
+        for (int u = 0; u < kAhead; ++u) sums.add(quad[u], u % 2 == 1);
+        from += kAhead * (4 * D * slots);
+        quads += kAhead;
+      }
+    }
+    for (; k < end; k += kAhead * slots) {
+      BRENIER_UNROLL
+      for (int u = 0; u < kAhead; ++u) {
+        const int there = k + u * slots;
+        load_quad<D>(cloud + place(there < end ? there : k) * D, quad[u]);
+      }
+      BRENIER_UNROLL
+      for (int u = 0; u < kAhead; ++u) {
+        if (k + u * slots >= end) continue;
+        sums.add(quad[u], u % 2 == 1);
+        ++quads;
+      }
     }
     if (sums.close(quads)) continue;
-    for (int k = begin; k < end; k += slots) {
-      for (Index j = place(k); j < place(k) + 4; ++j) sums.one(cloud + j * D);
+    for (k = begin; k < end; k += slots) {
+      for (int e = 0; e < 4; ++e) sums.one(cloud + (place(k) + e) * D);
     }
   }
   const int rest = first + in_tile < n ? n % 4 : 0;
@@ -166,7 +189,7 @@ class ForceSums {
     }
   }
 
-  BRENIER_DEVICE void add(const T (&quad)[4 * D]) {
+  BRENIER_DEVICE void add(const T (&quad)[4 * D], bool) {
     BRENIER_UNROLL
     for (int r = 0; r < R; ++r) {
       if constexpr (D == 1 && kScaled) {
