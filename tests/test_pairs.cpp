@@ -149,7 +149,7 @@ double force_error(const Matrix<T>& actual, const Sums& sums) {
 // A pair takes up to 3 + 3 d roundings, of half a unit each, and a sum in T up to 128 terms, whose errors of
 // random sign are far from 64 units.
 constexpr double kForceUnits = 8;
-constexpr double kEnergyUnits = 8;
+constexpr double kEnergyUnits = 2;
 
 PairKernel log_kernel(double quadratic, double log_coefficient, double constant = 0) {
   PairKernel kernel;
