@@ -27,6 +27,7 @@ constexpr int kLanczosSteps = 15;
 
 struct Options {
   std::vector<Index> n = {1000, 16000};
+  std::vector<Index> pairs = {10000, 100000};
   std::vector<std::string> shapes = {"1:100,20", "2:100,20", "20:100,20", "8:100,100", "128:100,100"};
   std::string dtype = "both";
   std::string device = "auto";
@@ -34,14 +35,18 @@ struct Options {
   std::string json;
   int threads = 2;
   double seconds = 0.2;
-  double max_gflop = 100;
+  double max_gflop = 120;
 
   void add_to(CLI::App& app) {
     app.add_option("--n", n, "particles, e.g. 1000,16000")->delimiter(',')->check(CLI::PositiveNumber);
+    app.add_option("--pairs", pairs, "particles of the interactions without a network, dimensions 1 and 2")
+        ->delimiter(',')
+        ->check(CLI::PositiveNumber);
     app.add_option("--shape", shapes, "networks DIM:WIDTHS, e.g. 2:100,20; may be repeated");
     app.add_option("--dtype", dtype)->check(CLI::IsMember({"float", "double", "both"}));
-    app.add_option("--device", device,
-                   "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K, where copies from and to the host are timed too");
+    app.add_option(
+        "--device", device,
+        "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K, where copies from and to the host are timed too");
     app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
     app.add_option("--seconds", seconds, "time spent on each case")->check(CLI::PositiveNumber);
     app.add_option("--filter", filter, "only operations whose name contains this");
@@ -268,57 +273,83 @@ double residual_of(const Operation& op, const Operations<T>& ops, const Icnn& ne
   return worst;
 }
 
+/// What all cases are measured with.
+struct Context {
+  const Options& options;
+  double bandwidth;
+  Team& team;
+  std::ofstream& json;
+};
+
+/// One line of the table.
 template <class T>
-void run_shape(const Options& o, const Shape& shape, Index n, double bandwidth, Team& team,
-               std::ofstream& json) {
+void run_operation(const Context& context, const Operation& op, const Icnn& net, const std::string& hidden,
+                   Data<T>& data) {
+  const Options& o = context.options;
+  if (op.name.find(o.filter) == std::string::npos) return;
   const Operations<T>& ops = backend<T>(o.device);
   const char* dtype = sizeof(T) == 4 ? "float" : "double";
+  const double particles = static_cast<double>(data.n);
+  const double pairs = op.pairs ? particles * (particles - 1) : 0;
+  const double flops = op.flops * (op.pairs ? pairs : particles);
+  if (flops > o.max_gflop * 1e9) return;
+  const double peak = bench::peak_flops<T>(ops.name, context.team, 0.02);
+  const bench::Timing timing = bench::measure(
+      [&](int count) {
+        for (int k = 0; k < count; ++k) call(op, ops, net, data, context.team);
+      },
+      o.seconds);
+  // The least time that arithmetic or memory allows.
+  const double bound =
+      std::max(flops / peak, op.values * particles * static_cast<double>(sizeof(T)) / context.bandwidth);
+  const double error = error_of(op, ops, net, data, context.team);
+  std::printf("%-19s %4d %8s %7td %-6s %12.2f %12.2f %8.1f %6.1f%% %6.1f%% %9.1e", op.name.c_str(), net.dim(),
+              hidden.c_str(), data.n, dtype, timing.median * 1e6, timing.least * 1e6,
+              flops / timing.median * 1e-9, 100 * flops / timing.median / peak, 100 * bound / timing.median,
+              error);
+  const bool solve = op.name == "solve_hessian";
+  const double residual = solve ? residual_of(op, ops, net, data, context.team) : 0;
+  if (op.pairs) std::printf(" %9.2e", pairs / timing.median);
+  if (solve) std::printf("  residual %.1e", residual);
+  std::printf("\n");
+  std::fflush(stdout);
+  if (!context.json.is_open()) return;
+  nlohmann::ordered_json line = {{"op", op.name},
+                                 {"dim", net.dim()},
+                                 {"hidden", hidden},
+                                 {"n", data.n},
+                                 {"dtype", dtype},
+                                 {"seconds_median", timing.median},
+                                 {"seconds_min", timing.least},
+                                 {"gflops", flops / timing.median * 1e-9},
+                                 {"peak_gflops", peak * 1e-9},
+                                 {"share", flops / timing.median / peak},
+                                 {"bandwidth_gbs", context.bandwidth * 1e-9},
+                                 {"bound_share", bound / timing.median},
+                                 {"error", error},
+                                 {"threads", context.team.size()},
+                                 {"backend", ops.name},
+                                 {"version", BRENIER_VERSION}};
+  if (op.pairs) line["pairs_per_second"] = pairs / timing.median;
+  if (solve) line["residual"] = residual;
+  context.json << line.dump() << "\n" << std::flush;
+  if (!context.json) throw IoError("cannot write " + o.json);
+}
+
+template <class T>
+void run_shape(const Context& context, const Shape& shape, Index n) {
   const Icnn net({.dim = shape.dim, .hidden = shape.hidden});
   Data<T> data(net, n);
-  const double particles = static_cast<double>(n);
+  for (const Operation& op : operations(net)) run_operation(context, op, net, shape.text, data);
+}
+
+/// The interaction alone: more particles than networks are timed with.
+template <class T>
+void run_pairs(const Context& context, int dim, Index n) {
+  const Icnn net({.dim = dim, .hidden = {1}});  // not used
+  Data<T> data(net, n);
   for (const Operation& op : operations(net)) {
-    if (op.name.find(o.filter) == std::string::npos) continue;
-    const double flops = op.flops * (op.pairs ? particles * (particles - 1) : particles);
-    if (flops > o.max_gflop * 1e9) continue;
-    const double peak = bench::peak_flops<T>(ops.name, team, 0.02);
-    const bench::Timing timing = bench::measure(
-        [&](int count) {
-          for (int k = 0; k < count; ++k) call(op, ops, net, data, team);
-        },
-        o.seconds);
-    // The least time that arithmetic or memory allows.
-    const double bound =
-        std::max(flops / peak, op.values * particles * static_cast<double>(sizeof(T)) / bandwidth);
-    const double error = error_of(op, ops, net, data, team);
-    std::printf("%-19s %4d %8s %7td %-6s %12.2f %12.2f %8.1f %6.1f%% %6.1f%% %9.1e", op.name.c_str(),
-                shape.dim, shape.text.c_str(), n, dtype, timing.median * 1e6, timing.least * 1e6,
-                flops / timing.median * 1e-9, 100 * flops / timing.median / peak, 100 * bound / timing.median,
-                error);
-    const bool solve = op.name == "solve_hessian";
-    const double residual = solve ? residual_of(op, ops, net, data, team) : 0;
-    if (solve) std::printf("  residual %.1e", residual);
-    std::printf("\n");
-    std::fflush(stdout);
-    if (!json.is_open()) continue;
-    nlohmann::ordered_json line = {{"op", op.name},
-                                   {"dim", shape.dim},
-                                   {"hidden", shape.text},
-                                   {"n", n},
-                                   {"dtype", dtype},
-                                   {"seconds_median", timing.median},
-                                   {"seconds_min", timing.least},
-                                   {"gflops", flops / timing.median * 1e-9},
-                                   {"peak_gflops", peak * 1e-9},
-                                   {"share", flops / timing.median / peak},
-                                   {"bandwidth_gbs", bandwidth * 1e-9},
-                                   {"bound_share", bound / timing.median},
-                                   {"error", error},
-                                   {"threads", team.size()},
-                                   {"backend", ops.name},
-                                   {"version", BRENIER_VERSION}};
-    if (solve) line["residual"] = residual;
-    json << line.dump() << "\n" << std::flush;
-    if (!json) throw IoError("cannot write " + o.json);
+    if (op.name == "interaction_log") run_operation(context, op, net, "-", data);
   }
 }
 
@@ -336,12 +367,19 @@ void run(const Options& o) {
   std::printf("backend %s, %d threads; peak %.0f GFLOP/s float, %.0f double; memory %.1f GB/s\n", variant,
               team.size(), bench::peak_flops<float>(variant, team) * 1e-9,
               bench::peak_flops<double>(variant, team) * 1e-9, bandwidth * 1e-9);
-  std::printf("%-19s %4s %8s %7s %-6s %12s %12s %8s %7s %7s %9s\n", "operation", "d", "hidden", "N", "type",
-              "median us", "least us", "GFLOP/s", "of peak", "of bnd", "error");
+  std::printf("%-19s %4s %8s %7s %-6s %12s %12s %8s %7s %7s %9s %9s\n", "operation", "d", "hidden", "N",
+              "type", "median us", "least us", "GFLOP/s", "of peak", "of bnd", "error", "pairs/s");
+  const Context context{o, bandwidth, team, json};
   for (const Shape& shape : shapes) {
     for (const Index n : o.n) {
-      if (o.dtype != "double") run_shape<float>(o, shape, n, bandwidth, team, json);
-      if (o.dtype != "float") run_shape<double>(o, shape, n, bandwidth, team, json);
+      if (o.dtype != "double") run_shape<float>(context, shape, n);
+      if (o.dtype != "float") run_shape<double>(context, shape, n);
+    }
+  }
+  for (const int dim : {1, 2}) {
+    for (const Index n : o.pairs) {
+      if (o.dtype != "double") run_pairs<float>(context, dim, n);
+      if (o.dtype != "float") run_pairs<double>(context, dim, n);
     }
   }
 }

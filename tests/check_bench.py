@@ -87,19 +87,23 @@ def check_inner(binary: str, folder: Path) -> None:
 def check_ops(binary: str, folder: Path) -> None:
     """Every operation in both precisions."""
     file = folder / "ops.json"
-    small = ("--n", "70", "--seconds", "0.001", "--shape", "1:9,5", "--shape", "3:9,5,4", "--json", str(file))
+    small = ("--n", "70", "--seconds", "0.001", "--shape", "1:9,5", "--shape", "3:9,5,4", "--pairs", "300", "--json", str(file))
     table = passed(binary, *small)
     lines = check_lines("ops", file.read_text())
     expected = {(op, dim, dtype) for op in OPERATIONS for dim in (1, 3) for dtype in ("float", "double")}
+    expected |= {("interaction_log", dim, dtype) for dim in (1, 2) for dtype in ("float", "double")}
     assert {(line["op"], line["dim"], line["dtype"]) for line in lines} == expected
     for line in lines:  # ten steps are enough in these dimensions
         if line["op"] == "solve_hessian":
             assert line["residual"] <= 10 * MAX_ERROR[line["dtype"]], line
     assert len(table.splitlines()) == len(lines) + 2, table
+    assert all((line.get("pairs_per_second", 0) > 0) == line["op"].startswith("interaction") for line in lines)
+    assert sum(line["hidden"] == "-" and line["n"] == 300 for line in lines) == 4, table
     check_rejected(binary, "--shape", "100,20")
     check_rejected(binary, "--shape", "0:9")
     check_rejected(binary, "--shape", "2:9,x")
     check_rejected(binary, "--n", "-3")
+    check_rejected(binary, "--pairs", "0")
     check_rejected(binary, "--json", f"{folder}/none/ops.json", "--n", "10")
     check_rejected(binary, "--device", "abacus")
     check_rejected(binary, "--speed", "9")

@@ -181,7 +181,7 @@ TEST_CASE_TEMPLATE("interactions equal the reference", T, float, double) {
   Team one(1);
   for (const Backend<T>& backend : backends<T>()) {
     Team team(backend.threads);
-    for (const int d : {1, 2, 5}) {
+    for (const int d : {1, 2, 3, 5}) {
       const std::vector<PairKernel> kernels = pair_kernels(d);
       for (std::size_t k = 0; k < kernels.size(); ++k) {
         for (const Index n : {Index{1}, Index{2}, Index{33}, Index{300}}) {

@@ -4,8 +4,9 @@
 #pragma once
 
 #include "kernels/cuda/device_net.hpp"
-#include "kernels/cuda/device_pairs.hpp"
 #include "kernels/cuda/inner_loop.hpp"
+#include "kernels/cuda/pair_kernels.hpp"
+#include "kernels/cuda/program_kernel.hpp"
 #include "kernels/cuda/solve_kernels.hpp"
 #include "kernels/cuda/variants.hpp"
 
@@ -143,6 +144,11 @@ void jet_gradient(const Icnn& net, const T* theta, MatrixView<const T> x, const 
   device.net().unpack(download(sum, stream).data(), gradient);
 }
 
+/// Threads for one element each, at most so many that their work arrays stay small.
+inline int grid_for(Index n) {
+  return as_int(std::clamp<Index>((n + kThreads - 1) / kThreads, 1, 1024));
+}
+
 template <class T>
 void evaluate_program(const Program& program, MatrixView<const T> x, T* value, MatrixView<T> gradient,
                       Team&) {
@@ -161,19 +167,14 @@ template <class T>
 void interaction(const PairKernel& kernel, MatrixView<const T> y, double* energy, MatrixView<T> force,
                  Team&) {
   Stream stream;
-  const int n = as_int(y.rows);
-  DeviceBuffer<T> cloud = upload<T>(y, stream), forces(y.rows * y.cols);
-  DevicePairs<T> pairs(kernel, n, as_int(y.cols), stream);
-  pairs.args.y = raw(cloud);
-  pairs.args.factor = 1;
-  if (force) pairs.args.force = raw(forces);
-  if (energy) pairs.args.energy = raw(pairs.energy);
-  pairs.launch_on(stream);
-  if (force) download(forces, force, stream);
-  if (!energy) return;
-  double total = 0;
-  for (const double part : download(pairs.energy, stream)) total += part;
-  *energy = n > 1 ? total / (2.0 * n * (n - 1.0)) : 0.0;
+  DeviceBuffer<T> cloud = upload<T>(y, stream);
+  CloudPairs<T> pairs(kernel, as_int(y.rows), as_int(y.cols), stream);
+  if (force) {
+    DeviceBuffer<T> forces(y.rows * y.cols);
+    pairs.forces(cloud.pointer(), forces.pointer());
+    download(forces, force, stream);
+  }
+  if (energy) *energy = pairs.energy(cloud.pointer());
 }
 
 template <class T, class Policy>

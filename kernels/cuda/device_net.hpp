@@ -2,8 +2,8 @@
 // A network on the device, and the choice of the tile kernels that work on it.
 #pragma once
 
-#include "kernels/cuda/host.hpp"
 #include "kernels/cuda/tile_kernels.hpp"
+#include "kernels/cuda/transfer.hpp"
 
 namespace brenier::cuda {
 

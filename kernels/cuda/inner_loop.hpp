@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernels/cuda/device_net.hpp"
-#include "kernels/cuda/device_pairs.hpp"
+#include "kernels/cuda/pair_kernels.hpp"
 #include "kernels/cuda/update.hpp"
 #include "kernels/ops.hpp"
 
@@ -28,7 +28,8 @@ class DeviceStep {
         image_(Index{n_} * d_),
         force_(Index{n_} * d_),
         partial_(Index{net_.grid()} * net_.packed()),
-        gradient_(net_.packed()) {
+        gradient_(net_.packed()),
+        pairs_(problem.objective->interaction, d_, pair_threads(n_), stream) {
     const std::vector<T> shift(problem.shift.begin(), problem.shift.end());
     shift_ = upload(shift.data(), d_, stream);
     const Control start{.iteration = iteration, .finite = 1};
@@ -38,15 +39,6 @@ class DeviceStep {
       internal_host_.push_back({term.form, term.weight, term.exponent, surrogates_.back().view});
     }
     internal_ = upload(internal_host_.data(), static_cast<Index>(internal_host_.size()), stream);
-    for (const InteractionTerm& term : problem.objective->interaction) {
-      pairs_.emplace_back(term.kernel, n_, d_, stream);
-      PairArgs<T>& args = pairs_.back().args;
-      args.y = raw(image_);
-      args.force = raw(force_);
-      args.factor = term.weight;
-      args.accumulate = pairs_.size() > 1;
-      args.control = raw(control_);
-    }
   }
 
   /// Launches the sums of one iteration's gradient.
@@ -72,7 +64,7 @@ class DeviceStep {
       using Form = decltype(form);
       if (!pairs_.empty()) {
         launch(image_kernel<Form>, net_.shape("images"), args);
-        for (DevicePairs<T>& pairs : pairs_) pairs.launch_on(stream_);
+        launch_tile_forces<T>(pairs_.terms(), image_.pointer(), n_, force_.pointer(), stream_);
       }
       launch(step_kernel<Form>, net_.shape("step"), args);
     });
@@ -125,7 +117,7 @@ class DeviceStep {
   std::vector<DeviceProgram> surrogates_;
   std::vector<InternalView> internal_host_;
   DeviceBuffer<InternalView> internal_;
-  std::vector<DevicePairs<T>> pairs_;
+  DevicePairs<T> pairs_;
 };
 
 /// Moments, bounds and the constants of Adam, beside a DeviceStep.

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-// What the host side of the cuda backend is made of: buffers filled from and read into host arrays.
+// Between host memory and the device: arrays, matrices and programs.
 #pragma once
 
 #include <algorithm>
 #include <vector>
 
 #include "kernels/cuda/program.hpp"
-#include "kernels/runtime/view.hpp"
+#include "kernels/runtime/device.hpp"
 
 namespace brenier::cuda {
 
@@ -17,6 +17,11 @@ inline int as_int(Index n) {
 template <class T>
 T* raw(DeviceBuffer<T>& buffer) {
   return reinterpret_cast<T*>(buffer.pointer().address());
+}
+
+template <class T>
+T* raw(DevicePointer<T> pointer) {
+  return reinterpret_cast<T*>(pointer.address());
 }
 
 /// A buffer with the content of a host array; at least one element, so that its address is never null.
