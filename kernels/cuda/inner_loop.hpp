@@ -68,14 +68,19 @@ class DeviceStep {
     args.image = raw(image_);
     args.force = pairs_.empty() ? nullptr : raw(force_);
     args.control = raw(control_);
-    with_form<T, Policy>(net_.tiling(), [&](auto form) {
-      using Form = decltype(form);
-      if (!pairs_.empty()) {
-        launch(image_kernel<Form>, net_.shape("images"), args);
-        for (DevicePairs<T>& pairs : pairs_) pairs.launch_on(stream_);
-      }
-      launch(step_kernel<Form>, net_.shape("step"), args);
-    });
+    const auto launch_forces = [&] {
+      for (DevicePairs<T>& pairs : pairs_) pairs.launch_on(stream_);
+    };
+    net_.run(
+        [&](auto form) {
+          using Form = decltype(form);
+          if (!pairs_.empty()) {
+            launch(image_kernel<Form>, net_.shape("images"), args);
+            launch_forces();
+          }
+          launch(step_kernel<Form>, net_.shape("step"), args);
+        },
+        [&](LayeredNet<T>& layered) { layered.step(args, !pairs_.empty(), launch_forces, stream_); });
   }
   /// Launches the sum over blocks; with Adam where `args` has what it needs.
   void launch_update(UpdateArgs<T> args) {

@@ -69,11 +69,13 @@ struct LayerRows {
   int z, d1, g;   // sigma(s), sigma'(s), du/dz
   int z2, s_bar;  // second-order stream; adjoint of s (before that: what the reverse sweep needs of the
                   // forward one)
-  int j;      // (tangents * width); not kept for layer 0 in unit mode, where J = A_0
-  int j_bar;  // (tangents * width); sum_b M_kb J_b, then the adjoint of j
+  int j;          // (tangents * width); not kept for layer 0 in unit mode, where J = A_0
+  int j_bar;      // (tangents * width); sum_b M_kb J_b, then the adjoint of j
+  int beta;       // g sigma', and
+  int t;          // (tangents * width): sigma' J; both only where products read them from memory
 };
 
-/// Where everything of a tile lies, counted in rows of kParticles elements that are `stride` apart.
+/// Where everything of a tile or a chunk lies, counted in rows of one element for each particle.
 struct TilePlan {
   Directions directions;
   int count;     // K, for single and pairs
@@ -83,11 +85,13 @@ struct TilePlan {
   int y, displacement, q, projection, seed_a, program;
   int curvature;  // part of layer 0 and of the quadratic form in H, packed as a triangle
   int metric;     // part of the other layers in H, then M
+  int scratch;    // (widest layer); only where products write to memory
   int rows;
   int factor_doubles, surrogate_doubles, log_det_doubles;  // of a tile, before the rows
   LayerRows layers[kMaxLayers];
 
-  TilePlan(const NetView& net, const TileTask& task, int particles);
+  /// `operands`: with rows for what whole matrices are multiplied with.
+  TilePlan(const NetView& net, const TileTask& task, int particles, bool operands = false);
 
   BRENIER_HOST_DEVICE int doubles() const { return factor_doubles + surrogate_doubles + log_det_doubles; }
 };
