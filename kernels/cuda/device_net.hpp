@@ -69,6 +69,7 @@ class DeviceNet {
   /// How many parts the sums over particles have.
   int grid() const { return grid_; }
   int packed() const { return net_.view().packed; }
+  bool layered() const { return layered_.has_value(); }
   /// tiled(form) launches tile kernels, layered(net) what takes their place where no tile fits.
   template <class Tiled, class Layered>
   void run(const Tiled& tiled, const Layered& layered) {

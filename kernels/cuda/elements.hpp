@@ -183,9 +183,10 @@ class Elements {
       }
     }
   }
-  /// log det H of particles thread, thread + threads, ... (NaN where H is not positive definite), or of
-  /// those that its warp has; with `inverse`, the metric rows become weight(p, log det) H^{-1}. `weight` is
-  /// called by one thread for each particle. Whole warps; no barrier of the block.
+  /// log det H of every particle, NaN where H is not positive definite; with `inverse`, the metric rows
+  /// become weight(p, log det) H^{-1}. `weight` is called by one thread for each particle. For thread
+  /// `thread` of `threads`, whole warps and no fewer than particles where d <= kRegisterDim; no barrier of
+  /// the block.
   template <class Weight>
   BRENIER_DEVICE void factorise(bool inverse, const Weight& weight, int thread, int threads) const;
 

@@ -116,20 +116,16 @@ BRENIER_DEVICE void Elements<T, Rows>::factorise(bool inverse, const Weight& wei
     for (int p = thread / 32; p < n; p += threads / 32) factorise_by_warp(p, inverse, weight);
     return;
   }
-  for (int p = thread; p < n; p += threads) {
-    switch (d_) {
-      case 1:
-        factorise_by_thread<1>(p, inverse, weight);
-        break;
-      case 2:
-        factorise_by_thread<2>(p, inverse, weight);
-        break;
-      case 3:
-        factorise_by_thread<3>(p, inverse, weight);
-        break;
-      default:
-        factorise_by_thread<4>(p, inverse, weight);
-    }
+  if (thread >= n) return;
+  switch (d_) {
+    case 1:
+      return factorise_by_thread<1>(thread, inverse, weight);
+    case 2:
+      return factorise_by_thread<2>(thread, inverse, weight);
+    case 3:
+      return factorise_by_thread<3>(thread, inverse, weight);
+    default:
+      return factorise_by_thread<4>(thread, inverse, weight);
   }
 }
 

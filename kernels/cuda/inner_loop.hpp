@@ -213,10 +213,11 @@ void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iter
 
 template <class T, class Policy>
 InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int until, Team&) {
-  constexpr int kUnrolled = 16;  // iterations of one graph: the host launches seldom
   Stream stream;
   DeviceStep<T, Policy> step(problem, state.theta.data(), state.iteration, stream);
   DeviceAdam<T, Policy> adam(problem, state, until, step, stream);
+  // Iterations of one graph: the host launches seldom. Layer by layer, one iteration is launches enough.
+  const int unrolled = step.net().layered() ? 1 : 16;
   // Recorded once, replayed without the host: the iteration number, the decision to stop and the norm that
   // decides it stay on the device. An interruption ends the launching.
   const auto record = [&](int iterations) {
@@ -230,15 +231,15 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
   const int todo = until - state.iteration;
   Graph one = record(1);
   std::optional<Graph> many;
-  if (todo >= kUnrolled) many.emplace(record(kUnrolled));
+  if (unrolled > 1 && todo >= unrolled) many.emplace(record(unrolled));
   InnerReport report;
   const auto interrupted = [&] {
     return problem.interrupt && problem.interrupt->load(std::memory_order_relaxed);
   };
   for (int k = 0; k < todo && !report.interrupted;) {
-    const bool all = many && k + kUnrolled <= todo && !interrupted();
+    const bool all = many && k + unrolled <= todo && !interrupted();
     (all ? *many : one).launch(stream);
-    k += all ? kUnrolled : 1;
+    k += all ? unrolled : 1;
     report.interrupted = interrupted();
   }
   const Control control = download(step.control(), stream).front();
