@@ -325,6 +325,66 @@ TEST_CASE_TEMPLATE("the gradient of a JKO step equals the reference", T, float, 
   }
 }
 
+TEST_CASE_TEMPLATE("networks beyond the shared memory of a block equal the reference", T, float, double) {
+  // 200,000 parameters and their gradients: no tile of a GPU holds them.
+  const StepCase<T> step({.dim = 2, .hidden = {320, 320, 320}, .residual = true, .quadratic_rank = 1}, 5,
+                         true);
+  const Icnn& net = step.net;
+  const std::vector<T> theta = step.state().theta;
+  struct Result {
+    std::vector<double> gradient, curvature;  // log det, H x
+  };
+  const auto run = [&](const Operations<T>& ops, Team& team) {
+    Result r{std::vector<double>(net.parameters(), 1e9), std::vector<double>(5)};
+    ops.objective_gradient(step.problem, theta.data(), 4, r.gradient.data(), team);
+    MapOutputs<T> outputs;
+    outputs.log_det = r.curvature.data();
+    ops.evaluate(net, theta.data(), step.x, outputs, team);
+    Matrix<T> product(5, 2);
+    ops.hessian_vector(net, theta.data(), step.x, step.x, product, team);
+    r.curvature.insert(r.curvature.end(), product.elements().begin(), product.elements().end());
+    return r;
+  };
+  Team one(1);
+  const Result expected = run(ref::operations<T>(), one);
+  for (const Backend<T>& backend : backends<T>()) {
+    CAPTURE(backend.ops->name);
+    Team team(backend.threads);
+    const Result actual = run(*backend.ops, team);
+    CHECK_CLOSE(actual.gradient, expected.gradient, 8 * net_tolerance<T>(net, 16));
+    CHECK(gradient_error(net, actual.gradient, expected.gradient) <= 16 * net_tolerance<T>(net, 16));
+    CHECK_CLOSE(actual.curvature, expected.curvature, 2 * net_tolerance<T>(net, 1));
+  }
+}
+
+TEST_CASE("clouds of several chunks equal the reference, with forces too") {
+  const Index n = 8200;  // the layered form of the cuda backend takes 8192 at a time
+  StepCase<double> step({.dim = 1, .hidden = {3, 2}}, n, false);
+  step.objective.interaction.push_back({0.4, quadratic_log(0.5, 0, 0)});
+  const Icnn& net = step.net;
+  const std::vector<double> theta = step.state().theta;
+  struct Result {
+    std::vector<double> gradient, u;
+  };
+  const auto run = [&](const Operations<double>& ops, Team& team) {
+    Result r{std::vector<double>(net.parameters(), 1e9), std::vector<double>(n)};
+    ops.objective_gradient(step.problem, theta.data(), 4, r.gradient.data(), team);
+    MapOutputs<double> outputs;
+    outputs.potential = r.u.data();
+    ops.evaluate(net, theta.data(), step.x, outputs, team);
+    return r;
+  };
+  Team one(1);
+  const Result expected = run(ref::operations<double>(), one);
+  for (const Backend<double>& backend : backends<double>()) {
+    CAPTURE(backend.ops->name);
+    Team team(backend.threads);
+    const Result actual = run(*backend.ops, team);
+    CHECK(gradient_error(net, actual.gradient, expected.gradient) <= 16 * net_tolerance<double>(net, n));
+    CHECK_CLOSE(actual.u, expected.u, net_tolerance<double>(net, 1));
+  }
+}
+
 TEST_CASE("the inner loop follows the reference, and its bits do not depend on the number of threads") {
   Team one(1);
   for (const bool interacting : {false, true}) {

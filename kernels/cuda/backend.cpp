@@ -19,23 +19,27 @@ int devices() {
 
 template <>
 std::vector<const char*> variants<float>() {
-  return {"tf32x3", "fma"};
+  return {"tf32x3", "fma", "cublas"};
 }
 template <>
 std::vector<const char*> variants<double>() {
-  return {"fma"};
+  return {"fma", "cublas"};
 }
 
 template <>
 const Operations<float>& operations<float>(const char* variant) {
   if (variant == std::string("tf32x3")) return table<float, Tf32x3>();
   if (variant == std::string("fma")) return table<float, Fma>();
-  throw NotAvailable("there are no products \"" + std::string(variant) + "\" in float; choose tf32x3 or fma");
+  if (variant == std::string("cublas")) return table<float, Cublas>();
+  throw NotAvailable("there are no products \"" + std::string(variant) +
+                     "\" in float; choose tf32x3, fma or cublas");
 }
 template <>
 const Operations<double>& operations<double>(const char* variant) {
   if (variant == std::string("fma")) return table<double, Fma>();
-  throw NotAvailable("there are no products \"" + std::string(variant) + "\" in double; choose fma");
+  if (variant == std::string("cublas")) return table<double, Cublas>();
+  throw NotAvailable("there are no products \"" + std::string(variant) +
+                     "\" in double; choose fma or cublas");
 }
 
 template <class T>

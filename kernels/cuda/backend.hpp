@@ -28,9 +28,8 @@ void evaluate(const Icnn& net, const T* theta, MatrixView<const T> x, const MapO
   if (out.displacement) args.displacement = raw(displacement);
   if (out.hessian) args.hessian = raw(hessian);
   if (out.log_det) args.log_det = raw(log_det);
-  with_form<T, Policy>(device.tiling(), [&](auto form) {
-    launch(evaluate_kernel<decltype(form)>, device.shape("evaluate"), args);
-  });
+  device.run([&](auto form) { launch(evaluate_kernel<decltype(form)>, device.shape("evaluate"), args); },
+             [&](LayeredNet<T>& layered) { layered.evaluate(args, stream); });
   if (out.potential) download(potential, MatrixView<T>(out.potential, n, 1), stream);
   if (out.displacement) download(displacement, out.displacement, stream);
   if (out.hessian) download(hessian, out.hessian, stream);
@@ -47,9 +46,9 @@ void hessian_vector(const Icnn& net, const T* theta, MatrixView<const T> x, Matr
   TileArgs<T> args = device.args(raw(cloud), as_int(x.rows));
   args.q = raw(direction);
   args.product = raw(product);
-  with_form<T, Policy>(device.tiling(), [&](auto form) {
-    launch(hessian_vector_kernel<decltype(form)>, device.shape("hessian_vector"), args);
-  });
+  device.run(
+      [&](auto form) { launch(hessian_vector_kernel<decltype(form)>, device.shape("hessian_vector"), args); },
+      [&](LayeredNet<T>& layered) { layered.hessian_vector(args, stream); });
   download(product, out, stream);
 }
 
@@ -72,9 +71,8 @@ CgReport solve_hessian(const Icnn& net, const T* theta, MatrixView<const T> x, M
   args.z = raw(solution);
   args.options = options;
   args.reports = raw(reports);
-  with_form<T, Policy>(device.tiling(), [&](auto form) {
-    launch(solve_kernel<decltype(form)>, device.shape("solve_hessian"), args);
-  });
+  device.run([&](auto form) { launch(solve_kernel<decltype(form)>, device.shape("solve_hessian"), args); },
+             [&](LayeredNet<T>& layered) { layered.solve(args, stream); });
   download(solution, z, stream);
   CgReport report;
   for (const CgReport& one : download(reports, stream)) report.add(one);
@@ -100,9 +98,9 @@ void log_det_lanczos(const Icnn& net, const T* theta, MatrixView<const T> x, Mat
   args.steps = taken;
   args.estimate = raw(means);
   args.variance = raw(variances);
-  with_form<T, Policy>(device.tiling(), [&](auto form) {
-    launch(lanczos_kernel<decltype(form)>, device.shape("log_det_lanczos"), args);
-  });
+  device.run(
+      [&](auto form) { launch(lanczos_kernel<decltype(form)>, device.shape("log_det_lanczos"), args); },
+      [&](LayeredNet<T>& layered) { layered.log_det_lanczos(args, stream); });
   download(means, MatrixView<double>(estimate, x.rows, 1), stream);
   if (variance) download(variances, MatrixView<double>(variance, x.rows, 1), stream);
 }
@@ -129,9 +127,8 @@ void jet_gradient(const Icnn& net, const T* theta, MatrixView<const T> x, const 
   if (seeds.p) args.p = raw(p);
   if (seeds.metric) args.metric = raw(metric);
   args.partial = raw(partial);
-  with_form<T, Policy>(device.tiling(), [&](auto form) {
-    launch(jet_kernel<decltype(form)>, device.shape("jet_gradient"), args);
-  });
+  device.run([&](auto form) { launch(jet_kernel<decltype(form)>, device.shape("jet_gradient"), args); },
+             [&](LayeredNet<T>& layered) { layered.jet_gradient(args, stream); });
   DeviceBuffer<double> sum(device.packed());
   UpdateArgs<T> update{};
   update.partial = raw(partial);
@@ -180,7 +177,8 @@ void interaction(const PairKernel& kernel, MatrixView<const T> y, double* energy
 template <class T, class Policy>
 const Operations<T>& table() {
   constexpr bool chosen = std::is_same_v<T, float> && std::is_same_v<Policy, Fma>;
-  static constexpr Operations<T> table = {.name = chosen ? "cuda-fma" : "cuda",
+  constexpr const char* name = !kTiled<Policy> ? "cuda-cublas" : chosen ? "cuda-fma" : "cuda";
+  static constexpr Operations<T> table = {.name = name,
                                           .evaluate = evaluate<T, Policy>,
                                           .hessian_vector = hessian_vector<T, Policy>,
                                           .solve_hessian = solve_hessian<T, Policy>,

@@ -1,26 +1,30 @@
 // SPDX-License-Identifier: MIT
-// A network on the device, and the choice of the tile kernels that work on it.
+// A network on the device, and the choice of the kernels that work on it.
 #pragma once
 
+#include <optional>
+
+#include "kernels/cuda/layered.hpp"
 #include "kernels/cuda/tile_kernels.hpp"
 #include "kernels/cuda/transfer.hpp"
+#include "kernels/cuda/variants.hpp"
 
 namespace brenier::cuda {
 
-/// Which tile kernels are used: tiles of 8 particles spread a small cloud over the device, tiles of 32 read
-/// each parameter less often; the last form is for what does not fit the shared memory of a block.
-enum class Tiling { small, large, global };
+/// Which kernels are used: tiles of 8 particles spread a small cloud over the device, tiles of 32 read each
+/// parameter less often; what does not fit the shared memory of a block goes layer by layer.
+enum class Tiling { small, large, layered };
 
-/// f(form) with the TileForm of a tiling.
+/// Whether products by `Policy` are formed in tiles at all.
+template <class Policy>
+inline constexpr bool kTiled = !std::is_same_v<Policy, Cublas>;
+
+/// f(form) with the TileForm of a tiling; nothing for the layered one, which has none.
 template <class T, class Policy, class F>
 void with_form(Tiling tiling, const F& f) {
-  switch (tiling) {
-    case Tiling::small:
-      return f(TileForm<T, Policy, 8, true>{});
-    case Tiling::large:
-      return f(TileForm<T, Policy, 32, true>{});
-    case Tiling::global:
-      return f(TileForm<T, Policy, 32, false>{});
+  if constexpr (kTiled<Policy>) {
+    if (tiling == Tiling::small) f(TileForm<T, Policy, 8>{});
+    if (tiling == Tiling::large) f(TileForm<T, Policy, 32>{});
   }
 }
 
@@ -30,21 +34,21 @@ class DeviceNet {
  public:
   DeviceNet(const Icnn& net, const T* theta, Index particles, const TileTask& task, Stream& stream)
       : stream_(stream), net_(net), plan_(net_.view(), task, 8) {
-    tiling_ = particles <= kSmallCloud ? Tiling::small : Tiling::large;
-    while (!plan(tiling_, task)) tiling_ = tiling_ == Tiling::large ? Tiling::small : Tiling::global;
+    tiling_ = !kTiled<Policy> ? Tiling::layered : particles <= kSmallCloud ? Tiling::small : Tiling::large;
+    while (tiling_ != Tiling::layered && !plan(tiling_, task)) {
+      tiling_ = tiling_ == Tiling::large ? Tiling::small : Tiling::layered;
+    }
     with_form<T, Policy>(tiling_, [&](auto form) {
       using Form = decltype(form);
       const Index tiles = (particles + Form::kParticles - 1) / Form::kParticles;
       // The number of blocks fixes the order of sums: it depends on the problem, not on the device.
       grid_ = static_cast<int>(std::clamp<Index>(tiles, 1, kMaxBlocks));
-      const std::size_t bytes = tile_bytes<Form>(net_.view(), plan_);
-      if (Form::kShared) {
-        shared_bytes_ = bytes;
-      } else {
-        slab_doubles_ = static_cast<Index>((bytes + 255) / 256 * 256 / sizeof(double));
-        slab_ = DeviceBuffer<double>(grid_ * slab_doubles_);
-      }
+      shared_bytes_ = tile_bytes<Form>(net_.view(), plan_);
     });
+    if (tiling_ == Tiling::layered) {
+      layered_.emplace(net_.view(), task, particles);
+      plan_ = layered_->plan();
+    }
     // Two sets, see update.hpp; operations without an inner loop use the first.
     theta_ = DeviceBuffer<T>(2 * net_.size());
     const std::vector<T> packed = net_.pack(theta);
@@ -58,15 +62,20 @@ class DeviceNet {
     out.theta = raw(theta_);
     out.x = x;
     out.n = n;
-    out.slab = slab_.size() > 0 ? raw(slab_) : nullptr;
-    out.slab_doubles = slab_doubles_;
     return out;
   }
   DeviceBuffer<T>& theta() { return theta_; }
   const PackedNet& net() const { return net_; }
+  /// How many parts the sums over particles have.
   int grid() const { return grid_; }
   int packed() const { return net_.view().packed; }
-  Tiling tiling() const { return tiling_; }
+  bool layered() const { return layered_.has_value(); }
+  /// tiled(form) launches tile kernels, layered(net) what takes their place where no tile fits.
+  template <class Tiled, class Layered>
+  void run(const Tiled& tiled, const Layered& layered) {
+    if (layered_) return layered(*layered_);
+    with_form<T, Policy>(tiling_, tiled);
+  }
   Launch shape(const char* name) const { return {grid_, kTileThreads, shared_bytes_, stream_, name}; }
 
  private:
@@ -80,7 +89,7 @@ class DeviceNet {
     with_form<T, Policy>(tiling, [&](auto form) {
       using Form = decltype(form);
       plan_ = TilePlan(net_.view(), task, Form::kParticles);
-      fits = !Form::kShared || tile_bytes<Form>(net_.view(), plan_) <= kSharedBytes;
+      fits = tile_bytes<Form>(net_.view(), plan_) <= kSharedBytes;
     });
     return fits;
   }
@@ -90,8 +99,7 @@ class DeviceNet {
   TilePlan plan_;
   Tiling tiling_;
   DeviceBuffer<T> theta_;
-  DeviceBuffer<double> slab_;
-  Index slab_doubles_ = 0;
+  std::optional<LayeredNet<T>> layered_;
   int grid_ = 1;
   std::size_t shared_bytes_ = 0;
 };

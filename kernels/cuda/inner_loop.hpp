@@ -60,14 +60,19 @@ class DeviceStep {
     args.image = raw(image_);
     args.force = pairs_.empty() ? nullptr : raw(force_);
     args.control = raw(control_);
-    with_form<T, Policy>(net_.tiling(), [&](auto form) {
-      using Form = decltype(form);
-      if (!pairs_.empty()) {
-        launch(image_kernel<Form>, net_.shape("images"), args);
-        launch_tile_forces<T>(pairs_.terms(), image_.pointer(), n_, force_.pointer(), stream_);
-      }
-      launch(step_kernel<Form>, net_.shape("step"), args);
-    });
+    const auto launch_forces = [&] {
+      launch_tile_forces<T>(pairs_.terms(), image_.pointer(), n_, force_.pointer(), stream_);
+    };
+    net_.run(
+        [&](auto form) {
+          using Form = decltype(form);
+          if (!pairs_.empty()) {
+            launch(image_kernel<Form>, net_.shape("images"), args);
+            launch_forces();
+          }
+          launch(step_kernel<Form>, net_.shape("step"), args);
+        },
+        [&](LayeredNet<T>& layered) { layered.step(args, !pairs_.empty(), launch_forces, stream_); });
   }
   /// Launches the sum over blocks; with Adam where `args` has what it needs.
   void launch_update(UpdateArgs<T> args) {
@@ -200,10 +205,11 @@ void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iter
 
 template <class T, class Policy>
 InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int until, Team&) {
-  constexpr int kUnrolled = 16;  // iterations of one graph: the host launches seldom
   Stream stream;
   DeviceStep<T, Policy> step(problem, state.theta.data(), state.iteration, stream);
   DeviceAdam<T, Policy> adam(problem, state, until, step, stream);
+  // Iterations of one graph: the host launches seldom. Layer by layer, one iteration is launches enough.
+  const int unrolled = step.net().layered() ? 1 : 16;
   // Recorded once, replayed without the host: the iteration number, the decision to stop and the norm that
   // decides it stay on the device. An interruption ends the launching.
   const auto record = [&](int iterations) {
@@ -217,15 +223,15 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
   const int todo = until - state.iteration;
   Graph one = record(1);
   std::optional<Graph> many;
-  if (todo >= kUnrolled) many.emplace(record(kUnrolled));
+  if (unrolled > 1 && todo >= unrolled) many.emplace(record(unrolled));
   InnerReport report;
   const auto interrupted = [&] {
     return problem.interrupt && problem.interrupt->load(std::memory_order_relaxed);
   };
   for (int k = 0; k < todo && !report.interrupted;) {
-    const bool all = many && k + kUnrolled <= todo && !interrupted();
+    const bool all = many && k + unrolled <= todo && !interrupted();
     (all ? *many : one).launch(stream);
-    k += all ? kUnrolled : 1;
+    k += all ? unrolled : 1;
     report.interrupted = interrupted();
   }
   const Control control = download(step.control(), stream).front();

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "kernels/cuda/net_view.hpp"
 
+#include <algorithm>
+
 namespace brenier::cuda {
 
 PackedNet::PackedNet(const Icnn& net) : place_(static_cast<std::size_t>(net.parameters())) {
@@ -46,7 +48,7 @@ PackedNet::PackedNet(const Icnn& net) : place_(static_cast<std::size_t>(net.para
   view.packed = (taken + 3) / 4 * 4;
 }
 
-TilePlan::TilePlan(const NetView& net, const TileTask& task, int particles)
+TilePlan::TilePlan(const NetView& net, const TileTask& task, int particles, bool operands)
     : directions(task.directions), count(task.count), gradient(task.gradient), rows(0), layers{} {
   const int d = net.dim;
   const int s = triangle(d);
@@ -76,6 +78,9 @@ TilePlan::TilePlan(const NetView& net, const TileTask& task, int particles)
   curvature = take(unit ? s : 0);
   metric = take(unit ? s : 0);
   vectors = take(task.vectors * d);
+  int widest = 0;
+  for (int l = 0; l < net.depth; ++l) widest = std::max(widest, net.layers[l].width);
+  scratch = take(operands && gradient ? widest : 0);
   for (int l = 0; l < net.depth; ++l) {
     const int h = net.layers[l].width;
     const int streams = tangents * h;
@@ -85,6 +90,8 @@ TilePlan::TilePlan(const NetView& net, const TileTask& task, int particles)
     at.z2 = take(gradient ? h : 0);
     at.s_bar = take(gradient || task.product ? h : 0);
     at.j_bar = take(gradient ? streams : 0);
+    at.beta = take(operands ? h : 0);
+    at.t = take(operands && l + 1 < net.depth ? streams : 0);
   }
 }
 

@@ -74,9 +74,11 @@ struct LayerRows {
                   // forward one)
   int j;          // (tangents * width); not kept for layer 0 in unit mode, where J = A_0
   int j_bar;      // (tangents * width); sum_b M_kb J_b, then the adjoint of j
+  int beta;       // g sigma', and
+  int t;          // (tangents * width): sigma' J; both only where products read them from memory
 };
 
-/// Where everything of a tile lies, counted in rows of kParticles elements that are `stride` apart.
+/// Where everything of a tile or a chunk lies, counted in rows of one element for each particle.
 struct TilePlan {
   Directions directions;
   int count;     // K, for single and pairs
@@ -87,11 +89,13 @@ struct TilePlan {
   int curvature;  // part of layer 0 and of the quadratic form in H, packed as a triangle
   int metric;     // part of the other layers in H, then M
   int vectors;
+  int scratch;  // (widest layer); only where products write to memory
   int rows;
   int log_det_doubles, factor_doubles, surrogate_doubles, state_doubles;  // of a tile, in this order
   LayerRows layers[kMaxLayers];
 
-  TilePlan(const NetView& net, const TileTask& task, int particles);
+  /// `operands`: with rows for what whole matrices are multiplied with.
+  TilePlan(const NetView& net, const TileTask& task, int particles, bool operands = false);
 
   BRENIER_HOST_DEVICE int doubles() const {
     return log_det_doubles + factor_doubles + surrogate_doubles + state_doubles;

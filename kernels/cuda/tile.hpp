@@ -1,74 +1,36 @@
 // SPDX-License-Identifier: MIT
-// The network on a tile of kParticles particles, by one block.
+// The network on a tile of kParticles particles, by one block: who computes which element, and the products.
 //
-//   computes   map, Hessian, log-determinant, and the theta-gradient of the second-order jet
-//   (kernels/ops.hpp),
-//              by the collapsed streams of the reference: 1 base, K tangents, 1 second-order stream
-//   layout     every quantity is a set of rows of kParticles elements, kStride apart; TilePlan says where
-//   memory     parameters, sums and rows lie in the block's shared memory where they fit, else in global
-//   memory
-//              (kernels/cuda/tile_kernels.hpp)
+//   formulas   kernels/cuda/elements.hpp
+//   layout     rows of kParticles elements, kStride apart, in shared memory, and so are the parameters and
+//   the
+//              sums (kernels/cuda/tile_kernels.hpp)
 //   launch     whole warps; each stage ends with a barrier unless it says otherwise
 //   products   kernels/cuda/product.hpp: parameters are the left operand, particles are the columns
 #pragma once
 
-#include "kernels/cuda/net_view.hpp"
+#include "kernels/cuda/elements.hpp"
 #include "kernels/cuda/product.hpp"
 #include "kernels/runtime/device.hpp"
 
 namespace brenier::cuda {
 
-using namespace brenier::device;
-
-/// sigma and its derivatives; d2 and d3 are functions of d1 = sigma'.
-template <class T>
-BRENIER_DEVICE void activate(Activation kind, T s, T& value, T& d1) {
-  if (kind == Activation::softplus) {
-    const T t = exp(-abs(s));
-    const T p = T(1) / (T(1) + t);
-    value = (s > T(0) ? s : T(0)) + log1p(t);
-    d1 = s < T(0) ? t * p : p;
-  } else {
-    const T root = sqrt(s * s + T(4));
-    const T big = (abs(s) + root) * T(0.5);
-    value = s < T(0) ? T(1) / big : big;
-    d1 = s < T(0) ? T(1) / (big * root) : big / root;
-  }
-}
-template <class T>
-BRENIER_DEVICE T second_derivative(Activation kind, T d1) {
-  const T d2 = d1 * (T(1) - d1);
-  return kind == Activation::softplus ? d2 : T(2) * d2 * sqrt(d2);
-}
-template <class T>
-BRENIER_DEVICE T third_derivative(Activation kind, T d1) {
-  const T d2 = d1 * (T(1) - d1);
-  const T slope = T(1) - T(2) * d1;
-  return kind == Activation::softplus ? d2 * slope : T(6) * d2 * d2 * slope;
-}
+/// Rows start in all banks for the four rows by eight particles that a warp reads at a time.
+template <class T, int kParticles>
+using RowsOfTile = TileRows<T, kParticles, kParticles == 8 ? 8 : kParticles + 8>;
 
 template <class T, class Policy, int kParticles>
-class Tile {
+class Tile : public Elements<T, RowsOfTile<T, kParticles>> {
+  using Rows = RowsOfTile<T, kParticles>;
+  using Base = Elements<T, Rows>;
+
  public:
-  /// Rows start in all banks for the four rows by eight particles that a warp reads at a time.
-  static constexpr int kStride = kParticles == 8 ? 8 : kParticles + 8;
+  using Base::at;
+  static constexpr int kStride = Rows::kStride;
   static constexpr int kBlocks = kParticles < 16 ? 1 : 2;
 
   BRENIER_DEVICE Tile(const NetView& net, const TilePlan& plan, const T* theta, T* rows, double* doubles)
-      : net_(net), plan_(plan), theta_(theta), rows_(rows), doubles_(doubles), d_(net.dim) {}
-
-  BRENIER_DEVICE T& at(int row, int particle) const { return rows_[row * kStride + particle]; }
-  /// log det H of a particle, after factorise().
-  BRENIER_DEVICE double& log_det(int particle) const { return doubles_[particle]; }
-  /// The state of a particle that a kernel keeps in double.
-  BRENIER_DEVICE double* state(int particle) const {
-    return doubles_ + plan_.log_det_doubles + plan_.factor_doubles + plan_.surrogate_doubles +
-           particle * (plan_.state_doubles / kParticles);
-  }
-  /// Row r of the double workspace of internal energies.
-  BRENIER_DEVICE double& surrogate(int r, int particle) const {
-    return doubles_[plan_.log_det_doubles + plan_.factor_doubles + r * kParticles + particle];
-  }
+      : Base(net, plan, theta, Rows{rows}, doubles) {}
 
   /// f(i, p) for i < count and all particles, dealt to the threads of the block.
   template <class F>
@@ -82,16 +44,11 @@ class Tile {
   BRENIER_DEVICE void adjoint();   // g of all layers
   BRENIER_DEVICE void displace();  // displacement rows; no barrier at its end
   BRENIER_DEVICE void hessian();   // curvature and metric rows; no barrier at its end
-  BRENIER_DEVICE T hessian_element(int a, int b, int p) const {
-    const int e = triangle_index(a, b);
-    return at(plan_.curvature + e, p) + at(plan_.metric + e, p);
-  }
-  /// log det H of every particle (NaN where H is not positive definite); with `inverse`, the metric rows
-  /// become weight(p, log det) H^{-1}. `weight` is called by one thread for each particle. No barrier at its
-  /// end.
+  /// Of all particles; see Elements. No barrier at its end.
   template <class Weight>
-  BRENIER_DEVICE void factorise(bool inverse, const Weight& weight);
-  BRENIER_DEVICE T potential(int p) const;
+  BRENIER_DEVICE void factorise(bool inverse, const Weight& weight) const {
+    Base::factorise(inverse, weight, thread_index(), block_size());
+  }
   BRENIER_DEVICE void hessian_vector();  // H q into the y rows
   BRENIER_DEVICE void second_order();
   BRENIER_DEVICE void reverse();
@@ -100,9 +57,10 @@ class Tile {
 
  private:
   using Block = ProductBlock<Policy, T, kBlocks>;
+  using Base::d_, Base::net_, Base::plan_, Base::rows_, Base::theta_;
+  using Base::gamma;
 
   // --- dealing work to warps: each job goes to the next one
-  // -----------------------------------------------------
 
   BRENIER_DEVICE bool my_turn() {
     const bool mine = turn_ == warp();
@@ -134,7 +92,6 @@ class Tile {
   }
 
   // --- operands as functions of the index that products sum over
-  // ------------------------------------------------
 
   BRENIER_DEVICE auto weight_rows(int l) const {
     const T* w = theta_ + net_.layers[l].weight;
@@ -162,106 +119,44 @@ class Tile {
   }
   /// Rows row, row + 1, ... of one particle.
   BRENIER_DEVICE auto particle(int row, int p) const {
-    const T* from = rows_ + row * kStride + p;
+    const T* from = rows_.base + row * kStride + p;
     return [from](int k) { return from[k * kStride]; };
   }
   /// The same, rows of two quantities multiplied.
   BRENIER_DEVICE auto particle_product(int row, int by, int p) const {
-    const T* from = rows_ + row * kStride + p;
-    const T* factor = rows_ + by * kStride + p;
+    const T* from = rows_.base + row * kStride + p;
+    const T* factor = rows_.base + by * kStride + p;
     return [from, factor](int k) { return from[k * kStride] * factor[k * kStride]; };
   }
   /// sigma' J of layer l and tangent k, one particle.
   BRENIER_DEVICE auto layer_tangent(int l, int k, int p) const {
-    const bool constant = l == 0 && plan_.directions == Directions::unit;
-    const T* d1 = rows_ + plan_.layers[l].d1 * kStride + p;
+    const bool constant = this->constant_tangents(l);
+    const T* d1 = rows_.base + plan_.layers[l].d1 * kStride + p;
     const T* j = constant ? theta_ + net_.layers[0].input_weight + k
-                          : rows_ + (plan_.layers[l].j + k * net_.layers[l].width) * kStride + p;
+                          : rows_.base + (plan_.layers[l].j + k * net_.layers[l].width) * kStride + p;
     const int stride = constant ? d_ : kStride;
     return [d1, j, stride](int i) { return d1[i * kStride] * j[i * stride]; };
   }
 
-  // --- elements
-  // -------------------------------------------------------------------------------------------------
-
-  /// A_l times the vector in rows `direction`.
-  BRENIER_DEVICE T input_part(int l, int i, int direction, int p) const {
-    const int weight = net_.layers[l].input_weight;
-    T sum = T(0);
-    if (weight < 0) return sum;
-    for (int c = 0; c < d_; ++c) sum = fma(theta_[weight + i * d_ + c], at(direction + c, p), sum);
-    return sum;
-  }
-  /// The same for tangent k, whose direction may be a unit vector.
-  BRENIER_DEVICE T input_part_tangent(int l, int i, int k, int p) const {
-    if (plan_.directions != Directions::unit) return input_part(l, i, plan_.q + k * d_, p);
-    const int weight = net_.layers[l].input_weight;
-    return weight < 0 ? T(0) : theta_[weight + i * d_ + k];
-  }
-  BRENIER_DEVICE T tangent(int l, int k, int i, int p) const {
-    if (l == 0 && plan_.directions == Directions::unit)
-      return theta_[net_.layers[0].input_weight + i * d_ + k];
-    return at(plan_.layers[l].j + k * net_.layers[l].width + i, p);
-  }
-  BRENIER_DEVICE T gamma(int l, int i, int p) const {
-    return at(plan_.layers[l].g + i, p) * second_derivative(net_.activation, at(plan_.layers[l].d1 + i, p));
-  }
-  BRENIER_DEVICE T quadratic(int a, int b) const {
-    T sum = a == b ? theta_[net_.alpha] : T(0);
-    for (int r = 0; r < net_.rank; ++r) {
-      sum = fma(theta_[net_.factor + r * d_ + a], theta_[net_.factor + r * d_ + b], sum);
-    }
-    return sum;
-  }
-  /// Row c of B^T times the projection rows.
-  BRENIER_DEVICE T unproject(int c, int p) const {
-    T sum = T(0);
-    for (int r = 0; r < net_.rank; ++r) {
-      sum = fma(theta_[net_.factor + r * d_ + c], at(plan_.projection + r, p), sum);
-    }
-    return sum;
-  }
   /// Projection rows = B times the vector in rows `direction`.
-  BRENIER_DEVICE void project(int direction) {
-    for_each(net_.rank, [&](int r, int p) {
-      T sum = T(0);
-      for (int c = 0; c < d_; ++c) sum = fma(theta_[net_.factor + r * d_ + c], at(direction + c, p), sum);
-      at(plan_.projection + r, p) = sum;
-    });
+  BRENIER_DEVICE void project_all(int direction) {
+    for_each(net_.rank, [&](int r, int p) { this->project(direction, r, p); });
   }
   BRENIER_DEVICE void layer_tangents(int l);
-  BRENIER_DEVICE T weigh_tangents(int l, int i, int p);
-  BRENIER_DEVICE void finish_second_order(int l, int i, int p, T s2, T r);
   BRENIER_DEVICE void accumulate_layer(int l, T* sums);
-  template <class Weight>
-  BRENIER_DEVICE void factorise_by_warp(bool inverse, const Weight& weight);
-  template <int kDim, class Weight>
-  BRENIER_DEVICE void factorise_by_thread(bool inverse, const Weight& weight);
 
-  const NetView& net_;
-  const TilePlan& plan_;
-  const T* theta_;
-  T* rows_;
-  double* doubles_;
-  int d_;
   int turn_ = 0;
 };
 
 template <class T, class Policy, int kParticles>
 BRENIER_DEVICE void Tile<T, Policy, kParticles>::forward() {
-  project(plan_.x);
+  project_all(plan_.x);
   for (int l = 0; l < net_.depth; ++l) {
     const LayerView& layer = net_.layers[l];
-    const LayerRows& to = plan_.layers[l];
     const int z_before = l > 0 ? plan_.layers[l - 1].z : 0;
     product(
         layer.width, layer.before, 1, weight_rows(l), [&](int, int p) { return particle(z_before, p); },
-        [&](int, int i, int p, T s) {
-          s += input_part(l, i, plan_.x, p) + theta_[layer.bias + i];
-          if (layer.skip >= 0) s = fma(theta_[layer.scale + i], at(plan_.layers[layer.skip].z + i, p), s);
-          activate(net_.activation, s, at(to.z + i, p), at(to.d1 + i, p));
-          if (l + 1 == net_.depth) at(to.g + i, p) = theta_[net_.output_weight + i];
-        });
+        [&](int, int i, int p, T s) { this->finish_values(l, i, p, s); });
     layer_tangents(l);
     sync_block();
   }
@@ -269,20 +164,10 @@ BRENIER_DEVICE void Tile<T, Policy, kParticles>::forward() {
 
 template <class T, class Policy, int kParticles>
 BRENIER_DEVICE void Tile<T, Policy, kParticles>::layer_tangents(int l) {
-  const LayerView& layer = net_.layers[l];
-  const LayerRows& to = plan_.layers[l];
-  const bool constant = l == 0 && plan_.directions == Directions::unit;
   product(
-      layer.width, layer.before, constant ? 0 : plan_.tangents, weight_rows(l),
-      [&](int k, int p) { return layer_tangent(l > 0 ? l - 1 : 0, k, p); },
-      [&](int k, int i, int p, T sum) {
-        sum += input_part_tangent(l, i, k, p);
-        if (layer.skip >= 0) {
-          const T skipped = at(plan_.layers[layer.skip].d1 + i, p) * tangent(layer.skip, k, i, p);
-          sum = fma(theta_[layer.scale + i], skipped, sum);
-        }
-        at(to.j + k * layer.width + i, p) = sum;
-      });
+      net_.layers[l].width, net_.layers[l].before, this->constant_tangents(l) ? 0 : plan_.tangents,
+      weight_rows(l), [&](int k, int p) { return layer_tangent(l > 0 ? l - 1 : 0, k, p); },
+      [&](int k, int i, int p, T sum) { this->finish_tangent(l, k, i, p, sum); });
 }
 
 template <class T, class Policy, int kParticles>
@@ -296,19 +181,11 @@ BRENIER_DEVICE void Tile<T, Policy, kParticles>::tangents() {
 template <class T, class Policy, int kParticles>
 BRENIER_DEVICE void Tile<T, Policy, kParticles>::adjoint() {
   for (int l = net_.depth - 1; l > 0; --l) {
-    const LayerView& below = net_.layers[l - 1];
     const LayerRows& rows = plan_.layers[l];
     product(
-        below.width, net_.layers[l].width, 1, weight_columns(l),
+        net_.layers[l - 1].width, net_.layers[l].width, 1, weight_columns(l),
         [&](int, int p) { return particle_product(rows.g, rows.d1, p); },
-        [&](int, int i, int p, T g) {
-          if (below.skip_user >= 0) {
-            const LayerRows& user = plan_.layers[below.skip_user];
-            const T beta = at(user.g + i, p) * at(user.d1 + i, p);
-            g = fma(theta_[net_.layers[below.skip_user].scale + i], beta, g);
-          }
-          at(plan_.layers[l - 1].g + i, p) = g;
-        });
+        [&](int, int i, int p, T g) { this->finish_adjoint(l - 1, i, p, g); });
     sync_block();
   }
 }
@@ -323,10 +200,7 @@ BRENIER_DEVICE void Tile<T, Policy, kParticles>::displace() {
       c.multiply(net_.layers[l].width, input_columns(l),
                  [&](int p) { return particle_product(rows.g, rows.d1, p); });
     }
-    c.for_elements([&](int i, int p, T sum, int) {
-      sum += theta_[net_.output_input + i] + unproject(i, p);
-      at(plan_.displacement + i, p) = fma(theta_[net_.alpha] - T(1), at(plan_.x + i, p), sum);
-    });
+    c.for_elements([&](int i, int p, T sum, int) { this->finish_displacement(i, p, sum); });
   });
 }
 
@@ -347,7 +221,7 @@ BRENIER_DEVICE void Tile<T, Policy, kParticles>::hessian() {
         [&](int p) { return [this, p](int i) { return gamma(0, i, p); }; });
     c.for_elements([&](int e, int p, T sum, int) {
       const int b = triangle_column(e);
-      at(plan_.curvature + e, p) = sum + quadratic(e - triangle(b), b);
+      at(plan_.curvature + e, p) = sum + this->quadratic(e - triangle(b), b);
     });
   });
   // The others, whose tangents differ between particles: a warp takes four elements of a column; where a tile
@@ -358,62 +232,33 @@ BRENIER_DEVICE void Tile<T, Policy, kParticles>::hessian() {
   for (int b = 0; b < d_; ++b) {
     for (int first = 0; first <= b; first += kElements) {
       if (!my_turn()) continue;
-      T sum[kElements] = {};
+      T sum[1][kElements] = {};
       for (int l = 1; l < net_.depth; ++l) {
         for (int i = lane() / kParticles; i < net_.layers[l].width; i += kParts) {
-          const T weighted = gamma(l, i, p) * tangent(l, b, i, p);
-          BRENIER_UNROLL
-          for (int m = 0; m < kElements; ++m) {
-            if (first + m <= b) sum[m] = fma(weighted, tangent(l, first + m, i, p), sum[m]);
-          }
+          this->add_curvature(l, i, p, b, first, sum);
         }
       }
       BRENIER_UNROLL
       for (int m = 0; m < kElements; ++m) {
-        for (int mask = kParticles; mask < 32; mask *= 2) sum[m] += shuffle_xor(sum[m], mask);
+        for (int mask = kParticles; mask < 32; mask *= 2) sum[0][m] += shuffle_xor(sum[0][m], mask);
         if (first + m <= b && lane() < kParticles)
-          at(plan_.metric + triangle_index(first + m, b), p) = sum[m];
+          at(plan_.metric + triangle_index(first + m, b), p) = sum[0][m];
       }
     }
   }
 }
 
 template <class T, class Policy, int kParticles>
-BRENIER_DEVICE T Tile<T, Policy, kParticles>::potential(int p) const {
-  T u = theta_[net_.output_bias];
-  for (int i = 0; i < net_.layers[net_.depth - 1].width; ++i) {
-    u = fma(theta_[net_.output_weight + i], at(plan_.layers[net_.depth - 1].z + i, p), u);
-  }
-  for (int c = 0; c < d_; ++c) {
-    const T slope = fma(theta_[net_.alpha], at(plan_.x + c, p), unproject(c, p));
-    u = fma(theta_[net_.output_input + c] + T(0.5) * slope, at(plan_.x + c, p), u);
-  }
-  return u;
-}
-
-template <class T, class Policy, int kParticles>
 BRENIER_DEVICE void Tile<T, Policy, kParticles>::hessian_vector() {
-  // The tangent of the adjoint sweep: beta' = g' sigma' + g sigma'' s'; it lies in the s_bar rows.
   const int last = net_.depth - 1;
-  project(plan_.q);
-  for_each(net_.layers[last].width, [&](int i, int p) {
-    at(plan_.layers[last].s_bar + i, p) = gamma(last, i, p) * tangent(last, 0, i, p);
-  });
+  project_all(plan_.q);
+  for_each(net_.layers[last].width, [&](int i, int p) { this->start_adjoint_tangent(last, i, p); });
   sync_block();
   for (int l = last; l > 0; --l) {
-    const LayerView& below = net_.layers[l - 1];
-    const LayerRows& rows = plan_.layers[l - 1];
     product(
-        below.width, net_.layers[l].width, 1, weight_columns(l),
+        net_.layers[l - 1].width, net_.layers[l].width, 1, weight_columns(l),
         [&](int, int p) { return particle(plan_.layers[l].s_bar, p); },
-        [&](int, int i, int p, T g_dot) {
-          if (below.skip_user >= 0) {
-            const T user = at(plan_.layers[below.skip_user].s_bar + i, p);
-            g_dot = fma(theta_[net_.layers[below.skip_user].scale + i], user, g_dot);
-          }
-          at(rows.s_bar + i, p) =
-              fma(gamma(l - 1, i, p), tangent(l - 1, 0, i, p), g_dot * at(rows.d1 + i, p));
-        });
+        [&](int, int i, int p, T g_dot) { this->finish_adjoint_tangent(l - 1, i, p, g_dot); });
     sync_block();
   }
   for_blocks(d_, kParticles, 1, [&](int first_row, int first_particle, int) {
@@ -423,14 +268,11 @@ BRENIER_DEVICE void Tile<T, Policy, kParticles>::hessian_vector() {
       c.multiply(net_.layers[l].width, input_columns(l),
                  [&](int p) { return particle(plan_.layers[l].s_bar, p); });
     }
-    c.for_elements([&](int i, int p, T sum, int) {
-      at(plan_.y + i, p) = fma(theta_[net_.alpha], at(plan_.q + i, p), sum + unproject(i, p));
-    });
+    c.for_elements([&](int i, int p, T sum, int) { this->finish_hessian_vector(i, p, sum); });
   });
   sync_block();
 }
 
 }  // namespace brenier::cuda
 
-#include "kernels/cuda/factor.hpp"
 #include "kernels/cuda/tile_reverse.hpp"

@@ -3,11 +3,10 @@
 // iteration of a JKO step.
 //
 //   launch   kTileThreads threads a block; blocks take tiles in turn (tile = block, block + grid, ...), so
-//   that
-//            the number of blocks, which fixes the order of all sums, is the host's choice
+//            that the number of blocks, which fixes the order of all sums, is the host's choice
 //   memory   the block's shared memory holds, in this order: doubles of the tile (log det, factors, internal
-//            energies), the packed parameters, their sums, the rows of the tile. Forms without shared memory
-//            read the parameters and keep sums and rows in global memory
+//            energies), the packed parameters, their sums, the rows of the tile. What has no room there is
+//            the business of kernels/cuda/layered.hpp
 //   sums     each block writes its sums to its own part of `partial`; update_kernel adds the blocks in order
 #pragma once
 
@@ -20,16 +19,15 @@ namespace brenier::cuda {
 
 inline constexpr int kTileThreads = 256;
 
-/// What tile kernels are compiled for: type, products, particles of a tile, where its memory lies.
-template <class T, class Policy, int kParticlesOfTile, bool kInShared>
+/// What tile kernels are compiled for: type, products, particles of a tile.
+template <class T, class Policy, int kParticlesOfTile>
 struct TileForm {
   using Type = T;
   using TileType = Tile<T, Policy, kParticlesOfTile>;
   static constexpr int kParticles = kParticlesOfTile;
-  static constexpr bool kShared = kInShared;
   /// Blocks that registers are kept for on a multiprocessor: small clouds have one block there and want them
   /// all.
-  static constexpr int kResident = kParticles == 8 || !kShared ? 1 : 2;
+  static constexpr int kResident = kParticles == 8 ? 1 : 2;
 };
 
 /// What all tile kernels need. Clouds are (n, d) without gaps; outputs that are not wanted are null.
@@ -40,8 +38,6 @@ struct TileArgs {
   const T* theta = nullptr;
   const T* x = nullptr;
   int n = 0;
-  double* slab = nullptr;  // (grid, slab_doubles) where the form has no shared memory
-  Index slab_doubles = 0;
   T *potential = nullptr, *displacement = nullptr, *hessian = nullptr, *product = nullptr;
   double* log_det = nullptr;
   const T *a = nullptr, *v = nullptr, *q = nullptr, *p = nullptr, *metric = nullptr;
@@ -54,7 +50,7 @@ inline BRENIER_HOST_DEVICE std::size_t double_bytes(const TilePlan& plan) {
 }
 template <class Form>
 std::size_t tile_bytes(const NetView& net, const TilePlan& plan) {
-  const std::size_t copies = Form::kShared ? (plan.gradient ? 2 : 1) : 0;
+  const std::size_t copies = plan.gradient ? 2 : 1;
   const std::size_t elements = copies * static_cast<std::size_t>(net.packed) +
                                static_cast<std::size_t>(plan.rows) * Form::TileType::kStride;
   return double_bytes(plan) + elements * sizeof(typename Form::Type);
@@ -72,27 +68,18 @@ struct TileMemory {
   BRENIER_DEVICE TileMemory(const TileArgs<T>& args, int set) {
     const int packed = args.net.packed;
     const T* source = args.theta + Index{set} * packed;
-    if constexpr (Form::kShared) {
-      const std::size_t offset = double_bytes(args.plan);
-      const int copies = args.plan.gradient ? 2 : 1;
-      const Index elements = Index{copies} * packed + Index{args.plan.rows} * Form::TileType::kStride;
-      T* base = shared_array<T>(offset, elements);
-      doubles = shared_array<double>(0, args.plan.doubles());
-      for (int e = thread_index(); e < packed; e += block_size()) base[e] = source[e];
-      theta = base;
-      sums = base + packed;
-      rows = base + copies * packed;
-    } else {
-      doubles = args.slab + Index{block_index()} * args.slab_doubles;
-      theta = source;
-      sums = args.partial ? args.partial + Index{block_index()} * packed : nullptr;
-      rows = reinterpret_cast<T*>(doubles + double_bytes(args.plan) / sizeof(double));
-    }
-    for (int e = thread_index(); args.plan.gradient && sums && e < packed; e += block_size()) sums[e] = T(0);
+    const int copies = args.plan.gradient ? 2 : 1;
+    const Index elements = Index{copies} * packed + Index{args.plan.rows} * Form::TileType::kStride;
+    T* base = shared_array<T>(double_bytes(args.plan), elements);
+    doubles = shared_array<double>(0, args.plan.doubles());
+    for (int e = thread_index(); e < packed; e += block_size()) base[e] = source[e];
+    theta = base;
+    sums = base + packed;
+    rows = base + copies * packed;
+    for (int e = thread_index(); args.plan.gradient && e < packed; e += block_size()) sums[e] = T(0);
   }
   /// Publishes the sums. After a barrier.
   BRENIER_DEVICE void flush(const TileArgs<T>& args) const {
-    if constexpr (!Form::kShared) return;
     T* to = args.partial + Index{block_index()} * args.net.packed;
     for (int e = thread_index(); e < args.net.packed; e += block_size()) to[e] = sums[e];
   }
@@ -108,7 +95,7 @@ BRENIER_DEVICE typename Form::TileType make_tile(const TileArgs<typename Form::T
 template <class TileType, class T>
 BRENIER_DEVICE void gather(const TileType& tile, int row, const T* from, int n, int begin, int stride,
                            int first, int count, bool zero_padding) {
-  TileType::for_each(count, [&](int c, int p) {
+  tile.for_each(count, [&](int c, int p) {
     const int source = begin + p < n ? begin + p : n - 1;
     const bool padding = zero_padding && begin + p >= n;
     tile.at(row + c, p) = padding || !from ? T(0) : from[Index{source} * stride + first + c];
@@ -119,21 +106,53 @@ BRENIER_DEVICE void gather(const TileType& tile, int row, const T* from, int n, 
 template <class TileType, class T>
 BRENIER_DEVICE void gather_cloud(const TileType& tile, const TileArgs<T>& args, int begin) {
   gather(tile, args.plan.x, args.x, args.n, begin, args.net.dim, 0, args.net.dim, false);
-  TileType::for_each(1, [&](int, int p) { tile.at(args.plan.x + args.net.dim, p) = T(1); });
+  tile.for_each(1, [&](int, int p) { tile.at(args.plan.x + args.net.dim, p) = T(1); });
 }
 
 template <class TileType, class T>
 BRENIER_DEVICE void scatter(const TileType& tile, int row, T* to, int n, int begin, int count) {
-  TileType::for_each(count, [&](int c, int p) {
+  tile.for_each(count, [&](int c, int p) {
     if (begin + p < n) to[Index{begin + p} * count + c] = tile.at(row + c, p);
   });
+}
+
+/// What evaluate() gives, from the rows.
+template <class TileType, class T>
+BRENIER_DEVICE void scatter_map(const TileType& tile, const TileArgs<T>& args, int begin) {
+  const int d = args.net.dim;
+  if (args.displacement) scatter(tile, args.plan.displacement, args.displacement, args.n, begin, d);
+  tile.for_each(args.hessian ? d * d : 0, [&](int k, int p) {
+    if (begin + p < args.n)
+      args.hessian[Index{begin + p} * d * d + k] = tile.hessian_element(k / d, k % d, p);
+  });
+  tile.for_each(1, [&](int, int p) {
+    if (begin + p >= args.n) return;
+    if (args.potential) args.potential[begin + p] = tile.potential(p);
+    if (args.log_det) args.log_det[begin + p] = tile.log_det(p);
+  });
+}
+
+/// The rows of a jet's seeds; padding has none.
+template <class TileType, class T>
+BRENIER_DEVICE void gather_seeds(const TileType& tile, const TileArgs<T>& args, int begin) {
+  const TilePlan& plan = args.plan;
+  const int d = args.net.dim;
+  gather(tile, plan.seed_a, args.a, args.n, begin, 1, 0, 1, true);
+  gather(tile, plan.v, args.v, args.n, begin, d, 0, d, true);
+  gather(tile, plan.v + d, static_cast<const T*>(nullptr), args.n, begin, 0, 0, 1, true);
+  for (int k = 0; k < plan.count; ++k) {
+    gather(tile, plan.q + k * d, args.q, args.n, begin, plan.count * d, k * d, d, true);
+    if (plan.directions != Directions::pairs) continue;
+    gather(tile, plan.q + (plan.count + k) * d, args.p, args.n, begin, plan.count * d, k * d, d, true);
+  }
+  for (int b = 0; args.metric && b < d; ++b) {  // column b of the upper triangle is column b of the matrix
+    gather(tile, plan.metric + triangle_index(0, b), args.metric, args.n, begin, d * d, b * d, b + 1, true);
+  }
 }
 
 template <class Form>
 BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void evaluate_kernel(
     BRENIER_ARGUMENT TileArgs<typename Form::Type> args) {
-  const TilePlan& plan = args.plan;
-  const int d = args.net.dim;
   const TileMemory<Form> memory(args, 0);
   auto tile = make_tile<Form>(args, memory);
   for (int begin = block_index() * Form::kParticles; begin < args.n;
@@ -143,21 +162,13 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void evaluat
     tile.forward();
     tile.adjoint();
     tile.displace();
-    if (plan.directions == Directions::unit) tile.hessian();
-    sync_block();
-    if (args.displacement) scatter(tile, plan.displacement, args.displacement, args.n, begin, d);
-    const int p = thread_index();
-    const bool particle = p < Form::kParticles && begin + p < args.n;
-    if (args.potential && particle) args.potential[begin + p] = tile.potential(p);
-    if (plan.directions == Directions::unit) {
-      Form::TileType::for_each(args.hessian ? d * d : 0, [&](int k, int q) {
-        if (begin + q < args.n)
-          args.hessian[Index{begin + q} * d * d + k] = tile.hessian_element(k / d, k % d, q);
-      });
-      tile.factorise(false, [](int, double) { return 0.0; });
+    if (args.plan.directions == Directions::unit) {
+      tile.hessian();
       sync_block();
-      if (args.log_det && particle) args.log_det[begin + p] = tile.log_det(p);
+      tile.factorise(false, [](int, double) { return 0.0; });
     }
+    sync_block();
+    scatter_map(tile, args, begin);
     sync_block();
   }
 }
@@ -185,24 +196,12 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void hessian
 template <class Form>
 BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void jet_kernel(
     BRENIER_ARGUMENT TileArgs<typename Form::Type> args) {
-  const TilePlan& plan = args.plan;
-  const int d = args.net.dim;
   const TileMemory<Form> memory(args, 0);
   auto tile = make_tile<Form>(args, memory);
   for (int begin = block_index() * Form::kParticles; begin < args.n;
        begin += grid_size() * Form::kParticles) {
     gather_cloud(tile, args, begin);
-    gather(tile, plan.seed_a, args.a, args.n, begin, 1, 0, 1, true);
-    gather(tile, plan.v, args.v, args.n, begin, d, 0, d, true);
-    gather(tile, plan.v + d, static_cast<const typename Form::Type*>(nullptr), args.n, begin, 0, 0, 1, true);
-    for (int k = 0; k < plan.count; ++k) {
-      gather(tile, plan.q + k * d, args.q, args.n, begin, plan.count * d, k * d, d, true);
-      if (plan.directions != Directions::pairs) continue;
-      gather(tile, plan.q + (plan.count + k) * d, args.p, args.n, begin, plan.count * d, k * d, d, true);
-    }
-    for (int b = 0; args.metric && b < d; ++b) {  // column b of the upper triangle is column b of the matrix
-      gather(tile, plan.metric + triangle_index(0, b), args.metric, args.n, begin, d * d, b * d, b + 1, true);
-    }
+    gather_seeds(tile, args, begin);
     sync_block();
     tile.forward();
     tile.adjoint();
@@ -265,7 +264,7 @@ BRENIER_DEVICE int particle_of(const StepArgs<T>& args, int place) {
 template <class TileType, class T>
 BRENIER_DEVICE void gather_batch(const TileType& tile, const StepArgs<T>& args, int begin) {
   const int d = args.tile.net.dim;
-  TileType::for_each(d + 1, [&](int c, int p) {
+  tile.for_each(d + 1, [&](int c, int p) {
     const T x = c < d ? args.tile.x[Index{particle_of(args, begin + p)} * d + c] / args.scale : T(1);
     tile.at(args.tile.plan.x + c, p) = x;
   });
@@ -293,7 +292,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void image_k
     tile.adjoint();
     tile.displace();
     sync_block();
-    Form::TileType::for_each(d, [&](int c, int p) {
+    tile.for_each(d, [&](int c, int p) {
       if (begin + p < n) args.image[Index{begin + p} * d + c] = image_of(tile, args, begin, c, p);
     });
     sync_block();

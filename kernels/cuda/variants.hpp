@@ -8,6 +8,7 @@ namespace brenier::cuda {
 
 struct Fma;
 struct Tf32x3;
+struct Cublas;  // no tiles: layer by layer for every network (kernels/cuda/layered.hpp)
 
 /// The operations with products by `Policy` (kernels/cuda/product.hpp).
 template <class T, class Policy>
