@@ -126,8 +126,11 @@ class LayeredNet {
     if (interact) launch_forces();
     for (int chunk = 0; chunk < chunks_; ++chunk) {
       if (!interact || chunks_ > 1) image(chunk, plan_.tangents, false);
-      if (plan_.directions == Directions::unit) hessian();
-      stage("seeds", factor_threads(), layered::Seeds{});
+      stage("seeds", 1, layered::Seeds{});
+      if (plan_.directions == Directions::unit) {
+        hessian();
+        stage("metric", factor_threads(), layered::Metric{});
+      }
       second_order();
     }
   }
@@ -166,9 +169,7 @@ class LayeredNet {
   }
 
   /// Threads for the factor of one particle.
-  int factor_threads() const {
-    return plan_.directions == Directions::unit && net_.dim > kRegisterDim ? 32 : 1;
-  }
+  int factor_threads() const { return net_.dim > kRegisterDim ? 32 : 1; }
 
   // --- products
 

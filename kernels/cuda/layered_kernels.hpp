@@ -15,6 +15,9 @@
 namespace brenier::cuda {
 
 inline constexpr int kLayeredThreads = 128;
+/// Blocks that registers are kept for on a multiprocessor.
+template <class Stage>
+inline constexpr int kLayeredBlocks = 8;
 
 template <class T>
 struct LayeredArgs {
@@ -59,7 +62,7 @@ class Chunk : public Elements<T, ChunkRows<T>> {
 };
 
 template <class T, class Stage>
-BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kLayeredThreads) void layered_kernel(
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kLayeredThreads, kLayeredBlocks<Stage>) void layered_kernel(
     BRENIER_ARGUMENT LayeredArgs<T> args, Stage stage) {
   if (args.step.control && args.step.control->stop) return;  // all threads alike
   stage(Chunk<T>(args), args);
@@ -225,12 +228,18 @@ struct HessianVector {
   }
 };
 
-/// Seeds of the objective: v, and M from H^{-1} where there are internal energies.
+/// First-order seeds of the objective.
 struct Seeds {
   template <class T>
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
     chunk.for_each(1, [&](int, int p) { first_order_seeds(chunk, args.step, args.begin, p); });
-    if (chunk.plan.directions != Directions::unit) return;
+  }
+};
+
+/// Second-order seeds: M from H^{-1} and the internal energies.
+struct Metric {
+  template <class T>
+  BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
     chunk.factorise(
         true,
         [&](int p, double log_det) { return internal_weight(chunk, args.step, args.begin + p, p, log_det); },
@@ -268,6 +277,12 @@ struct Reverse {
 
 }  // namespace layered
 
+// Programs and factors keep much in registers.
+template <>
+inline constexpr int kLayeredBlocks<layered::Seeds> = 4;
+template <>
+inline constexpr int kLayeredBlocks<layered::Metric> = 4;
+
 inline constexpr int kHessianThreads = 256;
 inline constexpr int kHessianBlock = 4;  // columns and rows of H that a thread has at a time
 
@@ -278,8 +293,8 @@ struct HessianShared {
 
 /// Hessians of 32 particles a block: warps share the units of all layers.
 template <class T>
-BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kHessianThreads) void layered_hessian_kernel(
-    BRENIER_ARGUMENT LayeredArgs<T> args) {
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kHessianThreads,
+                                     2) void layered_hessian_kernel(BRENIER_ARGUMENT LayeredArgs<T> args) {
   HessianShared<T>& shared = shared_storage<HessianShared<T>>();
   if (args.step.control && args.step.control->stop) return;  // all threads alike
   const Chunk<T> chunk(args);
