@@ -52,6 +52,7 @@ struct TileRows {
   T* base;
   BRENIER_DEVICE T& at(int row, int p) const { return base[row * kStride + p]; }
   BRENIER_DEVICE static constexpr int particles() { return kParticles; }
+  BRENIER_DEVICE static constexpr int distance() { return kDistance; }
   /// Where unit i of tangent k lies among the rows of `tangents` streams of `width` units.
   BRENIER_DEVICE static int stream(int k, int i, int width, int) { return k * width + i; }
 };
@@ -64,6 +65,7 @@ struct ChunkRows {
   int count;
   BRENIER_DEVICE T& at(int row, int p) const { return base[Index{row} * count + p]; }
   BRENIER_DEVICE int particles() const { return count; }
+  BRENIER_DEVICE int distance() const { return count; }
   BRENIER_DEVICE static int stream(int k, int i, int, int tangents) { return i * tangents + k; }
 };
 
@@ -75,11 +77,14 @@ class Elements {
       : net_(net), plan_(plan), theta_(theta), rows_(rows), doubles_(doubles), d_(net.dim) {}
 
   BRENIER_DEVICE T& at(int row, int p) const { return rows_.at(row, p); }
+  /// Of rows, in elements, and of those of the double workspace.
+  BRENIER_DEVICE int distance() const { return rows_.distance(); }
+  BRENIER_DEVICE int surrogate_distance() const { return rows_.particles(); }
   /// log det H of a particle, after factorise().
   BRENIER_DEVICE double& log_det(int p) const { return doubles_[p]; }
   /// Row r of the double workspace of internal energies.
   BRENIER_DEVICE double& surrogate(int r, int p) const {
-    return doubles_[plan_.log_det_doubles + plan_.factor_doubles + r * rows_.particles() + p];
+    return doubles_[plan_.log_det_doubles + plan_.factor_doubles + r * surrogate_distance() + p];
   }
 
   /// The state of a particle that a kernel keeps in double.

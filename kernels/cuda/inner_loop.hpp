@@ -29,7 +29,8 @@ class DeviceStep {
         force_(Index{n_} * d_),
         partial_(Index{net_.grid()} * net_.packed()),
         gradient_(net_.packed()),
-        pairs_(problem.objective->interaction, d_, pair_threads(n_), stream) {
+        pairs_(problem.objective->interaction, d_,
+               std::max(pair_threads(n_), Index{net_.grid()} * kTileThreads), stream) {
     const std::vector<T> shift(problem.shift.begin(), problem.shift.end());
     shift_ = upload(shift.data(), d_, stream);
     const Control start{.iteration = iteration, .finite = 1};
@@ -58,21 +59,22 @@ class DeviceStep {
     args.internal = raw(internal_);
     args.internal_terms = as_int(static_cast<Index>(internal_host_.size()));
     args.image = raw(image_);
-    args.force = pairs_.empty() ? nullptr : raw(force_);
     args.control = raw(control_);
-    const auto launch_forces = [&] {
-      launch_tile_forces<T>(pairs_.terms(), image_.pointer(), n_, force_.pointer(), stream_);
-    };
+    const bool interacting = !problem_.objective->interaction.empty();
     net_.run(
         [&](auto form) {
           using Form = decltype(form);
-          if (!pairs_.empty()) {
-            launch(image_kernel<Form>, net_.shape("images"), args);
-            launch_forces();
-          }
+          args.pairs = pairs_.terms();
+          if (interacting) launch(image_kernel<Form>, net_.shape("images"), args);
           launch(step_kernel<Form>, net_.shape("step"), args);
         },
-        [&](LayeredNet<T>& layered) { layered.step(args, !pairs_.empty(), launch_forces, stream_); });
+        [&](LayeredNet<T>& layered) {
+          args.force = raw(force_);
+          const auto launch_forces = [&] {
+            launch_tile_forces<T>(pairs_.terms(), image_.pointer(), n_, force_.pointer(), stream_);
+          };
+          layered.step(args, interacting, launch_forces, stream_);
+        });
   }
   /// Launches the sum over blocks; with Adam where `args` has what it needs.
   void launch_update(UpdateArgs<T> args) {
@@ -101,6 +103,7 @@ class DeviceStep {
   static TileTask task(const Objective& objective) {
     TileTask task{.gradient = true};
     if (!objective.internal.empty()) task.directions = Directions::unit;
+    task.interacting = !objective.interaction.empty();
     task.program_rows = as_int(objective.potential.workspace());
     for (const InternalTerm& term : objective.internal) {
       task.surrogate_rows = std::max(task.surrogate_rows, as_int(term.surrogate.workspace()));

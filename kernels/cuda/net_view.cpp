@@ -49,7 +49,12 @@ PackedNet::PackedNet(const Icnn& net) : place_(static_cast<std::size_t>(net.para
 }
 
 TilePlan::TilePlan(const NetView& net, const TileTask& task, int particles, bool operands)
-    : directions(task.directions), count(task.count), gradient(task.gradient), rows(0), layers{} {
+    : directions(task.directions),
+      count(task.count),
+      gradient(task.gradient),
+      interacting(task.interacting),
+      rows(0),
+      layers{} {
   const int d = net.dim;
   const int s = triangle(d);
   const bool unit = directions == Directions::unit;

@@ -58,13 +58,14 @@ enum class Directions : int { none, unit, single, pairs };
 /// What a tile is asked for.
 struct TileTask {
   Directions directions = Directions::none;
-  int count = 0;           // K, for single and pairs
-  bool gradient = false;   // of parameters
-  bool product = false;    // products with H; a gradient can do them too
-  int vectors = 0;         // more rows of dim elements
-  int state_doubles = 0;   // of each particle
-  int program_rows = 0;    // workspace of the potential, in T
-  int surrogate_rows = 0;  // workspace of internal energies, in double
+  int count = 0;             // K, for single and pairs
+  bool gradient = false;     // of parameters
+  bool product = false;      // products with H; a gradient can do them too
+  bool interacting = false;  // v rows take the forces of interactions
+  int vectors = 0;           // more rows of dim elements
+  int state_doubles = 0;     // of each particle
+  int program_rows = 0;      // workspace of the potential, in T
+  int surrogate_rows = 0;    // workspace of internal energies, in double
 };
 
 /// First rows of what one layer keeps; a row holds one number of each particle of a tile.
@@ -83,7 +84,7 @@ struct TilePlan {
   Directions directions;
   int count;     // K, for single and pairs
   int tangents;  // columns of tangent streams
-  bool gradient;
+  bool gradient, interacting;
   int x, v;  // d rows, and one of ones (x) or zeros (v) behind them
   int y, displacement, q, projection, seed_a, program;
   int curvature;  // part of layer 0 and of the quadratic form in H, packed as a triangle

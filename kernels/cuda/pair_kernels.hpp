@@ -303,8 +303,10 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kPairThreads) void pairwise_energy_kernel(P
       for (int k = 0; k < terms.program_count; ++k) {
         const PairProgram& term = terms.programs[k];
         const T r = sqrt(r2);
-        run_program<T>(
-            term.program, [&](int c) { return term.form == PairKernel::Form::vector ? z(c) : r; }, row);
+        const bool vector = term.form == PairKernel::Form::vector;
+        const ProgramInput<T> input =
+            vector ? ProgramInput<T>{y + Index{i} * d, 1, y + Index{j} * d} : ProgramInput<T>{&r};
+        run_program<T>(term.program, input, &row(0), stride);
         const T value = row(term.program.value);
         if (r2 != T(0) || isfinite(value)) energy += term.factor * static_cast<double>(value);
       }

@@ -353,8 +353,8 @@ BRENIER_DEVICE void add_pairwise_forces(const PairTerms<T>& terms, const PairPro
         w = r2 != T(0) ? base + log_coefficient / r2 : T(0);
       } else if (r2 != T(0)) {
         const T r = sqrt(r2);
-        run_program<T>(
-            program->program, [&](int c) { return vector ? y[p * d + c] - other[c] : r; }, row);
+        const ProgramInput<T> input = vector ? ProgramInput<T>{y + p * d, 1, other} : ProgramInput<T>{&r};
+        run_program<T>(program->program, input, &row(0), stride);
         w = vector ? T(1) : row(program->program.gradient) / r;
       }
     }

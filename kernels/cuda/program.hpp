@@ -18,10 +18,22 @@ struct ProgramView {
   int length, rows, input_size, value, gradient;  // `value`, `gradient`: rows
 };
 
-/// Runs `program` for one particle. input(i) reads element i of the argument; row(i) is workspace row i of
-/// this lane.
-template <class T, class Input, class Row>
-BRENIER_DEVICE void run_program(const ProgramView& program, const Input& input, const Row& row) {
+/// The argument of a program: element c is at[c * stride], less minus[c] where that is given.
+template <class T>
+struct ProgramInput {
+  const T* at;
+  int stride = 1;
+  const T* minus = nullptr;
+
+  BRENIER_DEVICE T operator()(int c) const { return minus ? at[c * stride] - minus[c] : at[c * stride]; }
+};
+
+/// Runs `program` for one particle; workspace row r is rows[r * stride]. Not inlined: what sin or pow need
+/// would cost every kernel that may run a program its registers.
+template <class T>
+BRENIER_DEVICE BRENIER_NOINLINE void run_program(const ProgramView& program, const ProgramInput<T> input,
+                                                 T* const rows, const Index stride) {
+  const auto row = [rows, stride](int r) -> T& { return rows[r * stride]; };
   for (int n = 0; n < program.length; ++n) {
     const Instruction& step = program.code[n];
     const int out = program.place[n];

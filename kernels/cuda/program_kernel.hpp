@@ -18,8 +18,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kThreads) void program_kernel(ProgramView p
   const auto row = [&](int r) -> T& { return workspace[r * stride + thread]; };
   for (Index i = thread; i < n; i += stride) {
     const T* from = x + i * program.input_size;
-    run_program<T>(
-        program, [&](int c) { return from[c]; }, row);
+    run_program<T>(program, {from}, workspace + thread, stride);
     if (value) value[i] = row(program.value);
     for (int c = 0; gradient && c < program.input_size; ++c) {
       gradient[i * program.input_size + c] = row(program.gradient + c);

@@ -5,11 +5,12 @@
 //   launch   kTileThreads threads a block; blocks take tiles in turn (tile = block, block + grid, ...), so
 //            that the number of blocks, which fixes the order of all sums, is the host's choice
 //   memory   the block's shared memory holds, in this order: doubles of the tile (log det, factors, internal
-//            energies), the packed parameters, their sums, the rows of the tile. What has no room there is
-//            the business of kernels/cuda/layered.hpp
+//            energies), the packed parameters, their sums, the rows of the tile, the scratch of its forces.
+//            What has no room there is the business of kernels/cuda/layered.hpp
 //   sums     each block writes its sums to its own part of `partial`; update_kernel adds the blocks in order
 #pragma once
 
+#include "kernels/cuda/pairs.hpp"
 #include "kernels/cuda/program.hpp"
 #include "kernels/cuda/tile.hpp"
 #include "kernels/objective.hpp"
@@ -48,11 +49,18 @@ struct TileArgs {
 inline BRENIER_HOST_DEVICE std::size_t double_bytes(const TilePlan& plan) {
   return (static_cast<std::size_t>(plan.doubles()) * sizeof(double) + 15) / 16 * 16;
 }
+/// Elements that the forces of a tile take.
+template <class Form>
+BRENIER_HOST_DEVICE int force_scratch(const NetView& net, const TilePlan& plan) {
+  constexpr int kWarps = kTileThreads / kWarpSize;
+  return plan.interacting ? tile_scratch<typename Form::Type>(Form::kParticles, kWarps, net.dim) : 0;
+}
 template <class Form>
 std::size_t tile_bytes(const NetView& net, const TilePlan& plan) {
   const std::size_t copies = plan.gradient ? 2 : 1;
   const std::size_t elements = copies * static_cast<std::size_t>(net.packed) +
-                               static_cast<std::size_t>(plan.rows) * Form::TileType::kStride;
+                               static_cast<std::size_t>(plan.rows) * Form::TileType::kStride +
+                               static_cast<std::size_t>(force_scratch<Form>(net, plan));
   return double_bytes(plan) + elements * sizeof(typename Form::Type);
 }
 
@@ -64,18 +72,21 @@ struct TileMemory {
   const T* theta;
   T* sums;
   T* rows;
+  T* scratch;  // of the forces
 
   BRENIER_DEVICE TileMemory(const TileArgs<T>& args, int set) {
     const int packed = args.net.packed;
     const T* source = args.theta + Index{set} * packed;
     const int copies = args.plan.gradient ? 2 : 1;
-    const Index elements = Index{copies} * packed + Index{args.plan.rows} * Form::TileType::kStride;
+    const Index row_elements = Index{args.plan.rows} * Form::TileType::kStride;
+    const Index elements = Index{copies} * packed + row_elements + force_scratch<Form>(args.net, args.plan);
     T* base = shared_array<T>(double_bytes(args.plan), elements);
     doubles = shared_array<double>(0, args.plan.doubles());
     for (int e = thread_index(); e < packed; e += block_size()) base[e] = source[e];
     theta = base;
     sums = base + packed;
     rows = base + copies * packed;
+    scratch = rows + row_elements;
     for (int e = thread_index(); args.plan.gradient && e < packed; e += block_size()) sums[e] = T(0);
   }
   /// Publishes the sums. After a barrier.
@@ -244,8 +255,9 @@ struct StepArgs {
   ProgramView potential{};
   const InternalView* internal = nullptr;
   int internal_terms = 0;
-  T* image = nullptr;        // (n, d)
-  const T* force = nullptr;  // (n, d): weighted forces of the interactions, or null
+  T* image = nullptr;        // (n, d), where particles interact
+  const T* force = nullptr;  // (n, d): weighted forces of the interactions, where tiles do not compute them
+  PairTerms<T> pairs{};
   const Control* control = nullptr;
 };
 
@@ -314,8 +326,7 @@ BRENIER_DEVICE double internal_weight(const TileType& tile, const StepArgs<T>& a
     if (term.form == InternalTerm::Form::general) {
       const double xi = exp(log_xi);
       if (xi == 0) continue;  // f' - f/t may be 0/0 there; no mass, no weight
-      run_program<double>(
-          term.surrogate, [&](int) { return xi; }, [&](int r) -> double& { return tile.surrogate(r, p); });
+      run_program<double>(term.surrogate, {&xi}, &tile.surrogate(0, p), tile.surrogate_distance());
       w = tile.surrogate(term.surrogate.value, p);
     }
     weight += term.weight * w;
@@ -323,7 +334,8 @@ BRENIER_DEVICE double internal_weight(const TileType& tile, const StepArgs<T>& a
   return -weight;
 }
 
-/// The v rows of particle p: gradient of the inertia, the potential and the interactions.
+/// The v rows of particle p: gradient of the inertia, the potential and the interactions, whose forces lie
+/// there.
 template <class TileType, class T>
 BRENIER_DEVICE void first_order_seeds(const TileType& tile, const StepArgs<T>& args, int begin, int p) {
   const TilePlan& plan = args.tile.plan;
@@ -331,14 +343,16 @@ BRENIER_DEVICE void first_order_seeds(const TileType& tile, const StepArgs<T>& a
   const bool padding = begin + p >= args.tile.n;
   if (args.has_potential) {
     for (int c = 0; c < d; ++c) tile.at(plan.y + c, p) = image_of(tile, args, begin, c, p) + args.shift[c];
-    run_program<T>(
-        args.potential, [&](int c) { return tile.at(plan.y + c, p); },
-        [&](int r) -> T& { return tile.at(plan.program + r, p); });
+    run_program<T>(args.potential, {&tile.at(plan.y, p), tile.distance()}, &tile.at(plan.program, p),
+                   tile.distance());
   }
   for (int c = 0; c < d; ++c) {
     T v = args.inertia * tile.at(plan.displacement + c, p);
     if (args.has_potential) v = fma(args.scale, tile.at(plan.program + args.potential.gradient + c, p), v);
-    if (args.force && !padding) v = fma(args.scale, args.force[Index{begin + p} * d + c], v);
+    if (plan.interacting && !padding) {
+      const T force = args.force ? args.force[Index{begin + p} * d + c] : tile.at(plan.v + c, p);
+      v = fma(args.scale, force, v);
+    }
     tile.at(plan.v + c, p) = padding ? T(0) : v;
   }
   tile.at(plan.v + d, p) = T(0);
@@ -359,6 +373,11 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void step_ke
     tile.adjoint();
     tile.displace();
     if (plan.directions == Directions::unit) tile.hessian();
+    if (plan.interacting) {
+      tile_forces<typename Form::Type, Form::kParticles>(
+          args.pairs, args.image, n, begin, memory.scratch,
+          [&](int p, int c, typename Form::Type force) { tile.at(plan.v + c, p) = force; });
+    }
     sync_block();
     // The last warp has the first-order seeds to itself where one thread factorises for a particle.
     if (warp() + 1 == warp_count() && lane() < Form::kParticles) {
