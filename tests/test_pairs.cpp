@@ -74,8 +74,9 @@ double force_error(const Matrix<T>& actual, const PairSums& sums) {
   }
   return worst;
 }
-// A pair takes up to 3 + 3 d roundings, of half a unit each, and a sum in T up to 128 terms, whose errors of
-// random sign are far from 64 units.
+// Units of error: a pair takes about ten roundings of half a unit (r^2 has a longer sum, but of positive
+// terms), a sum in T up to 128 terms. Roundings have random signs: sqrt(10)/2 + sqrt(128)/2 = 7.2. The
+// logarithm of a product of 8 distances has their 8 roundings, spread over as many pairs.
 constexpr double kForceUnits = 8;
 constexpr double kEnergyUnits = 2;
 
@@ -165,6 +166,15 @@ TEST_CASE_TEMPLATE("forces and energy of a cloud", T, float, double) {
       check_operation(log_kernel(0.5, -1), far);
     }
   }
+}
+
+TEST_CASE_TEMPLATE("forces in many dimensions", T, float, double) {
+  const Matrix<T> y = cloud_of<T>(45, 128);
+  check_operation(log_kernel(0.5, -1), y);
+  const std::vector<InteractionTerm> terms = {{1.0, log_kernel(0.5, -1)}};
+  const PairSums sums = exact(terms, y);
+  CHECK(force_error(tiled<T, 8>(terms, y, 4), sums) <= kForceUnits);
+  CHECK(force_error(tiled<T, 32>(terms, y, kTestWarps), sums) <= kForceUnits);
 }
 
 TEST_CASE_TEMPLATE("distances from 1e-12 to 1e12, in any order", T, float, double) {
