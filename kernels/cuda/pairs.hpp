@@ -1,30 +1,29 @@
 // SPDX-License-Identifier: MIT
 // Pairs of particles on the device: the forces of a tile of particles, computed by one block.
 //
-//   computes   sum over the terms of factor / (n-1) sum_{j != i} grad W(y_i - y_j), for P particles i against
-//              all j of a cloud (n, d) in global memory, row-major, aligned to 16 bytes
-//   log        q r^2 + l log r in up to 3 dimensions: a thread keeps R particles i in registers and walks
-//   over
-//              every so-manieth group of four j, which it loads as one vector for each dimension. Lanes of a
-//              warp that share their i differ in j and are summed by shuffles, then the warps in shared
+//   computes   sum over the terms of factor / (n-1) sum_{j != i} grad W(y_i - y_j), for P particles i
+//              against all j of a cloud (n, d) in global memory, row-major, aligned to 16 bytes
+//   log        q r^2 + l log r in up to 3 dimensions: a thread keeps a few particles i in registers and
+//              goes through the j of its slot, four at a time, which it loads as vectors. Lanes of a warp
+//              that share their i have different slots; they are summed by shuffles, the warps in shared
 //              memory
-//   pairwise   programs, and more dimensions: one thread a pair finds the weight w in grad W = w (y_i - y_j),
-//   or
-//              the gradient itself; then one thread for each of the (P, d) sums adds a round of pairs
-//   sums       at most 128 terms in T, longer ones in double, in an order that depends on P
-//              and the block only
+//   pairwise   programs, and log in more dimensions: one thread a pair finds the weight w in
+//              grad W = w (y_i - y_j), or the gradient itself; then one thread for each of the (P, d) sums
+//              adds up a round of pairs
+//   sums       at most 128 terms in T, longer ones in double; the order depends on P, n, d and the block
 //   shared     `scratch` of the caller, tile_scratch<T>(P, warps, d) elements, aligned to 16 bytes, free for
 //              other uses before and after: (P, d) sums in double, then either (warps, P, d) partial sums in
 //              double or the tile's particles (P, d) and the weights of a round (32 warps) in T
 //   launch     any number of whole warps
 //
 // Reciprocals. In one dimension 1/a + 1/b = (a + b) / (a b): a reciprocal, which only a special unit with an
-// eighth of the arithmetic's rate computes, serves two pairs, or four where distances have been scaled to at
-// most 1 (kernels/cuda/pair_kernels.hpp). Beyond one dimension each pair needs so much arithmetic that one
-// reciprocal each costs nothing more. No test guards them: a product or r^2 that is 0 or below the normal
-// numbers has an infinite reciprocal, the sum of up to 128 pairs is then not finite, and is taken again, pair
-// by pair with exact divisions and with no force where r = 0. Upwards the range is that of r^2 in T: pairs
-// further apart than its root (1e19 in float) may be lost beside others.
+// eighth of the rate of multiplications computes, serves two pairs, or four where distances have been scaled
+// to at most 1 (kernels/cuda/pair_kernels.hpp). In more dimensions a pair takes so many other instructions
+// that one reciprocal each costs nothing more. No branch guards them: a product or r^2 that is 0 or below the
+// normal numbers has an infinite reciprocal. The sum of up to 128 pairs is then not finite, and is taken
+// again, pair by pair, with exact divisions and without the pairs at r = 0. Upwards the range is that of r^2
+// in T: of two pairs in one product, the nearer is lost as well where the product overflows, which takes a
+// distance above 2^63 in float.
 #pragma once
 
 #include "kernels/cuda/program.hpp"
@@ -53,7 +52,7 @@ struct PairTerms {
 
 inline constexpr int kPairQuads = 32;        // groups of four j that are summed in T
 inline constexpr int kMostRegisterDims = 3;  // dimensions that fit registers
-/// R: particles i of a thread.
+/// Particles i of a thread, called R.
 template <int P>
 inline constexpr int kPairRegisters = P == 8 ? 2 : 4;
 
@@ -379,9 +378,11 @@ BRENIER_DEVICE void add_pairwise_forces(const PairTerms<T>& terms, const PairPro
   }
 }
 
-/// out(p, c, value) once for each p < P and c < terms.dim, by some thread: the force on particle first + p, 0
-/// where there is no such particle. `first` is a multiple of 4 below n, P = 8, 32. All threads of the block
-/// take part; whatever was written to `cloud` before the launch is seen. Ends with a barrier.
+/// Forces on the particles first .. first + P of `cloud` (n, terms.dim), P = 8 or 32, `first` a multiple of 4
+/// below n: out(p, c, value) once for each p < P and c < terms.dim, by some thread; value is 0 where there is
+/// no particle first + p. All threads of the block take part, and have passed a barrier since `scratch`,
+/// tile_scratch<T>(P, warps, terms.dim) elements, was last used. `cloud` was written by an earlier launch.
+/// Ends with a barrier.
 template <class T, int P, class Out>
 BRENIER_DEVICE void tile_forces(const PairTerms<T>& terms, const T* cloud, int n, int first, T* scratch,
                                 const Out& out) {
