@@ -60,7 +60,7 @@ struct CgReport {
   Index unconverged = 0;      // solves that ended above the tolerance; 0 where the tolerance is 0
 
   /// Takes in the report of other solves.
-  void add(const CgReport& other) {
+  BRENIER_HOST_DEVICE void add(const CgReport& other) {
     iterations = other.iterations > iterations ? other.iterations : iterations;
     worst_residual = other.worst_residual > worst_residual ? other.worst_residual : worst_residual;
     indefinite += other.indefinite;
