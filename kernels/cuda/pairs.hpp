@@ -99,6 +99,7 @@ struct PairLanes {
 };
 
 /// Takes the pairs of this thread's particles with every j of `cloud` that its slot has, each j in one slot.
+///   Sums::kAhead          even: quads that are loaded before the first of them is used
 ///   sums.clear()          before a run of quads
 ///   sums.add(quad, odd)   four j; odd: the second of two quads, or there is no second one
 ///   sums.close(quads)     after the run; false: this thread wants its j again, one by one
@@ -107,7 +108,7 @@ struct PairLanes {
 template <class T, int D, class Sums>
 BRENIER_DEVICE void walk_pairs(const T* cloud, int n, int first, int particles, int slot, int slots,
                                Sums& sums) {
-  constexpr int kAhead = sizeof(T) * D <= 8 ? 4 : 2;  // loads in flight
+  constexpr int kAhead = Sums::kAhead;
   const int in_tile = n - first < particles ? n - first : particles;
   const int before = first / 4;      // whole quads in front of the tile,
   const int inside = in_tile / 4;    // in it,
@@ -160,6 +161,7 @@ template <class T, int D, int P, bool kScaled>
 class ForceSums {
  public:
   static constexpr int R = kPairRegisters<P>;
+  static constexpr int kAhead = sizeof(T) * D <= 8 ? 4 : 2;
   double total[R][D] = {};
 
   BRENIER_DEVICE ForceSums(const T* cloud, int n, int first, double quadratic, double log_coefficient,
