@@ -177,7 +177,8 @@ TEST_CASE("a run that outgrows the device's memory keeps its steps and goes on e
     CHECK(emulator::memory_in_use() == 0);
     CHECK(result.status == RunStatus::failed);
     CHECK(result.steps == 2);
-    check_contains(result.reason, {"step 3", "64 particles", "19.5 KiB", "no minibatch would fit", "\"cpu\""});
+    check_contains(result.reason,
+                   {"step 3", "64 particles", "19.5 KiB", "no minibatch would fit", "\"cpu\""});
     const nlohmann::json summary = summary_of(options.out);
     CHECK(summary["status"] == "failed");
     CHECK(summary["reason"] == result.reason);

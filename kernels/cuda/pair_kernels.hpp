@@ -349,9 +349,7 @@ class DevicePairs {
         continue;
       }
       programs_.emplace_back(kernel.program, stream);
-      const std::size_t gradient = static_cast<std::size_t>(kernel.program.gradient);
-      const int gradient_stride = kernel.program.code[gradient].size > 1 ? 1 : 0;
-      host.push_back({kernel.form, term.weight, gradient_stride, programs_.back().view});
+      host.push_back({kernel.form, term.weight, programs_.back().view});
       rows = std::max(rows, programs_.back().view.rows);
     }
     if (host.empty()) return;

@@ -36,7 +36,6 @@ namespace brenier::cuda {
 struct PairProgram {
   PairKernel::Form form;
   double factor;
-  int gradient_stride;  // rows between the elements of its gradient: 0 where one element stands for all
   ProgramView program;
 };
 
@@ -370,7 +369,7 @@ BRENIER_DEVICE void add_pairwise_forces(const PairTerms<T>& terms, const PairPro
         if (!vector) {
           sum = fma(weight[pair], y[k] - cloud[Index{begin + s} * d + c], sum);
         } else if (weight[pair] != T(0)) {
-          const int r = program->program.gradient + c * program->gradient_stride;
+          const int r = program->program.gradient + c * program->program.gradient_stride;
           sum += terms.workspace[r * stride + column + pair];
         }
       }

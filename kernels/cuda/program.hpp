@@ -16,6 +16,7 @@ struct ProgramView {
   const int* place;
   const double* constants;
   int length, rows, input_size, value, gradient;  // `value`, `gradient`: rows
+  int gradient_stride;  // rows between the elements of the gradient: 0 where one element stands for all
 };
 
 /// The argument of a program: element c is at[c * stride], less minus[c] where that is given.

@@ -21,7 +21,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kThreads) void program_kernel(ProgramView p
     run_program<T>(program, {from}, workspace + thread, stride);
     if (value) value[i] = row(program.value);
     for (int c = 0; gradient && c < program.input_size; ++c) {
-      gradient[i * program.input_size + c] = row(program.gradient + c);
+      gradient[i * program.input_size + c] = row(program.gradient + c * program.gradient_stride);
     }
   }
 }

@@ -348,7 +348,10 @@ BRENIER_DEVICE void first_order_seeds(const TileType& tile, const StepArgs<T>& a
   }
   for (int c = 0; c < d; ++c) {
     T v = args.inertia * tile.at(plan.displacement + c, p);
-    if (args.has_potential) v = fma(args.scale, tile.at(plan.program + args.potential.gradient + c, p), v);
+    if (args.has_potential) {
+      const int row = args.potential.gradient + c * args.potential.gradient_stride;
+      v = fma(args.scale, tile.at(plan.program + row, p), v);
+    }
     if (plan.interacting && !padding) {
       const T force = args.force ? args.force[Index{begin + p} * d + c] : tile.at(plan.v + c, p);
       v = fma(args.scale, force, v);

@@ -80,7 +80,8 @@ struct DeviceProgram {
             rows,
             program.input_size,
             places[static_cast<std::size_t>(program.value)],
-            places[static_cast<std::size_t>(program.gradient)]};
+            places[static_cast<std::size_t>(program.gradient)],
+            program.code[static_cast<std::size_t>(program.gradient)].size > 1 ? 1 : 0};
   }
 };
 
