@@ -325,6 +325,8 @@ TEST_CASE_TEMPLATE("the gradient of a JKO step equals the reference", T, float, 
   }
 }
 
+#if !defined(BRENIER_TEST_REDUCED)
+
 TEST_CASE_TEMPLATE("networks beyond the shared memory of a block equal the reference", T, float, double) {
   // 200,000 parameters and their gradients: no tile of a GPU holds them.
   const StepCase<T> step({.dim = 2, .hidden = {320, 320, 320}, .residual = true, .quadratic_rank = 1}, 5,
@@ -384,6 +386,8 @@ TEST_CASE("clouds of several chunks equal the reference, with forces too") {
     CHECK_CLOSE(actual.u, expected.u, net_tolerance<double>(net, 1));
   }
 }
+
+#endif
 
 TEST_CASE("the inner loop follows the reference, and its bits do not depend on the number of threads") {
   Team one(1);
