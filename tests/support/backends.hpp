@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <vector>
 
 #include "kernels/ops.hpp"
@@ -58,7 +59,14 @@ std::vector<Backend<T>> backends() {
   list.push_back({&cpu::operations<T>(), 3});
 #if defined(BRENIER_TEST_CUDA)
   list.clear();  // the cuda backend alone, on a GPU or on the emulated device
-  for (const char* variant : cuda::variants<T>()) list.push_back({&cuda::operations<T>(variant), 1});
+  for (const char* variant : cuda::variants<T>()) {
+#if defined(BRENIER_TEST_REDUCED)
+    // Under a sanitizer each tensor product costs 32 switches of threads; "fma" has the same accesses to
+    // memory.
+    if (variant == std::string("tf32x3")) continue;
+#endif
+    list.push_back({&cuda::operations<T>(variant), 1});
+  }
 #endif
   return list;
 }
