@@ -189,8 +189,8 @@ int devices();
 template <class T>
 const Operations<T>& operations();
 /// How products of matrices may be formed, the default first: "tf32x3" (float: tensor cores, three terms),
-/// "fma", and "cublas" (whole layers; what the others do where a network has no room in shared memory); and the
-/// operations of one of them.
+/// "fma", and "cublas" (whole layers; what the others do where a network has no room in shared memory); and
+/// the operations of one of them.
 template <class T>
 std::vector<const char*> variants();
 template <class T>

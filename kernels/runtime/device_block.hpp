@@ -80,9 +80,9 @@ BRENIER_DEVICE T block_reduce_max(T value, BlockScratch<T>& scratch, Where where
   return largest;
 }
 
-/// True in every thread of the block that comes here last of the launch; it sees what the others wrote before.
-/// `ticket` is device memory that starts as 0 and is 0 again afterwards; `scratch` lies in shared memory. Two
-/// barriers.
+/// True in every thread of the block that comes here last of the launch; it sees what the others wrote
+/// before. `ticket` is device memory that starts as 0 and is 0 again afterwards; `scratch` lies in shared
+/// memory. Two barriers.
 BRENIER_DEVICE inline bool last_block(unsigned* ticket, int& scratch, Where where = Where::current()) {
   sync_block(where);  // this block has written
   if (thread_index() == 0) {
