@@ -17,6 +17,15 @@ using namespace brenier::test;
 
 namespace {
 
+// With a sanitizer over the emulator: the sizes around a tile and a run.
+#if defined(BRENIER_TEST_REDUCED)
+const std::vector<Index> kTileSizes = {2, 33};
+const std::vector<Index> kCloudSizes = {5, 129};
+#else
+const std::vector<Index> kTileSizes = {1, 2, 3, 7, 8, 33, 70};
+const std::vector<Index> kCloudSizes = {1, 2, 3, 4, 5, 127, 128, 129, 300, 1030};
+#endif
+
 constexpr int kTestWarps = 8;
 
 /// Forces of a cloud by tile_forces with tiles of P, as a kernel of our own would call it.
@@ -124,7 +133,7 @@ TEST_CASE_TEMPLATE("forces of a tile, several terms", T, float, double) {
     const char* even = d == 1 ? "exp(-sum(x^2))" : "exp(-sum(x^2)) + cos(x[0])";
     all.push_back({-0.5, program_kernel_of(PairKernel::Form::vector, even, d)});
     for (const std::vector<InteractionTerm>& terms : {logs, all, {all[2]}}) {
-      for (const Index n : {1, 2, 3, 7, 8, 33, 70}) {
+      for (const Index n : kTileSizes) {
         CAPTURE(d);
         CAPTURE(n);
         CAPTURE(terms.size());
@@ -154,7 +163,7 @@ TEST_CASE_TEMPLATE("forces of a tile in a cloud of many runs", T, float, double)
 
 TEST_CASE_TEMPLATE("forces and energy of a cloud", T, float, double) {
   for (const int d : {1, 2, 3, 5}) {
-    for (const Index n : {1, 2, 3, 4, 5, 127, 128, 129, 300, 1030}) {
+    for (const Index n : kCloudSizes) {
       CAPTURE(d);
       CAPTURE(n);
       const Matrix<T> y = cloud_of<T>(n, d);
