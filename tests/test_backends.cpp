@@ -16,15 +16,10 @@ using namespace brenier::test;
 namespace {
 
 // With a sanitizer over the emulator: tiles of 8 or 32 particles of which the last is not full.
-#if defined(BRENIER_TEST_REDUCED)
-const std::vector<Index> kSizes = {33};
-const std::vector<Index> kStepSizes = {33};
-constexpr Index kLoopSize = 130;
-#else
-const std::vector<Index> kSizes = {1, 7, 31, 33, 64, 65, 257};
-const std::vector<Index> kStepSizes = {1, 33, 300};
-constexpr Index kLoopSize = 700;
-#endif
+const std::vector<Index> kSizes =
+    kReduced ? std::vector<Index>{33} : std::vector<Index>{1, 7, 31, 33, 64, 65, 257};
+const std::vector<Index> kStepSizes = kReduced ? std::vector<Index>{33} : std::vector<Index>{1, 33, 300};
+constexpr Index kLoopSize = kReduced ? 130 : 700;
 
 /// Largest error of a gradient, each tensor relative to its own largest element: a wrong bias does not hide
 /// behind large weights.
@@ -185,6 +180,7 @@ TEST_CASE_TEMPLATE("interactions equal the reference", T, float, double) {
       const std::vector<PairKernel> kernels = pair_kernels(d);
       for (std::size_t k = 0; k < kernels.size(); ++k) {
         for (const Index n : {Index{1}, Index{2}, Index{33}, Index{300}}) {
+          if (kReduced && n == 300) continue;
           CAPTURE(backend.ops->name);
           CAPTURE(d);
           CAPTURE(k);
@@ -401,6 +397,7 @@ TEST_CASE("the inner loop follows the reference, and its bits do not depend on t
       CAPTURE(backend.ops->name);
       std::vector<double> first;
       for (const int threads : {1, 2, 4}) {
+        if (kReduced && threads > 1) continue;
         Team team(threads);
         InnerState<double> actual = step.state();
         const InnerReport same = backend.ops->inner_loop(step.problem, actual, 12, team);

@@ -70,12 +70,12 @@ inline void multiply_add_tf32(float (&c)[4], const float (&a)[4], const float (&
   const int t = thread_index() % 4;
   double sum[4] = {c[0], c[1], c[2], c[3]};
   for (int k = 0; k < 8; ++k) {
-    const float* row = emulator::given(4 * g + k % 4, operation);  // lane that holds A(g, k) and A(g + 8, k)
-    const double above = detail::truncated_to_tf32(row[k < 4 ? 0 : 2]);
-    const double below = detail::truncated_to_tf32(row[k < 4 ? 1 : 3]);
+    const int row = 4 * g + k % 4;  // lane that holds A(g, k) and A(g + 8, k)
+    const double above = detail::truncated_to_tf32(emulator::given(row, k < 4 ? 0 : 2, operation));
+    const double below = detail::truncated_to_tf32(emulator::given(row, k < 4 ? 1 : 3, operation));
     for (int j = 0; j < 2; ++j) {  // lane 4 (2t + j) + k % 4 holds B(k, 2t + j)
-      const float* column = emulator::given(4 * (2 * t + j) + k % 4, operation);
-      const double factor = detail::truncated_to_tf32(column[k < 4 ? 4 : 5]);
+      const int column = 4 * (2 * t + j) + k % 4;
+      const double factor = detail::truncated_to_tf32(emulator::given(column, k < 4 ? 4 : 5, operation));
       sum[j] += above * factor;
       sum[2 + j] += below * factor;
     }

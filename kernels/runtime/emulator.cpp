@@ -7,9 +7,6 @@
 // those of CUDA: launch -> threads -> end of the launch, sync_block, sync_warp. The emulator's own state
 // would be full of "races" in that view, so the functions that fibers and scheduler share are not
 // instrumented, and call no container.
-#undef _FORTIFY_SOURCE  // longjmp between stacks is meant here; its checked form refuses
-
-#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -37,6 +34,7 @@ namespace {
 constexpr int kMaxThreads = 1024;
 constexpr int kWarp = 32;
 constexpr std::size_t kStack = 256 << 10;      // of a fiber; only touched pages cost memory
+constexpr std::size_t kColour = 512;           // stacks start that much apart in a page: they share the cache
 constexpr std::size_t kGuardPage = 4096;       // below the stack
 constexpr std::size_t kKeptShared = 64 << 20;  // bytes of shared memory that finished blocks may keep
 
@@ -56,11 +54,11 @@ struct Thread {
   unsigned block_barriers = 0;
 
   std::byte* stack = nullptr;
-  ucontext_t context;
-  jmp_buf jump;
+  void* jump[5] = {};
   bool born = false;
   void* tsan_fiber = nullptr;
   void* fake_stack = nullptr;
+  ucontext_t context;
 };
 
 struct Block {
@@ -91,7 +89,7 @@ struct Engine {
   char end_sync = 0;
 
   ucontext_t scheduler;
-  jmp_buf scheduler_jump;
+  void* scheduler_jump[5] = {};
   void* tsan_scheduler = nullptr;
   void* fake_stack = nullptr;
   const void* scheduler_stack = nullptr;
@@ -131,27 +129,34 @@ std::string place(const std::source_location& where) {
   return std::string(where.file_name()) + ":" + std::to_string(where.line());
 }
 
-// --- switching
-// -------------------------------------------------------------------------------------------------
-// swapcontext saves the signal mask by a system call on each switch. Without sanitizers a context only starts
-// a fiber, and the switches are _setjmp and _longjmp.
+// --- switching ------------------------------------------------------------------------------------------
+// swapcontext saves the signal mask by a system call on each switch, and longjmp looks for handlers to run.
+// Without the address sanitizer, which has to be told, a context only starts a fiber, and the switches are
+// the compiler's own jumps: stack, frame and program counter.
+
+#if !BRENIER_ASAN
+/// From the stack that `from` remembers to where `to` was left, or to the beginning of `fresh`.
+BRENIER_UNINSTRUMENTED void jump(void** from, void** to, const ucontext_t* fresh) {
+  if (__builtin_setjmp(from) != 0) return;
+  if (fresh) setcontext(fresh);
+  __builtin_longjmp(to, 1);
+}
+#endif
 
 /// Runs a thread until it waits or ends.
 BRENIER_UNINSTRUMENTED void resume(Thread& thread) {
   engine.current = &thread;
 #if BRENIER_TSAN
   __tsan_switch_to_fiber(thread.tsan_fiber, __tsan_switch_to_fiber_no_sync);
-  swapcontext(&engine.scheduler, &thread.context);
-#elif BRENIER_ASAN
+#endif
+#if BRENIER_ASAN
   __sanitizer_start_switch_fiber(&engine.fake_stack, thread.stack, kStack);
   swapcontext(&engine.scheduler, &thread.context);
   __sanitizer_finish_switch_fiber(engine.fake_stack, nullptr, nullptr);
 #else
-  if (_setjmp(engine.scheduler_jump) == 0) {
-    if (thread.born) _longjmp(thread.jump, 1);
-    thread.born = true;
-    setcontext(&thread.context);
-  }
+  const ucontext_t* fresh = thread.born ? nullptr : &thread.context;
+  thread.born = true;
+  jump(engine.scheduler_jump, thread.jump, fresh);
 #endif
   engine.current = nullptr;
 }
@@ -159,13 +164,13 @@ BRENIER_UNINSTRUMENTED void resume(Thread& thread) {
 BRENIER_UNINSTRUMENTED void to_scheduler(Thread& self) {
 #if BRENIER_TSAN
   __tsan_switch_to_fiber(engine.tsan_scheduler, __tsan_switch_to_fiber_no_sync);
-  swapcontext(&self.context, &engine.scheduler);
-#elif BRENIER_ASAN
+#endif
+#if BRENIER_ASAN
   __sanitizer_start_switch_fiber(&self.fake_stack, engine.scheduler_stack, engine.scheduler_stack_size);
   swapcontext(&self.context, &engine.scheduler);
   __sanitizer_finish_switch_fiber(self.fake_stack, &engine.scheduler_stack, &engine.scheduler_stack_size);
 #else
-  if (_setjmp(self.jump) == 0) _longjmp(engine.scheduler_jump, 1);
+  jump(self.jump, engine.scheduler_jump, nullptr);
 #endif
 }
 
@@ -204,7 +209,7 @@ Thread* make_thread(Block& block, int index) {
   thread->stack = static_cast<std::byte*>(memory) + kGuardPage;
   getcontext(&thread->context);
   thread->context.uc_stack.ss_sp = thread->stack;
-  thread->context.uc_stack.ss_size = kStack;
+  thread->context.uc_stack.ss_size = kStack - kColour * static_cast<std::size_t>(index % kWarp);
   thread->context.uc_link = nullptr;
   makecontext(&thread->context, fiber_main, 0);
 #if BRENIER_TSAN
@@ -229,7 +234,8 @@ BRENIER_UNINSTRUMENTED void wait(Thread& self, State why, const std::source_loca
 }
 
 BRENIER_UNINSTRUMENTED bool same_place(const std::source_location& a, const std::source_location& b) {
-  return a.line() == b.line() && a.column() == b.column() && std::strcmp(a.file_name(), b.file_name()) == 0;
+  if (a.line() != b.line() || a.column() != b.column()) return false;
+  return a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0;
 }
 
 /// Whether `count` threads from `first` on all wait at one place.
@@ -245,20 +251,29 @@ BRENIER_UNINSTRUMENTED void make_ready(Block& block, int first, int count) {
   for (int i = first; i < first + count; ++i) block.threads[i]->state = State::ready;
 }
 
-/// Runs every thread that can run and completes warp operations. False where nothing moved.
+/// Runs every thread of a warp that can run and completes warp operations, until none moves; whether any did.
+/// `order`: of its lanes.
+BRENIER_UNINSTRUMENTED bool advance_warp(Block& block, int first, const int* order) {
+  bool moved = false;
+  do {
+    for (int k = 0; k < kWarp; ++k) {
+      Thread& thread = *block.threads[order[k]];
+      if (thread.state != State::fresh && thread.state != State::ready) continue;
+      resume(thread);
+      moved = true;
+      if (engine.failed) return true;
+    }
+    if (!all_wait(block, first, kWarp, State::at_warp)) return moved;
+    make_ready(block, first, kWarp);
+  } while (true);
+}
+
+/// Warp by warp, so that the stacks in use stay in the cache. False where nothing moved.
 BRENIER_UNINSTRUMENTED bool advance(Block& block) {
   bool moved = false;
-  for (int k = 0; k < block.size; ++k) {
-    Thread& thread = *block.threads[engine.thread_order[k]];
-    if (thread.state != State::fresh && thread.state != State::ready) continue;
-    resume(thread);
-    moved = true;
-    if (engine.failed) return true;
-  }
-  for (int first = 0; first < block.size; first += kWarp) {
-    if (!all_wait(block, first, kWarp, State::at_warp)) continue;
-    make_ready(block, first, kWarp);
-    moved = true;
+  for (int k = 0; k < block.size && !engine.failed; k += kWarp) {
+    const int* order = engine.thread_order + k;
+    moved |= advance_warp(block, *order / kWarp * kWarp, order);
   }
   return moved;
 }
@@ -362,6 +377,18 @@ void arrange(int* out, int n, Order order, std::uint64_t salt) {
   }
 }
 
+/// engine.thread_order: the warps in some order, each with its lanes in some order.
+void arrange_threads(int threads) {
+  int warps[kMaxThreads / kWarp];
+  arrange(warps, threads / kWarp, engine.options.threads, 1);
+  for (int k = 0; k < threads; k += kWarp) {
+    const int warp = warps[k / kWarp];
+    int* lanes = engine.thread_order + k;
+    arrange(lanes, kWarp, engine.options.threads, 2 + static_cast<std::uint64_t>(warp));
+    for (int lane = 0; lane < kWarp; ++lane) lanes[lane] += warp * kWarp;
+  }
+}
+
 /// What the guard zones say, after the first failure of the kernel itself.
 void check_guards(const std::string& found) {
   if (found.empty()) return;
@@ -379,7 +406,7 @@ void join(std::deque<SharedMemory>& shared) {
 void run_grid(const Launch& shape) {
   std::vector<int> order(static_cast<std::size_t>(shape.grid));
   arrange(order.data(), shape.grid, engine.options.blocks, 0);
-  arrange(engine.thread_order, shape.block, engine.options.threads, 1);
+  arrange_threads(shape.block);
   // Kept for a while: TSan would see the reuse of shared memory as an order between blocks.
   std::deque<SharedMemory> shared;
   const std::size_t most = kKeptShared / (shape.shared_bytes + 1) + 2;
@@ -486,14 +513,14 @@ BRENIER_UNINSTRUMENTED unsigned ballot(bool predicate, const std::source_locatio
 BRENIER_UNINSTRUMENTED unsigned give(const float* values, int count, const std::source_location& where) {
   Thread& self = current();
   const unsigned turn = self.warp_operations++ % 2;
-  std::copy_n(values, count, self.values[turn]);
+  for (int k = 0; k < count; ++k) self.values[turn][k] = values[k];
   wait(self, State::at_warp, where);
   return turn;
 }
 
-BRENIER_UNINSTRUMENTED const float* given(int lane, unsigned operation) {
+BRENIER_UNINSTRUMENTED float given(int lane, int k, unsigned operation) {
   const Thread& self = current();
-  return self.block->threads[self.index / kWarp * kWarp + lane]->values[operation];
+  return self.block->threads[self.index / kWarp * kWarp + lane]->values[operation][k];
 }
 
 BRENIER_UNINSTRUMENTED void* shared_memory(std::size_t offset, std::size_t bytes, std::size_t alignment,

@@ -89,10 +89,10 @@ void sync_block(const std::source_location& where);
 void sync_warp(const std::source_location& where);
 std::uint64_t exchange(std::uint64_t value, int source_lane, const std::source_location& where);
 unsigned ballot(bool predicate, const std::source_location& where);
-/// Every lane gives up to 8 floats; given(lane, the number returned) are those of a lane, until the caller's
+/// Every lane gives up to 8 floats; given(lane, k, the number returned) is one of a lane, until the caller's
 /// next warp operation.
 unsigned give(const float* values, int count, const std::source_location& where);
-const float* given(int lane, unsigned operation);
+float given(int lane, int k, unsigned operation);
 void* shared_memory(std::size_t offset, std::size_t bytes, std::size_t alignment,
                     const std::source_location& where);
 void* aligned(const void* address, std::size_t alignment, const std::source_location& where);

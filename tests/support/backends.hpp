@@ -12,6 +12,19 @@
 
 namespace brenier::test {
 
+/// The emulated device takes thousands of times as long: fewer particles, probes and steps there.
+#if defined(BRENIER_TEST_EMULATED)
+inline constexpr bool kEmulated = true;
+#else
+inline constexpr bool kEmulated = false;
+#endif
+/// With a sanitizer over it still fewer: what has been seen once is not seen again in larger sizes.
+#if defined(BRENIER_TEST_REDUCED)
+inline constexpr bool kReduced = true;
+#else
+inline constexpr bool kReduced = false;
+#endif
+
 /// A (rows, cols) matrix whose rows are further apart than they are long, with guards in the gaps.
 template <class T>
 class Padded {
@@ -60,11 +73,9 @@ std::vector<Backend<T>> backends() {
 #if defined(BRENIER_TEST_CUDA)
   list.clear();  // the cuda backend alone, on a GPU or on the emulated device
   for (const char* variant : cuda::variants<T>()) {
-#if defined(BRENIER_TEST_REDUCED)
     // Under a sanitizer each tensor product costs 32 switches of threads; "fma" has the same accesses to
-    // memory, and these do not depend on T.
-    if (variant != std::string(sizeof(T) == 8 ? "fma" : "cublas")) continue;
-#endif
+    // memory, and these do not depend on T. The products themselves: tests/cuda/test_operations.cpp.
+    if (kReduced && variant != std::string(sizeof(T) == 8 ? "fma" : "cublas")) continue;
     list.push_back({&cuda::operations<T>(variant), 1});
   }
 #endif
