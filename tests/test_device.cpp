@@ -148,6 +148,12 @@ emulator::Options with_memory(std::size_t bytes) {
   return options;
 }
 
+emulator::Options with_shared_memory(std::size_t bytes) {
+  emulator::Options options = emulator::options();
+  options.shared_memory = bytes;
+  return options;
+}
+
 /// K of "inner.minibatch = K" in a message; 0 where there is none.
 Index advised(const std::string& message) {
   const std::string key = "inner.minibatch = ";
@@ -230,6 +236,29 @@ TEST_CASE("a flow computes on its device and leaves the program's own choice alo
   }
   CHECK(device::current_device() == 2);
   device::use_device(0);
+}
+
+TEST_CASE_TEMPLATE("what fits the shared memory of one device and not of another goes layer by layer there",
+                   T, float, double) {
+  // Tiles of 8 particles take between 163 KiB (compute capability 8.0) and 227 KiB (9.0).
+  const int width = std::is_same_v<T, float> ? 112 : 72;
+  const SmallProblem<T> problem(40, {width, width});
+  const std::vector<T> theta = problem.theta();
+  Team team(1);
+  const auto gradient = [&](const Operations<T>& ops) {
+    std::vector<double> out(theta.size());
+    ops.objective_gradient(problem.inner, theta.data(), 0, out.data(), team);
+    return out;
+  };
+  const std::vector<double> expected = gradient(ref::operations<T>());
+  const auto launches = [&](std::size_t shared) {
+    const emulator::ScopedOptions options(with_shared_memory(shared));
+    const std::uint64_t before = emulator::device_launches(0);
+    CHECK_CLOSE(gradient(cuda::operations<T>()), expected, tol<T>(300));
+    return emulator::device_launches(0) - before;
+  };
+  CHECK(launches(227 * 1024) == 3);  // images, step, update
+  CHECK(launches(163 * 1024) > 10);
 }
 
 TEST_CASE("the memory that an inner loop needs is known before it has it") {

@@ -123,6 +123,12 @@ DeviceProperties properties_of(int device) {
   return p;
 }
 
+std::size_t most_shared_bytes() {
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  return static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+}
+
 std::uint64_t host_synchronisations() noexcept {
   return synchronisations;
 }
