@@ -40,7 +40,7 @@ template <class T, class Policy>
 void hessian_vector(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p,
                     MatrixView<T> out, Team&) {
   Stream stream;
-  const TileTask task{.directions = Directions::single, .count = 1, .gradient = true};
+  const TileTask task{.directions = Directions::single, .count = 1, .product = true};
   DeviceNet<T, Policy> device(net, theta, x.rows, task, stream);
   DeviceBuffer<T> cloud = upload<T>(x, stream), direction = upload<T>(p, stream), product(x.rows * x.cols);
   TileArgs<T> args = device.args(raw(cloud), as_int(x.rows));
