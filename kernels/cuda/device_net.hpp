@@ -2,7 +2,7 @@
 // A network on the device, and the choice of the kernels that work on it.
 #pragma once
 
-#include <optional>
+#include <memory>
 
 #include "kernels/cuda/layered.hpp"
 #include "kernels/cuda/tile_kernels.hpp"
@@ -50,7 +50,7 @@ class DeviceNet {
       shared_bytes_ = tile_bytes<Form>(net_.view(), plan_);
     });
     if (tiling_ == Tiling::layered) {
-      layered_.emplace(net_.view(), task, particles);
+      layered_ = layered_net<T>(net_.view(), task, particles);
       plan_ = layered_->plan();
     }
     // Two sets, see update.hpp; operations without an inner loop use the first.
@@ -73,7 +73,7 @@ class DeviceNet {
   /// How many parts the sums over particles have.
   int grid() const { return grid_; }
   int packed() const { return net_.view().packed; }
-  bool layered() const { return layered_.has_value(); }
+  bool layered() const { return layered_ != nullptr; }
   /// tiled(form) launches tile kernels, layered(net) what takes their place where no tile fits.
   template <class Tiled, class Layered>
   void run(const Tiled& tiled, const Layered& layered) {
@@ -102,7 +102,7 @@ class DeviceNet {
   TilePlan plan_;
   Tiling tiling_;
   DeviceBuffer<T> theta_;
-  std::optional<LayeredNet<T>> layered_;
+  std::unique_ptr<LayeredNet<T>> layered_;
   int grid_ = 1;
   std::size_t shared_bytes_ = 0;
 };
