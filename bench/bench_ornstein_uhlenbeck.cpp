@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/draws.hpp"
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
 
@@ -67,26 +68,12 @@ struct Options {
   }
 };
 
-/// Numbers of one target, one after another.
-class Draws {
- public:
-  Draws(std::uint64_t seed, int dim, int target)
-      : random_(seed, RandomStream::cloud), dim_(static_cast<std::uint32_t>(dim)), target_(target) {}
-  double uniform() { return random_.uniform(dim_, static_cast<std::uint32_t>(target_), count_++, 7); }
-  double normal() { return random_.normals(dim_, static_cast<std::uint32_t>(target_), count_++, 7)[0]; }
-  Eigen::MatrixXd matrix(int d, bool normals) {
-    Eigen::MatrixXd out(d, d);
-    for (int i = 0; i < d; ++i)
-      for (int j = 0; j < d; ++j) out(i, j) = normals ? normal() : uniform();
-    return out;
-  }
-
- private:
-  Random random_;
-  std::uint32_t dim_;
-  int target_;
-  std::uint64_t count_ = 0;
-};
+Eigen::MatrixXd matrix(bench::Draws& draws, int d, bool normals) {
+  Eigen::MatrixXd out(d, d);
+  for (int i = 0; i < d; ++i)
+    for (int j = 0; j < d; ++j) out(i, j) = normals ? draws.normal() : draws.uniform();
+  return out;
+}
 
 Matrix<double> symmetric(const Eigen::MatrixXd& a) {
   Matrix<double> out(a.rows(), a.cols());
@@ -99,15 +86,15 @@ Matrix<double> symmetric(const Eigen::MatrixXd& a) {
 /// A for a uniform A (scikit-learn's make_spd_matrix). fan: eigenvalues uniform on [0.5, 1], a random
 /// rotation.
 GaussianState target_of(const Options& o, int d, int number) {
-  Draws draws(o.seed, d, number);
+  bench::Draws draws(o.seed, d, number);
   Eigen::MatrixXd s;
   if (o.fan()) {
-    const Eigen::MatrixXd q = Eigen::HouseholderQR<Eigen::MatrixXd>(draws.matrix(d, true)).householderQ();
+    const Eigen::MatrixXd q = Eigen::HouseholderQR<Eigen::MatrixXd>(matrix(draws, d, true)).householderQ();
     Eigen::VectorXd spectrum(d);
     for (int k = 0; k < d; ++k) spectrum(k) = 0.5 + 0.5 * draws.uniform();
     s = q * spectrum.asDiagonal() * q.transpose();
   } else {
-    const Eigen::MatrixXd a = draws.matrix(d, false);
+    const Eigen::MatrixXd a = matrix(draws, d, false);
     const Eigen::MatrixXd u =
         Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(a.transpose() * a).eigenvectors();
     Eigen::MatrixXd middle = Eigen::MatrixXd::Ones(d, d);
