@@ -302,6 +302,11 @@ Var dot(Var a, Var b) {
 Var norm(Var a) {
   return sqrt(dot(a, a));
 }
+Var logsumexp(Var a) {
+  Var greatest = a[0];
+  for (int i = 1; i < a.size(); ++i) greatest = max(greatest, a[i]);
+  return greatest + log(sum(exp(a - greatest)));
+}
 Var matvec(const Matrix<double>& matrix, Var x) {
   return x.tape().matvec(matrix, x);
 }

@@ -160,7 +160,8 @@ Var softplus(Var a);  // log(1 + e^a)
 Var sigmoid(Var a);   // 1 / (1 + e^-a)
 Var sum(Var a);
 Var dot(Var a, Var b);
-Var norm(Var a);  // Euclidean
+Var norm(Var a);       // Euclidean
+Var logsumexp(Var a);  // log(sum(exp(a))), for elements of any size
 Var matvec(const Matrix<double>& matrix, Var x);
 
 /// A number or a vector of numbers, where a Var is expected.

@@ -147,7 +147,6 @@ TEST_CASE("numbers of reports") {
   x.elements() = {3, 1, 2, 4};
   CHECK_REL(deviation(x), std::sqrt(1.25), tol<double>(4));
   CHECK_REL(wasserstein_1d(x.elements(), std::vector<double>{1.5, 2.5, 3.5, 4.5}), 0.5, tol<double>(4));
-  CHECK_ERROR(wasserstein_1d({1, 2}, std::vector<double>{1}), ShapeError, "2 points against 1");
   CHECK(median({3, 1, 2}) == 2);
   CHECK(median({4, 1, 3, 2}) == 2.5);
   CHECK(std::isnan(median({})));

@@ -120,6 +120,10 @@ TEST_CASE("expression: functions, vectors, parameters") {
                    std::log1p(std::exp(-1.1)) + 1 / (1 + std::exp(-0.6))) < 1e-15);
   CHECK(potential("min(x[0], x[1]) + max(0.25, x[1])", x) == -1.1 + 0.25);
   CHECK(potential("2.5", x) == 2.5);
+  CHECK(difference(potential("logsumexp(x)", x), std::log(std::exp(0.6) + std::exp(-1.1))) < 1e-15);
+  CHECK(difference(potential("logsumexp(-9000*x)", x), 9900.0) < 1e-15);  // beyond the range of exp
+  CHECK(difference(potential("logsumexp(x + 9000)", x), 9000 + std::log(std::exp(0.6) + std::exp(-1.1))) <
+        1e-15);
 }
 
 TEST_CASE("expression: gradients in closed form") {

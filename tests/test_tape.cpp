@@ -176,6 +176,7 @@ TEST_CASE("tape: functions of a vector against central differences") {
       {"scalar with vector", [](Var x) { return sum(pow(abs(x), 1.0 + 0.1 * x[1] * x[1]) / norm(x)); }},
       {"vector over vector", [](Var x) { return sum(x / (2.0 + cos(x)) / (1.0 + x * x)); }},
       {"min, max", [&](Var x) { return sum(min(x, x.constant(c)) * max(x, 0.1) * max(x[2], x)); }},
+      {"logsumexp", [&](Var x) { return logsumexp(3.0 * x) * logsumexp(m * x) + logsumexp(x[2]); }},
       {"broadcast", [](Var x) { return sum(x.tape().broadcast(x[1], 7) * sigmoid(x)); }},
       {"scatter", [](Var x) { return norm(softplus(x) + x.tape().scatter(x[0] * x[1], 4, 7)); }},
       {"gradient of a gradient", [](Var x) { return norm(gradient(sum(exp(0.2 * x) * x) / norm(x), x)); }},

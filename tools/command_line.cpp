@@ -30,6 +30,8 @@ constexpr const char* kExamples =
     "      densities, the objective and the certificates of several runs, as mean and band\n"
     "  brenier push runs/a points.npy --log-density points-log.npy --out moved.npy\n"
     "      the maps of a run on other points\n"
+    "  brenier distance runs/a/clouds/step_000020.npy exact.npy\n"
+    "      energy distance, MMD and W2 between two clouds, with standard errors\n"
     "  brenier info flow.toml\n"
     "      checks a file and shows every key with its value; `brenier info` alone shows the build\n"
     "\n"
@@ -180,6 +182,20 @@ class CommandLine {
     push_->add_option("--threads", push_options_.threads, "threads; 0: all processors")
         ->check(CLI::NonNegativeNumber);
 
+    distance_ = app_.add_subcommand("distance", "how far two clouds are from each other");
+    distance_->add_option("A", distance_options_.a, ".npy file of points, (N, d)")->required();
+    distance_->add_option("B", distance_options_.b, ".npy file of points, (M, d)")->required();
+    distance_
+        ->add_option("--metric", distance_options_.metrics,
+                     "w2, energy, mmd, gaussian (all); may be repeated")
+        ->check(CLI::IsMember({"w2", "energy", "mmd", "gaussian"}))
+        ->allow_extra_args(false);
+    distance_->add_option("--bandwidth", distance_options_.bandwidth, "of mmd (the median distance)")
+        ->check(CLI::PositiveNumber);
+    distance_->add_flag("--json", distance_options_.json, "one JSON object");
+    distance_->add_option("--threads", distance_options_.threads, "threads; 0: all processors")
+        ->check(CLI::NonNegativeNumber);
+
     info_ =
         app_.add_subcommand("info", "about the build, a run, a configuration, a .npy or .safetensors file");
     info_->add_option("PATH", info_path_, "nothing: the build and this machine");
@@ -196,6 +212,8 @@ class CommandLine {
     if (resume_->parsed()) return resume_command(arguments_, out, terminal);
     if (push_->parsed()) {
       push(push_options_, out);
+    } else if (distance_->parsed()) {
+      distance(distance_options_, out);
     } else if (info_->parsed()) {
       info(info_path_.empty() ? std::nullopt : std::optional<std::filesystem::path>(info_path_), out);
     } else if (plot_->parsed()) {
@@ -211,9 +229,11 @@ class CommandLine {
   }
 
   CLI::App app_;
-  CLI::App *run_ = nullptr, *resume_ = nullptr, *push_ = nullptr, *info_ = nullptr, *plot_ = nullptr;
+  CLI::App *run_ = nullptr, *resume_ = nullptr, *push_ = nullptr, *distance_ = nullptr, *info_ = nullptr,
+           *plot_ = nullptr;
   RunArguments arguments_;
   PushOptions push_options_;
+  DistanceOptions distance_options_;
   std::filesystem::path info_path_, plot_out_;
   std::vector<std::filesystem::path> plot_runs_;
 };

@@ -35,6 +35,16 @@ struct PushOptions {
 /// -log-density.
 void push(const PushOptions& options, std::ostream& log);
 
+struct DistanceOptions {
+  std::filesystem::path a, b;        // .npy (N, d) and (M, d)
+  std::vector<std::string> metrics;  // of w2, energy, mmd, gaussian; empty: all
+  double bandwidth = 0;              // of mmd; 0: the median distance
+  bool json = false;
+  int threads = 0;
+};
+/// Distances between two clouds, a line each.
+void distance(const DistanceOptions& options, std::ostream& out);
+
 /// About the build, a run folder, a configuration, a .npy or a .safetensors file.
 void info(const std::optional<std::filesystem::path>& path, std::ostream& out);
 

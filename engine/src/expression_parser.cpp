@@ -25,6 +25,7 @@ constexpr Builtin kBuiltins[] = {
     {"sum", 1, [](Var a, Var) { return sum(a); }},
     {"dot", 2, [](Var a, Var b) { return dot(a, b); }},
     {"norm", 1, [](Var a, Var) { return norm(a); }},
+    {"logsumexp", 1, [](Var a, Var) { return logsumexp(a); }},
     {"exp", 1, [](Var a, Var) { return exp(a); }},
     {"log", 1, [](Var a, Var) { return log(a); }},
     {"sqrt", 1, [](Var a, Var) { return sqrt(a); }},

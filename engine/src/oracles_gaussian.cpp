@@ -171,7 +171,8 @@ double GaussianFlow::infimum() const {
   return -0.5 * diffusion_ * sum;
 }
 
-double symmetric_kl(const GaussianState& p, const GaussianState& q) {
+namespace {
+void check_pair(const GaussianState& p, const GaussianState& q) {
   const std::size_t d = p.mean.size();
   for (const GaussianState* state : {&p, &q}) {
     if (d < 1 || state->mean.size() != d || state->covariance.rows() != static_cast<Index>(d) ||
@@ -179,6 +180,11 @@ double symmetric_kl(const GaussianState& p, const GaussianState& q) {
       throw ShapeError("two Gaussians of different dimensions, or without one");
     check_positive_definite("covariance", state->covariance);
   }
+}
+}  // namespace
+
+double symmetric_kl(const GaussianState& p, const GaussianState& q) {
+  check_pair(p, q);
   const MatrixXd P = to_eigen(p.covariance);
   const MatrixXd Q = to_eigen(q.covariance);
   const MatrixXd D = P - Q;
@@ -188,6 +194,38 @@ double symmetric_kl(const GaussianState& p, const GaussianState& q) {
   const MatrixXd left = p_factor.solve(D);
   const MatrixXd right = q_factor.solve(D);
   return 0.5 * ((left * right).trace() + offset.dot(p_factor.solve(offset) + q_factor.solve(offset)));
+}
+
+double wasserstein_2(const GaussianState& p, const GaussianState& q) {
+  check_pair(p, q);
+  const MatrixXd P = to_eigen(p.covariance);
+  const MatrixXd Q = to_eigen(q.covariance);
+  const MatrixXd root = Eigen::SelfAdjointEigenSolver<MatrixXd>(Q).operatorSqrt();
+  const Eigen::SelfAdjointEigenSolver<MatrixXd> middle(root * P * root);
+  // The optimal map Q -> P is T = Q^-1/2 (Q^1/2 P Q^1/2)^1/2 Q^-1/2; E|T y - y|^2 over N(0, Q) is the norm of
+  // (T - I) Q^1/2: between near Gaussians nothing cancels, as it does between the traces.
+  const MatrixXd map = root.ldlt().solve(middle.operatorSqrt()) * root.inverse();
+  const MatrixXd step = (map - MatrixXd::Identity(P.rows(), P.cols())) * root;
+  return std::sqrt((to_eigen(p.mean) - to_eigen(q.mean)).squaredNorm() + step.squaredNorm());
+}
+
+GaussianState gaussian_fit(MatrixView<const double> x) {
+  if (x.rows < 1 || x.cols < 1) throw ShapeError("gaussian_fit: a cloud without points");
+  const Index n = x.rows, d = x.cols;
+  GaussianState fit{std::vector<double>(d, 0.0), Matrix<double>(d, d)};
+  for (Index i = 0; i < n; ++i) {
+    for (Index c = 0; c < d; ++c) fit.mean[c] += x(i, c) / static_cast<double>(n);
+  }
+  for (Index i = 0; i < n; ++i) {
+    for (Index a = 0; a < d; ++a) {
+      const double share = (x(i, a) - fit.mean[a]) / static_cast<double>(n);
+      for (Index b = 0; b <= a; ++b) fit.covariance(a, b) += share * (x(i, b) - fit.mean[b]);
+    }
+  }
+  for (Index a = 0; a < d; ++a) {
+    for (Index b = 0; b < a; ++b) fit.covariance(b, a) = fit.covariance(a, b);
+  }
+  return fit;
 }
 
 }  // namespace brenier

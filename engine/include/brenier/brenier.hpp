@@ -13,3 +13,5 @@
 #include "brenier/safetensors.hpp"
 #include "brenier/version.hpp"
 #include "kernels/runtime/error.hpp"
+#include "solvers/metrics.hpp"
+#include "solvers/wasserstein.hpp"

@@ -147,6 +147,13 @@ class GaussianFlow {
 /// ShapeError: sizes. ValueError: covariances not positive definite.
 double symmetric_kl(const GaussianState& p, const GaussianState& q);
 
+/// The 2-Wasserstein distance of two Gaussians: |m_p - m_q|^2 + tr(P + Q - 2 (Q^1/2 P Q^1/2)^1/2), its root
+/// (Olkin and Pukelsheim, Linear Algebra Appl. 48, 1982). Errors as above.
+double wasserstein_2(const GaussianState& p, const GaussianState& q);
+
+/// Mean and covariance (1/N) of a cloud (N, d). ShapeError: no points.
+GaussianState gaussian_fit(MatrixView<const double> x);
+
 /// Gradient flow in d = 1 of (1/2) int int W(x-y) with W(r) = r^2/2 - log|r|, from the semicircle density of
 /// support [-radius, radius]; it stays a semicircle. Its minimiser has radius sqrt(2).
 class AggregationFlow {

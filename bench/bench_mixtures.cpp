@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT
+// Fokker-Planck flows from N(0, 16 I) to random Gaussian mixtures: the stationary benchmark of Mokrov et al.
+// (NeurIPS 2021), with its distribution of targets, its time and its metrics, beside the published rows. A
+// target is the equal mixture of unit Gaussians around points that are uniform on [-5, 5]^d. Prints a table
+// and, last, one JSON line.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <exception>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "bench/draws.hpp"
+#include "bench/timing.hpp"
+#include "brenier/brenier.hpp"
+
+namespace {
+
+using namespace brenier;
+
+/// A row of Mokrov et al.: components of the mixture; results, with seconds of training on a GTX 1080 Ti.
+struct Published {
+  int components;
+  double kl_model, kl_target, symmetric_kl, energy_distance, seconds;
+};
+const std::map<int, Published> kPublished = {
+    {2, {5, .0301, .0314, .0615, .0655, 973}},   {4, {6, .0858, .0897, .1755, .128, 1674}},
+    {6, {7, .1505, .1507, .3012, .236, 2125}},   {8, {8, .2011, .1951, .3962, .186, 3370}},
+    {10, {9, .1842, .1448, .3290, .0894, 4034}}, {12, {10, .3025, .2061, .5086, .1005, 7175}}};
+
+struct Options {
+  std::vector<int> dims;
+  int targets = 5;
+  double tau = 0.1;
+  double time = 4;
+  int order = 1;
+  Index particles = 65536;
+  Index minibatch = 1024;
+  Index samples = 8192;
+  std::vector<int> hidden = {100, 50};
+  int rank = -1;
+  int iterations = 500;
+  double rate = 5e-3;
+  std::string device = "auto";
+  int threads = 0;
+  std::uint64_t seed = 0;
+
+  void add_to(CLI::App& app) {
+    app.add_option("--dims", dims, "dimensions, e.g. 2,4 (all of the table)")
+        ->delimiter(',')
+        ->check(CLI::IsMember({2, 4, 6, 8, 10, 12}));
+    app.add_option("--targets", targets, "random targets of each dimension")->check(CLI::PositiveNumber);
+    app.add_option("--tau", tau)->check(CLI::PositiveNumber);
+    app.add_option("--time", time, "at the end")->check(CLI::PositiveNumber);
+    app.add_option("--order", order)->check(CLI::Range(1, 2));
+    app.add_option("--particles", particles)->check(CLI::PositiveNumber);
+    app.add_option("--minibatch", minibatch, "particles of an iteration; 0: all")
+        ->check(CLI::NonNegativeNumber);
+    app.add_option("--samples", samples, "that judge, of each density")->check(CLI::PositiveNumber);
+    app.add_option("--hidden", hidden, "widths, e.g. 100,50")->delimiter(',')->check(CLI::PositiveNumber);
+    app.add_option("--rank", rank, "of the quadratic skip (d)");
+    app.add_option("--iterations", iterations, "of Adam, a step")->check(CLI::PositiveNumber);
+    app.add_option("--rate", rate, "of Adam")->check(CLI::PositiveNumber);
+    app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
+    app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
+    app.add_option("--seed", seed);
+  }
+};
+
+/// Centres (components, d) of one target.
+Matrix<double> centres_of(const Options& o, int d, int number) {
+  bench::Draws draws(o.seed, d, number);
+  Matrix<double> centres(kPublished.at(d).components, d);
+  for (double& c : centres.elements()) c = 10 * draws.uniform() - 5;
+  return centres;
+}
+
+Density mixture_of(const Matrix<double>& centres) {
+  Matrix<double> identity(centres.cols(), centres.cols());
+  for (Index c = 0; c < centres.cols(); ++c) identity(c, c) = 1;
+  std::vector<Density> parts;
+  for (Index k = 0; k < centres.rows(); ++k) {
+    parts.push_back(Density::gaussian({centres.row(k), centres.row(k) + centres.cols()}, identity));
+  }
+  return Density::mixture(std::vector<double>(parts.size(), 1.0), parts);
+}
+
+/// -log of the mixture, up to a constant: |x|^2/2 - log sum exp(c_k . x - |c_k|^2/2).
+Functional potential_of(const Matrix<double>& centres) {
+  std::vector<double> half(centres.rows());
+  for (Index k = 0; k < centres.rows(); ++k) {
+    for (Index c = 0; c < centres.cols(); ++c) half[k] += 0.5 * centres(k, c) * centres(k, c);
+  }
+  return potential("0.5*sum(x^2) - logsumexp(C*x - h)", static_cast<int>(centres.cols()),
+                   {{"C", Parameter::matrix(centres)}, {"h", Parameter::vector(half)}});
+}
+
+struct Score {
+  Estimate kl_model, energy;
+  double seconds = 0;
+};
+
+Score run(const Options& o, int d, int number) {
+  const Matrix<double> centres = centres_of(o, d, number);
+  const Density target = mixture_of(centres);
+  FlowOptions options;
+  options.tau = o.tau;
+  options.order = o.order;
+  options.network.hidden = o.hidden;
+  options.network.quadratic_rank = o.rank < 0 ? d : o.rank;
+  options.inner.iterations = o.iterations;
+  options.inner.adam.rate = o.rate;
+  options.inner.minibatch = o.minibatch;
+  options.device = o.device;
+  options.threads = o.threads;
+  options.seed = o.seed + static_cast<std::uint64_t>(number);
+  const Density start = Density::gaussian(d, 0, 16);
+  const double begin = bench::now();
+  Flow<float> flow(entropy() + potential_of(centres),
+                   start.sample(o.particles, Sampling::stratified, options.seed), options);
+  const int steps = static_cast<int>(std::round(o.time / o.tau));
+  const std::size_t held_out =
+      flow.track(start.sample(o.samples, Sampling::random, options.seed, RandomStream::held_out));
+  for (int k = 0; k < steps; ++k) flow.step();
+  Score score;
+  score.seconds = bench::now() - begin;
+  const Trajectory& model = flow.tracked(held_out);
+  const Cloud truth = target.sample(o.samples, Sampling::random, options.seed, RandomStream::fresh);
+  score.kl_model = kl_divergence(model.log_density(), target.log_density(model.x()));
+  score.energy = energy_distance(model.x(), truth.x, flow.team());
+  return score;
+}
+
+int run_table(const Options& o) {
+  std::vector<int> dims = o.dims;
+  if (dims.empty()) {
+    for (const auto& [d, row] : kPublished) dims.push_back(d);
+  }
+  std::printf("mixtures: t = %g, tau = %g, order %d, %d targets, %td particles, minibatch %td, hidden",
+              o.time, o.tau, o.order, o.targets, o.particles, o.minibatch);
+  for (const int width : o.hidden) std::printf(" %d", width);
+  std::printf(", %d iterations a step\n", o.iterations);
+  std::printf("%4s %11s %10s %11s %10s %9s %9s\n", "d", "KL(m|t)", "published", "energy", "published",
+              "seconds", "published");
+  for (const int d : dims) {
+    Score mean;
+    for (int number = 0; number < o.targets; ++number) {
+      const Score score = run(o, d, number);
+      const double share = 1.0 / o.targets;
+      mean.kl_model.value += share * score.kl_model.value;
+      mean.energy.value += share * score.energy.value;
+      mean.seconds += share * score.seconds;
+    }
+    const Published& known = kPublished.at(d);
+    std::printf("%4d %11.4f %10.4f %11.5f %10.4f %9.1f %9.0f\n", d, mean.kl_model.value, known.kl_model,
+                mean.energy.value, known.energy_distance, mean.seconds, known.seconds);
+    std::fflush(stdout);
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Random Gaussian mixtures beside the published table.");
+  Options options;
+  options.add_to(app);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    return run_table(options);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+// The command `brenier distance`: what it prints is what the library computes.
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "brenier/density.hpp"
+#include "brenier/npy.hpp"
+#include "kernels/runtime/error.hpp"
+#include "solvers/metrics.hpp"
+#include "solvers/wasserstein.hpp"
+#include "tests/support/app.hpp"
+#include "tests/support/near.hpp"
+#include "tools/commands.hpp"
+
+using namespace brenier;
+using namespace brenier::app;
+using namespace brenier::test;
+
+namespace {
+
+nlohmann::json measured(DistanceOptions options) {
+  std::ostringstream out;
+  options.json = true;
+  distance(options, out);
+  return nlohmann::json::parse(out.str());
+}
+
+}  // namespace
+
+TEST_CASE("distances of two files") {
+  const TemporaryFolder folder;
+  const Matrix<double> x = Density::gaussian(3, 0, 1).sample(60, Sampling::random, 1).x;
+  const Matrix<double> y = Density::gaussian(3, 0.5, 2).sample(80, Sampling::random, 2).x;
+  DistanceOptions options;
+  options.a = folder.path / "a.npy";
+  options.b = folder.path / "b.npy";
+  write_npy(options.a, x.view());
+  write_npy(options.b, y.view());
+  Team team(1);
+  const nlohmann::json all = measured(options);
+  const Estimate energy = energy_distance(x, y, team);
+  CHECK(all["energy_distance"]["value"] == energy.value);
+  CHECK(all["energy_distance"]["standard_error"] == energy.error);
+  CHECK(all["mmd"]["value"] == mmd_squared(x, y, median_distance(x, y), team).value);
+  CHECK(all["w2"]["about"] == "exact between 60 points of each");
+  CHECK(all.contains("gaussian_w2"));
+
+  options.metrics = {"mmd"};
+  options.bandwidth = 0.7;
+  const nlohmann::json one = measured(options);
+  CHECK(one["mmd"]["value"] == mmd_squared(x, y, 0.7, team).value);
+  CHECK_FALSE(one.contains("w2"));
+
+  std::ostringstream lines;
+  distance(options, lines);
+  check_contains(lines.str(), {"60 and 80 points in dimension 3", "mmd", "+-", "bandwidth 0.7"});
+
+  options.b = folder.path / "line.npy";
+  write_npy(options.b, Matrix<double>(4, 1, 1.0).view());
+  CHECK_ERROR(measured(options), ShapeError, "in dimension 1");
+  options.a = options.b;
+  options.metrics = {"w2"};
+  CHECK(measured(options)["w2"]["value"] == 0);
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: MIT
+#include <algorithm>
+#include <iomanip>
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "brenier/npy.hpp"
+#include "brenier/oracles.hpp"
+#include "kernels/runtime/error.hpp"
+#include "solvers/metrics.hpp"
+#include "solvers/wasserstein.hpp"
+#include "tools/commands.hpp"
+
+namespace brenier::app {
+namespace {
+
+/// Points of an exact W2 in more than one dimension: a second or two.
+constexpr Index kAssigned = 2000;
+
+/// One of each of `count` runs of points.
+Matrix<double> subset(const Matrix<double>& x, Index count) {
+  Matrix<double> out(count, x.cols());
+  for (Index k = 0; k < count; ++k) std::copy_n(x.row(k * x.rows() / count), x.cols(), out.row(k));
+  return out;
+}
+
+/// A result by name; `about` says what it was computed from.
+struct Line {
+  std::string name;
+  Estimate estimate;
+  bool has_error;
+  std::string about;
+};
+
+Line wasserstein(const Matrix<double>& a, const Matrix<double>& b) {
+  if (a.cols() == 1) return {"w2", {wasserstein_1d(a.elements(), b.elements()), 0}, false, "exact"};
+  const Index n = std::min({a.rows(), b.rows(), kAssigned});
+  const std::string about =
+      n < std::max(a.rows(), b.rows()) ? "exact between " + std::to_string(n) + " points of each" : "exact";
+  return {"w2", {wasserstein_assignment(subset(a, n), subset(b, n)), 0}, false, about};
+}
+
+std::vector<Line> measure(const DistanceOptions& options, const Matrix<double>& a, const Matrix<double>& b) {
+  const auto wanted = [&](const char* name) {
+    return options.metrics.empty() ||
+           std::find(options.metrics.begin(), options.metrics.end(), name) != options.metrics.end();
+  };
+  Team team(options.threads);
+  std::vector<Line> lines;
+  if (wanted("w2")) lines.push_back(wasserstein(a, b));
+  if (wanted("energy")) lines.push_back({"energy_distance", energy_distance(a, b, team), true, "unbiased"});
+  if (wanted("mmd")) {
+    const double bandwidth = options.bandwidth > 0 ? options.bandwidth : median_distance(a, b);
+    std::ostringstream about;
+    about << "squared, unbiased, Gaussian kernel of bandwidth " << bandwidth
+          << (options.bandwidth > 0 ? "" : " (the median distance)");
+    lines.push_back({"mmd", mmd_squared(a, b, bandwidth, team), true, about.str()});
+  }
+  if (wanted("gaussian") && std::min(a.rows(), b.rows()) > a.cols()) {
+    const GaussianState p = gaussian_fit(a), q = gaussian_fit(b);
+    lines.push_back({"gaussian_symmetric_kl", {symmetric_kl(p, q), 0}, false, "of mean and covariance"});
+    lines.push_back({"gaussian_w2", {wasserstein_2(p, q), 0}, false, "of mean and covariance"});
+  }
+  return lines;
+}
+
+}  // namespace
+
+void distance(const DistanceOptions& options, std::ostream& out) {
+  const Matrix<double> a = read_npy(options.a), b = read_npy(options.b);
+  if (a.cols() != b.cols()) {
+    throw ShapeError("'" + options.a.string() + "' has points in dimension " + std::to_string(a.cols()) +
+                     ", '" + options.b.string() + "' in dimension " + std::to_string(b.cols()));
+  }
+  const std::vector<Line> lines = measure(options, a, b);
+  if (options.json) {
+    nlohmann::ordered_json object;
+    object["points"] = {a.rows(), b.rows()};
+    object["dim"] = a.cols();
+    for (const Line& line : lines) {
+      object[line.name]["value"] = line.estimate.value;
+      if (line.has_error) object[line.name]["standard_error"] = line.estimate.error;
+      object[line.name]["about"] = line.about;
+    }
+    out << object.dump(2) << "\n";
+    return;
+  }
+  out << a.rows() << " and " << b.rows() << " points in dimension " << a.cols() << "\n";
+  for (const Line& line : lines) {
+    out << std::left << std::setw(23) << line.name << std::right << std::setw(12) << std::setprecision(5)
+        << line.estimate.value;
+    if (line.has_error)
+      out << " +- " << std::left << std::setw(11) << std::setprecision(2) << line.estimate.error;
+    out << (line.has_error ? " " : std::string(16, ' ')) << line.about << "\n";
+  }
+}
+
+}  // namespace brenier::app
