@@ -113,14 +113,34 @@ Estimate energy_distance(MatrixView<const double> x, MatrixView<const double> y,
   return two_sample(x, y, team, [](double square) { return std::sqrt(square); });
 }
 
-Estimate mmd_squared(MatrixView<const double> x, MatrixView<const double> y, double bandwidth, Team& team) {
-  check_clouds("mmd_squared", x, y);
+namespace {
+
+/// exp(-|x - y|^2 / (2 bandwidth^2)) as a function of the squared distance.
+auto gaussian_kernel(const char* function, double bandwidth) {
   if (!(bandwidth > 0) || !std::isfinite(bandwidth)) {
-    throw ValueError("mmd_squared: bandwidth = " + std::to_string(bandwidth) +
+    throw ValueError(std::string(function) + ": bandwidth = " + std::to_string(bandwidth) +
                      "; it must be above 0, for example median_distance()");
   }
-  const double factor = -0.5 / (bandwidth * bandwidth);
-  return two_sample(x, y, team, [factor](double square) { return -std::exp(factor * square); });
+  return [factor = -0.5 / (bandwidth * bandwidth)](double square) { return std::exp(factor * square); };
+}
+
+}  // namespace
+
+Estimate mmd_squared(MatrixView<const double> x, MatrixView<const double> y, double bandwidth, Team& team) {
+  check_clouds("mmd_squared", x, y);
+  const auto kernel = gaussian_kernel("mmd_squared", bandwidth);
+  return two_sample(x, y, team, [&](double square) { return -kernel(square); });
+}
+
+double mmd_empirical(MatrixView<const double> x, MatrixView<const double> y, double bandwidth, Team& team) {
+  check_clouds("mmd_empirical", x, y);
+  const auto kernel = gaussian_kernel("mmd_empirical", bandwidth);
+  const auto mean = [&](MatrixView<const double> a, MatrixView<const double> b) {
+    double sum = 0;
+    for (const double row : row_sums(a, b, team, kernel)) sum += row;
+    return sum / (static_cast<double>(a.rows) * static_cast<double>(b.rows));
+  };
+  return std::sqrt(std::max(0.0, mean(x, x) + mean(y, y) - 2 * mean(x, y)));
 }
 
 double median_distance(MatrixView<const double> x, MatrixView<const double> y) {

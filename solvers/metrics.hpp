@@ -31,6 +31,10 @@ Estimate energy_distance(MatrixView<const double> x, MatrixView<const double> y,
 /// et al., JMLR 13, 2012, eq. 3). Errors and cost as above; ValueError also where bandwidth <= 0.
 Estimate mmd_squared(MatrixView<const double> x, MatrixView<const double> y, double bandwidth, Team& team);
 
+/// The maximum mean discrepancy of the two empirical measures themselves (Gretton et al., eq. 5), not
+/// squared: never below 0, and of the order n^-1/2 between clouds of one law. Errors and cost as above.
+double mmd_empirical(MatrixView<const double> x, MatrixView<const double> y, double bandwidth, Team& team);
+
 /// The median of the distances between points of both clouds together, a customary bandwidth: over all pairs,
 /// or over those of 2000 points, evenly spaced by number. ValueError: all in one place.
 double median_distance(MatrixView<const double> x, MatrixView<const double> y);

@@ -55,6 +55,16 @@ TEST_CASE("two-sample statistics equal their definition, and do not depend on th
     const auto kernel = [](double r) { return -std::exp(-r * r / (2 * 1.7 * 1.7)); };
     const Estimate mmd = mmd_squared(x, y, 1.7, one);
     CHECK_REL(mmd.value, brute(x, y, kernel), tol<double>(2000));
+    double square = 0;  // of the signed measure, all pairs
+    for (Index i = 0; i < 31 + 44; ++i) {
+      for (Index j = 0; j < 31 + 44; ++j) {
+        const Matrix<double>&a = i < 31 ? x : y, &b = j < 31 ? x : y;
+        const double weight = (i < 31 ? 1.0 / 31 : -1.0 / 44) * (j < 31 ? 1.0 / 31 : -1.0 / 44);
+        square -= weight * kernel(distance(a, i < 31 ? i : i - 31, b, j < 31 ? j : j - 31));
+      }
+    }
+    CHECK_REL(mmd_empirical(x, y, 1.7, one), std::sqrt(square), tol<double>(2000));
+    CHECK(mmd_empirical(x, x, 1.7, one) < 1e-7);
     CHECK(energy_distance(x, y, three).value == energy.value);
     CHECK(energy_distance(x, y, three).error == energy.error);
     CHECK(mmd_squared(x, y, 1.7, three).value == mmd.value);
