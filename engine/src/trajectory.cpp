@@ -106,9 +106,10 @@ void Trajectory::advance(const BrenierMap& map, const Base& from, Team& team) {
     for (Index i = 0; i < count; ++i) {
       const Index particle = begin + i;
       for (Index c = 0; c < d; ++c) x_(particle, c) = from.x(particle, c) + displacement(i, c);
-      if (!has_density()) continue;
-      log_density_[particle] = from.log_density[particle] - log_det[i];
-      min_log_det_ = std::isnan(log_det[i]) ? log_det[i] : std::min(min_log_det_, log_det[i]);
+      if (has_density()) {
+        log_density_[particle] = from.log_density[particle] - log_det[i];
+        min_log_det_ = std::isnan(log_det[i]) ? log_det[i] : std::min(min_log_det_, log_det[i]);
+      }
       if (!jacobians) continue;
       View out(r.row(particle), d, d);
       out = ConstView(hessian.row(i), d, d);
