@@ -57,7 +57,7 @@ Eigen::VectorXd newton_step(const Eigen::Map<const RowMajor>& hessian, const Eig
 void set_out(Point& p, Eigen::VectorXd step) {
   const double longest = kLongest * p.reach();
   if (!step.allFinite() || !(step.dot(p.gradient) < 0)) step = -p.gradient * (longest / p.residual);
-  const double length = step.norm();
+  const double length = step.stableNorm();  // of up to 1e308, where H is all but 0
   if (length > longest) step *= longest / length;
   p.step = std::move(step);
   p.slope = p.step.dot(p.gradient);
