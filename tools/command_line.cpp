@@ -30,6 +30,8 @@ constexpr const char* kExamples =
     "      densities, the objective and the certificates of several runs, as mean and band\n"
     "  brenier push runs/a points.npy --log-density points-log.npy --out moved.npy\n"
     "      the maps of a run on other points\n"
+    "  brenier density runs/a points.npy -o log-density.npy --step 10\n"
+    "      the log-density of the flow at any points, after 10 steps; `pull` says where they come from\n"
     "  brenier info flow.toml\n"
     "      checks a file and shows every key with its value; `brenier info` alone shows the build\n"
     "\n"
@@ -180,6 +182,12 @@ class CommandLine {
     push_->add_option("--threads", push_options_.threads, "threads; 0: all processors")
         ->check(CLI::NonNegativeNumber);
 
+    pull_ = app_.add_subcommand("pull", "where the flow of a run carries points from");
+    add_point_options(*pull_, "OUT (N, d), rows of NaN where there is no such point (POINTS-pulled.npy)");
+    density_ = app_.add_subcommand("density", "log-density of a run's flow at any points");
+    add_point_options(*density_, "OUT (N), float64, natural logarithms (POINTS-density.npy)");
+    density_->add_flag("--linear", point_options_.linear, "densities instead of their logarithms");
+
     info_ =
         app_.add_subcommand("info", "about the build, a run, a configuration, a .npy or .safetensors file");
     info_->add_option("PATH", info_path_, "nothing: the build and this machine");
@@ -196,6 +204,10 @@ class CommandLine {
     if (resume_->parsed()) return resume_command(arguments_, out, terminal);
     if (push_->parsed()) {
       push(push_options_, out);
+    } else if (pull_->parsed()) {
+      pull(point_options_, out);
+    } else if (density_->parsed()) {
+      density(point_options_, out);
     } else if (info_->parsed()) {
       info(info_path_.empty() ? std::nullopt : std::optional<std::filesystem::path>(info_path_), out);
     } else if (plot_->parsed()) {
@@ -210,10 +222,22 @@ class CommandLine {
     command.add_option("--set", arguments_.set, about)->allow_extra_args(false);
   }
 
+  void add_point_options(CLI::App& command, const std::string& out) {
+    command.add_option("RUN", point_options_.run, "run folder")->required();
+    command.add_option("POINTS", point_options_.points, ".npy file of the points, (N, d)")->required();
+    command.add_option("-o,--out", point_options_.out, out);
+    command.add_option("--step", point_options_.step, "after step K; 0: the start (the last step)")
+        ->check(CLI::NonNegativeNumber);
+    command.add_option("--threads", point_options_.threads, "threads; 0: all processors")
+        ->check(CLI::NonNegativeNumber);
+  }
+
   CLI::App app_;
-  CLI::App *run_ = nullptr, *resume_ = nullptr, *push_ = nullptr, *info_ = nullptr, *plot_ = nullptr;
+  CLI::App *run_ = nullptr, *resume_ = nullptr, *push_ = nullptr, *pull_ = nullptr, *density_ = nullptr,
+           *info_ = nullptr, *plot_ = nullptr;
   RunArguments arguments_;
   PushOptions push_options_;
+  PointOptions point_options_;
   std::filesystem::path info_path_, plot_out_;
   std::vector<std::filesystem::path> plot_runs_;
 };

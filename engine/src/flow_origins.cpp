@@ -16,7 +16,8 @@ using Vector = Eigen::VectorXd;
 using VectorView = Eigen::Map<const Vector>;
 
 constexpr double kDecrease = 1e-4;     // of |T(x_0) - y|, relative to what a linear T promises
-constexpr double kShortest = 0x1p-20;  // of a step, relative to Newton's
+constexpr double kShortest = 0x1p-16;  // of a step, relative to Newton's
+constexpr int kPatience = 6;           // steps on end that take less than a tenth off: a fold is in the way
 constexpr double kLongest = 10;        // of a step, in lengths of the problem
 constexpr int kAttempts = 3;           // particles that a point starts from
 
@@ -45,7 +46,7 @@ struct Shot {
   double residual = std::numeric_limits<double>::infinity();
   double limit = 0;
   double length = 1;
-  int iterations = 0;
+  int iterations = 0, idle = 0;
   bool ended = false;
   InverseStatus status = InverseStatus::unconverged;
 
@@ -95,7 +96,7 @@ class Shooting {
     const Index i = shot.starts.front();
     shot.starts.erase(shot.starts.begin());
     shot.x = VectorView(from_.row(i), dim());
-    shot.iterations = 0;
+    shot.iterations = shot.idle = 0;
     const Vector difference = VectorView(carried_.x.row(i), dim()) - shot.y;
     shot.residual = difference.norm();
     set_out(shot, difference, carried_.jacobian.row(i));
@@ -114,11 +115,11 @@ class Shooting {
       shot.end(InverseStatus::converged);
       return;
     }
-    if (shot.iterations >= options_.iterations) {
+    if (shot.iterations >= options_.iterations || shot.idle >= kPatience) {
       restart(shot);
       return;
     }
-    const double longest = kLongest * options_.scale;
+    const double longest = kLongest * (options_.scale + shot.x.norm());
     if (length > longest) shot.step *= longest / length;
     shot.length = 1;
     shot.trial = shot.x + shot.step;
@@ -133,6 +134,7 @@ class Shooting {
       const Vector difference = VectorView(end.x.row(i), dim()) - shot.y;
       const double residual = difference.norm();
       if (end.admissible[i] && residual <= (1 - kDecrease * shot.length) * shot.residual) {
+        shot.idle = residual > 0.9 * shot.residual ? shot.idle + 1 : 0;
         shot.x = shot.trial;
         shot.residual = residual;
         ++shot.iterations;
