@@ -55,8 +55,11 @@ double largest_round_trip(const BrenierMap& map, const Matrix<double>& x, Team& 
 
 MapCertificates certify(const BrenierMap& map, const Matrix<double>& x, Team& team) {
   const Index d = x.cols();
-  const Index most = std::clamp<Index>((Index{1} << 26) / (d * d * d), 16, 1024);
-  return {smallest_eigenvalue(map, evenly(x, most), team), largest_round_trip(map, evenly(x, 256), team)};
+  // A few per cent of a step at most, also where the step needs no Hessians.
+  const Index spectra = std::clamp<Index>((Index{1} << 22) / (d * d * d), 16, 1024);
+  const Index trips = std::clamp<Index>((Index{1} << 18) / (d * d), 16, 256);
+  return {smallest_eigenvalue(map, evenly(x, spectra), team),
+          largest_round_trip(map, evenly(x, trips), team)};
 }
 
 }  // namespace brenier

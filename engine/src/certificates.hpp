@@ -11,8 +11,8 @@ struct MapCertificates {
   double round_trip = 0;      // largest |grad u*(grad u(x)) - x|; infinite where an inverse does not converge
 };
 
-/// At points of the cloud x (N, d) of the map's bases, evenly spaced by number: eigenvalues at up to 1024,
-/// fewer where N d^3 would be more than 2^26 (64 at d = 100); round trips at up to 256, from grad u(x) alone.
+/// At points of the cloud x (N, d) of the map's bases, evenly spaced by number: eigenvalues at up to 1024
+/// or 2^22 / d^3 of them, round trips from grad u(x) alone at up to 256 or 2^18 / d^2, and at least 16 each.
 MapCertificates certify(const BrenierMap& map, const Matrix<double>& x, Team& team);
 
 }  // namespace brenier

@@ -63,9 +63,9 @@ struct StepReport {
   double residual = 0;        // gradient of the inner problem at its end, relative to the first of the flow
   double min_log_det = 0;     // smallest log det H over the cloud; 0 where not computed
   /// Of all maps of the step, at particles that are evenly spaced by number; NaN without certificates.
-  /// The smallest eigenvalue of H, at up to 1024 of them (fewer where N d^3 would exceed 2^26), and the
-  /// largest |grad u*(grad u(x)) - x|, the inverse found by Newton's method, at up to 256: infinite where it
-  /// does not converge.
+  /// The smallest eigenvalue of H, at up to min(1024, 2^22 / d^3) of them; the largest |grad u*(grad u(x)) -
+  /// x|, the inverse found by Newton's method, at up to min(256, 2^18 / d^2), and infinite where it does not
+  /// converge. At least 16 particles each.
   double min_eigenvalue = std::numeric_limits<double>::quiet_NaN();
   double round_trip = std::numeric_limits<double>::quiet_NaN();
   double rate = 0;  // of Adam, after retries
