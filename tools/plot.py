@@ -211,7 +211,7 @@ def certificates(runs):
     panel(panels[0, 0], "residual", "residual of the inner problem", True)
     panel(panels[0, 1], "decrease", r"decrease of $F + W_2^2/2\tau$", True)
     panel(panels[0, 2], "min_log_det", r"smallest $\log\det H$", False)
-    panel(panels[0, 3], "min_eigenvalue", r"smallest eigenvalue of $H$", True)
+    panel(panels[0, 3], "min_eigenvalue", r"smallest eigenvalue of $H$", False)
     panel(panels[1, 0], "iterations", "inner iterations", False)
     panel(panels[1, 1], "seconds", "seconds per step", False)
     panel(panels[1, 2], "round_trip", r"round trip $|\nabla u^*(\nabla u(x)) - x|$", True)
