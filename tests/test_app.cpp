@@ -37,23 +37,6 @@ nlohmann::json summary_of(const fs::path& run) {
   return nlohmann::json::parse(read_text(run / "summary.json"));
 }
 
-struct Output {
-  int code = 0;
-  std::string out, err;
-};
-
-Output command(std::vector<std::string> words) {
-  words.insert(words.begin(), "brenier");
-  std::vector<const char*> argv;
-  for (const std::string& word : words) argv.push_back(word.c_str());
-  std::ostringstream out, err;
-  Output result;
-  result.code = run_command_line(static_cast<int>(argv.size()), argv.data(), out, err);
-  result.out = out.str();
-  result.err = err.str();
-  return result;
-}
-
 /// history.csv without its last column, the wall time.
 std::string without_seconds(const std::string& history) {
   std::istringstream in(history);

@@ -34,14 +34,6 @@ std::vector<HistoryRow> history_of(const fs::path& run) {
   return parse_history(read_text(run / "history.csv"), "history.csv");
 }
 
-int command(std::vector<std::string> words) {
-  words.insert(words.begin(), "brenier");
-  std::vector<const char*> argv;
-  for (const std::string& word : words) argv.push_back(word.c_str());
-  std::ostringstream out, err;
-  return run_command_line(static_cast<int>(argv.size()), argv.data(), out, err);
-}
-
 /// Runs `body` in a process of its own; its return value is the exit code.
 template <class Body>
 pid_t in_child(Body&& body) {
@@ -82,7 +74,8 @@ TEST_CASE("a signal right after the folder appears leaves a run that goes on") {
       put(config, kTiny);
       const pid_t child = in_child([&] {
         return command({"run", config.string(), "--out", out.string(), "--set", "flow.steps=100000", "--set",
-                        "functional.0.m=3", "--set", "output.every=100000"});
+                        "functional.0.m=3", "--set", "output.every=100000"})
+            .code;
       });
       for (int k = 0; k < 20'000 && !fs::exists(out); ++k)
         std::this_thread::sleep_for(std::chrono::microseconds(500));
@@ -94,7 +87,7 @@ TEST_CASE("a signal right after the folder appears leaves a run that goes on") {
       REQUIRE(RunFolder::is_run(out));
       CHECK(summary_of(out)["status"] == "interrupted");
       const int steps = summary_of(out)["steps"].get<int>() + 1;
-      CHECK(command({"resume", out.string(), "--steps", std::to_string(steps)}) == ExitCode::ok);
+      CHECK(command({"resume", out.string(), "--steps", std::to_string(steps)}).code == ExitCode::ok);
       CHECK(summary_of(out)["status"] == "done");
       CHECK(read_maps(out).size() == static_cast<std::size_t>(steps));
     }

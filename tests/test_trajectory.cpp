@@ -93,6 +93,21 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("second order without densities is the second order with them") {
+  // tau V'' = 0.2: far from any fold. V alone does not see the densities, so that all bits agree.
+  Cloud cloud = Density::gaussian(2, 1.0, 1.0).sample(100, Sampling::stratified);
+  FlowOptions options = quick(0.1);
+  options.order = 2;
+  Flow<double> with(potential("sum(x^2)", 2), cloud, options);
+  cloud.log_density.clear();
+  Flow<double> without(potential("sum(x^2)", 2), cloud, options);
+  for (int k = 0; k < 3; ++k) {
+    CHECK(with.step()->order == 2);
+    CHECK(without.step()->order == 2);
+  }
+  CHECK(with.trajectory().x().elements() == without.trajectory().x().elements());
+}
+
 TEST_CASE("F of a large low-discrepancy cloud, from a subset of its pairs") {
   const Functional f = interaction("0.5*r^2", 2);  // F = d/2 * variance = 1 for N(0, I)
   for (const Index n : {Index{8192}, Index{16384}, Index{65536}, Index{100000}}) {

@@ -32,6 +32,8 @@ constexpr const char* kExamples =
     "      the maps of a run on other points\n"
     "  brenier distance runs/a/clouds/step_000020.npy exact.npy\n"
     "      energy distance, MMD and W2 between two clouds, with standard errors\n"
+    "  brenier density runs/a points.npy -o log-density.npy --step 10\n"
+    "      the log-density of the flow at any points, after 10 steps; `pull` says where they come from\n"
     "  brenier info flow.toml\n"
     "      checks a file and shows every key with its value; `brenier info` alone shows the build\n"
     "\n"
@@ -196,6 +198,12 @@ class CommandLine {
     distance_->add_option("--threads", distance_options_.threads, "threads; 0: all processors")
         ->check(CLI::NonNegativeNumber);
 
+    pull_ = app_.add_subcommand("pull", "where the flow of a run carries points from");
+    add_point_options(*pull_, "OUT (N, d), rows of NaN where there is no such point (POINTS-pulled.npy)");
+    density_ = app_.add_subcommand("density", "log-density of a run's flow at any points");
+    add_point_options(*density_, "OUT (N), float64, natural logarithms (POINTS-density.npy)");
+    density_->add_flag("--linear", point_options_.linear, "densities instead of their logarithms");
+
     info_ =
         app_.add_subcommand("info", "about the build, a run, a configuration, a .npy or .safetensors file");
     info_->add_option("PATH", info_path_, "nothing: the build and this machine");
@@ -214,6 +222,10 @@ class CommandLine {
       push(push_options_, out);
     } else if (distance_->parsed()) {
       distance(distance_options_, out);
+    } else if (pull_->parsed()) {
+      pull(point_options_, out);
+    } else if (density_->parsed()) {
+      density(point_options_, out);
     } else if (info_->parsed()) {
       info(info_path_.empty() ? std::nullopt : std::optional<std::filesystem::path>(info_path_), out);
     } else if (plot_->parsed()) {
@@ -228,11 +240,22 @@ class CommandLine {
     command.add_option("--set", arguments_.set, about)->allow_extra_args(false);
   }
 
+  void add_point_options(CLI::App& command, const std::string& out) {
+    command.add_option("RUN", point_options_.run, "run folder")->required();
+    command.add_option("POINTS", point_options_.points, ".npy file of the points, (N, d)")->required();
+    command.add_option("-o,--out", point_options_.out, out);
+    command.add_option("--step", point_options_.step, "after step K; 0: the start (the last step)")
+        ->check(CLI::NonNegativeNumber);
+    command.add_option("--threads", point_options_.threads, "threads; 0: all processors")
+        ->check(CLI::NonNegativeNumber);
+  }
+
   CLI::App app_;
-  CLI::App *run_ = nullptr, *resume_ = nullptr, *push_ = nullptr, *distance_ = nullptr, *info_ = nullptr,
-           *plot_ = nullptr;
+  CLI::App *run_ = nullptr, *resume_ = nullptr, *push_ = nullptr, *pull_ = nullptr, *density_ = nullptr,
+           *distance_ = nullptr, *info_ = nullptr, *plot_ = nullptr;
   RunArguments arguments_;
   PushOptions push_options_;
+  PointOptions point_options_;
   DistanceOptions distance_options_;
   std::filesystem::path info_path_, plot_out_;
   std::vector<std::filesystem::path> plot_runs_;

@@ -45,6 +45,21 @@ struct DistanceOptions {
 /// Distances between two clouds, a line each.
 void distance(const DistanceOptions& options, std::ostream& out);
 
+struct PointOptions {
+  std::filesystem::path run;     // run folder
+  std::filesystem::path points;  // .npy (N, d)
+  std::filesystem::path out;     // empty: POINTS-pulled.npy or POINTS-density.npy beside the points
+  std::optional<int> step;       // nothing: the last; 0: the start
+  int threads = 0;
+  bool linear = false;  // densities instead of their logarithms
+};
+/// Writes where the flow carries the points from, (N, d); rows without an origin are NaN. ShapeError: points
+/// of another dimension. IoError: files, a run folder whose maps are missing or damaged.
+void pull(const PointOptions& options, std::ostream& log);
+/// Writes the log-densities of the flow at the points, float64 (N), natural logarithm; -inf where there is no
+/// origin. Errors as for pull(); ValueError: a run that starts from a file has no density.
+void density(const PointOptions& options, std::ostream& log);
+
 /// About the build, a run folder, a configuration, a .npy or a .safetensors file.
 void info(const std::optional<std::filesystem::path>& path, std::ostream& out);
 

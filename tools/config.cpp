@@ -21,6 +21,7 @@ void read_flow(Section& section, const CloudConfig& cloud, Config& config) {
   flow.order = static_cast<int>(section.integer("order", {1, 2}, 1));
   flow.start_time =
       section.number("start_time", any_number(), cloud.barenblatt ? cloud.barenblatt->time : 0.0);
+  flow.certificates = section.boolean("certificates", flow.certificates);
   flow.mass = cloud.mass();
 }
 
@@ -168,7 +169,7 @@ Config parse_config(const std::string& text, const std::string& name, const std:
                "every particle, a .npy file of N numbers");
   }
 
-  Section flow = root.table("flow", {"tau", "steps", "order", "start_time"});
+  Section flow = root.table("flow", {"tau", "steps", "order", "start_time", "certificates"});
   read_flow(flow, config.cloud, config);
   Section network = root.table("network", {"hidden", "activation", "residual", "quadratic_rank", "alpha",
                                            "learn_alpha", "alpha_min", "floor", "normalise"});

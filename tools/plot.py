@@ -195,7 +195,7 @@ def error(run, reference):
 
 
 def certificates(runs):
-    figure, panels = plt.subplots(2, 3, figsize=(8.4, 4.6))
+    figure, panels = plt.subplots(2, 4, figsize=(11.2, 4.6))
 
     def panel(axes, name, title, log, colour=BLUE):
         something = banded(axes, runs, name, colour, None, skip_first=True)
@@ -211,12 +211,14 @@ def certificates(runs):
     panel(panels[0, 0], "residual", "residual of the inner problem", True)
     panel(panels[0, 1], "decrease", r"decrease of $F + W_2^2/2\tau$", True)
     panel(panels[0, 2], "min_log_det", r"smallest $\log\det H$", False)
+    panel(panels[0, 3], "min_eigenvalue", r"smallest eigenvalue of $H$", False)
     panel(panels[1, 0], "iterations", "inner iterations", False)
     panel(panels[1, 1], "seconds", "seconds per step", False)
+    panel(panels[1, 2], "round_trip", r"round trip $|\nabla u^*(\nabla u(x)) - x|$", True)
     for axes in panels[1, :2]:
         axes.set_ylim(0, None)
 
-    axes = panels[1, 2]
+    axes = panels[1, 3]
     drawn = False
     rows = min(len(run.column("time")) for run in runs)
     stated = runs[0].summary.get("exact", {}).get("functional", np.nan)

@@ -28,13 +28,14 @@ std::string duration_text(double seconds) {
 Progress::Progress(std::ostream* out, bool terminal, int first, int last)
     : out_(out), terminal_(terminal), first_(first), last_(last), start_(std::chrono::steady_clock::now()) {}
 
-void Progress::step(const HistoryRow& row) {
+void Progress::step(const HistoryRow& row, bool below_infimum) {
   if (!out_) return;
   const int done = static_cast<int>(row.step) - first_;
   const int all = last_ - first_;
   if (!terminal_) {
     const int every = std::max(1, (all + 19) / 20);
-    if (done % every != 0 && done != all) return;
+    const bool first = below_infimum && !told_;
+    if (done % every != 0 && done != all && !first) return;
   }
   const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   const double left = elapsed / done * (all - done);
@@ -49,7 +50,9 @@ void Progress::step(const HistoryRow& row) {
   append("  held-out %.7g", row.held_out);
   append("  exact %.7g", row.exact);
   append("  residual %.1e", row.residual);
-  const std::string tail = done < all ? "  " + duration_text(left) + " left" : "";
+  told_ = told_ || below_infimum;
+  const std::string flag = below_infimum ? "  BELOW THE INFIMUM OF F" : "";
+  const std::string tail = flag + (done < all ? "  " + duration_text(left) + " left" : "");
   if (terminal_) {
     *out_ << "\r\x1b[K" << text << tail << std::flush;
     drawn_ = true;

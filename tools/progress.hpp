@@ -15,7 +15,8 @@ class Progress {
   /// Steps first + 1 .. last. `out` may be nullptr: says nothing.
   Progress(std::ostream* out, bool terminal, int first, int last);
 
-  void step(const HistoryRow& row);
+  /// `below_infimum` flags the line; the first such step is told in any case.
+  void step(const HistoryRow& row, bool below_infimum = false);
   /// A line of its own, below or instead of the redrawn one.
   void line(const std::string& text);
 
@@ -23,6 +24,7 @@ class Progress {
   std::ostream* out_;
   bool terminal_;
   bool drawn_ = false;
+  bool told_ = false;  // that F is below its infimum
   int first_, last_;
   std::chrono::steady_clock::time_point start_;
 };

@@ -41,6 +41,8 @@ constexpr Column kColumns[] = {
     {"residual", &HistoryRow::residual},
     {"iterations", &HistoryRow::iterations},
     {"min_log_det", &HistoryRow::min_log_det},
+    {"min_eigenvalue", &HistoryRow::min_eigenvalue},
+    {"round_trip", &HistoryRow::round_trip},
     {"rate", &HistoryRow::rate},
     {"retries", &HistoryRow::retries},
     {"seconds", &HistoryRow::seconds},
@@ -168,6 +170,22 @@ double median(std::vector<double> values) {
   return 0.5 * (upper + *std::max_element(values.begin(), middle));
 }
 
+BelowInfimum below_infimum(const Config& config, const std::vector<HistoryRow>& history, double functional,
+                           double held_out) {
+  BelowInfimum out{known_infimum(config)};
+  if (!std::isfinite(out.infimum) || history.empty()) return out;
+  const bool separate = !std::isnan(held_out);
+  const double judged = separate ? held_out : functional;
+  const Sampling sampling = separate ? config.held_out.sampling : config.cloud.sampling;
+  const Index particles = separate ? config.held_out.particles : config.cloud.particles;
+  const bool random = sampling == Sampling::random || !config.cloud.density;
+  const double error = 1e-3 + (random ? 3 / std::sqrt(static_cast<double>(particles)) : 0);
+  const double scale = std::abs(out.infimum) + std::abs(history.front().functional - out.infimum);
+  out.by = std::max(0.0, out.infimum - judged);
+  out.flag = out.by > error * scale;
+  return out;
+}
+
 std::vector<std::string> overfitting(const Config& config, const std::vector<HistoryRow>& history,
                                      double functional, double held_out) {
   const std::string remedy =
@@ -180,18 +198,11 @@ std::vector<std::string> overfitting(const Config& config, const std::vector<His
   };
   std::vector<std::string> out;
   const bool separate = !std::isnan(held_out);
-  const double judged = separate ? held_out : functional;
-  const double infimum = known_infimum(config);
-  if (std::isfinite(infimum) && !history.empty()) {
-    const Sampling sampling = separate ? config.held_out.sampling : config.cloud.sampling;
-    const Index particles = separate ? config.held_out.particles : config.cloud.particles;
-    const bool random = sampling == Sampling::random || !config.cloud.density;
-    const double error = 1e-3 + (random ? 3 / std::sqrt(static_cast<double>(particles)) : 0);
-    const double scale = std::abs(infimum) + std::abs(history.front().functional - infimum);
-    if (judged < infimum - error * scale) {
-      out.push_back((separate ? "F on the held-out particles, " : "F on the particles, ") + number(judged) +
-                    ", is below its infimum " + number(infimum) + remedy);
-    }
+  const BelowInfimum below = below_infimum(config, history, functional, held_out);
+  if (below.flag) {
+    out.push_back((separate ? "F on the held-out particles, " : "F on the particles, ") +
+                  number(separate ? held_out : functional) + ", is below its infimum " +
+                  number(below.infimum) + remedy);
   }
   if (!separate || history.empty() || std::isnan(history.front().held_out)) return out;
   const HistoryRow& start = history.front();
@@ -230,20 +241,30 @@ std::string summary_text(const SummaryInput& input) {
     out["heldout_functional"] = input.held_out;
     out["heldout_particles"] = config.held_out.particles;
   }
+  const BelowInfimum below = below_infimum(config, *input.history, input.functional.total(), input.held_out);
+  if (std::isfinite(below.infimum)) {
+    out["infimum"] = {{"functional", below.infimum}, {"below_by", below.by}, {"below", below.flag}};
+  }
   add_reference(out, input);
-  double iterations = 0, retries = 0, residual = 0;
+  double iterations = 0, retries = 0, residual = 0, eigenvalue = kUnknown, round_trip = kUnknown;
   std::vector<double> seconds;
   for (const HistoryRow& row : *input.history) {
     if (row.iterations == 0) continue;
     iterations += row.iterations;
     retries += row.retries;
     residual = row.residual;
+    eigenvalue = std::fmin(eigenvalue, row.min_eigenvalue);  // NaN where not computed
+    round_trip = std::fmax(round_trip, row.round_trip);
     seconds.push_back(row.seconds / row.iterations);
   }
   out["inner"] = {{"iterations_total", static_cast<long long>(iterations)},
                   {"seconds_median", median(seconds)},
                   {"residual", residual},
                   {"retries_total", static_cast<long long>(retries)}};
+  Json certificates = Json::object();
+  put(certificates, "min_eigenvalue", eigenvalue);
+  put(certificates, "round_trip", round_trip);
+  if (!certificates.empty()) out["certificates"] = certificates;
   out["seconds_total"] = input.seconds;
   out["backend"] = input.backend;
   out["device"] = input.device;

@@ -20,6 +20,7 @@ struct HistoryRow {
   double std = 0;  // of the held-out cloud where there is one, otherwise of the cloud
   double std_exact = 0, std_scheme = 0;
   double transport = 0, decrease = 0, residual = 0, iterations = 0, min_log_det = 0, rate = 0, retries = 0;
+  double min_eigenvalue = 0, round_trip = 0;
   double seconds = 0;
 };
 
@@ -48,11 +49,21 @@ struct SummaryInput {
 };
 std::string summary_text(const SummaryInput& input);
 
+/// How far F, held-out where there is such a cloud, lies below known_infimum(), and whether that is more than
+/// the cloud's own error: 0.1 % of |infimum| + |F_0 - infimum|, with 3/sqrt(particles) of it more for a
+/// random cloud. Below the infimum there is no density.
+struct BelowInfimum {
+  double infimum = 0;  // -infinity where not known
+  double by = 0;       // >= 0
+  bool flag = false;
+};
+BelowInfimum below_infimum(const Config& config, const std::vector<HistoryRow>& history, double functional,
+                           double held_out);
+
 /// What says that the maps have fitted the sample instead of the density. Empty where nothing does:
-///   F, held-out where there is such a cloud, below known_infimum() by more than the cloud's own error, 0.1 %
-///   of |infimum| + |F_0 - infimum|, with 3/sqrt(particles) of it more for a random cloud; held-out F above F
-///   on the particles by more than 5 % of what held-out F has fallen since the start and 0.1 % of |F_0| +
-///   |F|. The gap of the initial clouds is their sampling error, and taken off.
+///   F below its infimum, as below_infimum() says; held-out F above F on the particles by more than 5 % of
+///   what held-out F has fallen since the start and 0.1 % of |F_0| + |F|. The gap of the initial clouds is
+///   their sampling error, and taken off.
 std::vector<std::string> overfitting(const Config& config, const std::vector<HistoryRow>& history,
                                      double functional, double held_out);
 

@@ -144,7 +144,11 @@ class Runner {
         carry_held_out(maps);
         record(*report);
         save_step(folder, maps);
-        progress.step(history_.back());
+        const HistoryRow& row = history_.back();
+        // Where F is judged on held-out particles, steps between its evaluations say nothing.
+        const bool judged = config_.held_out.particles == 0 || !std::isnan(row.held_out);
+        const bool below = judged && below_infimum(config_, history_, row.functional, row.held_out).flag;
+        progress.step(row, below);
         if (options_.on_step) options_.on_step(flow_.steps());
       }
       if (interrupted()) result.status = RunStatus::interrupted;
@@ -207,6 +211,8 @@ class Runner {
     row.residual = report.residual;
     row.iterations = report.iterations;
     row.min_log_det = report.min_log_det;
+    row.min_eigenvalue = report.min_eigenvalue;
+    row.round_trip = report.round_trip;
     row.rate = report.rate;
     row.retries = report.retries;
     row.seconds = report.seconds;

@@ -225,6 +225,8 @@ std::vector<BrenierMap> read_maps(const fs::path& path, int steps) {
   for (const auto& entry : fs::directory_iterator(folder, code)) {
     if (entry.path().extension() != ".safetensors" || entry.path().filename() == "checkpoint.safetensors")
       continue;
+    // A damaged map of a later step is no hindrance, where its name says the step.
+    if (steps > 0 && step_of(entry.path().filename().string()) > steps) continue;
     BrenierMap map = read_map(entry.path());
     if (steps > 0 && map.step > steps) continue;
     entries.push_back({entry.path(), std::move(map)});

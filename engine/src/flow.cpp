@@ -10,6 +10,7 @@
 
 #include "brenier/device.hpp"
 #include "brenier/oracles.hpp"
+#include "engine/src/certificates.hpp"
 #include "engine/src/device_memory.hpp"
 #include "engine/src/show.hpp"
 #include "kernels/runtime/error.hpp"
@@ -391,6 +392,11 @@ bool Flow<T>::State::take(Trajectory& next, double tau, MapBase kind, bool close
     report.residual = gradient_scale > 0 ? solution.inner.gradient / gradient_scale : 0;
     report.converged = solution.inner.converged;
     report.min_log_det = moved.cloud.min_log_det();
+    if (options.certificates) {
+      const MapCertificates checked = certify(map, base.x, team);
+      report.min_eigenvalue = std::fmin(report.min_eigenvalue, checked.min_eigenvalue);
+      report.round_trip = std::fmax(report.round_trip, checked.round_trip);
+    }
     theta = solution.theta;
     next = std::move(moved.cloud);
     maps.push_back(std::move(map));

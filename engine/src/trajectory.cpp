@@ -2,32 +2,17 @@
 // Clouds carried by maps, with densities. Second order needs Jacobians along trajectories: with R =
 // dx_n/dx_{n-1}, the extrapolation x* = (4/3) x_n - (1/3) x_{n-1} has the Jacobian E = (4/3) I - (1/3) R^{-1}
 // in x_n, and the step makes R_{n+1} = H E. For d > 1 none of these but H is symmetric.
-#include <Eigen/Dense>
 #include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "brenier/map.hpp"
+#include "engine/src/extrapolation.hpp"
 #include "engine/src/show.hpp"
 #include "kernels/runtime/error.hpp"
 
 namespace brenier {
 namespace {
-
-using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-using View = Eigen::Map<RowMajor>;
-using ConstView = Eigen::Map<const RowMajor>;
-
-/// E of one particle from its R.
-RowMajor extrapolation_jacobian(const double* r, Index d) {
-  return RowMajor::Identity(d, d) * (4.0 / 3) - ConstView(r, d, d).inverse() / 3;
-}
-
-/// Whether the extrapolation is monotone at a particle: the symmetric part of E is positive definite.
-bool monotone(const RowMajor& e) {
-  const RowMajor symmetric = 0.5 * (e + e.transpose());
-  return e.allFinite() && Eigen::LLT<RowMajor>(symmetric).info() == Eigen::Success;
-}
 
 constexpr Index kBlock = 16384;  // particles at a time, to bound the memory for Hessians
 
@@ -44,6 +29,16 @@ void BrenierMap::evaluate(MatrixView<const double> x, MatrixView<double> displac
   out.log_det = log_det;
   out.hessian = hessian;
   cpu::operations<double>().evaluate(net, theta.data(), x, out, team);
+}
+
+NewtonReport BrenierMap::inverse(MatrixView<const double> y, MatrixView<double> x,
+                                 const NewtonOptions& options, Team& team) const {
+  if (y.cols != net.dim() || x.cols != y.cols || x.rows != y.rows) {
+    throw ShapeError("map: the inverse at " + std::to_string(y.rows) + " points of dimension " +
+                     std::to_string(y.cols) + ", into " + std::to_string(x.rows) + " of dimension " +
+                     std::to_string(x.cols) + "; the map is of dimension " + std::to_string(net.dim()));
+  }
+  return invert_gradient(cpu::operations<double>(), net, theta.data(), y, x, false, options, team);
 }
 
 Trajectory::Trajectory(Cloud start, bool second_order)
@@ -111,9 +106,10 @@ void Trajectory::advance(const BrenierMap& map, const Base& from, Team& team) {
     for (Index i = 0; i < count; ++i) {
       const Index particle = begin + i;
       for (Index c = 0; c < d; ++c) x_(particle, c) = from.x(particle, c) + displacement(i, c);
-      if (!has_density()) continue;
-      log_density_[particle] = from.log_density[particle] - log_det[i];
-      min_log_det_ = std::isnan(log_det[i]) ? log_det[i] : std::min(min_log_det_, log_det[i]);
+      if (has_density()) {
+        log_density_[particle] = from.log_density[particle] - log_det[i];
+        min_log_det_ = std::isnan(log_det[i]) ? log_det[i] : std::min(min_log_det_, log_det[i]);
+      }
       if (!jacobians) continue;
       View out(r.row(particle), d, d);
       out = ConstView(hessian.row(i), d, d);

@@ -9,9 +9,11 @@
 #include <filesystem>
 #include <fstream>
 #include <initializer_list>
+#include <sstream>
 #include <string>
 #include <vector>
 
+#include "tools/commands.hpp"
 #include "tools/config.hpp"
 
 namespace brenier::test {
@@ -71,6 +73,25 @@ inline std::string tiny_with(const std::string& from, const std::string& to) {
   const std::size_t at = text.find(from);
   REQUIRE(at != std::string::npos);
   return text.replace(at, from.size(), to);
+}
+
+/// What a command left.
+struct Output {
+  int code = 0;
+  std::string out, err;
+};
+
+/// Runs the command line.
+inline Output command(std::vector<std::string> words) {
+  words.insert(words.begin(), "brenier");
+  std::vector<const char*> argv;
+  for (const std::string& word : words) argv.push_back(word.c_str());
+  std::ostringstream out, err;
+  Output result;
+  result.code = app::run_command_line(static_cast<int>(argv.size()), argv.data(), out, err);
+  result.out = out.str();
+  result.err = err.str();
+  return result;
 }
 
 /// The message has every piece.

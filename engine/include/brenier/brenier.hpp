@@ -6,6 +6,7 @@
 #include "brenier/device.hpp"
 #include "brenier/expression.hpp"
 #include "brenier/flow.hpp"
+#include "brenier/flow_density.hpp"
 #include "brenier/functional.hpp"
 #include "brenier/map.hpp"
 #include "brenier/npy.hpp"

@@ -9,6 +9,7 @@
 #include "brenier/density.hpp"
 #include "kernels/icnn.hpp"
 #include "kernels/ops.hpp"
+#include "solvers/newton.hpp"
 
 namespace brenier {
 
@@ -32,6 +33,11 @@ struct BrenierMap {
   /// d*d). ShapeError: x.cols is not the dimension.
   void evaluate(MatrixView<const double> x, MatrixView<double> displacement, double* log_det,
                 MatrixView<double> hessian, Team& team) const;
+
+  /// x (N, d) with grad u(x_i) = y_i, by Newton's method from x = y. See invert_gradient() for how it ends.
+  /// ShapeError: columns of y or x that are not the dimension, or other rows.
+  NewtonReport inverse(MatrixView<const double> y, MatrixView<double> x, const NewtonOptions& options,
+                       Team& team) const;
 };
 
 /// One map as a .safetensors file: a tensor for each parameter (names as in Icnn::tensors()), shape and role
@@ -44,8 +50,7 @@ BrenierMap read_map(const std::filesystem::path& path);
 class Trajectory {
  public:
   Trajectory() = default;
-  /// `second_order` keeps the cloud before, and with log-densities the Jacobians of the last step (N d^2
-  /// doubles). ValueError: no particles, positions that are not finite. ShapeError: log-densities of another
+  /// `second_order` keeps the cloud before and the Jacobians of the last step (N d^2 doubles). ValueError: no particles, positions that are not finite. ShapeError: log-densities of another
   /// length.
   Trajectory(Cloud start, bool second_order);
 
