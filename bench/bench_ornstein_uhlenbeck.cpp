@@ -116,7 +116,6 @@ Matrix<double> inverse(const Matrix<double>& a) {
 /// One time of one target.
 struct Score {
   double value = 0;  // symmetric KL between the flow and the exact solution
-  double error = 0;  // its standard error, where it is from samples
   double floor = 0;  // of the exact JKO iterate
 };
 
@@ -136,8 +135,10 @@ Score judge(const Options& o, const Flow<float>& flow, std::size_t held_out, con
   }
   const Density truth = Density::gaussian(exact.mean, exact.covariance);
   const Estimate forward = kl_divergence(cloud.log_density(), truth.log_density(cloud.x()));
-  score.value = forward.value;
-  score.error = forward.error;
+  const Cloud samples = truth.sample(o.samples, Sampling::random, flow.options().seed, RandomStream::fresh);
+  const FlowDensity density(flow.maps(), Density::gaussian(cloud.x().cols(), 0, 1), {.threads = o.threads});
+  const Estimate backward = kl_divergence(samples.log_density, density.log_density(samples.x).values);
+  score.value = forward.value + backward.value;
   return score;
 }
 
