@@ -181,10 +181,12 @@ nlohmann::ordered_json run(Options o) {
   const std::vector<T> zero(theta.size(), T(0));
   const InnerState<T> start{converted<T>(theta), zero, zero, 0};
   const double peak_before = bench::peak_flops<T>(ops.name, team);
+  CgReport solves;
   const auto iterate = [&](int count) {
     InnerState<T> state = start;
     const InnerReport report = ops.inner_loop(problem.inner, state, count, team);
     if (!report.finite) throw NumericalError("the iteration diverged; lower --lr");
+    solves.add(report.cg);
   };
   // A loop on a device begins with copies and the recording of a graph, and ends when the host has the
   // result: long loops, and beside them what the shortest one takes.
@@ -201,7 +203,7 @@ nlohmann::ordered_json run(Options o) {
   const double n = static_cast<double>(o.n);
   const bool internal = !objective.internal.empty();
   const Flops count(net);
-  double flops = n * (internal && o.log_det == "cg" ? count.iteration_cg(o.cg.probes, o.cg.iterations)
+  double flops = n * (internal && o.log_det == "cg" ? count.iteration_cg(o.cg.probes, solves.iterations)
                                                     : count.iteration(internal));
   for (const InteractionTerm& term : objective.interaction) {
     flops += n * (n - 1) * bench::pair_flops(term.kernel, o.dim);
@@ -226,6 +228,10 @@ nlohmann::ordered_json run(Options o) {
       {"peak_gflops", peak},
       {"share", gflops / peak},
       {"version", BRENIER_VERSION}};
+  if (solves.iterations > 0) {
+    line["cg_steps"] = solves.iterations;
+    line["cg_worst_residual"] = solves.worst_residual;
+  }
   if (on_device) line["start_seconds"] = shortest.median;
   return line;
 }
