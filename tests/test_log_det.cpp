@@ -277,6 +277,21 @@ TEST_CASE("a porous medium's gradient approaches the exact one with the number o
   }
 }
 
+TEST_CASE("clouds of several chunks and networks beyond shared memory equal the reference") {
+  if (kReduced) return;
+  Team one(1);
+  const auto check = [&](const Step<double>& step) {
+    const std::vector<double> expected = step.gradient(ref::operations<double>(), one);
+    for (const Backend<double>& backend : backends<double>()) {
+      CAPTURE(backend.ops->name);
+      Team team(backend.threads);
+      CHECK_CLOSE(step.gradient(*backend.ops, team), expected, 16 * net_tolerance<double>(step.net, 8200));
+    }
+  };
+  check({{.dim = 2, .hidden = {3, 2}}, 8200, every_term(), false});
+  check({{.dim = 2, .hidden = {320, 320, 320}, .residual = true, .quadratic_rank = 1}, 5, every_term()});
+}
+
 TEST_CASE("without off-diagonal elements one probe is exact") {
   // H = alpha I: e^T log(H) e = d log alpha and e^T H^{-1} e = d / alpha for every e.
   for (const int d : {1, 4}) {

@@ -14,6 +14,7 @@
 
 #include "kernels/cuda/layered_kernels.hpp"
 #include "kernels/cuda/layered_solves.hpp"
+#include "kernels/cuda/step_cg.hpp"
 #include "kernels/cuda/transfer.hpp"
 
 namespace brenier::cuda {
@@ -131,6 +132,36 @@ class LayeredNet {
         hessian();
         stage("metric", factor_threads(), layered::Metric{});
       }
+      second_order();
+    }
+  }
+
+  /// The same with a stochastic log-determinant; the plan of this network is that of its pairs.
+  template <class Forces>
+  void step_cg(const StepCgArgs<T>& args, bool interact, const Forces& launch_forces, Stream& stream) {
+    begin(args.step, stream);
+    const TilePlan pairs = plan_;
+    const auto use = [&](const TilePlan& plan) { plan_ = args_.step.tile.plan = plan; };
+    const ConjugateGradients<T> cg{args.log_det.options};
+    for (int chunk = 0; interact && chunk < chunks_; ++chunk) image(chunk, 0, true);
+    if (interact) launch_forces();
+    for (int chunk = 0; chunk < chunks_; ++chunk) {
+      if (!interact || chunks_ > 1) image(chunk, 0, false);
+      stage("seeds", 1, layered::Seeds{});
+      use(single_plan(pairs));
+      for (int k = 0; k < args.log_det.probes; ++k) {
+        stage("probes", net_.dim, layered::GatherProbe{k});
+        stage("start", 32, layered::StartSolve<T>{cg});
+        for (int j = 0; j < args.log_det.options.iterations; ++j) {
+          tangents();
+          products();
+          stage("conjugate gradients", 32, layered::AdvanceRecorded<T>{cg, args.log_det});
+        }
+        stage("solutions", net_.dim, layered::FinishRecorded<T>{cg, args.log_det, k});
+      }
+      use(pairs);
+      stage("pairs", args.log_det.probes * net_.dim, layered::SeedPairs{args.log_det});
+      tangents();
       second_order();
     }
   }
