@@ -12,7 +12,7 @@
 //   launch     as tile kernels; a kernel of its own, so that that of the exact step keeps its registers
 #pragma once
 
-#include "kernels/cuda/solve_kernels.hpp"
+#include "kernels/cuda/layered_solves.hpp"
 
 namespace brenier::cuda {
 

@@ -19,7 +19,9 @@
 namespace brenier {
 
 /// How the gradient of an internal energy gets at log det H in the inner loop. Log-densities along the flow,
-/// and with them F, are exact in any case: they need log det H once a step, not once an iteration.
+/// and with them F, are exact in any case: they need log det H once a step, not once an iteration. With cg
+/// the gradient is noisy: StepReport::residual stops falling at its noise, and InnerOptions::tolerance below
+/// that does not end the loop.
 struct LogDetChoice {
   enum class Method {
     exact,      // without noise
