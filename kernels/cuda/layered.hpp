@@ -12,9 +12,8 @@
 #include <algorithm>
 #include <string>
 
+#include "kernels/cuda/layered_cg.hpp"
 #include "kernels/cuda/layered_kernels.hpp"
-#include "kernels/cuda/layered_solves.hpp"
-#include "kernels/cuda/step_cg.hpp"
 #include "kernels/cuda/transfer.hpp"
 
 namespace brenier::cuda {
