@@ -11,8 +11,8 @@
 
 #include "engine/src/device_memory.hpp"
 #include "kernels/runtime/device.hpp"
+#include "tests/support/inner_problem.hpp"
 #include "tests/support/near.hpp"
-#include "tests/support/nets.hpp"
 
 using namespace brenier;
 using namespace brenier::test;
@@ -148,6 +148,12 @@ emulator::Options with_memory(std::size_t bytes) {
   return options;
 }
 
+emulator::Options with_shared_memory(std::size_t bytes) {
+  emulator::Options options = emulator::options();
+  options.shared_memory = bytes;
+  return options;
+}
+
 /// K of "inner.minibatch = K" in a message; 0 where there is none.
 Index advised(const std::string& message) {
   const std::string key = "inner.minibatch = ";
@@ -155,35 +161,12 @@ Index advised(const std::string& message) {
   return at == std::string::npos ? 0 : std::stol(message.substr(at + key.size()));
 }
 
-/// The inner problem of a small flow, with every kind of term, for calls of the backend itself.
-struct Problem {
-  Icnn net{Architecture{.dim = 2, .hidden = {9, 5}}};
-  Matrix<float> x;
-  std::vector<double> log_density;
-  Objective objective;
-  InnerProblem<float> inner;
-
-  explicit Problem(Index n) : x(Numbers(3).matrix<float>(n, 2, -1, 1)), log_density(n, -0.5) {
-    objective.potential = Expression::potential("sum(x^2)", 2).program();
-    objective.internal.push_back({.form = InternalTerm::Form::power, .exponent = 2});
-    PairKernel kernel;
-    kernel.quadratic = 0.1;
-    objective.interaction.push_back({1.0, kernel});
-    inner.net = &net;
-    inner.x = x;
-    inner.log_density = log_density.data();
-    inner.shift = {0, 0};
-    inner.tau = 0.1;
-    inner.objective = &objective;
-    inner.iterations = 20;
-  }
-  InnerReport run(int iterations) const {
-    const std::vector<float> zeros(net.parameters());
-    InnerState<float> state{generic_parameters<float>(net, 5), zeros, zeros, 0};
-    Team team(1);
-    return cuda::operations<float>().inner_loop(inner, state, iterations, team);
-  }
-};
+/// The first iterations of an inner loop.
+InnerReport run(const SmallProblem<float>& problem, int iterations) {
+  InnerState<float> state = problem.state();
+  Team team(1);
+  return cuda::operations<float>().inner_loop(problem.inner, state, iterations, team);
+}
 
 }  // namespace
 
@@ -255,27 +238,50 @@ TEST_CASE("a flow computes on its device and leaves the program's own choice alo
   device::use_device(0);
 }
 
+TEST_CASE_TEMPLATE("what fits the shared memory of one device and not of another goes layer by layer there",
+                   T, float, double) {
+  // Tiles of 8 particles take between 163 KiB (compute capability 8.0) and 227 KiB (9.0).
+  const int width = std::is_same_v<T, float> ? 112 : 72;
+  const SmallProblem<T> problem(40, {width, width});
+  const std::vector<T> theta = problem.theta();
+  Team team(1);
+  const auto gradient = [&](const Operations<T>& ops) {
+    std::vector<double> out(theta.size());
+    ops.objective_gradient(problem.inner, theta.data(), 0, out.data(), team);
+    return out;
+  };
+  const std::vector<double> expected = gradient(ref::operations<T>());
+  const auto launches = [&](std::size_t shared) {
+    const emulator::ScopedOptions options(with_shared_memory(shared));
+    const std::uint64_t before = emulator::device_launches(0);
+    CHECK_CLOSE(gradient(cuda::operations<T>()), expected, tol<T>(300));
+    return emulator::device_launches(0) - before;
+  };
+  CHECK(launches(227 * 1024) == 3);  // images, step, update
+  CHECK(launches(163 * 1024) > 10);
+}
+
 TEST_CASE("the memory that an inner loop needs is known before it has it") {
   for (const Index n : {Index{40}, Index{1000}, Index{3000}}) {
     CAPTURE(n);
-    const Problem problem(n);
+    const SmallProblem<float> problem(n);
     const std::uint64_t waits = device::host_synchronisations();
     const std::size_t needed = cuda::inner_loop_memory(problem.inner);
     CHECK(device::host_synchronisations() == waits);  // nothing was allocated or copied
     CHECK(emulator::memory_in_use() == 0);
     {
       const emulator::ScopedOptions exact(with_memory(needed));
-      CHECK(problem.run(2).iterations == 2);
+      CHECK(run(problem, 2).iterations == 2);
     }
     // Each of a few tens of buffers counts as a multiple of 256 bytes; the emulator charges what was asked
     // for.
     const emulator::ScopedOptions less(with_memory(needed - 40 * 256));
-    CHECK_THROWS_AS(problem.run(2), OutOfDeviceMemory);
+    CHECK_THROWS_AS(run(problem, 2), OutOfDeviceMemory);
   }
 }
 
 TEST_CASE("wherever an allocation fails, what was allocated before is released") {
-  const Problem problem(300);
+  const SmallProblem<float> problem(300);
   const device::DeviceBuffer<float> of_the_program(100);
   const std::size_t before = emulator::memory_in_use();
   REQUIRE(before == 400);
@@ -284,7 +290,7 @@ TEST_CASE("wherever an allocation fails, what was allocated before is released")
   for (std::size_t memory = before; memory < before + needed; memory += needed / 200) {
     const emulator::ScopedOptions scarce(with_memory(memory));
     try {
-      problem.run(1);
+      run(problem, 1);
     } catch (const OutOfDeviceMemory& error) {
       ++failures;
       CHECK(error.total == memory);
@@ -295,7 +301,7 @@ TEST_CASE("wherever an allocation fails, what was allocated before is released")
     CHECK(emulator::memory_in_use() == before);
   }
   CHECK(failures >= 150);
-  CHECK(problem.run(1).iterations == 1);
+  CHECK(run(problem, 1).iterations == 1);
 }
 
 TEST_CASE_TEMPLATE("a step that does not fit is undone; the minibatch that is advised fits", T, float,

@@ -5,48 +5,22 @@
 
 #include <atomic>
 
-#include "brenier/expression.hpp"
 #include "kernels/ops.hpp"
 #include "kernels/runtime/device.hpp"
+#include "tests/support/inner_problem.hpp"
 #include "tests/support/near.hpp"
-#include "tests/support/nets.hpp"
 
 using namespace brenier;
 using namespace brenier::test;
 
 namespace {
 
-struct Problem {
-  Icnn net{Architecture{.dim = 2, .hidden = {9, 5}}};
-  Matrix<double> x = Numbers(3).matrix<double>(70, 2, -1, 1);
-  std::vector<double> log_density = std::vector<double>(70, -0.5);
-  Objective objective;
-  InnerProblem<double> inner;
-
-  Problem() {
-    objective.potential = Expression::potential("sum(x^2)", 2).program();
-    objective.internal.push_back({.form = InternalTerm::Form::power, .exponent = 2});
-    PairKernel kernel;
-    kernel.quadratic = 0.1;
-    objective.interaction.push_back({1.0, kernel});
-    inner.net = &net;
-    inner.x = x;
-    inner.log_density = log_density.data();
-    inner.shift = {0, 0};
-    inner.tau = 0.1;
-    inner.objective = &objective;
-    inner.iterations = 20;
-  }
-  InnerState<double> state() const {
-    const std::size_t n = static_cast<std::size_t>(net.parameters());
-    return {generic_parameters<double>(net, 5), std::vector<double>(n), std::vector<double>(n), 0};
-  }
-};
+constexpr Index kParticles = 70;
 
 }  // namespace
 
 TEST_CASE("the host waits as often for many iterations as for one") {
-  Problem problem;
+  SmallProblem<double> problem(kParticles);
   Team team(1);
   for (const char* variant : cuda::variants<double>()) {
     CAPTURE(variant);
@@ -68,7 +42,7 @@ TEST_CASE(
   Team team(1);
   for (const char* variant : cuda::variants<double>()) {
     CAPTURE(variant);
-    Problem problem;
+    SmallProblem<double> problem(kParticles);
     const Operations<double>& ops = cuda::operations<double>(variant);
     InnerState<double> whole = problem.state(), parts = problem.state();
     ops.inner_loop(problem.inner, whole, 6, team);

@@ -101,8 +101,7 @@ std::string toml_string(const std::string& text) {
   return render(toml::value<std::string>(text));
 }
 
-// --- Document
-// ----------------------------------------------------------------------------------------------------
+// --- Document ----------------------------------------------------------------------------------------------
 
 struct Document::Tables {
   toml::table root;
@@ -184,8 +183,7 @@ std::string Document::resolved() const {
   return out;
 }
 
-// --- Section
-// -----------------------------------------------------------------------------------------------------
+// --- Section -----------------------------------------------------------------------------------------------
 
 struct Section::Access {
   static const toml::node* get(const Section& section, const std::string& key) {

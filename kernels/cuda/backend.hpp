@@ -3,10 +3,9 @@
 // and by the host compiler for the emulator. Clouds come from and go to host memory.
 #pragma once
 
+#include "kernels/cuda/clouds.hpp"
 #include "kernels/cuda/device_net.hpp"
 #include "kernels/cuda/inner_loop.hpp"
-#include "kernels/cuda/pair_kernels.hpp"
-#include "kernels/cuda/program_kernel.hpp"
 #include "kernels/cuda/solve_kernels.hpp"
 #include "kernels/cuda/variants.hpp"
 
@@ -40,7 +39,7 @@ template <class T, class Policy>
 void hessian_vector(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p,
                     MatrixView<T> out, Team&) {
   Stream stream;
-  const TileTask task{.directions = Directions::single, .count = 1, .gradient = true};
+  const TileTask task{.directions = Directions::single, .count = 1, .product = true};
   DeviceNet<T, Policy> device(net, theta, x.rows, task, stream);
   DeviceBuffer<T> cloud = upload<T>(x, stream), direction = upload<T>(p, stream), product(x.rows * x.cols);
   TileArgs<T> args = device.args(raw(cloud), as_int(x.rows));
@@ -136,42 +135,8 @@ void jet_gradient(const Icnn& net, const T* theta, MatrixView<const T> x, const 
   update.packed = device.packed();
   update.n = 1;
   update.gradient = raw(sum);
-  launch(update_kernel<T>,
-         {update_blocks(update.packed), kUpdateThreads, sizeof(UpdateShared), stream, "sum"}, update);
+  launch_update(update, "sum", stream);
   device.net().unpack(download(sum, stream).data(), gradient);
-}
-
-/// Threads for one element each, at most so many that their work arrays stay small.
-inline int grid_for(Index n) {
-  return as_int(std::clamp<Index>((n + kThreads - 1) / kThreads, 1, 1024));
-}
-
-template <class T>
-void evaluate_program(const Program& program, MatrixView<const T> x, T* value, MatrixView<T> gradient,
-                      Team&) {
-  Stream stream;
-  const DeviceProgram device(program, stream);
-  DeviceBuffer<T> cloud = upload<T>(x, stream), values(x.rows), gradients(x.rows * x.cols);
-  const int grid = grid_for(x.rows);
-  DeviceBuffer<T> workspace(Index{grid} * kThreads * device.view.rows);
-  launch(program_kernel<T>, {grid, kThreads, 0, stream, "program"}, device.view, cloud.pointer(),
-         as_int(x.rows), values.pointer(), gradients.pointer(), workspace.pointer());
-  if (value) download(values, MatrixView<T>(value, x.rows, 1), stream);
-  if (gradient) download(gradients, gradient, stream);
-}
-
-template <class T>
-void interaction(const PairKernel& kernel, MatrixView<const T> y, double* energy, MatrixView<T> force,
-                 Team&) {
-  Stream stream;
-  DeviceBuffer<T> cloud = upload<T>(y, stream);
-  CloudPairs<T> pairs(kernel, as_int(y.rows), as_int(y.cols), stream);
-  if (force) {
-    DeviceBuffer<T> forces(y.rows * y.cols);
-    pairs.forces(cloud.pointer(), forces.pointer());
-    download(forces, force, stream);
-  }
-  if (energy) *energy = pairs.energy(cloud.pointer());
 }
 
 template <class T, class Policy>

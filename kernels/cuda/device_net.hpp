@@ -2,7 +2,7 @@
 // A network on the device, and the choice of the kernels that work on it.
 #pragma once
 
-#include <optional>
+#include <memory>
 
 #include "kernels/cuda/layered.hpp"
 #include "kernels/cuda/tile_kernels.hpp"
@@ -12,7 +12,9 @@
 namespace brenier::cuda {
 
 /// Which kernels are used: tiles of 8 particles spread a small cloud over the device, tiles of 32 read each
-/// parameter less often; what does not fit the shared memory of a block goes layer by layer.
+/// parameter less often; what does not fit the shared memory of a block goes layer by layer. How much that is
+/// depends on the device, and so may the choice, and with it the order of sums: the same device gives the
+/// same bits, another one perhaps not.
 enum class Tiling { small, large, layered };
 
 /// Whether products by `Policy` are formed in tiles at all.
@@ -35,18 +37,20 @@ class DeviceNet {
   DeviceNet(const Icnn& net, const T* theta, Index particles, const TileTask& task, Stream& stream)
       : stream_(stream), net_(net), plan_(net_.view(), task, 8) {
     tiling_ = !kTiled<Policy> ? Tiling::layered : particles <= kSmallCloud ? Tiling::small : Tiling::large;
-    while (tiling_ != Tiling::layered && !plan(tiling_, task)) {
+    const std::size_t most = kTiled<Policy> ? most_shared_bytes() : 0;
+    while (tiling_ != Tiling::layered && !plan(tiling_, task, most)) {
       tiling_ = tiling_ == Tiling::large ? Tiling::small : Tiling::layered;
     }
     with_form<T, Policy>(tiling_, [&](auto form) {
       using Form = decltype(form);
       const Index tiles = (particles + Form::kParticles - 1) / Form::kParticles;
-      // The number of blocks fixes the order of sums: it depends on the problem, not on the device.
+      // The number of blocks fixes the order of sums: it depends on problem and tiling, not on the size of
+      // the device.
       grid_ = static_cast<int>(std::clamp<Index>(tiles, 1, kMaxBlocks));
       shared_bytes_ = tile_bytes<Form>(net_.view(), plan_);
     });
     if (tiling_ == Tiling::layered) {
-      layered_.emplace(net_.view(), task, particles);
+      layered_ = layered_net<T>(net_.view(), task, particles);
       plan_ = layered_->plan();
     }
     // Two sets, see update.hpp; operations without an inner loop use the first.
@@ -69,7 +73,7 @@ class DeviceNet {
   /// How many parts the sums over particles have.
   int grid() const { return grid_; }
   int packed() const { return net_.view().packed; }
-  bool layered() const { return layered_.has_value(); }
+  bool layered() const { return layered_ != nullptr; }
   /// tiled(form) launches tile kernels, layered(net) what takes their place where no tile fits.
   template <class Tiled, class Layered>
   void run(const Tiled& tiled, const Layered& layered) {
@@ -80,16 +84,15 @@ class DeviceNet {
 
  private:
   static constexpr Index kSmallCloud = 4096;
-  static constexpr int kMaxBlocks = 264;                   // two for each multiprocessor of a large device
-  static constexpr std::size_t kSharedBytes = 227 * 1024;  // of a block, compute capability 9.0
+  static constexpr int kMaxBlocks = 264;  // two for each multiprocessor of a large device
 
-  /// Plans the tile; whether it fits.
-  bool plan(Tiling tiling, const TileTask& task) {
+  /// Plans the tile; whether it takes at most `most` bytes.
+  bool plan(Tiling tiling, const TileTask& task, std::size_t most) {
     bool fits = false;
     with_form<T, Policy>(tiling, [&](auto form) {
       using Form = decltype(form);
       plan_ = TilePlan(net_.view(), task, Form::kParticles);
-      fits = tile_bytes<Form>(net_.view(), plan_) <= kSharedBytes;
+      fits = tile_bytes<Form>(net_.view(), plan_) <= most;
     });
     return fits;
   }
@@ -99,7 +102,7 @@ class DeviceNet {
   TilePlan plan_;
   Tiling tiling_;
   DeviceBuffer<T> theta_;
-  std::optional<LayeredNet<T>> layered_;
+  std::unique_ptr<LayeredNet<T>> layered_;
   int grid_ = 1;
   std::size_t shared_bytes_ = 0;
 };

@@ -7,8 +7,8 @@
 //              second-order stream
 //   layout     every quantity is a set of rows with one element for each particle; TilePlan says where, Rows
 //              how far they are apart
-//   used by    Tile (tile.hpp): a block's tile, rows in shared memory; Chunk (layered.hpp): thousands of
-//              particles, rows in global memory
+//   used by    Tile (tile.hpp): a block's tile, rows in shared memory; Chunk (layered_kernels.hpp):
+//              thousands of particles, rows in global memory
 #pragma once
 
 #include "kernels/cuda/net_view.hpp"

@@ -3,9 +3,8 @@
 // kernels/cuda/elements.hpp.
 //
 //   d <= kRegisterDim   one thread a particle, everything in registers
-//   beyond              one warp a particle: lanes are rows of L, then columns of L^{-1}; L (packed by rows)
-//   and
-//                       L^{-1} (d, d) lie in the double workspace
+//   beyond              one warp a particle: lanes are rows of L, then columns of L^{-1}; L (packed by
+//                       rows) and L^{-1} (d, d) lie in the double workspace
 #pragma once
 
 #include "kernels/cuda/elements.hpp"

@@ -5,10 +5,9 @@
 #include <optional>
 #include <vector>
 
+#include "kernels/cuda/clouds.hpp"
 #include "kernels/cuda/device_net.hpp"
-#include "kernels/cuda/pair_kernels.hpp"
 #include "kernels/cuda/step_cg.hpp"
-#include "kernels/cuda/update.hpp"
 #include "kernels/ops.hpp"
 
 namespace brenier::cuda {
@@ -90,8 +89,7 @@ class DeviceStep {
     args.packed = net_.packed();
     args.n = n_;
     args.control = raw(control_);
-    launch(update_kernel<T>,
-           {update_blocks(args.packed), kUpdateThreads, sizeof(UpdateShared), stream_, "update"}, args);
+    cuda::launch_update(args, "update", stream_);
   }
 
   /// The gradient alone, net.parameters() elements.

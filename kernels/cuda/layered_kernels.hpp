@@ -108,6 +108,20 @@ struct GatherBatch {
   }
 };
 
+/// The first `tangents` tangents of unit i of layer l, after W sigma' J; and sigma' times each of them, for
+/// the layer after it.
+template <class T>
+BRENIER_DEVICE void finish_tangents(const Chunk<T>& chunk, int l, int tangents, int i, int p) {
+  const LayerRows& rows = chunk.plan.layers[l];
+  const T d1 = chunk.at(rows.d1 + i, p);
+  for (int k = 0; k < tangents; ++k) {
+    if (!chunk.constant_tangents(l)) {
+      chunk.finish_tangent(l, k, i, p, l > 0 ? chunk.stream_at(rows.j, l, k, i, p) : T(0));
+    }
+    if (l + 1 < chunk.net.depth) chunk.stream_at(rows.t, l, k, i, p) = d1 * chunk.tangent(l, k, i, p);
+  }
+}
+
 /// After s = W z and, with `tangents`, W sigma' J.
 struct Forward {
   int l, tangents;
@@ -120,15 +134,19 @@ struct Forward {
     }
     chunk.for_each(chunk.net.layers[l].width, [&](int i, int p) {
       chunk.finish_values(l, i, p, l > 0 ? chunk.at(rows.z + i, p) : T(0));
-      const T d1 = chunk.at(rows.d1 + i, p);
-      for (int k = 0; k < tangents; ++k) {
-        if (!chunk.constant_tangents(l)) {
-          chunk.finish_tangent(l, k, i, p, l > 0 ? chunk.stream_at(rows.j, l, k, i, p) : T(0));
-        }
-        if (!last) chunk.stream_at(rows.t, l, k, i, p) = d1 * chunk.tangent(l, k, i, p);
-      }
+      finish_tangents(chunk, l, tangents, i, p);
       if (last) chunk.at(rows.beta + i, p) = chunk.beta(l, i, p);
     });
+  }
+};
+
+/// The tangents alone, after W sigma' J.
+struct Tangents {
+  int l;
+  template <class T>
+  BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>&) const {
+    chunk.for_each(chunk.net.layers[l].width,
+                   [&](int i, int p) { finish_tangents(chunk, l, chunk.plan.tangents, i, p); });
   }
 };
 
@@ -199,22 +217,6 @@ struct AdjointTangent {
 };
 
 /// After sum_l A_l^T beta'_l.
-/// The tangents alone, after W sigma' J.
-struct Tangents {
-  int l;
-  template <class T>
-  BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>&) const {
-    const LayerRows& rows = chunk.plan.layers[l];
-    chunk.for_each(chunk.net.layers[l].width, [&](int i, int p) {
-      for (int k = 0; k < chunk.plan.tangents; ++k) {
-        chunk.finish_tangent(l, k, i, p, l > 0 ? chunk.stream_at(rows.j, l, k, i, p) : T(0));
-        if (l + 1 < chunk.net.depth) {
-          chunk.stream_at(rows.t, l, k, i, p) = chunk.at(rows.d1 + i, p) * chunk.tangent(l, k, i, p);
-        }
-      }
-    });
-  }
-};
 struct HessianVector {
   template <class T>
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {

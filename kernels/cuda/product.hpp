@@ -4,8 +4,7 @@
 //   computes   blocks of 16 rows by 8 kBlocks columns of C = sum over segments of A B, the operands given as
 //              functions of their indices
 //   layout     lane 4 g + t holds rows g, g + 8 and columns 8 n + 2 t, 8 n + 2 t + 1 of a block, as the
-//   matrix
-//              instruction returns them (kernels/runtime/device_matrix.hpp), under either policy
+//              matrix instruction returns them (kernels/runtime/device_matrix.hpp), under either policy
 //   policies   Fma: one fused multiply-add after the other, in order of k, in T
 //              Tf32x3: tensor cores on x = hi + lo, hi and lo rounded to TF32: hi hi + hi lo + lo hi,
 //              relative error 2^-21 a product. Tensor cores truncate their sums: the long sum over k of hi hi

@@ -4,12 +4,10 @@
 //
 //   computes   solve_hessian() and log_det_lanczos() of kernels/ops.hpp, as kernels/ref/solves.cpp does
 //   layout     the direction lies in the q rows, its product with H in the y rows, other vectors in the
-//   `vectors`
-//              rows; what a particle carries from step to step (SolveState, LanczosState) in the doubles of
-//              the tile
-//   launch     as tile kernels; the network is evaluated once a tile, a step is one sweep of tangents and one
-//   of
-//              their adjoints by the whole block, then vector operations with one warp for a particle
+//              `vectors` rows; what a particle carries from step to step (SolveState, LanczosState) in the
+//              doubles of the tile
+//   launch     as tile kernels; the network is evaluated once a tile, a step is one sweep of tangents and
+//              one of their adjoints by the whole block, then vector operations with one warp for a particle
 //   sums       dot products in double, over the lanes in a fixed order
 #pragma once
 

@@ -2,9 +2,8 @@
 // The network on a tile of kParticles particles, by one block: who computes which element, and the products.
 //
 //   formulas   kernels/cuda/elements.hpp
-//   layout     rows of kParticles elements, kStride apart, in shared memory, and so are the parameters and
-//   the
-//              sums (kernels/cuda/tile_kernels.hpp)
+//   layout     rows of kParticles elements, kStride apart, in shared memory, and so are the parameters
+//              and the sums (kernels/cuda/tile_kernels.hpp)
 //   launch     whole warps; each stage ends with a barrier unless it says otherwise
 //   products   kernels/cuda/product.hpp: parameters are the left operand, particles are the columns
 #pragma once

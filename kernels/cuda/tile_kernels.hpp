@@ -64,7 +64,7 @@ std::size_t tile_bytes(const NetView& net, const TilePlan& plan) {
   return double_bytes(plan) + elements * sizeof(typename Form::Type);
 }
 
-/// A block's memory. `control_set` numbers the set of parameters.
+/// A block's memory. `set` numbers the set of parameters.
 template <class Form>
 struct TileMemory {
   using T = typename Form::Type;

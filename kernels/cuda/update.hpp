@@ -2,13 +2,11 @@
 // The second half of an inner iteration: sums of the blocks' gradients, Adam, the clamp, and the decision
 // whether the loop goes on, in one kernel.
 //
-//   launch   kUpdateThreads threads for 32 parameters each: a warp sums its part of the blocks, in order and
-//   in
-//            double, then warp 0 adds the warps, in order
-//   state    parameters and moments exist twice. Every block reads the current set and writes the other one;
-//   the
-//            block that comes last knows the norm of the whole gradient and makes the other set the current
-//            one, or not: a gradient that is not finite leaves everything as it was
+//   launch   kUpdateThreads threads for 32 parameters each: a warp sums its part of the blocks, in order
+//            and in double, then warp 0 adds the warps, in order
+//   state    parameters and moments exist twice. Every block reads the current set and writes the other
+//            one; the block that comes last knows the norm of the whole gradient and makes the other set
+//            the current one, or not: a gradient that is not finite leaves everything as it was
 #pragma once
 
 #include "kernels/adam.hpp"

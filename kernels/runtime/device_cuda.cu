@@ -58,8 +58,7 @@ struct Blas::State {
   cublasHandle_t handle = nullptr;
 };
 
-// --- devices
-// ---------------------------------------------------------------------------------------------------
+// --- devices -----------------------------------------------------------------------------------------------
 
 int device_count() noexcept {
   int count = 0;
@@ -123,12 +122,17 @@ DeviceProperties properties_of(int device) {
   return p;
 }
 
+std::size_t most_shared_bytes() {
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  return static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+}
+
 std::uint64_t host_synchronisations() noexcept {
   return synchronisations;
 }
 
-// --- streams and events
-// ----------------------------------------------------------------------------------------
+// --- streams and events ------------------------------------------------------------------------------------
 
 Stream::Stream(StreamOptions options) : state_(new State{options}) {
   if (MemoryProbe::active()) return;
@@ -189,8 +193,7 @@ double Event::milliseconds_since(const Event& start) {
   return static_cast<double>(milliseconds);
 }
 
-// --- graphs
-// ----------------------------------------------------------------------------------------------------
+// --- graphs ------------------------------------------------------------------------------------------------
 
 Graph Graph::capture(Stream& stream, const std::function<void()>& work) {
   if (stream.capturing()) throw DeviceError("Graph::capture: the stream is capturing already");
@@ -232,8 +235,7 @@ int Graph::nodes() const {
   return static_cast<int>(count);
 }
 
-// --- matrix products
-// -------------------------------------------------------------------------------------------
+// --- matrix products ---------------------------------------------------------------------------------------
 
 Blas::Blas() : state_(new State) {
   // The sizes that cuBLAS recommends: 32 MiB from compute capability 9 on, 4 MiB before.
@@ -286,8 +288,7 @@ template void gemm<double>(Blas&, Stream&, Transpose, Transpose, int, int, int, 
                            DevicePointer<const double>, int, DevicePointer<const double>, int, double,
                            DevicePointer<double>, int);
 
-// --- memory and launches
-// ---------------------------------------------------------------------------------------
+// --- memory and launches -----------------------------------------------------------------------------------
 
 namespace detail {
 

@@ -54,6 +54,8 @@ DeviceProperties properties();
 /// Of device k, but for memory_free: only its context knows that, and a context takes memory on the device.
 /// Throws NotAvailable where there is no such device.
 DeviceProperties properties_of(int k);
+/// properties().shared_per_block_opt_in alone, which does not wait for the driver to collect the others.
+std::size_t most_shared_bytes();
 
 /// Calls so far that made the host of this process wait for the device, or could have: copies to and from the
 /// host, synchronise(), allocation and release. For tests and reports; take the difference of two readings.

@@ -218,8 +218,7 @@ Thread* make_thread(Block& block, int index) {
   return thread;
 }
 
-// --- waiting
-// ---------------------------------------------------------------------------------------------------
+// --- waiting -----------------------------------------------------------------------------------------------
 
 BRENIER_UNINSTRUMENTED Thread& current() {
   if (!engine.current) throw DeviceError("device code was called on the host: only kernels may use it");
@@ -332,8 +331,7 @@ void cancel(Block& block) {
   engine.cancelling = false;
 }
 
-// --- launches
-// --------------------------------------------------------------------------------------------------
+// --- launches ----------------------------------------------------------------------------------------------
 
 BRENIER_UNINSTRUMENTED void start(Block& block, int index, const SharedMemory& shared) {
   block.size = engine.shape->block;
@@ -455,8 +453,7 @@ void run_launch(const Launch& shape, const std::function<void()>& body) {
   if (engine.failed) throw DeviceError(detail::describe(shape) + ": " + engine.failure);
 }
 
-// --- what the dialect is made of
-// -------------------------------------------------------------------------------
+// --- what the dialect is made of ---------------------------------------------------------------------------
 
 BRENIER_UNINSTRUMENTED int thread_index() {
   return current().index;

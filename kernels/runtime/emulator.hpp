@@ -16,8 +16,8 @@
 //   is_device_address() tells a signal handler)
 //
 // By value:
-// * shared memory and fresh buffers are NaN (all bits set): what reads them before they are written is not
-//   finite
+// * shared memory and fresh buffers are NaN (all bits set): what reads them before they are written is
+//   not finite
 // * a missing barrier or a write-after-read hazard changes the result between the forward and the reverse
 //   order; a race between blocks, with their order (Options::blocks, interleave)
 //

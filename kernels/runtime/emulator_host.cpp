@@ -102,6 +102,10 @@ DeviceProperties properties_of(int k) {
           .memory_free = 0};
 }
 
+std::size_t most_shared_bytes() {
+  return emulator::options().shared_memory;
+}
+
 std::uint64_t host_synchronisations() noexcept {
   return emulator::synchronisations;
 }

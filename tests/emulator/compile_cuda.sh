@@ -53,7 +53,8 @@ done
 
 # Tests and benchmarks in the dialect: what only a machine with a GPU builds otherwise.
 compile tests/emulator/test_emulator.cpp test_emulator "${both[@]}"
-for source in tests/cuda/test_operations.cpp tests/test_device_loop.cpp bench/device_ceilings.cpp; do
+for source in tests/cuda/test_operations.cpp tests/test_device_loop.cpp tests/test_pairs.cpp \
+              bench/device_ceilings.cpp; do
   compile "$source" "$(basename "${source%.*}")" "${one[@]}"
 done
 compile tests/main.cpp main "${one[@]}"

@@ -33,8 +33,7 @@ struct TwoArrays {
   Array<float, kThreads> second;
 };
 
-// --- mistakes in the order of shared memory
-// --------------------------------------------------------------------
+// --- mistakes in the order of shared memory ----------------------------------------------------------------
 
 void missing_barrier(float* out) {
   auto& values = shared_storage<Storage>().values;
@@ -64,8 +63,7 @@ void ordered_by_shuffle(float* out) {
   out[t] = values[partner];
 }
 
-// --- mistakes of place
-// -----------------------------------------------------------------------------------------
+// --- mistakes of place -------------------------------------------------------------------------------------
 
 void shared_overflow(float* out) {
   auto& storage = shared_storage<Storage>();
@@ -123,8 +121,7 @@ void identity(float* out) {
   out[thread_index()] = out[thread_index()] * 1;
 }
 
-// --- mistakes of control flow
-// ----------------------------------------------------------------------------------
+// --- mistakes of control flow ------------------------------------------------------------------------------
 
 void divergent_barrier(float* out) {
   if (thread_index() < kThreads / 2) {
@@ -148,16 +145,14 @@ void divergent_shuffle(float* out) {
   out[thread_index()] = value;
 }
 
-// --- mistakes between blocks
-// -----------------------------------------------------------------------------------
+// --- mistakes between blocks -------------------------------------------------------------------------------
 
 void block_race(float* out) {
   // all blocks write the same elements
   out[(thread_index() + block_index()) % kThreads] = static_cast<float>(block_index());
 }
 
-// --- how they are run
-// ------------------------------------------------------------------------------------------
+// --- how they are run --------------------------------------------------------------------------------------
 
 /// Prints and ends the process: this is where a case is over.
 [[noreturn]] void report(const std::string& message) {

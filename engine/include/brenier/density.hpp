@@ -18,10 +18,9 @@ enum class Sampling {
   random,
   /// Low discrepancy. In d = 1 the quantiles of (i + 1/2)/N, ascending; seed and stream have no effect there.
   /// In d > 1 the Sobol' sequence with a random digital shift for up to 21 uniforms per particle (Joe and
-  /// Kuo,
-  /// SIAM J. Sci. Comput. 30, 2008), best where N is a power of 2; a Latin hypercube above (McKay, Beckman
-  /// and
-  /// Conover, Technometrics 21, 1979). Each uniform coordinate then goes through a quantile function.
+  /// Kuo, SIAM J. Sci. Comput. 30, 2008), best where N is a power of 2; a Latin hypercube above (McKay,
+  /// Beckman and Conover, Technometrics 21, 1979). Each uniform coordinate then goes through a quantile
+  /// function.
   stratified,
   /// Gaussian only: the stratified normals, made linear-affinely to have exactly the mean and the covariance
   /// (1/N convention) of the density. Needs N > d.

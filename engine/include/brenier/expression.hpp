@@ -9,8 +9,7 @@
 // The language: numbers, pi, parameters by name, + - * / ^ and parentheses, x[0] (elements count from 0), and
 // sum, dot, norm, exp, log, sqrt, abs, sin, cos, tanh, softplus, sigmoid, min, max. Arithmetic on vectors
 // goes element by element, A*x is the product of a matrix and a vector. ^ binds tighter than a minus sign
-// (-x^2 is
-// -(x^2)) and groups to the right.
+// (-x^2 is -(x^2)) and groups to the right.
 #pragma once
 
 #include <concepts>
