@@ -26,6 +26,8 @@ struct Options {
   std::string functional = "porous_medium";
   std::string dtype = "float";
   std::string device = "auto";
+  std::string log_det = "exact";
+  LogDetOptions cg{.method = LogDetOptions::Method::cg};
   int threads = 2;
   double seconds = 1;
   double tau = 1e-3, m = 2, rate = 1e-3, floor = 0, alpha_floor = 1e-3;
@@ -41,6 +43,10 @@ struct Options {
         ->check(CLI::IsMember({"porous_medium", "entropy", "potential", "aggregation"}));
     app.add_option("--dtype", dtype)->check(CLI::IsMember({"float", "double"}));
     app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
+    app.add_option("--log-det", log_det, "exact, or cg: one solve a probe (LogDetOptions)")
+        ->check(CLI::IsMember({"exact", "cg"}));
+    app.add_option("--probes", cg.probes, "of --log-det cg")->check(CLI::PositiveNumber);
+    app.add_option("--cg-iterations", cg.iterations, "of --log-det cg")->check(CLI::PositiveNumber);
     app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
     app.add_option("--seconds", seconds, "time spent on measuring")->check(CLI::PositiveNumber);
     app.add_option("--tau", tau)->check(CLI::PositiveNumber);
@@ -126,6 +132,8 @@ struct Problem {
     inner.tau = o.tau;
     inner.objective = &objective;
     inner.adam = {.rate = o.rate};
+    if (o.log_det == "cg") inner.log_det = o.cg;
+    inner.seed = o.seed;
     inner.iterations = 1 << 30;  // the rate is constant
   }
   Problem(const Problem&) = delete;
@@ -173,10 +181,12 @@ nlohmann::ordered_json run(Options o) {
   const std::vector<T> zero(theta.size(), T(0));
   const InnerState<T> start{converted<T>(theta), zero, zero, 0};
   const double peak_before = bench::peak_flops<T>(ops.name, team);
+  CgReport solves;
   const auto iterate = [&](int count) {
     InnerState<T> state = start;
     const InnerReport report = ops.inner_loop(problem.inner, state, count, team);
     if (!report.finite) throw NumericalError("the iteration diverged; lower --lr");
+    solves.add(report.cg);
   };
   // A loop on a device begins with copies and the recording of a graph, and ends when the host has the
   // result: long loops, and beside them what the shortest one takes.
@@ -191,7 +201,10 @@ nlohmann::ordered_json run(Options o) {
   const double peak = std::max(peak_before, bench::peak_flops<T>(ops.name, team)) * 1e-9;
 
   const double n = static_cast<double>(o.n);
-  double flops = n * Flops(net).iteration(!objective.internal.empty());
+  const bool internal = !objective.internal.empty();
+  const Flops count(net);
+  double flops = n * (internal && o.log_det == "cg" ? count.iteration_cg(o.cg.probes, solves.iterations)
+                                                    : count.iteration(internal));
   for (const InteractionTerm& term : objective.interaction) {
     flops += n * (n - 1) * bench::pair_flops(term.kernel, o.dim);
   }
@@ -204,6 +217,7 @@ nlohmann::ordered_json run(Options o) {
       {"dim", o.dim},
       {"hidden", widths},
       {"functional", o.functional},
+      {"log_det", o.log_det},
       {"dtype", o.dtype},
       {"seconds_median", timing.median},
       {"seconds_min", timing.least},
@@ -214,6 +228,10 @@ nlohmann::ordered_json run(Options o) {
       {"peak_gflops", peak},
       {"share", gflops / peak},
       {"version", BRENIER_VERSION}};
+  if (solves.iterations > 0) {
+    line["cg_steps"] = solves.iterations;
+    line["cg_worst_residual"] = solves.worst_residual;
+  }
   if (on_device) line["start_seconds"] = shortest.median;
   return line;
 }

@@ -56,6 +56,10 @@ class Flops {
   }
   double jet_directions(int streams) const { return jet() + 2 * streams * (2 * pass_ + chain_); }
   double iteration(bool internal) const { return internal ? jet_metric() + d_ * d_ * d_ : jet(); }
+  /// With P probes of m steps of CG each: pairs, the map is that of the jet.
+  double iteration_cg(int probes, int steps) const {
+    return jet_directions(2 * probes) + probes * (solve(steps) - map());
+  }
 
  private:
   double entries() const { return d_ * (d_ + 1) / 2; }

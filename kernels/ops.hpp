@@ -68,6 +68,23 @@ struct CgReport {
   }
 };
 
+/// How the gradient of -E[w log det H] is formed (the paper's appendix B.4).
+struct LogDetOptions {
+  enum class Method {
+    exact,  // all second derivatives and a Cholesky factor of H
+    cg,     // Hutchinson's estimator: mean of (H^{-1} e)^T (dH/dtheta) e over random signs e, z = H^{-1} e by
+            // conjugate gradients. Without bias for the entropy, whose w is 1, as far as z is solved for;
+            // other weights see log det H through the quadrature that the same steps give, and its variance s
+            // biases w(xi) to second order: exp((m-1) log xi) by (m-1)^2 s/2, relatively
+  };
+  Method method = Method::exact;
+  int probes = 1;        // P >= 1, for each particle, fresh in each iteration: RademacherProbes
+  int iterations = 10;   // most steps of a solve, >= 1; d of them solve in exact arithmetic
+  double tolerance = 0;  // see CgOptions, in [0, 1)
+
+  CgOptions cg() const { return {.iterations = iterations, .tolerance = tolerance}; }
+};
+
 /// Adam (Kingma and Ba, ICLR 2015) with a rate that falls along a half cosine from `rate` to
 /// `rate * final_fraction` over the iterations of a JKO step.
 struct AdamOptions {
@@ -97,7 +114,8 @@ struct InnerProblem {
   AdamOptions adam;
   int iterations = 400;    // n_u, also the length of the rate schedule
   Index minibatch = 0;     // particles drawn, with replacement, each iteration; 0 takes the cloud
-  std::uint64_t seed = 0;  // of the minibatch draws
+  LogDetOptions log_det;   // only where there are internal terms
+  std::uint64_t seed = 0;  // of the minibatch draws and the probes
   std::uint32_t step = 0;
   double tolerance = 0;       // stop where |gradient| <= tolerance * gradient_scale; 0: never
   double gradient_scale = 0;  // 0: the gradient of the first iteration of this call
@@ -122,6 +140,7 @@ struct InnerReport {
   bool converged = false;  // by tolerance
   bool finite = true;      // false: the gradient was not finite; theta is from before that update
   bool interrupted = false;
+  CgReport cg;  // of all solves of the loop
 };
 
 /// The table of operations of one backend.

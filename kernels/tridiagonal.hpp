@@ -82,6 +82,16 @@ BRENIER_HOST_DEVICE inline double tridiagonal_log(int n, double* diagonal, doubl
   return sum;
 }
 
+/// Row j of the Lanczos matrix that conjugate gradients build on the way, from what step j did: its length
+/// and the ratio |r_{j+1}|^2 / |r_j|^2 (Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., section
+/// 6.7.3). `carry` is 0 before step 0 and belongs to the rows that follow.
+BRENIER_HOST_DEVICE inline void cg_lanczos_row(double length, double ratio, double& carry, double& diagonal,
+                                               double& off_diagonal) {
+  diagonal = 1 / length + carry;
+  off_diagonal = std::sqrt(ratio) / length;
+  carry = ratio / length;
+}
+
 /// Mean and sample variance of values that come one by one (Welford 1962). Zero memory is a start.
 struct RunningMean {
   double count, mean, squares;  // squares: sum of (value - mean)^2

@@ -68,6 +68,9 @@ def check_inner(binary: str, folder: Path) -> None:
                 options = (*small, "--functional", functional, "--dtype", dtype, "--dim", dim)
                 (line,) = check_lines("inner", passed(binary, *options))
                 assert (line["form"], line["functional"], line["dim"]) == ("brenier", functional, int(dim)), line
+    cg = ("--log-det", "cg", "--probes", "2", "--cg-iterations", "3")
+    (line,) = check_lines("inner", passed(binary, *small, "--dim", "3", "--functional", "entropy", *cg))
+    assert line["log_det"] == "cg" and 1 <= line["cg_steps"] <= 3 and line["cg_worst_residual"] > 0, line
     passed(binary, *small, "--dim", "2", "--dump", str(folder))
     files = ("--maps", f"{folder}/maps.safetensors", "--cloud", f"{folder}/cloud.npy")
     files += ("--log-density", f"{folder}/log_density.npy")
@@ -81,6 +84,7 @@ def check_inner(binary: str, folder: Path) -> None:
     check_rejected(binary, "--cloud", f"{folder}/none.npy")
     check_rejected(binary, "--cloud", f"{folder}/maps.safetensors")
     check_rejected(binary, "--device", "abacus")
+    check_rejected(binary, "--log-det", "trace")
     check_rejected(binary, "--speed", "9")
 
 

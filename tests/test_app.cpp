@@ -200,6 +200,49 @@ TEST_CASE("a run leaves a complete folder") {
   CHECK_ERROR(run(config, options), IoError, "cannot be made");
 }
 
+TEST_CASE(
+    "run: stochastic log-determinants in history.csv, summary.json and, where solves fail, the progress") {
+  const TemporaryFolder folder;
+  const auto run_with = [&](std::vector<std::string> overrides, const std::string& name, std::string& log) {
+    overrides.insert(overrides.begin(), "cloud.dim=2");
+    RunOptions options;
+    options.out = folder.path / name;
+    std::ostringstream text;
+    options.log = &text;
+    REQUIRE(run(tiny(overrides), options).status == RunStatus::done);
+    log = text.str();
+    return std::pair(summary_of(options.out)["inner"]["log_det"],
+                     parse_history(read_text(options.out / "history.csv"), "h"));
+  };
+  std::string log;
+  const auto [exact, exact_rows] = run_with({"inner.logdet=exact"}, "exact", log);
+  CHECK(exact["method"] == "exact");
+  CHECK_FALSE(exact.contains("error"));
+  CHECK(std::isnan(exact_rows.back().log_det_error));
+  CHECK(exact_rows.back().log_det_cg == 0);
+
+  const auto [sound, rows] = run_with({"inner.logdet=cg", "inner.cg_tolerance=1e-6"}, "cg", log);
+  CHECK(sound["method"] == "cg");
+  CHECK(sound["unconverged_total"] == 0);
+  CHECK(sound["indefinite_total"] == 0);
+  CHECK(sound["worst_residual"].get<double>() <= 1e-6);
+  CHECK(sound["deviation"].get<double>() > 0);
+  CHECK(log.find("solves") == std::string::npos);
+  CHECK(rows.back().log_det_cg == 1);
+  CHECK(rows.back().log_det_error == sound["error"].get<double>());
+  CHECK(std::abs(rows.back().log_det_error) <= 4 * rows.back().log_det_deviation);
+
+  const std::vector<std::string> few = {"inner.logdet=cg", "inner.cg_tolerance=1e-12",
+                                        "inner.cg_iterations=1"};
+  const auto [unsolved, unsolved_rows] = run_with(few, "few", log);
+  CHECK(unsolved["unconverged_total"].get<double>() > 0);
+  CHECK(unsolved_rows.back().cg_unconverged > 0);
+  CHECK(unsolved_rows.back().cg_residual > 1e-12);
+  const std::size_t told = log.find("solves ended above inner.cg_tolerance");
+  REQUIRE(told != std::string::npos);
+  CHECK(log.find("solves ended", told + 1) == std::string::npos);  // once
+}
+
 TEST_CASE("the same seed gives the same files for any number of threads") {
   const TemporaryFolder folder;
   RunOptions options;

@@ -76,6 +76,12 @@ TEST_CASE("configuration: types and ranges") {
        {"a.toml:14:", "network.hidden", "no valid network"}},
       {"iterations = 23", "iterations = 0", {"a.toml:16:", "inner.iterations", "at least 1"}},
       {"rate = 1e-2", "rate = 1e-2\nbeta1 = 1", {"a.toml:18:", "inner.beta1", "below 1"}},
+      {"rate = 1e-2",
+       "rate = 1e-2\nlogdet = \"hutchinson\"",
+       {"a.toml:18:", "inner.logdet", "\"hutchinson\"", "auto", "exact", "cg"}},
+      {"rate = 1e-2", "rate = 1e-2\nprobes = 0", {"a.toml:18:", "inner.probes", "at least 1"}},
+      {"rate = 1e-2", "rate = 1e-2\ncg_iterations = 1001", {"a.toml:18:", "inner.cg_iterations", "1000"}},
+      {"rate = 1e-2", "rate = 1e-2\ncg_tolerance = 1.0", {"a.toml:18:", "inner.cg_tolerance", "below 1"}},
       {"every = 2", "every = 0", {"a.toml:21:", "output.every", "at least 1"}},
       {"seed = 3", "seed = -3", {"a.toml:1:", "seed", "at least 0"}},
       {"seed = 3", "device = \"gpu\"", {"a.toml:1:", "device", "gpu", "auto"}},
@@ -220,4 +226,20 @@ TEST_CASE("the resolved configuration loads again and means the same") {
   check_contains(
       parse_config(kTiny, "a.toml", ".").resolved,
       {"tau = 0.001", "start_time = 0.001", "beta2 = 0.999", "activation = \"softplus\"", "every = 2"});
+}
+
+TEST_CASE("configuration: the log-determinant of the inner loop") {
+  const auto choice = [](const std::vector<std::string>& overrides) {
+    return parse_config(kTiny, "a.toml", fs::temp_directory_path(), overrides).flow.inner.log_det;
+  };
+  CHECK(choice({}).method == LogDetChoice::Method::automatic);
+  CHECK(choice({"inner.logdet=exact"}).method == LogDetChoice::Method::exact);
+  const LogDetChoice cg =
+      choice({"inner.logdet=cg", "inner.probes=3", "inner.cg_iterations=7", "inner.cg_tolerance=1e-2"});
+  CHECK(cg.method == LogDetChoice::Method::cg);
+  CHECK(cg.probes == 3);
+  CHECK(cg.iterations == 7);
+  CHECK(cg.tolerance == 1e-2);
+  CHECK(parse_config(kTiny, "a.toml", fs::temp_directory_path(), {}).resolved.find("logdet = \"auto\"") !=
+        std::string::npos);
 }

@@ -105,6 +105,95 @@ TEST_CASE("Gaussians: mean and covariance follow the exact iterates, both orders
   }
 }
 
+TEST_CASE("Gaussians, d = 20: the stochastic log-determinant reaches the exact iterates as well") {
+  const int d = 20;
+  const Ornstein problem = ornstein(d);
+  const Density start = Density::gaussian(problem.initial.mean, problem.initial.covariance);
+  const std::vector<GaussianState> exact = problem.exact.iterates(problem.initial, 0.05, 4, 1);
+  for (const LogDetChoice::Method method :
+       {LogDetChoice::Method::exact, LogDetChoice::Method::cg, LogDetChoice::Method::automatic}) {
+    const bool cg = method == LogDetChoice::Method::cg;
+    const char* name = cg ? "cg" : method == LogDetChoice::Method::automatic ? "automatic" : "exact";
+    FlowOptions options = quick(0.05, 300);
+    options.network.hidden = {8};
+    options.network.quadratic_rank = d;
+    options.inner.log_det.method = method;
+    Flow<float> flow(problem.functional, start.sample(1000, Sampling::whitened, 3), options);
+    double mean_error = 0, covariance_error = 0;
+    for (int k = 1; k <= 4; ++k) {
+      const std::optional<StepReport> report = flow.step();
+      REQUIRE(report.has_value());
+      const GaussianState cloud = moments(flow.trajectory().x());
+      mean_error = norm_error(cloud.mean, exact[k].mean);
+      covariance_error = norm_error(cloud.covariance.elements(), exact[k].covariance.elements());
+      CHECK(mean_error <= (cg ? 1e-2 : 2e-3));
+      CHECK(covariance_error <= (cg ? 1e-2 : 2e-3));
+      // d = 20 is below the threshold of `automatic`.
+      CHECK(report->log_det_method == (cg ? LogDetOptions::Method::cg : LogDetOptions::Method::exact));
+      CHECK(report->cg.indefinite == 0);
+      CHECK((report->cg.iterations > 0) == cg);
+      CHECK((report->log_det_deviation > 0) == (method != LogDetChoice::Method::exact));
+      // Three standard errors, and the rounding of H in float.
+      CHECK(std::abs(report->log_det_error) <= 3 * report->log_det_deviation + 1e-5);
+    }
+    MESSAGE(std::string(name), ": errors after 4 steps: mean ", mean_error, ", covariance ",
+            covariance_error);
+  }
+}
+
+TEST_CASE("the stochastic log-determinant: porous medium, minibatches, and what automatic takes") {
+  const BarenblattFlow exact(Barenblatt(2, 2), 0.01);
+  FlowOptions options = quick(2e-3, 300);
+  options.network.hidden = {12};
+  options.inner.log_det = {.method = LogDetChoice::Method::cg, .probes = 2, .iterations = 4};
+  const Cloud cloud =
+      Density::barenblatt({.dim = 2, .m = 2, .time = 0.01}).sample(1024, Sampling::stratified);
+  const std::vector<double> scales = exact.iterates(2e-3, 3, 1);
+  for (const Index minibatch : {0, 512}) {
+    options.inner.minibatch = minibatch;
+    std::vector<double> first;
+    for (const int threads : {1, 2, 3}) {
+      options.threads = threads;
+      Flow<float> flow(porous_medium(2), cloud, options);
+      for (int k = 1; k <= 3; ++k) REQUIRE(flow.step().has_value());
+      if (first.empty()) first = flow.trajectory().x().elements();
+      CHECK(flow.trajectory().x().elements() == first);  // bit for bit
+      const GaussianState state = moments(flow.trajectory().x());
+      const double size = std::sqrt((state.covariance(0, 0) + state.covariance(1, 1)) / 2);
+      CHECK_REL(size, exact.standard_deviation(scales[3]), minibatch > 0 ? 2e-2 : 1e-2);
+      CHECK_REL(flow.functional().total(), exact.energy(scales[3]), minibatch > 0 ? 4e-2 : 2e-2);
+    }
+  }
+  for (const int d : {23, 24}) {
+    FlowOptions few = quick(0.05, 3);
+    few.network.hidden = {4};
+    Flow<float> flow(entropy(), Density::gaussian(d, 0, 1).sample(100, Sampling::whitened, 3), few);
+    const std::optional<StepReport> report = flow.step();
+    REQUIRE(report.has_value());
+    CHECK((report->log_det_method == LogDetOptions::Method::cg) == (d == 24));
+  }
+}
+
+TEST_CASE("options of the log-determinant are checked") {
+  const auto message = [](LogDetChoice choice) -> std::string {
+    FlowOptions options;
+    options.inner.log_det = choice;
+    try {
+      options.validate();
+    } catch (const ValueError& error) {
+      return error.what();
+    }
+    return "(no error)";
+  };
+  using Method = LogDetChoice::Method;
+  CHECK(message({.method = Method::cg}) == "(no error)");
+  CHECK(message({.probes = 0}) == "flow: inner.log_det.probes = 0; it must be in [1, 1000]");
+  CHECK(message({.iterations = 0}) == "flow: inner.log_det.iterations = 0; it must be in [1, 1000]");
+  CHECK(message({.tolerance = 1}) ==
+        "flow: inner.log_det.tolerance = 1; it must be in [0, 1) (0: all steps)");
+  CHECK(message({.tolerance = std::nan("")}).find("inner.log_det.tolerance = nan") != std::string::npos);
+}
+
 TEST_CASE("porous medium: standard deviation and F follow the exact iterates, both orders") {
   const BarenblattFlow exact(Barenblatt(1, 2), 1e-3);
   const Density start = Density::barenblatt({.dim = 1, .m = 2, .time = 1e-3});

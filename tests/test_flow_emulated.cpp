@@ -117,6 +117,11 @@ TEST_CASE_TEMPLATE("minibatches on the device: the CPU's draws", T, float, doubl
   check_same_flow<T>("aggregation", {"inner.minibatch=48", "flow.steps=2"});
 }
 
+TEST_CASE_TEMPLATE("stochastic log-determinants on the device: the CPU's probes", T, float, double) {
+  check_same_flow<T>("porous_medium", {"inner.logdet=cg", "inner.probes=2", "inner.cg_iterations=3"});
+  check_same_flow<T>("nonlinear_fokker_planck", {"inner.logdet=cg", "inner.minibatch=48", "flow.steps=2"});
+}
+
 TEST_CASE("a run that was begun on one device goes on with another one") {
   const TemporaryFolder folder;
   RunOptions options;

@@ -73,6 +73,14 @@ void read_inner(Section& section, const CloudConfig& cloud, InnerOptions& inner)
   }
   inner.tolerance = section.number("tolerance", at_least(0), inner.tolerance);
   inner.retries = static_cast<int>(section.integer("retries", {0, 100}, inner.retries));
+  LogDetChoice& log_det = inner.log_det;
+  const std::string method = section.choice("logdet", {"auto", "exact", "cg"}, "auto");
+  log_det.method = method == "auto"    ? LogDetChoice::Method::automatic
+                   : method == "exact" ? LogDetChoice::Method::exact
+                                       : LogDetChoice::Method::cg;
+  log_det.probes = static_cast<int>(section.integer("probes", {1, 1000}, log_det.probes));
+  log_det.iterations = static_cast<int>(section.integer("cg_iterations", {1, 1000}, log_det.iterations));
+  log_det.tolerance = section.number("cg_tolerance", {0, 1, false, true}, log_det.tolerance);
 }
 
 void read_held_out(Section& section, const Config& config, HeldOutConfig& held_out) {
@@ -175,9 +183,9 @@ Config parse_config(const std::string& text, const std::string& name, const std:
                                            "learn_alpha", "alpha_min", "floor", "normalise"});
   config.flow.network.dim = config.cloud.dim;
   read_network(network, config.flow);
-  Section inner =
-      root.table("inner", {"iterations", "rate", "final_fraction", "beta1", "beta2", "epsilon", "warm_start",
-                           "initialisation", "minibatch", "refresh", "tolerance", "retries"});
+  Section inner = root.table("inner", {"iterations", "rate", "final_fraction", "beta1", "beta2", "epsilon",
+                                       "warm_start", "initialisation", "minibatch", "refresh", "tolerance",
+                                       "retries", "logdet", "probes", "cg_iterations", "cg_tolerance"});
   read_inner(inner, config.cloud, config.flow.inner);
   Section held_out = root.table("held_out", {"particles", "sampling", "every", "pair_limit"});
   read_held_out(held_out, config, config.held_out);

@@ -45,6 +45,12 @@ constexpr Column kColumns[] = {
     {"round_trip", &HistoryRow::round_trip},
     {"rate", &HistoryRow::rate},
     {"retries", &HistoryRow::retries},
+    {"log_det_cg", &HistoryRow::log_det_cg},
+    {"log_det_error", &HistoryRow::log_det_error},
+    {"log_det_deviation", &HistoryRow::log_det_deviation},
+    {"cg_residual", &HistoryRow::cg_residual},
+    {"cg_unconverged", &HistoryRow::cg_unconverged},
+    {"cg_indefinite", &HistoryRow::cg_indefinite},
     {"seconds", &HistoryRow::seconds},
 };
 
@@ -216,6 +222,17 @@ std::vector<std::string> overfitting(const Config& config, const std::vector<His
   return out;
 }
 
+std::string trouble_of_solves(const HistoryRow& row) {
+  if (!(row.cg_unconverged > 0 || row.cg_indefinite > 0)) return "";
+  char text[240];
+  std::snprintf(
+      text, sizeof text,
+      "step %.0f: log det H: %.0f solves ended above inner.cg_tolerance, %.0f met curvature that is "
+      "not positive (worst residual %.1e); use more inner.cg_iterations, or inner.logdet = \"exact\"",
+      row.step, row.cg_unconverged, row.cg_indefinite, row.cg_residual);
+  return text;
+}
+
 std::string summary_text(const SummaryInput& input) {
   const Config& config = *input.config;
   Json out;
@@ -247,6 +264,8 @@ std::string summary_text(const SummaryInput& input) {
   }
   add_reference(out, input);
   double iterations = 0, retries = 0, residual = 0, eigenvalue = kUnknown, round_trip = kUnknown;
+  double stochastic = 0, worst_residual = 0, unconverged = 0, indefinite = 0;
+  double error = kUnknown, deviation = kUnknown;
   std::vector<double> seconds;
   for (const HistoryRow& row : *input.history) {
     if (row.iterations == 0) continue;
@@ -255,6 +274,12 @@ std::string summary_text(const SummaryInput& input) {
     residual = row.residual;
     eigenvalue = std::fmin(eigenvalue, row.min_eigenvalue);  // NaN where not computed
     round_trip = std::fmax(round_trip, row.round_trip);
+    stochastic += row.log_det_cg;
+    worst_residual = std::max(worst_residual, row.cg_residual);
+    unconverged += row.cg_unconverged;
+    indefinite += row.cg_indefinite;
+    error = row.log_det_error;
+    deviation = row.log_det_deviation;
     seconds.push_back(row.seconds / row.iterations);
   }
   out["inner"] = {{"iterations_total", static_cast<long long>(iterations)},
@@ -265,6 +290,17 @@ std::string summary_text(const SummaryInput& input) {
   put(certificates, "min_eigenvalue", eigenvalue);
   put(certificates, "round_trip", round_trip);
   if (!certificates.empty()) out["certificates"] = certificates;
+  if (config.functional.needs_density()) {
+    Json& log_det = out["inner"]["log_det"];
+    log_det["method"] = stochastic > 0 ? "cg" : "exact";
+    put(log_det, "error", error);
+    put(log_det, "deviation", deviation);
+    if (stochastic > 0) {
+      log_det["worst_residual"] = worst_residual;
+      log_det["unconverged_total"] = static_cast<long long>(unconverged);
+      log_det["indefinite_total"] = static_cast<long long>(indefinite);
+    }
+  }
   out["seconds_total"] = input.seconds;
   out["backend"] = input.backend;
   out["device"] = input.device;

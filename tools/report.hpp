@@ -21,6 +21,9 @@ struct HistoryRow {
   double std_exact = 0, std_scheme = 0;
   double transport = 0, decrease = 0, residual = 0, iterations = 0, min_log_det = 0, rate = 0, retries = 0;
   double min_eigenvalue = 0, round_trip = 0;
+  double log_det_cg = 0;                            // 1: log det H by conjugate gradients, 0: exact
+  double log_det_error = 0, log_det_deviation = 0;  // of the stochastic log det H, see StepReport
+  double cg_residual = 0, cg_unconverged = 0, cg_indefinite = 0;
   double seconds = 0;
 };
 
@@ -66,6 +69,9 @@ BelowInfimum below_infimum(const Config& config, const std::vector<HistoryRow>& 
 ///   their sampling error, and taken off.
 std::vector<std::string> overfitting(const Config& config, const std::vector<HistoryRow>& history,
                                      double functional, double held_out);
+
+/// What went wrong with the solves of a step, and what helps; empty where nothing did.
+std::string trouble_of_solves(const HistoryRow& row);
 
 /// A median; NaN of nothing.
 double median(std::vector<double> values);

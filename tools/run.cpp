@@ -149,6 +149,9 @@ class Runner {
         const bool judged = config_.held_out.particles == 0 || !std::isnan(row.held_out);
         const bool below = judged && below_infimum(config_, history_, row.functional, row.held_out).flag;
         progress.step(row, below);
+        const std::string solves = trouble_of_solves(row);
+        if (!solves.empty() && !told_) progress.line(solves);  // once: history.csv has all of them
+        told_ = told_ || !solves.empty();
         if (options_.on_step) options_.on_step(flow_.steps());
       }
       if (interrupted()) result.status = RunStatus::interrupted;
@@ -215,6 +218,14 @@ class Runner {
     row.round_trip = report.round_trip;
     row.rate = report.rate;
     row.retries = report.retries;
+    row.log_det_cg = report.log_det_method == LogDetOptions::Method::cg;
+    const bool checked = config_.functional.needs_density() && report.step > 0 &&
+                         config_.flow.inner.log_det.method != LogDetChoice::Method::exact;
+    row.log_det_error = checked ? report.log_det_error : kUnknown;
+    row.log_det_deviation = checked ? report.log_det_deviation : kUnknown;
+    row.cg_residual = report.cg.worst_residual;
+    row.cg_unconverged = static_cast<double>(report.cg.unconverged);
+    row.cg_indefinite = static_cast<double>(report.cg.indefinite);
     row.seconds = report.seconds;
     history_.push_back(row);
   }
@@ -365,6 +376,7 @@ class Runner {
   Clock::time_point written_ = Clock::now();
   double seconds_before_ = 0;
   bool finished_ = false;  // the last row has F over all pairs
+  bool told_ = false;      // of solves that did not end well
   bool device_failed_ = false;
   std::atomic<bool> interrupted_{false};
 };

@@ -12,6 +12,7 @@
 #include "brenier/oracles.hpp"
 #include "engine/src/certificates.hpp"
 #include "engine/src/device_memory.hpp"
+#include "engine/src/log_det.hpp"
 #include "engine/src/show.hpp"
 #include "kernels/runtime/error.hpp"
 
@@ -20,10 +21,6 @@ namespace {
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-[[noreturn]] void bad_option(const std::string& name, const std::string& value, const std::string& range) {
-  throw ValueError("flow: " + name + " = " + value + "; it must be " + range);
 }
 
 /// Mean and root mean square deviation over particles and components.
@@ -54,34 +51,6 @@ Matrix<T> centred(const Matrix<double>& x, const std::vector<double>& shift) {
 }
 
 }  // namespace
-
-void FlowOptions::validate() const {
-  if (!(tau > 0) || !std::isfinite(tau)) bad_option("tau", show(tau), "above 0");
-  if (order != 1 && order != 2) bad_option("order", std::to_string(order), "1 or 2");
-  if (!std::isfinite(start_time)) bad_option("start_time", show(start_time), "finite");
-  if (!(mass > 0) || !std::isfinite(mass)) bad_option("mass", show(mass), "above 0");
-  if (threads < 0) bad_option("threads", std::to_string(threads), "at least 1, or 0 for all processors");
-  if (inner.iterations < 1) bad_option("inner.iterations", std::to_string(inner.iterations), "at least 1");
-  if (!(inner.adam.rate > 0) || !std::isfinite(inner.adam.rate)) {
-    bad_option("inner.adam.rate", show(inner.adam.rate), "above 0");
-  }
-  if (!(inner.adam.final_fraction >= 0 && inner.adam.final_fraction <= 1)) {
-    bad_option("inner.adam.final_fraction", show(inner.adam.final_fraction), "in [0, 1]");
-  }
-  if (!(inner.adam.beta1 >= 0 && inner.adam.beta1 < 1)) {
-    bad_option("inner.adam.beta1", show(inner.adam.beta1), "in [0, 1)");
-  }
-  if (!(inner.adam.beta2 >= 0 && inner.adam.beta2 < 1)) {
-    bad_option("inner.adam.beta2", show(inner.adam.beta2), "in [0, 1)");
-  }
-  if (!(inner.adam.epsilon > 0)) bad_option("inner.adam.epsilon", show(inner.adam.epsilon), "above 0");
-  if (!(inner.alpha >= 0)) bad_option("inner.alpha", show(inner.alpha), "at least 0");
-  if (inner.minibatch < 0)
-    bad_option("inner.minibatch", std::to_string(inner.minibatch), "at least 0 (0: all)");
-  if (inner.refresh < 0) bad_option("inner.refresh", std::to_string(inner.refresh), "at least 0 (0: never)");
-  if (!(inner.tolerance >= 0)) bad_option("inner.tolerance", show(inner.tolerance), "at least 0 (0: never)");
-  if (inner.retries < 0) bad_option("inner.retries", std::to_string(inner.retries), "at least 0");
-}
 
 /// One inner problem: from which points, how long, and the number that its draws are keyed with.
 struct InnerTask {
@@ -137,6 +106,7 @@ struct Flow<T>::State {
   InnerReport iterate(const InnerProblem<T>& problem, InnerState<T>& state, int until) const;
   Solution attempt(const InnerTask& task, double rate, StepReport& report);
   Trial trial(const Trajectory& from, const Trajectory::Base& base, const BrenierMap& map) const;
+  void check(const InnerTask& task, const std::vector<T>& theta, StepReport& report) const;
   bool take(Trajectory& next, double tau, MapBase kind, bool closes, StepReport& report);
   bool advance(Trajectory& next, StepReport& report);
 };
@@ -242,6 +212,7 @@ InnerProblem<T> Flow<T>::State::problem(const InnerTask& task, double rate) cons
   out.adam = options.inner.adam;
   out.adam.rate = rate;
   out.iterations = options.inner.iterations;
+  out.log_det = log_det_options(options.inner.log_det, net.dim());
   out.minibatch = options.inner.minibatch;
   out.seed = options.seed;
   out.step = task.number;
@@ -315,6 +286,7 @@ typename Flow<T>::State::Solution Flow<T>::State::attempt(const InnerTask& task,
     const double first_gradient = solution.inner.first_gradient;
     solution.inner = iterate(inner, state, std::min(state.iteration + segment, inner.iterations));
     report.iterations += solution.inner.iterations;
+    report.cg.add(solution.inner.cg);
     if (!first) solution.inner.first_gradient = first_gradient;
     if (inner.gradient_scale == 0) inner.gradient_scale = solution.inner.first_gradient;
     if (!solution.inner.finite || solution.inner.converged || solution.inner.interrupted) break;
@@ -338,6 +310,21 @@ Trial Flow<T>::State::trial(const Trajectory& from, const Trajectory::Base& base
   }
   out.transport = squares / (2 * map.tau * static_cast<double>(base.x.rows()));
   return out;
+}
+
+/// What the step reports of log det H.
+template <class T>
+void Flow<T>::State::check(const InnerTask& task, const std::vector<T>& solved, StepReport& report) const {
+  if (objective.internal.empty()) return;
+  InnerProblem<T> inner = problem(task, options.inner.adam.rate);
+  report.log_det_method = inner.log_det.method;
+  if (options.inner.log_det.method == LogDetChoice::Method::exact) return;
+  const Matrix<T> x = centred<T>(task.base.x, inner.shift);
+  inner.x = x;
+  const DeviceScope scope(options.device);
+  const LogDetCheck found = check_log_det(ops, inner, solved, team);
+  report.log_det_error = found.error;
+  report.log_det_deviation = found.deviation;
 }
 
 /// Solves one inner problem and moves `next` through its map, with retries. False where interrupted.
@@ -397,6 +384,7 @@ bool Flow<T>::State::take(Trajectory& next, double tau, MapBase kind, bool close
       report.min_eigenvalue = std::fmin(report.min_eigenvalue, checked.min_eigenvalue);
       report.round_trip = std::fmax(report.round_trip, checked.round_trip);
     }
+    check(task, solution.theta, report);
     theta = solution.theta;
     next = std::move(moved.cloud);
     maps.push_back(std::move(map));

@@ -61,11 +61,16 @@ inline bool is_positive_finite(T value) {
 template <class T>
 class TileCg {
  public:
-  TileCg(Index d, Carver& carver)
+  /// `recorded` steps of each solve are kept for log_quadrature().
+  TileCg(Index d, int recorded, Carver& carver)
       : d_(d),
+        recorded_(recorded),
         residual_(carver.take<T>(d * kLanes)),
         direction_(carver.take<T>(d * kLanes)),
-        product_(carver.take<T>(d * kLanes)) {}
+        product_(carver.take<T>(d * kLanes)),
+        lengths_(carver.take<T>(recorded * kLanes)),
+        ratios_(carver.take<T>(recorded * kLanes)),
+        work_(carver.take<double>(3 * recorded)) {}
 
   /// z ~ H^{-1} p, both (d, 64), for a network after adjoint(); z holds the guesses of a warm start. Takes
   /// the first `count` lanes into the report.
@@ -76,7 +81,7 @@ class TileCg {
       net.hessian_vector(direction_, product_);
       choose_lengths();
       move(z);
-      choose_directions();
+      choose_directions(k);
       open = any_active();
     }
     for (int part = 0; part < kLanes; part += w) {
@@ -86,6 +91,21 @@ class TileCg {
       }
     }
     for (int i = 0; i < count; ++i) add_lane(i, options.tolerance > 0, report);
+  }
+
+  /// p^T log(H) p of lane i of the last solve, which had no warm start, by the Gauss quadrature that belongs
+  /// to its steps; 0 where there were none.
+  double log_quadrature(int i) const {
+    if (steps_[i] == 0) return 0;
+    double* off_diagonal = work_ + recorded_;
+    double carry = 0;
+    for (int j = 0; j < steps_[i]; ++j) {
+      cg_lanczos_row(static_cast<double>(lengths_[j * kLanes + i]),
+                     static_cast<double>(ratios_[j * kLanes + i]), carry, work_[j], off_diagonal[j]);
+    }
+    const double scale = static_cast<double>(scale_[i]);
+    return scale * scale * static_cast<double>(norm2_[i]) *
+           host::tridiagonal_log(steps_[i], work_, off_diagonal, off_diagonal + recorded_);
   }
 
  private:
@@ -167,7 +187,13 @@ class TileCg {
   }
 
   /// s = r + |r|^2 / |r before|^2 s. A preconditioner would act on r here, and in |r|^2.
-  void choose_directions() {
+  void choose_directions(int step) {
+    if (step < recorded_) {
+      for (int i = 0; i < kLanes; i += w) {
+        store(lengths_ + step * kLanes + i, load(length_ + i));
+        store(ratios_ + step * kLanes + i, load(curvature_ + i) / load(residual2_ + i));
+      }
+    }
     for (int i = 0; i < kLanes; ++i) {
       const T next = curvature_[i];
       active_[i] = active_[i] && !(next <= end_[i]);
@@ -203,7 +229,10 @@ class TileCg {
   }
 
   Index d_;
+  int recorded_;
   T *residual_, *direction_, *product_;  // (d, 64), of p / scale
+  T *lengths_, *ratios_;                 // (recorded, 64): of each step, and of |r|^2 after it to before
+  double* work_;                         // (3, recorded)
   alignas(64) T scale_[kLanes], norm2_[kLanes], end_[kLanes], solvable_[kLanes];
   alignas(64) T residual2_[kLanes], curvature_[kLanes], length_[kLanes], ratio_[kLanes];
   int active_[kLanes], steps_[kLanes], indefinite_[kLanes];
@@ -330,7 +359,7 @@ CgReport solve_hessian(const Icnn& net, const T* theta, MatrixView<const T> x, M
     T *p, *z;
   };
   const auto make = [&](Carver& carver) {
-    Worker worker{TileNet<T>(net, {.gradient = false, .product = true}, carver), TileCg<T>(d, carver),
+    Worker worker{TileNet<T>(net, {.gradient = false, .product = true}, carver), TileCg<T>(d, 0, carver),
                   carver.take<T>(d * kLanes), carver.take<T>(d * kLanes)};
     if (worker.p) worker.net.set_parameters(theta);
     return worker;

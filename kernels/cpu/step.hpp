@@ -3,7 +3,9 @@
 //
 //     tiles: map, Hessian, seeds, reverse sweep  |  barrier  |  sum over chunks, Adam, clamp  |  barrier
 //
-// with one more barrier after the map where an interaction needs the images of all particles. The cloud is
+// with one more barrier after the map where an interaction needs the images of all particles. Where log det H
+// is stochastic (LogDetOptions), the tile solves for its probes with the network as it stands after the map,
+// and the sweep carries probes and solutions instead of the Hessian. The cloud is
 // cut into tiles of 64 and these into chunks by problem size alone, each chunk has its own partial gradient,
 // and all sums run in a fixed order: results do not depend on the number of threads.
 #pragma once
@@ -14,6 +16,7 @@
 #include "kernels/cpu/factor.hpp"
 #include "kernels/cpu/pairs.hpp"
 #include "kernels/cpu/parallel.hpp"
+#include "kernels/cpu/solves.hpp"
 #include "kernels/runtime/philox.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
@@ -65,18 +68,21 @@ class StepWorker {
         objective_(*problem.objective),
         d_(problem.x.cols),
         internal_(!objective_.internal.empty()),
-        net_(*problem.net, {.directions = internal_ ? Directions::unit : Directions::none}, carver),
+        exact_(internal_ && problem.log_det.method == LogDetOptions::Method::exact),
+        probes_(internal_ && !exact_ ? problem.log_det.probes : 0),
+        net_(*problem.net, plan(), carver),
+        cg_(probes_ > 0 ? d_ : 0, recorded_steps(), carver),
         x_(carver.take<T>(d_ * kLanes)),
         y_(carver.take<T>(d_ * kLanes)),
         physical_(carver.take<T>(d_ * kLanes)),
         v_(carver.take<T>(d_ * kLanes)),
-        metric_(carver.take<T>(triangle(d_) * kLanes)),
+        metric_(carver.take<T>(exact_ ? triangle(d_) * kLanes : 1)),
         log_det_(carver.take<double>(kLanes)),
         log_xi_(carver.take<double>(kLanes)),
         weight_(carver.take<T>(kLanes)),
         xi_(carver.take<double>(kLanes)),
         surrogate_(carver.take<double>(surrogate_rows() * kLanes)),
-        factor_(carver.take<double>(factor_workspace(d_))),
+        factor_(carver.take<double>(exact_ ? factor_workspace(d_) : 1)),
         program_(carver.take<T>(program_rows() * kLanes)),
         mean_(carver.take<double>(d_)),
         pairs_(d_, pair_rows(), carver) {}
@@ -105,7 +111,8 @@ class StepWorker {
     for_tiles(chunk, [&](Index tile) {
       map_tile(tile, iteration);
       seeds_first_order();
-      if (internal_) seeds_internal(tile, iteration);
+      if (exact_) seeds_exact(tile, iteration);
+      if (probes_ > 0) seeds_stochastic(tile, iteration);
       clear_padding();
       net_.reverse(nullptr, v_, metric_);
       if (++pending == kFlushTiles) {
@@ -116,8 +123,24 @@ class StepWorker {
     if (pending > 0) net_.flush(partial);
   }
 
+  /// Of all solves so far.
+  const CgReport& report() const { return report_; }
+
  private:
   static constexpr int w = kWidth<T>;
+
+  typename TileNet<T>::Plan plan() const {
+    if (probes_ > 0) return {.directions = Directions::pairs, .count = probes_, .product = true};
+    return {.directions = exact_ ? Directions::unit : Directions::none};
+  }
+  /// The weight of the entropy does not depend on log det H.
+  bool needs_log_det() const {
+    for (const InternalTerm& term : objective_.internal) {
+      if (term.form != InternalTerm::Form::entropy) return true;
+    }
+    return false;
+  }
+  int recorded_steps() const { return probes_ > 0 && needs_log_det() ? problem_.log_det.iterations : 0; }
 
   static void store_rows(T* to, const T* from) { __builtin_memcpy(to, from, kLanes * sizeof(T)); }
 
@@ -208,15 +231,20 @@ class StepWorker {
     }
   }
 
-  /// metric = -w(xi) H^{-1}, the gradient of -w log det H with w held constant.
-  void seeds_internal(Index tile, int iteration) {
-    net_.curvature();
-    factorise<T>(d_, net_.hessian(), log_det_, metric_, factor_);
+  /// weight = w(xi), xi = rho / det H.
+  void surrogate_weights(Index tile, int iteration) {
     for (int i = 0; i < kLanes; ++i) {
       log_xi_[i] = problem_.log_density[particle(tile, i, iteration)] - log_det_[i];
     }
     for (int i = 0; i < kLanes; i += w) store(weight_ + i, Vec<T>{});
     for (const InternalTerm& term : objective_.internal) add_surrogate_weight(term);
+  }
+
+  /// metric = -w(xi) H^{-1}, the gradient of -w log det H with w held constant.
+  void seeds_exact(Index tile, int iteration) {
+    net_.curvature();
+    factorise<T>(d_, net_.hessian(), log_det_, metric_, factor_);
+    surrogate_weights(tile, iteration);
     for (Index row = 0; row < triangle(d_); ++row) {
       for (int i = 0; i < kLanes; i += w) {
         T* entry = metric_ + row * kLanes + i;
@@ -224,6 +252,38 @@ class StepWorker {
       }
     }
   }
+
+  /// Directions e and -w(xi)/P H^{-1} e for P probes e; log det H as the mean of their quadratures. The
+  /// probes of padding are 0, and so are their solutions.
+  void seeds_stochastic(Index tile, int iteration) {
+    const RademacherProbes signs(problem_.seed, problem_.step, static_cast<std::uint32_t>(iteration),
+                                 static_cast<int>(d_));
+    const T share = T(1) / static_cast<T>(probes_);
+    for (int i = 0; i < kLanes; ++i) log_det_[i] = 0;
+    for (int k = 0; k < probes_; ++k) {
+      T* probe = net_.tangent_inputs() + k * d_ * kLanes;
+      for (int i = 0; i < kLanes; ++i) {
+        const std::uint64_t place = static_cast<std::uint64_t>(tile * kLanes + i);
+        const T sign = i < count_ ? T(1) : T(0);
+        signs.for_components(
+            place, k, [&](int c, bool negative) { probe[Index{c} * kLanes + i] = negative ? -sign : sign; });
+      }
+      cg_.solve(net_, probe, solution(k), problem_.log_det.cg(), count_, report_);
+      for (int i = 0; recorded_steps() > 0 && i < count_; ++i) {
+        log_det_[i] += cg_.log_quadrature(i) / static_cast<double>(probes_);
+      }
+    }
+    surrogate_weights(tile, iteration);
+    for (int k = 0; k < probes_; ++k) {
+      for (Index at = 0; at < d_ * kLanes; at += w) {
+        T* entry = solution(k) + at;
+        store(entry, -share * load(weight_ + at % kLanes) * load(entry));
+      }
+    }
+    net_.curvature();
+  }
+
+  T* solution(int k) { return net_.tangent_inputs() + (probes_ + k) * d_ * kLanes; }
 
   void add_surrogate_weight(const InternalTerm& term) {
     const T weight = static_cast<T>(term.weight);
@@ -250,7 +310,7 @@ class StepWorker {
   void clear_padding() {
     for (int i = count_; i < kLanes; ++i) {
       for (Index c = 0; c < d_; ++c) v_[c * kLanes + i] = T(0);
-      for (Index row = 0; internal_ && row < triangle(d_); ++row) metric_[row * kLanes + i] = T(0);
+      for (Index row = 0; exact_ && row < triangle(d_); ++row) metric_[row * kLanes + i] = T(0);
     }
   }
 
@@ -258,9 +318,12 @@ class StepWorker {
   StepShared<T>& shared_;
   const Objective& objective_;
   Index d_;
-  bool internal_;
+  bool internal_, exact_;
+  int probes_;  // 0: log det H is exact, or not wanted
   int count_ = 0;
   TileNet<T> net_;
+  TileCg<T> cg_;
+  CgReport report_;
   T *x_, *y_, *physical_, *v_, *metric_;
   double *log_det_, *log_xi_;
   T* weight_;
@@ -374,6 +437,8 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
   StepRun<T> run(problem, team);
   StepShared<T>& shared = run.shared();
   InnerReport result;
+  const Arena storage(static_cast<std::size_t>(team.size()) * sizeof(CgReport));
+  CgReport* solves = reinterpret_cast<CgReport*>(storage.data());  // of threads
   const int start = state.iteration;
   team.run([&](int rank) {
     StepWorker<T> worker = run.worker(rank);
@@ -418,8 +483,10 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
       team.barrier();
       if (report.converged || report.interrupted) break;
     }
+    solves[rank] = worker.report();
     if (rank == 0) result = report;
   });
+  for (int rank = 0; rank < team.size(); ++rank) result.cg.add(solves[rank]);
   state.iteration += result.iterations;
   return result;
 }

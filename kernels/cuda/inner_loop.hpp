@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/clouds.hpp"
 #include "kernels/cuda/device_net.hpp"
+#include "kernels/cuda/step_cg.hpp"
 #include "kernels/ops.hpp"
 
 namespace brenier::cuda {
@@ -21,13 +22,15 @@ class DeviceStep {
         n_(as_int(problem.minibatch > 0 ? problem.minibatch : problem.x.rows)),
         d_(as_int(problem.x.cols)),
         potential_(problem.objective->potential, stream),
-        net_(*problem.net, theta, n_, task(*problem.objective), stream),
+        log_det_(log_det(problem)),
+        net_(*problem.net, theta, n_, task(*problem.objective, log_det_), stream),
         cloud_(upload<T>(problem.x, stream)),
         log_density_(upload(problem.log_density, problem.log_density ? problem.x.rows : 0, stream)),
         image_(Index{n_} * d_),
         force_(Index{n_} * d_),
         partial_(Index{net_.grid()} * net_.packed()),
         gradient_(net_.packed()),
+        reports_(log_det_ ? n_ : 0),
         pairs_(problem.objective->interaction, d_,
                std::max(pair_threads(n_), Index{net_.grid()} * kTileThreads), stream) {
     const std::vector<T> shift(problem.shift.begin(), problem.shift.end());
@@ -39,6 +42,9 @@ class DeviceStep {
       internal_host_.push_back({term.form, term.weight, term.exponent, surrogates_.back().view});
     }
     internal_ = upload(internal_host_.data(), static_cast<Index>(internal_host_.size()), stream);
+    if (!log_det_) return;
+    reports_.fill_zero(stream);
+    log_det_->reports = raw(reports_);
   }
 
   /// Launches the sums of one iteration's gradient.
@@ -60,6 +66,7 @@ class DeviceStep {
     args.image = raw(image_);
     args.control = raw(control_);
     const bool interacting = !problem_.objective->interaction.empty();
+    if (log_det_) return launch_stochastic(args, interacting);
     net_.run(
         [&](auto form) {
           using Form = decltype(form);
@@ -96,9 +103,50 @@ class DeviceStep {
 
   DeviceNet<T, Policy>& net() { return net_; }
   DeviceBuffer<Control>& control() { return control_; }
+  /// Of all solves so far.
+  CgReport solves() {
+    CgReport sum;
+    if (!log_det_) return sum;
+    for (const CgReport& one : download(reports_, stream_)) sum.add(one);
+    return sum;
+  }
 
  private:
-  static TileTask task(const Objective& objective) {
+  /// Nothing where log det H is exact or not wanted.
+  static std::optional<LogDetArgs> log_det(const InnerProblem<T>& problem) {
+    const std::vector<InternalTerm>& internal = problem.objective->internal;
+    if (internal.empty() || problem.log_det.method == LogDetOptions::Method::exact) return std::nullopt;
+    LogDetArgs args;
+    args.probes = problem.log_det.probes;
+    args.options = problem.log_det.cg();
+    for (const InternalTerm& term : internal) {
+      // The weight of the entropy does not depend on log det H.
+      if (term.form != InternalTerm::Form::entropy) args.recorded = problem.log_det.iterations;
+    }
+    return args;
+  }
+  void launch_stochastic(const StepArgs<T>& step, bool interacting) {
+    StepCgArgs<T> args{step, *log_det_, single_plan(step.tile.plan)};
+    net_.run(
+        [&](auto form) {
+          using Form = decltype(form);
+          args.step.pairs = pairs_.terms();
+          if (interacting) {
+            StepArgs<T> images = args.step;
+            images.tile.plan.tangents = 0;
+            launch(image_kernel<Form>, net_.shape("images"), images);
+          }
+          launch(step_cg_kernel<Form>, net_.shape("step with solves"), args);
+        },
+        [&](LayeredNet<T>& layered) {
+          args.step.force = raw(force_);
+          const auto launch_forces = [&] {
+            launch_tile_forces<T>(pairs_.terms(), image_.pointer(), n_, force_.pointer(), stream_);
+          };
+          layered.step_cg(args, interacting, launch_forces, stream_);
+        });
+  }
+  static TileTask task(const Objective& objective, const std::optional<LogDetArgs>& log_det) {
     TileTask task{.gradient = true};
     if (!objective.internal.empty()) task.directions = Directions::unit;
     task.interacting = !objective.interaction.empty();
@@ -106,6 +154,7 @@ class DeviceStep {
     for (const InternalTerm& term : objective.internal) {
       task.surrogate_rows = std::max(task.surrogate_rows, as_int(term.surrogate.workspace()));
     }
+    if (log_det) add_log_det(task, *log_det);
     return task;
   }
 
@@ -113,11 +162,13 @@ class DeviceStep {
   Stream& stream_;
   int n_, d_;
   DeviceProgram potential_;
+  std::optional<LogDetArgs> log_det_;
   DeviceNet<T, Policy> net_;
   DeviceBuffer<T> cloud_;
   DeviceBuffer<double> log_density_;
   DeviceBuffer<T> image_, force_, partial_;
   DeviceBuffer<double> gradient_;
+  DeviceBuffer<CgReport> reports_;
   DeviceBuffer<T> shift_;
   DeviceBuffer<Control> control_;
   std::vector<DeviceProgram> surrogates_;
@@ -243,6 +294,7 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
   report.gradient = control.gradient;
   report.finite = control.finite != 0;
   report.converged = control.converged != 0;
+  report.cg = step.solves();
   return report;
 }
 

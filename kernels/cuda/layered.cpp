@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/layered_cg.hpp"
 #include "kernels/cuda/layered_kernels.hpp"
 #include "kernels/cuda/layered_solves.hpp"
 #include "kernels/cuda/transfer.hpp"
@@ -122,6 +123,35 @@ class Layers final : public LayeredNet<T> {
         hessian();
         stage("metric", factor_threads(), layered::Metric{});
       }
+      second_order();
+    }
+  }
+
+  void step_cg(const StepCgArgs<T>& args, bool interact, const std::function<void()>& launch_forces,
+               Stream& stream) override {
+    begin(args.step, stream);
+    const TilePlan pairs = plan_;
+    const auto use = [&](const TilePlan& plan) { plan_ = args_.step.tile.plan = plan; };
+    const ConjugateGradients<T> cg{args.log_det.options};
+    for (int chunk = 0; interact && chunk < chunks_; ++chunk) image(chunk, 0, true);
+    if (interact) launch_forces();
+    for (int chunk = 0; chunk < chunks_; ++chunk) {
+      if (!interact || chunks_ > 1) image(chunk, 0, false);
+      stage("seeds", 1, layered::Seeds{});
+      use(single_plan(pairs));
+      for (int k = 0; k < args.log_det.probes; ++k) {
+        stage("probes", net_.dim, layered::GatherProbe{k});
+        stage("start", 32, layered::StartSolve<T>{cg});
+        for (int j = 0; j < args.log_det.options.iterations; ++j) {
+          tangents();
+          products();
+          stage("conjugate gradients", 32, layered::AdvanceRecorded<T>{cg, args.log_det});
+        }
+        stage("solutions", net_.dim, layered::FinishRecorded<T>{cg, args.log_det, k});
+      }
+      use(pairs);
+      stage("pairs", args.log_det.probes * net_.dim, layered::SeedPairs{args.log_det});
+      tangents();
       second_order();
     }
   }

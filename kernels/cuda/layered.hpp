@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "kernels/cuda/solve_kernels.hpp"
+#include "kernels/cuda/step_cg.hpp"
 #include "kernels/cuda/tile_kernels.hpp"
 
 namespace brenier::cuda {
@@ -34,6 +35,9 @@ class LayeredNet {
   /// launch_forces() is called once, when the images of all particles are there.
   virtual void step(const StepArgs<T>& args, bool interact, const std::function<void()>& launch_forces,
                     Stream& stream) = 0;
+  /// The same with a stochastic log-determinant; the plan of this network is that of its pairs.
+  virtual void step_cg(const StepCgArgs<T>& args, bool interact, const std::function<void()>& launch_forces,
+                       Stream& stream) = 0;
 };
 
 /// For T = float and double; has the buffers for clouds of `particles`.

@@ -124,6 +124,13 @@ struct ConjugateGradients {
   /// After y = H q.
   template <class Owner>
   BRENIER_DEVICE void advance(const Owner& owner, const TilePlan& plan, int d, int p) const {
+    advance(owner, plan, d, p, [](int, double, double) {});
+  }
+  /// The same; record(step, length, ratio of |r|^2 after to before) is called by every lane for a step that
+  /// was taken.
+  template <class Owner, class Record>
+  BRENIER_DEVICE void advance(const Owner& owner, const TilePlan& plan, int d, int p,
+                              const Record& record) const {
     const Vectors<Owner> v(owner, d, p);
     const int residual = plan.vectors;
     const int z = plan.vectors + d;
@@ -142,7 +149,9 @@ struct ConjugateGradients {
       v.set(z, [&](int c) { return owner.at(z + c, p) + step * owner.at(plan.q + c, p); });
       v.set(residual, [&](int c) { return owner.at(residual + c, p) - step * owner.at(plan.y + c, p); });
       const double next = v.dot(residual, residual);
-      const T ratio = static_cast<T>(next / state.residual2);
+      const double fraction = next / state.residual2;
+      const T ratio = static_cast<T>(fraction);
+      record(state.steps, length, fraction);
       state.residual2 = next;
       ++state.steps;
       state.active = !(next <= state.end);

@@ -66,6 +66,75 @@ double surrogate_weight(const InternalTerm& term, double log_xi) {
   return term.weight * w;
 }
 
+/// Sum over all internal terms.
+double surrogate_weight(const Objective& objective, double log_xi) {
+  double weight = 0;
+  for (const InternalTerm& term : objective.internal) weight += surrogate_weight(term, log_xi);
+  return weight;
+}
+
+/// Second-order seeds of -E[w log det H], w held constant: matrices, or probes e and -w/P H^{-1} e.
+template <class T>
+struct LogDetSeeds {
+  Matrix<T> metric, probes, solutions;
+  CgReport report;
+};
+
+template <class T>
+LogDetSeeds<T> exact_seeds(const Objective& objective, const Matrix<T>& hessian,
+                           const std::vector<double>& log_density, Index d) {
+  LogDetSeeds<T> out;
+  const Index n = hessian.rows();
+  out.metric = Matrix<T>(n, d * d);
+  std::vector<double> h(d * d), inverse(d * d);
+  for (Index b = 0; b < n; ++b) {
+    for (Index k = 0; k < d * d; ++k) h[k] = double(hessian(b, k));
+    double log_det = 0;
+    const bool definite = cholesky_log_det(h.data(), d, &log_det, inverse.data());
+    const double weight = surrogate_weight(objective, log_density[b] - log_det);
+    for (Index k = 0; k < d * d; ++k) {
+      out.metric(b, k) =
+          definite ? static_cast<T>(-weight * inverse[k]) : std::numeric_limits<T>::quiet_NaN();
+    }
+  }
+  return out;
+}
+
+template <class T>
+LogDetSeeds<T> stochastic_seeds(const InnerProblem<T>& problem, const T* theta, int iteration,
+                                const Matrix<T>& x_hat, const std::vector<double>& log_density, Team& team) {
+  const LogDetOptions& options = problem.log_det;
+  const Index n = x_hat.rows();
+  const Index d = x_hat.cols();
+  LogDetSeeds<T> out;
+  out.probes = Matrix<T>(n, options.probes * d);
+  out.solutions = Matrix<T>(n, options.probes * d);
+  const RademacherProbes signs(problem.seed, problem.step, static_cast<std::uint32_t>(iteration),
+                               static_cast<int>(d));
+  for (Index b = 0; b < n; ++b) {
+    for (int k = 0; k < options.probes; ++k) {
+      for (int c = 0; c < d; ++c) {
+        out.probes(b, k * d + c) = signs.negative(static_cast<std::uint64_t>(b), k, c) ? T(-1) : T(1);
+      }
+    }
+  }
+  std::vector<double> log_det(n);
+  out.report = solve_log_det<T>(*problem.net, theta, x_hat, out.probes, out.solutions, options.cg(),
+                                log_det.data(), team);
+  for (Index b = 0; b < n; ++b) {
+    const double weight = surrogate_weight(*problem.objective, log_density[b] - log_det[b]);
+    for (Index k = 0; k < options.probes * d; ++k) {
+      out.solutions(b, k) *= static_cast<T>(-weight / options.probes);
+    }
+  }
+  return out;
+}
+
+/// The gradient of one iteration; returns what its solves report.
+template <class T>
+CgReport gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
+                     Team& team);
+
 }  // namespace
 
 template <class T>
@@ -103,6 +172,14 @@ void interaction(const PairKernel& kernel, MatrixView<const T> y, double* energy
 template <class T>
 void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
                         Team& team) {
+  gradient_of(problem, theta, iteration, gradient, team);
+}
+
+namespace {
+
+template <class T>
+CgReport gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
+                     Team& team) {
   const Objective& objective = *problem.objective;
   const Index d = problem.x.cols;
   const Index n = problem.minibatch > 0 ? problem.minibatch : problem.x.rows;
@@ -126,10 +203,11 @@ void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iter
 
   // Map: y = x + S (grad u_theta(x_hat) - x_hat).
   const bool internal = !objective.internal.empty();
-  Matrix<T> displacement(n, d), hessian(internal ? n : 0, d * d), y(n, d);
+  const bool exact = internal && problem.log_det.method == LogDetOptions::Method::exact;
+  Matrix<T> displacement(n, d), hessian(exact ? n : 0, d * d), y(n, d);
   MapOutputs<T> map;
   map.displacement = displacement;
-  if (internal) map.hessian = hessian;
+  if (exact) map.hessian = hessian;
   evaluate<T>(*problem.net, theta, x_hat, map, team);
   for (Index k = 0; k < n * d; ++k) y.elements()[k] = x.elements()[k] + scale * displacement.elements()[k];
 
@@ -154,27 +232,24 @@ void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iter
     add_part(scale * static_cast<T>(term.weight));
   }
 
-  // Internal energies: gradient of -w(xi) log det H, w held constant.
-  Matrix<T> metric(internal ? n : 0, d * d);
-  std::vector<double> h(d * d), inverse(d * d);
-  for (Index b = 0; internal && b < n; ++b) {
-    for (Index k = 0; k < d * d; ++k) h[k] = double(hessian(b, k));
-    double log_det = 0;
-    const bool definite = cholesky_log_det(h.data(), d, &log_det, inverse.data());
-    double weight = 0;
-    for (const InternalTerm& term : objective.internal)
-      weight += surrogate_weight(term, log_density[b] - log_det);
-    for (Index k = 0; k < d * d; ++k) {
-      metric(b, k) = definite ? static_cast<T>(-weight * inverse[k]) : std::numeric_limits<T>::quiet_NaN();
-    }
-  }
-
   JetSeeds<T> seeds;
   seeds.v = v;
-  if (internal) seeds.metric = metric;
+  LogDetSeeds<T> second;
+  if (exact) {
+    second = exact_seeds(objective, hessian, log_density, d);
+    seeds.metric = second.metric;
+  } else if (internal) {
+    second = stochastic_seeds(problem, theta, iteration, x_hat, log_density, team);
+    seeds.directions = problem.log_det.probes;
+    seeds.q = second.probes;
+    seeds.p = second.solutions;
+  }
   jet_gradient<T>(*problem.net, theta, x_hat, seeds, gradient, team);
   for (Index k = 0; k < problem.net->parameters(); ++k) gradient[k] /= double(n);
+  return second.report;
 }
+
+}  // namespace
 
 template <class T>
 InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int until, Team& team) {
@@ -182,7 +257,7 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
   std::vector<double> gradient(net.parameters());
   InnerReport report;
   while (state.iteration < until) {
-    objective_gradient<T>(problem, state.theta.data(), state.iteration, gradient.data(), team);
+    report.cg.add(gradient_of<T>(problem, state.theta.data(), state.iteration, gradient.data(), team));
     double norm2 = 0;
     for (const ParameterTensor& tensor : net.tensors()) {
       for (Index k = tensor.offset; k < tensor.offset + tensor.size(); ++k) {

@@ -21,6 +21,12 @@ template <class T>
 CgReport solve_hessian(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p,
                        MatrixView<T> z, const CgOptions& options, Team& team);
 
+/// The same, and where `log_det` (N) is not null, the mean over the right-hand sides of p^T log(H) p by the
+/// quadrature that belongs to the steps taken; 0 where there are none.
+template <class T>
+CgReport solve_log_det(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p,
+                       MatrixView<T> z, const CgOptions& options, double* log_det, Team& team);
+
 template <class T>
 void log_det_lanczos(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p, int steps,
                      double* estimate, double* variance, Team& team);

@@ -37,8 +37,9 @@ struct HessianAt {
 
 template <class T>
 CgReport solve(const HessianAt<T>& hessian, const std::vector<T>& p, std::vector<T>& z,
-               const CgOptions& options) {
+               const CgOptions& options, double& log_det) {
   CgReport report;
+  log_det = 0;
   const std::size_t d = p.size();
   const std::vector<T> zero(d, T(0));
   const double norm2 = dot(p, p);
@@ -64,6 +65,8 @@ CgReport solve(const HessianAt<T>& hessian, const std::vector<T>& p, std::vector
   // A step that long would overflow T: the curvature is 0 to rounding.
   const double longest = std::sqrt(static_cast<double>(std::numeric_limits<T>::max()));
   std::vector<T> s = r;
+  std::vector<double> diagonal, off_diagonal;  // Lanczos matrix of the steps
+  double carry = 0;
   while (report.iterations < options.iterations && !(r2 <= end)) {
     const std::vector<T> hs = hessian(s);
     const double curvature = dot(s, hs);
@@ -77,9 +80,15 @@ CgReport solve(const HessianAt<T>& hessian, const std::vector<T>& p, std::vector
       r[c] -= static_cast<T>(alpha) * hs[c];
     }
     const double next = dot(r, r);
-    for (std::size_t c = 0; c < d; ++c) s[c] = r[c] + static_cast<T>(next / r2) * s[c];
+    const double ratio = next / r2;
+    for (std::size_t c = 0; c < d; ++c) s[c] = r[c] + static_cast<T>(ratio) * s[c];
     r2 = next;
     ++report.iterations;
+    cg_lanczos_row(alpha, ratio, carry, diagonal.emplace_back(), off_diagonal.emplace_back());
+  }
+  if (report.iterations > 0) {
+    std::vector<double> first(diagonal.size());
+    log_det = norm2 * tridiagonal_log(report.iterations, diagonal.data(), off_diagonal.data(), first.data());
   }
   report.worst_residual = std::isfinite(r2) ? std::sqrt(r2 / norm2) : std::numeric_limits<double>::infinity();
   if (options.tolerance > 0 && !(r2 <= end)) report.unconverged = 1;
@@ -124,20 +133,30 @@ double lanczos_log(const HessianAt<T>& hessian, const std::vector<T>& p, int ste
 }  // namespace
 
 template <class T>
-CgReport solve_hessian(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p,
-                       MatrixView<T> z, const CgOptions& options, Team& team) {
+CgReport solve_log_det(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p,
+                       MatrixView<T> z, const CgOptions& options, double* log_det, Team& team) {
   CgReport report;
   const Index d = net.dim();
   for (Index i = 0; i < x.rows; ++i) {
+    double sum = 0;
     const HessianAt<T> hessian{net, theta, x.rows_from(i, 1), team};
     for (Index at = 0; at < p.cols; at += d) {
       const std::vector<T> rhs(p.row(i) + at, p.row(i) + at + d);
       std::vector<T> solution(z.row(i) + at, z.row(i) + at + d);
-      report.add(solve(hessian, rhs, solution, options));
+      double value = 0;
+      report.add(solve(hessian, rhs, solution, options, value));
+      sum += value;
       std::copy(solution.begin(), solution.end(), z.row(i) + at);
     }
+    if (log_det) log_det[i] = sum / static_cast<double>(p.cols / d);
   }
   return report;
+}
+
+template <class T>
+CgReport solve_hessian(const Icnn& net, const T* theta, MatrixView<const T> x, MatrixView<const T> p,
+                       MatrixView<T> z, const CgOptions& options, Team& team) {
+  return solve_log_det(net, theta, x, p, z, options, nullptr, team);
 }
 
 template <class T>
@@ -158,6 +177,8 @@ void log_det_lanczos(const Icnn& net, const T* theta, MatrixView<const T> x, Mat
 #define BRENIER_INSTANTIATE(T)                                                                           \
   template CgReport solve_hessian<T>(const Icnn&, const T*, MatrixView<const T>, MatrixView<const T>,    \
                                      MatrixView<T>, const CgOptions&, Team&);                            \
+  template CgReport solve_log_det<T>(const Icnn&, const T*, MatrixView<const T>, MatrixView<const T>,    \
+                                     MatrixView<T>, const CgOptions&, double*, Team&);                   \
   template void log_det_lanczos<T>(const Icnn&, const T*, MatrixView<const T>, MatrixView<const T>, int, \
                                    double*, double*, Team&);
 BRENIER_INSTANTIATE(float)

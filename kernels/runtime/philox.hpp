@@ -21,7 +21,8 @@ enum class RandomStream : std::uint32_t {
   held_out = 4,
   probes = 5,
   fresh = 6,
-  pairs = 7
+  pairs = 7,
+  log_det = 8
 };
 
 /// Ten rounds of Philox 4x32 on one counter block.
@@ -87,6 +88,49 @@ class Random {
 
   std::uint64_t seed_;
   std::uint32_t stream_;
+};
+
+/// Rademacher probes of the stochastic log-determinant in one iteration: signs that depend on (seed, step,
+/// iteration, place, probe, component) alone. `place` is that in the batch, not the number of the particle: a
+/// particle that a minibatch draws twice has two independent probes.
+class RademacherProbes {
+ public:
+  static constexpr int kBlock = 128;  // components that one draw has the signs of
+
+  /// `dim` components a probe; probes * ceil(dim / kBlock) must be below 65,536.
+  BRENIER_HOST_DEVICE RademacherProbes(std::uint64_t seed, std::uint32_t step, std::uint32_t iteration,
+                                       int dim)
+      : random_(seed, RandomStream::log_det),
+        step_(step),
+        iteration_(iteration),
+        dim_(dim),
+        blocks_((dim + kBlock - 1) / kBlock) {}
+
+  /// Whether one component is -1; otherwise it is 1.
+  BRENIER_HOST_DEVICE bool negative(std::uint64_t place, int probe, int component) const {
+    return bit(block(place, probe, component / kBlock), component % kBlock);
+  }
+  /// put(component, negative) for the components of one probe: one draw for kBlock of them.
+  template <class Put>
+  BRENIER_HOST_DEVICE void for_components(std::uint64_t place, int probe, const Put& put) const {
+    for (int b = 0; b < blocks_; ++b) {
+      const std::array<std::uint32_t, 4> words = block(place, probe, b);
+      const int end = dim_ - b * kBlock < kBlock ? dim_ - b * kBlock : kBlock;
+      for (int c = 0; c < end; ++c) put(b * kBlock + c, bit(words, c));
+    }
+  }
+
+ private:
+  BRENIER_HOST_DEVICE std::array<std::uint32_t, 4> block(std::uint64_t place, int probe, int b) const {
+    return random_.words(step_, iteration_, place, static_cast<std::uint32_t>(probe * blocks_ + b));
+  }
+  BRENIER_HOST_DEVICE static bool bit(const std::array<std::uint32_t, 4>& words, int c) {
+    return ((words[static_cast<std::size_t>(c / 32)] >> (c % 32)) & 1u) != 0;
+  }
+
+  Random random_;
+  std::uint32_t step_, iteration_;
+  int dim_, blocks_;
 };
 
 }  // namespace brenier

@@ -19,6 +19,22 @@
 
 namespace brenier {
 
+/// How the gradient of an internal energy gets at log det H in the inner loop. Log-densities along the flow,
+/// and with them F, are exact in any case: they need log det H once a step, not once an iteration. With cg
+/// the gradient is noisy: StepReport::residual stops falling at its noise, and InnerOptions::tolerance below
+/// that does not end the loop.
+struct LogDetChoice {
+  enum class Method {
+    exact,      // without noise
+    cg,         // Hutchinson's estimator with conjugate gradients (the paper's appendix B.4): LogDetOptions
+    automatic,  // exact below 24 dimensions, where it costs about the same; cg from there on
+  };
+  Method method = Method::automatic;
+  int probes = 1;       // of cg, for each particle and iteration, in [1, 1000]: noise falls as 1/sqrt(probes)
+  int iterations = 10;  // of cg, most steps of a solve, in [1, 1000]
+  double tolerance = 0;  // of cg, ends a solve at this relative residual, in [0, 1); 0: all steps
+};
+
 /// The inner problem of a JKO step and how it is solved.
 struct InnerOptions {
   int iterations = 400;  // n_u >= 1
@@ -29,7 +45,8 @@ struct InnerOptions {
   Index minibatch = 0;   // particles per iteration; 0: all
   int refresh = 0;       // iterations between new clouds drawn from rho_0; 0: never
   double tolerance = 0;  // stop at this gradient, relative to the first of the flow; 0: never
-  int retries = 3;       // after a divergence, each at a quarter of the rate
+  LogDetChoice log_det{};
+  int retries = 3;  // after a divergence, each at a quarter of the rate
 };
 
 /// Everything about a flow but its functional and its initial cloud.
@@ -68,6 +85,14 @@ struct StepReport {
   /// converge. At least 16 particles each.
   double min_eigenvalue = std::numeric_limits<double>::quiet_NaN();
   double round_trip = std::numeric_limits<double>::quiet_NaN();
+  /// Of the inner loops. Where it was cg or chosen by `automatic`, log_det_error is the mean over 64
+  /// particles of log det H by stochastic Lanczos quadrature minus the exact one, with the step's last map,
+  /// and log_det_deviation the standard error of that mean: what the probes leave open. 0 without internal
+  /// energy.
+  LogDetOptions::Method log_det_method = LogDetOptions::Method::exact;
+  double log_det_error = 0;
+  double log_det_deviation = 0;
+  CgReport cg{};    // of all solves of the step
   double rate = 0;  // of Adam, after retries
   int retries = 0;
   double seconds = 0;      // wall time of the step

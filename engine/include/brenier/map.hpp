@@ -50,8 +50,8 @@ BrenierMap read_map(const std::filesystem::path& path);
 class Trajectory {
  public:
   Trajectory() = default;
-  /// `second_order` keeps the cloud before and the Jacobians of the last step (N d^2 doubles). ValueError: no particles, positions that are not finite. ShapeError: log-densities of another
-  /// length.
+  /// `second_order` keeps the cloud before and the Jacobians of the last step (N d^2 doubles). ValueError: no
+  /// particles, positions that are not finite. ShapeError: log-densities of another length.
   Trajectory(Cloud start, bool second_order);
 
   const Matrix<double>& x() const { return x_; }                           // (N, d)
