@@ -88,6 +88,25 @@ def barenblatt_jko(steps: int, tau: float) -> Values:
     return now
 
 
+def barenblatt_jko_in(dim: int, steps: int, tau: float) -> Values:
+    """The same in R^dim: rho = t^(-a) (C - k |x|^2 t^(-2 b))_+, b = 1/(dim + 2), a = dim b, k = b/4, and steps
+    s^(dim + 1) (s - 1) = tau dim F / E|x|^2. std: of one coordinate."""
+    b = 1 / (dim + 2)
+    k = b / 4
+    c = (k ** (dim / 2) * math.pi ** (-dim / 2) * math.gamma(2 + dim / 2)) ** (1 / (1 + dim / 2))
+    radius = math.sqrt(c / k) * POROUS_START**b
+    # |x|^2/R^2 has the law Beta(dim/2, 2).
+    now = Values(c * POROUS_START ** (-dim * b) * 4 / (dim + 4), radius / math.sqrt(dim + 4))
+    for _ in range(steps):
+        right = tau * now.functional / now.std**2
+        low, high = 1.0, 1 + right
+        for _ in range(200):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if middle ** (dim + 1) * (middle - 1) < right else (low, middle)
+        now = Values(now.functional / low**dim, now.std * low)
+    return now
+
+
 def fokker_planck_steady() -> Values:
     """V = x^2, m = 2: rho = (C - x^2/2)_+ of mass 1."""
     c = (9 / 32) ** (1 / 3)
@@ -318,6 +337,22 @@ def porous_medium_order2(runner: Runner, seeds: int) -> list[Row]:
                 at_least=True)]
 
 
+def porous_medium_dimensions(runner: Runner, seeds: int) -> list[Row]:
+    """Order 1 in 2, 3, 6 and 10 dimensions, against the exact JKO iterates."""
+    rows = []
+    for dim in (2, 3, 6, 10):
+        exact = barenblatt_jko_in(dim, POROUS_STEPS, POROUS_TAU)
+        runs = [runner.run("porous_medium_dimensions", f"porous_medium_{dim}d-{s}", s, "--set", f"cloud.dim={dim}")
+                for s in range(1, seeds + 1)]
+        functional = [deviation(held_out_functional(r), exact.functional) for r in runs]
+        std = [deviation(r.number("std"), exact.std) for r in runs]
+        name = f"porous medium, d = {dim}"
+        rows += [Row(name, f"F against the exact iterate {exact.functional:.5f}", 5e-3, functional,
+                     seconds_of(runs)),
+                 Row(name, f"std against the exact iterate {exact.std:.5f}", 5e-3, std)]
+    return rows
+
+
 def fokker_planck(runner: Runner, seeds: int) -> list[Row]:
     """To the steady state, and never below it."""
     exact = fokker_planck_steady().functional
@@ -384,6 +419,7 @@ def identity(runner: Runner, seeds: int) -> list[Row]:
 EXPERIMENTS: dict[str, Callable[[Runner, int], list[Row]]] = {
     "porous_medium": porous_medium,
     "porous_medium_order2": porous_medium_order2,
+    "porous_medium_dimensions": porous_medium_dimensions,
     "nonlinear_fokker_planck": fokker_planck,
     "aggregation": aggregation,
     "identity": identity,
@@ -411,6 +447,13 @@ def self_test() -> None:
         assert deviation(value, expected) <= relative, f"{value!r} is not {expected!r}"
 
     iterate, exact = barenblatt_jko(30, 1e-3), barenblatt(0.031)
+    for tau in (1e-3, 0.3):
+        same = barenblatt_jko_in(1, 7, tau)
+        near(same.functional, barenblatt_jko(7, tau).functional, 1e-12)
+        near(same.std, barenblatt_jko(7, tau).std, 1e-12)
+    # C of mass 1 for m = 2, from the density's integral over balls: 0.199471 in the plane, 0.045803 in R^10.
+    near(barenblatt_jko_in(2, 0, 1).functional, 0.199471 * POROUS_START**-0.5 * 2 / 3, 1e-5)
+    near(barenblatt_jko_in(10, 0, 1).functional, 0.045803 * POROUS_START ** (-10 / 12) * 2 / 7, 1e-5)
     near(iterate.functional, 0.9290, 6e-5)
     near(iterate.std, 0.28885, 2e-5)
     near(exact.std, 0.29222, 2e-5)
