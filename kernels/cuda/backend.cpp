@@ -19,7 +19,7 @@ int devices() {
 
 template <>
 std::vector<const char*> variants<float>() {
-  return {"tf32x3", "fma", "cublas"};
+  return {"tf32x3", "cublas"};
 }
 template <>
 std::vector<const char*> variants<double>() {
@@ -29,10 +29,9 @@ std::vector<const char*> variants<double>() {
 template <>
 const Operations<float>& operations<float>(const char* variant) {
   if (variant == std::string("tf32x3")) return table<float, Tf32x3>();
-  if (variant == std::string("fma")) return table<float, Fma>();
   if (variant == std::string("cublas")) return table<float, Cublas>();
   throw NotAvailable("there are no products \"" + std::string(variant) +
-                     "\" in float; choose tf32x3, fma or cublas");
+                     "\" in float; choose tf32x3 or cublas");
 }
 template <>
 const Operations<double>& operations<double>(const char* variant) {

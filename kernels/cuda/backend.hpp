@@ -141,8 +141,7 @@ void jet_gradient(const Icnn& net, const T* theta, MatrixView<const T> x, const 
 
 template <class T, class Policy>
 const Operations<T>& table() {
-  constexpr bool chosen = std::is_same_v<T, float> && std::is_same_v<Policy, Fma>;
-  constexpr const char* name = !kTiled<Policy> ? "cuda-cublas" : chosen ? "cuda-fma" : "cuda";
+  constexpr const char* name = kTiled<Policy> ? "cuda" : "cuda-cublas";
   static constexpr Operations<T> table = {.name = name,
                                           .evaluate = evaluate<T, Policy>,
                                           .hessian_vector = hessian_vector<T, Policy>,
