@@ -8,16 +8,14 @@
 //   ula     X <- X - eta grad V(X) + sqrt(2 eta) xi, many small steps for each JKO step
 //   gd      X <- X - eta grad V(X): the same without the entropy
 //   exact   samples of the exact solution
-#include <CLI/CLI.hpp>
 #include <Eigen/Dense>
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <exception>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "bench/draws.hpp"
+#include "bench/flow_arguments.hpp"
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
 
@@ -25,43 +23,28 @@ namespace {
 
 using namespace brenier;
 
-struct Options {
+struct Options : bench::FlowArguments {
   int dim = 20;
   Index samples = 2000;
-  Index particles = 65536;
-  Index minibatch = 1024;
-  double tau = 0.02;
   int steps = 40;
-  int order = 1;
   int repeats = 4;     // clouds of each kind
   int substeps = 100;  // of ULA for each JKO step
   double variance = 4;
-  std::vector<int> hidden = {100, 20};
-  int iterations = 400;
-  double rate = 5e-3;
-  std::string device = "auto";
-  int threads = 0;
-  std::uint64_t seed = 0;
 
+  Options() {
+    tau = 0.02;
+    hidden = {100, 20};
+    iterations = 400;
+  }
   void add_to(CLI::App& app) {
+    bench::FlowArguments::add_to(app);
     app.add_option("--dim", dim)->check(CLI::PositiveNumber);
     app.add_option("--samples", samples, "points of each cloud that is compared")->check(CLI::PositiveNumber);
-    app.add_option("--particles", particles)->check(CLI::PositiveNumber);
-    app.add_option("--minibatch", minibatch, "particles of an iteration; 0: all")
-        ->check(CLI::NonNegativeNumber);
-    app.add_option("--tau", tau)->check(CLI::PositiveNumber);
     app.add_option("--steps", steps)->check(CLI::PositiveNumber);
-    app.add_option("--order", order)->check(CLI::Range(1, 2));
     app.add_option("--repeats", repeats, "clouds of each kind, whose MMDs are averaged")
         ->check(CLI::PositiveNumber);
     app.add_option("--substeps", substeps, "ULA steps for each JKO step")->check(CLI::PositiveNumber);
     app.add_option("--variance", variance, "of the initial cloud")->check(CLI::PositiveNumber);
-    app.add_option("--hidden", hidden, "widths, e.g. 100,20")->delimiter(',')->check(CLI::PositiveNumber);
-    app.add_option("--iterations", iterations, "of Adam, a step")->check(CLI::PositiveNumber);
-    app.add_option("--rate", rate, "of Adam")->check(CLI::PositiveNumber);
-    app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
-    app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
-    app.add_option("--seed", seed);
   }
 };
 
@@ -148,17 +131,7 @@ int run(const Options& o) {
     descent.emplace_back(problem, cloud(seed + 3).x, false, 0);
   }
 
-  FlowOptions options;
-  options.tau = o.tau;
-  options.order = o.order;
-  options.network.hidden = o.hidden;
-  options.network.quadratic_rank = o.dim;
-  options.inner.iterations = o.iterations;
-  options.inner.adam.rate = o.rate;
-  options.inner.minibatch = o.minibatch;
-  options.device = o.device;
-  options.threads = o.threads;
-  options.seed = o.seed;
+  const FlowOptions options = o.options(o.dim);
   Matrix<double> a(o.dim, o.dim);
   for (int i = 0; i < o.dim; ++i)
     for (int j = 0; j < o.dim; ++j) a(i, j) = problem.a(i, j);
@@ -215,9 +188,12 @@ int run(const Options& o) {
   }
   std::printf("largest ratio to ULA with another seed: %.3f\n", worst);
   std::printf("the flow took %.1f s\n", seconds);
-  const nlohmann::ordered_json all = {{"dim", o.dim},         {"tau", o.tau},       {"order", o.order},
-                                      {"samples", o.samples}, {"seconds", seconds}, {"worst_ratio", worst},
-                                      {"rows", rows}};
+  nlohmann::ordered_json all = o.json();
+  all["dim"] = o.dim;
+  all["samples"] = o.samples;
+  all["seconds"] = seconds;
+  all["worst_ratio"] = worst;
+  all["rows"] = rows;
   std::printf("%s\n", all.dump().c_str());
   return 0;
 }
@@ -225,14 +201,6 @@ int run(const Options& o) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("The JKO flow beside the Unadjusted Langevin Algorithm in high dimension.");
-  Options options;
-  options.add_to(app);
-  CLI11_PARSE(app, argc, argv);
-  try {
-    return run(options);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+  return bench::run_program(
+      argc, argv, "The JKO flow beside the Unadjusted Langevin Algorithm in high dimension.", Options(), run);
 }

@@ -4,17 +4,15 @@
 // target is the equal mixture of unit Gaussians around points that are uniform on [-5, 5]^d. The energy
 // distance is 2 E|X - Y| - E|X - X'| - E|Y - Y'|, perhaps not the published convention; KL(t|m) inverts the
 // flow at samples of the target. Prints a table and, last, one JSON line.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <exception>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "bench/draws.hpp"
+#include "bench/flow_arguments.hpp"
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
 
@@ -32,42 +30,24 @@ const std::map<int, Published> kPublished = {
     {6, {7, .1505, .1507, .3012, .236, 2125}},   {8, {8, .2011, .1951, .3962, .186, 3370}},
     {10, {9, .1842, .1448, .3290, .0894, 4034}}, {12, {10, .3025, .2061, .5086, .1005, 7175}}};
 
-struct Options {
+struct Options : bench::FlowArguments {
   std::vector<int> dims;
   int targets = 5;
-  double tau = 0.1;
   double time = 4;
-  int order = 1;
-  Index particles = 65536;
-  Index minibatch = 1024;
   Index samples = 8192;
-  std::vector<int> hidden = {100, 50};
-  int rank = -1;
-  int iterations = 500;
-  double rate = 5e-3;
-  std::string device = "auto";
-  int threads = 0;
-  std::uint64_t seed = 0;
 
+  Options() {
+    tau = 0.1;
+    hidden = {100, 50};
+  }
   void add_to(CLI::App& app) {
+    bench::FlowArguments::add_to(app);
     app.add_option("--dims", dims, "dimensions, e.g. 2,4 (all of the table)")
         ->delimiter(',')
         ->check(CLI::IsMember({2, 4, 6, 8, 10, 12}));
     app.add_option("--targets", targets, "random targets of each dimension")->check(CLI::PositiveNumber);
-    app.add_option("--tau", tau)->check(CLI::PositiveNumber);
     app.add_option("--time", time, "at the end")->check(CLI::PositiveNumber);
-    app.add_option("--order", order)->check(CLI::Range(1, 2));
-    app.add_option("--particles", particles)->check(CLI::PositiveNumber);
-    app.add_option("--minibatch", minibatch, "particles of an iteration; 0: all")
-        ->check(CLI::NonNegativeNumber);
     app.add_option("--samples", samples, "that judge, of each density")->check(CLI::PositiveNumber);
-    app.add_option("--hidden", hidden, "widths, e.g. 100,50")->delimiter(',')->check(CLI::PositiveNumber);
-    app.add_option("--rank", rank, "of the quadratic skip (d)");
-    app.add_option("--iterations", iterations, "of Adam, a step")->check(CLI::PositiveNumber);
-    app.add_option("--rate", rate, "of Adam")->check(CLI::PositiveNumber);
-    app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
-    app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
-    app.add_option("--seed", seed);
   }
 };
 
@@ -107,17 +87,7 @@ struct Score {
 Score run(const Options& o, int d, int number) {
   const Matrix<double> centres = centres_of(o, d, number);
   const Density target = mixture_of(centres);
-  FlowOptions options;
-  options.tau = o.tau;
-  options.order = o.order;
-  options.network.hidden = o.hidden;
-  options.network.quadratic_rank = o.rank < 0 ? d : o.rank;
-  options.inner.iterations = o.iterations;
-  options.inner.adam.rate = o.rate;
-  options.inner.minibatch = o.minibatch;
-  options.device = o.device;
-  options.threads = o.threads;
-  options.seed = o.seed + static_cast<std::uint64_t>(number);
+  const FlowOptions options = o.options(d, number);
   const Density start = Density::gaussian(d, 0, 16);
   const double begin = bench::now();
   Flow<float> flow(entropy() + potential_of(centres),
@@ -142,10 +112,7 @@ int run_table(const Options& o) {
   if (dims.empty()) {
     for (const auto& [d, row] : kPublished) dims.push_back(d);
   }
-  std::printf("mixtures: t = %g, tau = %g, order %d, %d targets, %td particles, minibatch %td, hidden",
-              o.time, o.tau, o.order, o.targets, o.particles, o.minibatch);
-  for (const int width : o.hidden) std::printf(" %d", width);
-  std::printf(", %d iterations a step\n", o.iterations);
+  std::printf("mixtures at t = %g, means of %d targets\n", o.time, o.targets);
   std::printf("%4s %9s %9s %9s %9s %9s %9s %9s %9s %9s %9s\n", "d", "KL(m|t)", "published", "KL(t|m)",
               "published", "symmetric", "published", "energy", "published", "seconds", "published");
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
@@ -174,15 +141,10 @@ int run_table(const Options& o) {
                     {"published_symmetric_kl", known.symmetric_kl},
                     {"published_seconds", known.seconds}});
   }
-  const nlohmann::ordered_json all = {{"time", o.time},
-                                      {"tau", o.tau},
-                                      {"order", o.order},
-                                      {"targets", o.targets},
-                                      {"particles", o.particles},
-                                      {"minibatch", o.minibatch},
-                                      {"hidden", o.hidden},
-                                      {"iterations", o.iterations},
-                                      {"rows", rows}};
+  nlohmann::ordered_json all = o.json();
+  all["time"] = o.time;
+  all["targets"] = o.targets;
+  all["rows"] = rows;
   std::printf("%s\n", all.dump().c_str());
   return 0;
 }
@@ -190,14 +152,6 @@ int run_table(const Options& o) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Random Gaussian mixtures beside the published table.");
-  Options options;
-  options.add_to(app);
-  CLI11_PARSE(app, argc, argv);
-  try {
-    return run_table(options);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+  return bench::run_program(argc, argv, "Random Gaussian mixtures beside the published table.", Options(),
+                            run_table);
 }

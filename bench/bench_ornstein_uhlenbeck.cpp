@@ -8,18 +8,16 @@
 //   mokrov   symmetric KL from samples of both densities, mean over targets; d = 1 to 12, t = 0.5 and 0.9
 //   fan      symmetric KL of the Gaussian with the moments of a large cloud, mean of its log10; d = 2 to 64,
 //   t = 0.9
-#include <CLI/CLI.hpp>
 #include <Eigen/Dense>
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <exception>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "bench/draws.hpp"
+#include "bench/flow_arguments.hpp"
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
 
@@ -27,44 +25,22 @@ namespace {
 
 using namespace brenier;
 
-struct Options {
+struct Options : bench::FlowArguments {
   std::string table = "mokrov";
   std::vector<int> dims;
   int targets = 15;
-  double tau = 0.05;
-  int order = 1;
-  Index particles = 65536;
-  Index minibatch = 1024;
   Index samples = 0;  // 0: as published
-  std::vector<int> hidden = {16};
-  int rank = -1;  // -1: d
-  int iterations = 500;
-  double rate = 5e-3;
-  std::string device = "auto";
-  int threads = 0;
-  std::uint64_t seed = 0;
 
   bool fan() const { return table == "fan"; }
   void add_to(CLI::App& app) {
+    bench::FlowArguments::add_to(app);
     app.add_option("--table", table)->check(CLI::IsMember({"mokrov", "fan"}));
     app.add_option("--dims", dims, "dimensions, e.g. 2,4 (all of the table)")
         ->delimiter(',')
         ->check(CLI::PositiveNumber);
     app.add_option("--targets", targets, "random targets of each dimension")->check(CLI::PositiveNumber);
-    app.add_option("--tau", tau, "step length; must divide 0.1")->check(CLI::PositiveNumber);
-    app.add_option("--order", order)->check(CLI::Range(1, 2));
-    app.add_option("--particles", particles)->check(CLI::PositiveNumber);
-    app.add_option("--minibatch", minibatch, "particles of an iteration; 0: all")
-        ->check(CLI::NonNegativeNumber);
     app.add_option("--samples", samples, "that judge (8192 for mokrov, 512000 for fan)")
         ->check(CLI::PositiveNumber);
-    app.add_option("--hidden", hidden, "widths, e.g. 64,64")->delimiter(',')->check(CLI::PositiveNumber);
-    app.add_option("--rank", rank, "of the quadratic skip (d)")->check(CLI::NonNegativeNumber);
-    app.add_option("--iterations", iterations, "of Adam, a step")->check(CLI::PositiveNumber);
-    app.add_option("--rate", rate, "of Adam")->check(CLI::PositiveNumber);
-    app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
-    app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
-    app.add_option("--seed", seed);
   }
 };
 
@@ -146,17 +122,7 @@ Run run(const Options& o, int d, int number, const std::vector<double>& times) {
   const GaussianState target = target_of(o, d, number);
   const Matrix<double> stiffness = inverse(target.covariance);
   const Parameters parameters = {{"A", Parameter::matrix(stiffness)}, {"b", Parameter::vector(target.mean)}};
-  FlowOptions options;
-  options.tau = o.tau;
-  options.order = o.order;
-  options.network.hidden = o.hidden;
-  options.network.quadratic_rank = o.rank < 0 ? d : o.rank;
-  options.inner.iterations = o.iterations;
-  options.inner.adam.rate = o.rate;
-  options.inner.minibatch = o.minibatch;
-  options.device = o.device;
-  options.threads = o.threads;
-  options.seed = o.seed + static_cast<std::uint64_t>(number);
+  const FlowOptions options = o.options(d, number);
   const Density start = Density::gaussian(d, 0, 1);
   const double begin = bench::now();
   Flow<float> flow(entropy() + potential("dot(x - b, A*(x - b))/2", d, parameters),
@@ -250,11 +216,9 @@ int run_table(Options o) {
   if (std::abs(0.1 / o.tau - std::round(0.1 / o.tau)) > 1e-9) {
     throw ValueError("--tau " + std::to_string(o.tau) + " does not divide 0.1; take 0.05, 0.025, ...");
   }
-  std::printf("%s: %s, tau = %g, order %d, %d targets, %td particles, minibatch %td, hidden", o.table.c_str(),
+  std::printf("%s: %s, tau = %g, order %d, means of %d targets\n", o.table.c_str(),
               o.fan() ? "log10 of the symmetric KL of moments" : "symmetric KL from samples", o.tau, o.order,
-              o.targets, o.particles, o.minibatch);
-  for (const int width : o.hidden) std::printf(" %d", width);
-  std::printf(", %d iterations a step\n", o.iterations);
+              o.targets);
   std::printf("%4s %5s %12s %10s %12s %12s %9s %9s\n", "d", "t", "brenier", "+-", "floor", "published",
               "seconds", "published");
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
@@ -263,11 +227,11 @@ int run_table(Options o) {
     for (int number = 0; number < o.targets; ++number) runs.push_back(run(o, d, number, times));
     report(o, d, times, runs, rows);
   }
-  const nlohmann::ordered_json all = {{"table", o.table},           {"tau", o.tau},
-                                      {"order", o.order},           {"targets", o.targets},
-                                      {"particles", o.particles},   {"minibatch", o.minibatch},
-                                      {"samples", o.samples},       {"hidden", o.hidden},
-                                      {"iterations", o.iterations}, {"rows", rows}};
+  nlohmann::ordered_json all = o.json();
+  all["table"] = o.table;
+  all["targets"] = o.targets;
+  all["samples"] = o.samples;
+  all["rows"] = rows;
   std::printf("%s\n", all.dump().c_str());
   return 0;
 }
@@ -275,14 +239,6 @@ int run_table(Options o) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Random Gaussian targets beside the published tables.");
-  Options options;
-  options.add_to(app);
-  CLI11_PARSE(app, argc, argv);
-  try {
-    return run_table(options);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+  return bench::run_program(argc, argv, "Random Gaussian targets beside the published tables.", Options(),
+                            run_table);
 }

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+// What benchmarks of whole flows have in common: their arguments, and how the program ends.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "brenier/flow.hpp"
+
+namespace brenier::bench {
+
+/// Settings of a flow that takes a minibatch of a large cloud in each iteration.
+struct FlowArguments {
+  double tau = 0.05;
+  int order = 1;
+  Index particles = 65536;
+  Index minibatch = 1024;
+  std::vector<int> hidden = {16};
+  int rank = -1;  // of the quadratic skip; -1: the dimension
+  int iterations = 500;
+  double rate = 5e-3;
+  std::string device = "auto";
+  int threads = 0;
+  std::uint64_t seed = 0;
+
+  void add_to(CLI::App& app) {
+    app.add_option("--tau", tau, "step length")->check(CLI::PositiveNumber);
+    app.add_option("--order", order)->check(CLI::Range(1, 2));
+    app.add_option("--particles", particles)->check(CLI::PositiveNumber);
+    app.add_option("--minibatch", minibatch, "particles of an iteration; 0: all")
+        ->check(CLI::NonNegativeNumber);
+    app.add_option("--hidden", hidden, "widths, e.g. 100,20")->delimiter(',')->check(CLI::PositiveNumber);
+    app.add_option("--rank", rank, "of the quadratic skip (the dimension)")->check(CLI::NonNegativeNumber);
+    app.add_option("--iterations", iterations, "of Adam, a step")->check(CLI::PositiveNumber);
+    app.add_option("--rate", rate, "of Adam")->check(CLI::PositiveNumber);
+    app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
+    app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
+    app.add_option("--seed", seed);
+  }
+
+  /// For dimension `dim`; `number` tells the targets of one seed apart.
+  FlowOptions options(int dim, int number = 0) const {
+    FlowOptions out;
+    out.tau = tau;
+    out.order = order;
+    out.network.hidden = hidden;
+    out.network.quadratic_rank = rank < 0 ? dim : rank;
+    out.inner.iterations = iterations;
+    out.inner.adam.rate = rate;
+    out.inner.minibatch = minibatch;
+    out.device = device;
+    out.threads = threads;
+    out.seed = seed + static_cast<std::uint64_t>(number);
+    return out;
+  }
+
+  nlohmann::ordered_json json() const {
+    return {
+        {"tau", tau},       {"order", order},           {"particles", particles}, {"minibatch", minibatch},
+        {"hidden", hidden}, {"iterations", iterations}, {"rate", rate},           {"device", device},
+        {"seed", seed}};
+  }
+};
+
+/// The whole of main(): arguments into `options`, then run(options). Exit status 1 with a message where it
+/// throws.
+template <class Options, class Run>
+int run_program(int argc, char** argv, const char* about, Options options, const Run& run) {
+  CLI::App app(about);
+  options.add_to(app);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    return run(options);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
+
+}  // namespace brenier::bench
