@@ -207,9 +207,9 @@ int devices();
 /// NotAvailable where they are not.
 template <class T>
 const Operations<T>& operations();
-/// How products of matrices may be formed, the default first: "tf32x3" (float: tensor cores, three terms),
-/// "fma", and "cublas" (whole layers; what the others do where a network has no room in shared memory); and
-/// the operations of one of them.
+/// How products of matrices may be formed, the default first: "tf32x3" (float: tensor cores, three terms) or
+/// "fma" (double), then "cublas" (whole layers; what the first does where a network has no room in shared
+/// memory); and the operations of one of them.
 template <class T>
 std::vector<const char*> variants();
 template <class T>

@@ -113,10 +113,56 @@ def check_ops(binary: str, folder: Path) -> None:
     check_rejected(binary, "--speed", "9")
 
 
+def last_line(text: str) -> dict:
+    """The JSON line that ends the tables of whole flows; all numbers in its rows are finite."""
+    content = json.loads(text.splitlines()[-1])
+    for row in content["rows"]:
+        assert all(math.isfinite(value) for value in row.values()), row
+    return content
+
+
+def check_ornstein_uhlenbeck(binary: str, _: Path) -> None:
+    """Below the published distances, and at those of the exact JKO iterates up to the error of the samples."""
+    small = ("--dims", "2", "--targets", "1", "--particles", "4096", "--minibatch", "512", "--iterations", "300")
+    content = last_line(passed(binary, *small))
+    assert [row["t"] for row in content["rows"]] == [0.5, 0.9], content
+    for row in content["rows"]:
+        assert 0 < row["value"] < min(row["published"], 5 * row["floor"]), row
+    (row,) = last_line(passed(binary, *small, "--table", "fan", "--samples", "4096"))["rows"]
+    assert row["floor"] - 0.05 < row["value"] < row["floor"] + 0.5, row
+    check_rejected(binary, "--tau", "0.03")
+    check_rejected(binary, "--dims", "3,x")
+    check_rejected(binary, "--table", "none")
+
+
+def check_mixtures(binary: str, _: Path) -> None:
+    """A few steps bring the model nearer to the target; the metrics agree on where it is at the start."""
+    small = ("--dims", "2", "--targets", "1", "--particles", "2000", "--minibatch", "200", "--samples", "1000")
+    short = last_line(passed(binary, *small, "--iterations", "30", "--tau", "0.01", "--time", "0.01"))["rows"][0]
+    long = last_line(passed(binary, *small, "--iterations", "100", "--time", "1"))["rows"][0]
+    for key in ("kl_model", "kl_target", "symmetric_kl", "energy_distance"):
+        assert 0 < long[key] < 0.5 * short[key], (key, short, long)
+    check_rejected(binary, "--dims", "3")
+    check_rejected(binary, "--targets", "0")
+
+
+def check_langevin(binary: str, _: Path) -> None:
+    """The flow keeps up with the diffusion, descent without noise does not."""
+    small = ("--dim", "4", "--samples", "1500", "--particles", "4000", "--iterations", "200", "--repeats", "2")
+    content = last_line(passed(binary, *small, "--steps", "15", "--tau", "0.02"))
+    assert len(content["rows"]) == 15, content
+    last = content["rows"][-1]
+    assert last["brenier"] < 1.6 * last["ula"] and last["descent"] > 2 * last["brenier"], last
+    assert last["symmetric_kl_of_moments"] < 0.1, last
+    check_rejected(binary, "--dim", "0")
+
+
 def main() -> None:
     kind, binary = sys.argv[1:]
+    checks = {"inner": check_inner, "ops": check_ops, "ornstein_uhlenbeck": check_ornstein_uhlenbeck}
+    checks |= {"mixtures": check_mixtures, "langevin": check_langevin}
     with tempfile.TemporaryDirectory() as folder:
-        {"inner": check_inner, "ops": check_ops}[kind](binary, Path(folder))
+        checks[kind](binary, Path(folder))
     print(f"{kind}: passed")
 
 

@@ -11,6 +11,7 @@
 
 #include "kernels/runtime/device.hpp"
 #include "tests/support/app.hpp"
+#include "tests/support/backends.hpp"
 #include "tests/support/near.hpp"
 #include "tools/commands.hpp"
 #include "tools/report.hpp"
@@ -28,8 +29,9 @@ using Overrides = std::vector<std::string>;
 
 /// An experiment of the paper, as bench/paper has it, with fewer particles, steps and iterations.
 Config experiment(const std::string& name, Overrides overrides) {
-  const Overrides small = {"cloud.particles=80", "flow.steps=3", "inner.iterations=20",
-                           "held_out.particles=0", "threads=1"};
+  const std::string iterations = kReduced ? "4" : "20";
+  const Overrides small = {"cloud.particles=80", "flow.steps=" + std::to_string(kReduced ? 2 : 3),
+                           "inner.iterations=" + iterations, "held_out.particles=0", "threads=1"};
   overrides.insert(overrides.begin(), small.begin(), small.end());
   return load_config(std::string(BRENIER_SOURCE_DIR) + "/bench/paper/" + name + ".toml", overrides);
 }
@@ -92,13 +94,14 @@ struct Outcome {
   }
 };
 
+constexpr int kIterations = kReduced ? 3 : 10;
 Config four_steps(const std::string& device, const Overrides& more = {}) {
-  Overrides overrides = {"precision=double", "flow.steps=4", "cloud.particles=64", "inner.iterations=10",
-                         "device=" + device};
+  Overrides overrides = {"precision=double", "flow.steps=4", "cloud.particles=64",
+                         "inner.iterations=" + std::to_string(kIterations), "device=" + device};
   overrides.insert(overrides.end(), more.begin(), more.end());
   return experiment("porous_medium", overrides);
 }
-constexpr int kFourSteps = 4 * 10;  // inner iterations
+constexpr int kFourSteps = 4 * kIterations;
 
 }  // namespace
 
