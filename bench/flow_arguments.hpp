@@ -21,6 +21,7 @@ struct FlowArguments {
   Index minibatch = 1024;
   std::vector<int> hidden = {16};
   int rank = -1;  // of the quadratic skip; -1: the dimension
+  double sharpness = 1;
   int iterations = 500;
   double rate = 5e-3;
   std::string device = "auto";
@@ -35,6 +36,7 @@ struct FlowArguments {
         ->check(CLI::NonNegativeNumber);
     app.add_option("--hidden", hidden, "widths, e.g. 100,20")->delimiter(',')->check(CLI::PositiveNumber);
     app.add_option("--rank", rank, "of the quadratic skip (the dimension)")->check(CLI::NonNegativeNumber);
+    app.add_option("--sharpness", sharpness, "of the network's bends")->check(CLI::PositiveNumber);
     app.add_option("--iterations", iterations, "of Adam, a step")->check(CLI::PositiveNumber);
     app.add_option("--rate", rate, "of Adam")->check(CLI::PositiveNumber);
     app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
@@ -49,6 +51,7 @@ struct FlowArguments {
     out.order = order;
     out.network.hidden = hidden;
     out.network.quadratic_rank = rank < 0 ? dim : rank;
+    out.network.sharpness = sharpness;
     out.inner.iterations = iterations;
     out.inner.adam.rate = rate;
     out.inner.minibatch = minibatch;
@@ -59,10 +62,16 @@ struct FlowArguments {
   }
 
   nlohmann::ordered_json json() const {
-    return {
-        {"tau", tau},       {"order", order},           {"particles", particles}, {"minibatch", minibatch},
-        {"hidden", hidden}, {"iterations", iterations}, {"rate", rate},           {"device", device},
-        {"seed", seed}};
+    return {{"tau", tau},
+            {"order", order},
+            {"particles", particles},
+            {"minibatch", minibatch},
+            {"hidden", hidden},
+            {"sharpness", sharpness},
+            {"iterations", iterations},
+            {"rate", rate},
+            {"device", device},
+            {"seed", seed}};
   }
 };
 

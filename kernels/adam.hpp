@@ -28,11 +28,11 @@ struct AdamStep {
         correction1(static_cast<T>(1 / (1 - std::pow(o.beta1, k + 1)))),
         correction2(static_cast<T>(1 / (1 - std::pow(o.beta2, k + 1)))) {}
 
-  /// `active` is 1, or 0 for a frozen parameter.
-  BRENIER_HOST_DEVICE void update(T& theta, T& m, T& v, T gradient, T lower, T active = 1) const {
+  /// `factor` of the rate, 0 where a parameter is not updated.
+  BRENIER_HOST_DEVICE void update(T& theta, T& m, T& v, T gradient, T lower, T factor) const {
     m = beta1 * m + (T(1) - beta1) * gradient;
     v = beta2 * v + (T(1) - beta2) * gradient * gradient;
-    const T moved = theta - active * rate * (m * correction1) / (std::sqrt(v * correction2) + epsilon);
+    const T moved = theta - factor * rate * (m * correction1) / (std::sqrt(v * correction2) + epsilon);
     theta = moved > lower ? moved : lower;
   }
 };

@@ -32,14 +32,17 @@ void validate(const Architecture& a) {
   if (a.quadratic_rank < 0) {
     fail("quadratic_rank = " + std::to_string(a.quadratic_rank) + "; it must be at least 0");
   }
+  if (!(a.sharpness > 0 && a.sharpness <= 1e6)) {
+    fail("sharpness = " + std::to_string(a.sharpness) + "; it must be above 0, and at most 1e6");
+  }
   if (!(a.floor >= 0)) fail("floor = " + std::to_string(a.floor) + "; it must be at least 0");
   if (!(a.alpha_min >= 0)) fail("alpha_min = " + std::to_string(a.alpha_min) + "; it must be at least 0");
 }
 
 }  // namespace
 
-Index Icnn::add(std::string name, Index rows, Index cols, double lower, bool frozen, bool nonnegative) {
-  tensors_.push_back({std::move(name), parameters_, rows, cols, lower, frozen, nonnegative});
+Index Icnn::add(std::string name, Index rows, Index cols, double lower, double rate, bool nonnegative) {
+  tensors_.push_back({std::move(name), parameters_, rows, cols, lower, rate, nonnegative});
   parameters_ += rows * cols;
   return tensors_.back().offset;
 }
@@ -47,11 +50,12 @@ Index Icnn::add(std::string name, Index rows, Index cols, double lower, bool fro
 Icnn::Icnn(Architecture architecture) : architecture_(std::move(architecture)) {
   validate(architecture_);
   const Architecture& arch = architecture_;
-  const auto free = [&](const std::string& name, Index rows, Index cols) {
-    return add(name, rows, cols, kUnbounded, false, false);
+  const double sharp = arch.sharpness;
+  const auto free = [&](const std::string& name, Index rows, Index cols, double rate = 1) {
+    return add(name, rows, cols, kUnbounded, rate, false);
   };
-  const auto positive = [&](const std::string& name, Index rows, Index cols) {
-    return add(name, rows, cols, arch.floor, false, true);
+  const auto positive = [&](const std::string& name, Index rows, Index cols, double rate = 1) {
+    return add(name, rows, cols, arch.floor, rate, true);
   };
   for (std::size_t l = 0; l < arch.hidden.size(); ++l) {
     const int width = arch.hidden[l];
@@ -63,7 +67,7 @@ Icnn::Icnn(Architecture architecture) : architecture_(std::move(architecture)) {
       Layer inner;
       inner.width = width;
       inner.weight = positive(prefix + "inner.weight", width, before);
-      inner.bias = free(prefix + "inner.bias", width, 1);
+      inner.bias = free(prefix + "inner.bias", width, 1, sharp);
       layers_.push_back(inner);
       layer.weight = positive(prefix + "outer.weight", width, width);
       layer.skip = static_cast<int>(layers_.size()) - 2;
@@ -71,15 +75,15 @@ Icnn::Icnn(Architecture architecture) : architecture_(std::move(architecture)) {
     } else if (l > 0) {
       layer.weight = positive(prefix + "hidden.weight", width, before);
     }
-    layer.input_weight = free(prefix + "input.weight", width, arch.dim);
-    layer.bias = free(prefix + "bias", width, 1);
+    layer.input_weight = free(prefix + "input.weight", width, arch.dim, sharp);
+    layer.bias = free(prefix + "bias", width, 1, sharp);
     layers_.push_back(layer);
   }
-  output_weight_ = positive("output.hidden.weight", 1, layers_.back().width);
+  output_weight_ = positive("output.hidden.weight", 1, layers_.back().width, 1 / sharp);
   output_input_ = free("output.input.weight", 1, arch.dim);
   output_bias_ = free("output.bias", 1, 1);
-  alpha_ =
-      add("quadratic.alpha", 1, 1, arch.learn_alpha ? arch.alpha_min : kUnbounded, !arch.learn_alpha, true);
+  alpha_ = add("quadratic.alpha", 1, 1, arch.learn_alpha ? arch.alpha_min : kUnbounded,
+               arch.learn_alpha ? 1 : 0, true);
   if (arch.quadratic_rank > 0) factor_ = free("quadratic.factor", arch.quadratic_rank, arch.dim);
 }
 
@@ -158,6 +162,10 @@ std::vector<double> initial_parameters(const Icnn& net, Initialisation how, std:
     initialise_identity(net, theta, draws);
   }
   const Architecture& arch = net.architecture();
+  for (const ParameterTensor& tensor : net.tensors()) {
+    if (tensor.offset == net.alpha()) break;  // the quadratic part has no bends
+    for (Index k = tensor.offset; k < tensor.offset + tensor.size(); ++k) theta[k] *= tensor.rate;
+  }
   theta[net.alpha()] = arch.learn_alpha ? std::max(alpha, arch.alpha_min) : alpha;
   const int rank = net.rank();
   if (rank == 0) return theta;

@@ -39,6 +39,11 @@ struct Architecture {
   bool learn_alpha = true;  // false: alpha keeps its initial value
   double alpha_min = 1e-3;  // lower bound of a learned alpha, >= 0
   double floor = 1e-18;     // lower bound of W_l, c_l and w, >= 0
+  /// beta > 0: trained as a network with sigma(beta s)/beta in the place of sigma(s), whose bends are beta
+  /// times as sharp. Written as one with sigma: A_l and b_l start beta times as large, w as small, and Adam
+  /// moves them by beta times, by 1/beta times its rate. Targets with narrow transitions (mixtures of distant
+  /// modes) need it: at the common rate weights would take thousands of iterations to grow that large.
+  double sharpness = 1;
 };
 
 /// One hidden layer. Offsets into theta are -1 where the layer has no such parameter.
@@ -52,14 +57,14 @@ struct Layer {
 };
 
 /// One named tensor of theta, row-major. `lower` is the bound it is clamped to after each update (-inf:
-/// none); a frozen tensor is not updated.
+/// none).
 struct ParameterTensor {
   std::string name;
   Index offset = 0;
   Index rows = 0;
   Index cols = 0;
   double lower = -std::numeric_limits<double>::infinity();
-  bool frozen = false;
+  double rate = 1;           // factor of Adam's rate; 0 where it is not updated
   bool nonnegative = false;  // convexity needs it >= 0
   Index size() const { return rows * cols; }
 };
@@ -85,7 +90,7 @@ class Icnn {
   Index factor() const { return factor_; }  // B (rank, dim); -1 where rank is 0
 
  private:
-  Index add(std::string name, Index rows, Index cols, double lower, bool frozen, bool nonnegative);
+  Index add(std::string name, Index rows, Index cols, double lower, double rate, bool nonnegative);
 
   Architecture architecture_;
   std::vector<Layer> layers_;

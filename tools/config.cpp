@@ -37,6 +37,7 @@ void read_network(Section& section, FlowOptions& flow) {
   net.learn_alpha = section.boolean("learn_alpha", net.learn_alpha);
   net.alpha_min = section.number("alpha_min", at_least(0), net.alpha_min);
   net.floor = section.number("floor", at_least(0), net.floor);
+  net.sharpness = section.number("sharpness", above(0), net.sharpness);
   flow.normalise = section.boolean("normalise", flow.normalise);
   Index parameters = 0;
   try {
@@ -180,7 +181,7 @@ Config parse_config(const std::string& text, const std::string& name, const std:
   Section flow = root.table("flow", {"tau", "steps", "order", "start_time", "certificates"});
   read_flow(flow, config.cloud, config);
   Section network = root.table("network", {"hidden", "activation", "residual", "quadratic_rank", "alpha",
-                                           "learn_alpha", "alpha_min", "floor", "normalise"});
+                                           "learn_alpha", "alpha_min", "floor", "sharpness", "normalise"});
   config.flow.network.dim = config.cloud.dim;
   read_network(network, config.flow);
   Section inner = root.table("inner", {"iterations", "rate", "final_fraction", "beta1", "beta2", "epsilon",

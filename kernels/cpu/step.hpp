@@ -39,7 +39,7 @@ struct StepShared {
   T* image;           // (d, image_ld): images of the batch, component-major; only where interacting
   double* norm2;      // (norm_blocks)
   T* lower;           // (parameters): bounds
-  T* active;          // (parameters): 1, or 0 where frozen
+  T* rate;            // (parameters): factors of the rate, 0 where not updated
   std::atomic<bool> interrupted{false};
 
   StepShared(const InnerProblem<T>& problem, Carver& carver)
@@ -55,7 +55,7 @@ struct StepShared {
         image(carver.take<T>(interacting ? problem.x.cols * image_ld : 1)),
         norm2(carver.take<double>(norm_blocks)),
         lower(carver.take<T>(parameters)),
-        active(carver.take<T>(parameters)) {}
+        rate(carver.take<T>(parameters)) {}
 };
 
 /// What one thread of a step owns.
@@ -348,7 +348,7 @@ class StepRun {
     for (const ParameterTensor& tensor : problem.net->tensors()) {
       for (Index k = tensor.offset; k < tensor.offset + tensor.size(); ++k) {
         shared().lower[k] = static_cast<T>(tensor.lower);
-        shared().active[k] = tensor.frozen ? T(0) : T(1);
+        shared().rate[k] = static_cast<T>(tensor.rate);
       }
     }
     Carver private_count(nullptr);
@@ -426,9 +426,9 @@ void update_range(const AdamStep<T>& adam, InnerState<T>& state, const StepShare
   T* __restrict v = state.second_moment.data();
   const double* __restrict gradient = shared.partial;
   const T* __restrict lower = shared.lower;
-  const T* __restrict active = shared.active;
+  const T* __restrict rate = shared.rate;
   for (Index i = first; i < last; ++i) {
-    adam.update(theta[i], m[i], v[i], static_cast<T>(gradient[i]), lower[i], active[i]);
+    adam.update(theta[i], m[i], v[i], static_cast<T>(gradient[i]), lower[i], rate[i]);
   }
 }
 
@@ -456,8 +456,9 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
         const T* theta = state.theta.data() + first;
         for (Index i = 0; i < count; ++i) {
           shared.partial[first + i] = gradient[i];  // chunk 0 keeps the mean
-          const bool held = held_by_bound(theta[i], shared.lower[first + i], gradient[i]);
-          const double moving = held ? 0.0 : static_cast<double>(shared.active[first + i]) * gradient[i];
+          const bool held =
+              shared.rate[first + i] == T(0) || held_by_bound(theta[i], shared.lower[first + i], gradient[i]);
+          const double moving = held ? 0.0 : gradient[i];
           norm2 += moving * moving;
         }
         shared.norm2[block] = norm2;

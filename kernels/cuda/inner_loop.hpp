@@ -187,13 +187,13 @@ class DeviceAdam {
     const PackedNet& net = step.net().net();
     m_ = two_sets(net.pack(state.first_moment.data()), stream);
     v_ = two_sets(net.pack(state.second_moment.data()), stream);
-    std::vector<T> lower, active;
+    std::vector<T> lower, rate;
     for (const ParameterTensor& tensor : problem.net->tensors()) {
       lower.insert(lower.end(), static_cast<std::size_t>(tensor.size()), static_cast<T>(tensor.lower));
-      active.insert(active.end(), static_cast<std::size_t>(tensor.size()), tensor.frozen ? T(0) : T(1));
+      rate.insert(rate.end(), static_cast<std::size_t>(tensor.size()), static_cast<T>(tensor.rate));
     }
     lower_ = upload(net.pack(lower.data()).data(), net.size(), stream);
-    active_ = upload(net.pack(active.data()).data(), net.size(), stream);
+    rate_ = upload(net.pack(rate.data()).data(), net.size(), stream);
     std::vector<AdamStep<T>> table;
     for (int k = state.iteration; k < until; ++k) table.emplace_back(problem.adam, k, problem.iterations);
     table_ = upload(table.data(), static_cast<Index>(table.size()), stream);
@@ -210,7 +210,7 @@ class DeviceAdam {
     args.m = raw(m_);
     args.v = raw(v_);
     args.lower = raw(lower_);
-    args.active = raw(active_);
+    args.rate = raw(rate_);
     args.adam = raw(table_);
     args.first_iteration = first_iteration_;
     args.tolerance = tolerance_;
@@ -241,7 +241,7 @@ class DeviceAdam {
   DeviceStep<T, Policy>& step_;
   int first_iteration_;
   double tolerance_, gradient_scale_;
-  DeviceBuffer<T> m_, v_, lower_, active_;
+  DeviceBuffer<T> m_, v_, lower_, rate_;
   DeviceBuffer<AdamStep<T>> table_;
   DeviceBuffer<double> norm2_;
   DeviceBuffer<unsigned> ticket_;

@@ -29,7 +29,7 @@ struct UpdateArgs {
   double* gradient = nullptr;  // (packed): their mean
   // Below: null where only the gradient is wanted.
   T *theta = nullptr, *m = nullptr, *v = nullptr;  // (2, packed)
-  const T *lower = nullptr, *active = nullptr;     // (packed)
+  const T *lower = nullptr, *rate = nullptr;       // (packed)
   const AdamStep<T>* adam = nullptr;               // of iterations first_iteration, ...
   int first_iteration = 0;
   double tolerance = 0, gradient_scale = 0;
@@ -86,10 +86,10 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kUpdateThreads) void update_kernel(UpdateAr
       const Index from = Index{current} * args.packed + k;
       const Index to = Index{1 - current} * args.packed + k;
       T theta = args.theta[from], m = args.m[from], v = args.v[from];
-      const T lower = args.lower[k], active = args.active[k];
-      if (active != T(0) && !held_by_bound(theta, lower, sum)) moving = sum;
+      const T lower = args.lower[k], rate = args.rate[k];
+      if (rate != T(0) && !held_by_bound(theta, lower, sum)) moving = sum;
       args.adam[args.control->iteration - args.first_iteration].update(theta, m, v, static_cast<T>(sum),
-                                                                       lower, active);
+                                                                       lower, rate);
       args.theta[to] = theta;
       args.m[to] = m;
       args.v[to] = v;

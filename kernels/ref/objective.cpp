@@ -261,7 +261,7 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
     double norm2 = 0;
     for (const ParameterTensor& tensor : net.tensors()) {
       for (Index k = tensor.offset; k < tensor.offset + tensor.size(); ++k) {
-        if (tensor.frozen || held_by_bound(state.theta[k], static_cast<T>(tensor.lower), gradient[k]))
+        if (tensor.rate == 0 || held_by_bound(state.theta[k], static_cast<T>(tensor.lower), gradient[k]))
           continue;
         norm2 += gradient[k] * gradient[k];
       }
@@ -272,9 +272,9 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
     if (!report.finite) return report;
     const AdamStep<T> adam(problem.adam, state.iteration, problem.iterations);
     for (const ParameterTensor& tensor : net.tensors()) {
-      for (Index k = tensor.offset; k < tensor.offset + tensor.size() && !tensor.frozen; ++k) {
+      for (Index k = tensor.offset; k < tensor.offset + tensor.size(); ++k) {
         adam.update(state.theta[k], state.first_moment[k], state.second_moment[k],
-                    static_cast<T>(gradient[k]), static_cast<T>(tensor.lower));
+                    static_cast<T>(gradient[k]), static_cast<T>(tensor.lower), static_cast<T>(tensor.rate));
       }
     }
     ++state.iteration;
