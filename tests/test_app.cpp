@@ -319,6 +319,45 @@ TEST_CASE("a killed run goes on from its last checkpoint, and longer than planne
         read_text(folder.path / "seven" / "checkpoint.safetensors"));
 }
 
+TEST_CASE("adaptive steps: a run goes on bit for bit, and its files know the lengths") {
+  const TemporaryFolder folder;
+  const std::vector<std::string> adaptive = {"flow.tau=auto", "flow.end_time=8e-3", "flow.tolerance=0.03",
+                                             "flow.first_tau=3e-4", "output.checkpoint_every=2"};
+  std::string text = tiny_with("steps = 5", "");
+  const auto config = [&] { return parse_config(text, "tiny.toml", ".", adaptive); };
+  RunOptions options;
+  options.out = folder.path / "whole";
+  const RunResult whole = run(config(), options);
+  CHECK(whole.status == RunStatus::done);
+  CHECK(whole.steps > 4);
+  const std::vector<HistoryRow> rows = parse_history(read_text(options.out / "history.csv"), "h");
+  CHECK(rows.back().time == 8e-3);
+  for (const HistoryRow& row : rows) CHECK((row.step == 0 || row.time_error <= 0.03));
+  CHECK(rows[2].tau != rows[3].tau);
+  CHECK(summary_of(options.out)["tau"] == "auto");
+  CHECK(summary_of(options.out)["exact"]["std"].get<double>() ==
+        doctest::Approx(rows.back().std_exact).epsilon(1e-12));
+
+  options.out = folder.path / "parts";
+  options.on_step = [](int step) {
+    if (step == 3) std::raise(SIGINT);
+  };
+  CHECK(run(config(), options).status == RunStatus::interrupted);
+  options.on_step = nullptr;
+  CHECK(resume(config(), options).status == RunStatus::done);
+  CHECK(read_text(folder.path / "parts" / "checkpoint.safetensors") ==
+        read_text(folder.path / "whole" / "checkpoint.safetensors"));
+
+  // What push does from the files is what the run did.
+  const Cloud initial = config().initial_cloud();
+  Trajectory again(initial, true);
+  Team team(1);
+  for (const BrenierMap& map : read_maps(options.out)) again.advance(map, team);
+  char name[32];
+  std::snprintf(name, sizeof name, "step_%06d.npy", whole.steps);
+  CHECK(again.x().elements() == read_npy(options.out / "clouds" / name).elements());
+}
+
 TEST_CASE("a run that diverges is kept and says why") {
   const TemporaryFolder folder;
   RunOptions options;

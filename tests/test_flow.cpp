@@ -105,6 +105,68 @@ TEST_CASE("Gaussians: mean and covariance follow the exact iterates, both orders
   }
 }
 
+TEST_CASE("adaptive steps: errors fall with the tolerance, steps end where they are told to") {
+  const Ornstein problem = ornstein(2);
+  const Density start = Density::gaussian(problem.initial.mean, problem.initial.covariance);
+  const GaussianState exact = problem.exact.exact(problem.initial, 0.8);
+  std::vector<double> errors;
+  std::vector<int> steps;
+  for (const double tolerance : {1e-2, 1e-3}) {
+    CAPTURE(tolerance);
+    FlowOptions options = quick(0.5, 400);  // a first step that is far too long
+    options.order = 2;
+    options.start_time = 0.2;
+    options.adaptive = {.tolerance = tolerance, .end_time = 1.0};
+    options.network.hidden = {8};
+    options.network.quadratic_rank = 2;
+    Flow<float> flow(problem.functional, start.sample(500, Sampling::whitened, 3), options);
+    double time = options.start_time, before = 0;
+    int rejected = 0;
+    while (const std::optional<StepReport> report = flow.step()) {
+      REQUIRE(report->step < 200);
+      CHECK(report->time_error <= tolerance);
+      CHECK(report->time == doctest::Approx(time + report->tau).epsilon(1e-12));
+      if (before > 0) CHECK(report->tau <= 2.0001 * before);
+      if (report->order == 2 && report->step > 1)
+        CHECK(flow.maps().back().ratio == doctest::Approx(report->tau / before).epsilon(1e-9));
+      time = report->time;
+      before = report->tau;
+      rejected += report->rejected;
+    }
+    CHECK(flow.time() == 1.0);
+    CHECK(time == 1.0);
+    CHECK(rejected > 0);
+    CHECK_FALSE(flow.step().has_value());
+    steps.push_back(flow.steps());
+    const GaussianState cloud = moments(flow.trajectory().x());
+    errors.push_back(norm_error(cloud.mean, exact.mean) +
+                     norm_error(cloud.covariance.elements(), exact.covariance.elements()));
+    // The densities have gone the same way.
+    const GaussianState found = problem.exact.exact(problem.initial, 0.8);
+    CHECK(flow.functional().total() == doctest::Approx(problem.exact.energy(found)).epsilon(0.05));
+  }
+  CHECK(steps[1] > 2 * steps[0]);
+  CHECK(errors[1] < errors[0] / 3);
+  CHECK(errors[1] < 5e-3);
+}
+
+TEST_CASE("adaptive steps: a tolerance below the noise ends with an error, and the flow is as before") {
+  const Ornstein problem = ornstein(1);
+  const Density start = Density::gaussian(problem.initial.mean, problem.initial.covariance);
+  FlowOptions options = quick(0.1, 3);
+  options.order = 2;
+  options.adaptive = {.tolerance = 1e-9, .end_time = 1.0};
+  Flow<float> flow(problem.functional, start.sample(50, Sampling::whitened, 3), options);
+  const std::vector<double> before = flow.trajectory().x().elements();
+  CHECK_ERROR(flow.step(), NumericalError, "adaptive.tolerance");
+  CHECK(flow.trajectory().x().elements() == before);
+  CHECK(flow.maps().empty());
+  options.order = 1;
+  CHECK_ERROR(Flow<float>(problem.functional, start.sample(50), options), ValueError, "order = 1");
+  options.order = 2, options.adaptive.end_time = 0;
+  CHECK_ERROR(Flow<float>(problem.functional, start.sample(50), options), ValueError, "end_time = 0");
+}
+
 TEST_CASE("Gaussians, d = 20: the stochastic log-determinant reaches the exact iterates as well") {
   const int d = 20;
   const Ornstein problem = ornstein(d);

@@ -63,14 +63,41 @@ TEST_CASE("second order: log-densities are those of the composed Jacobian, whose
   for (int k = 0; k < 7; ++k) {
     BrenierMap map = affine(d, numbers, 0.5);
     map.base = k < 3 ? MapBase::current : MapBase::extrapolated;
-    map.closes_step = k >= 2;  // three start-up maps make the first step
-    const Trajectory::Base base = trajectory.base(map.base);
+    map.ratio = k < 5 ? 1 : 1.4;  // of step lengths
+    map.closes_step = k >= 2;     // three start-up maps make the first step
+    const Trajectory::Base base = trajectory.base(map);
     REQUIRE(base.admissible);
     trajectory.advance(map, base, team);
     const double expected = start - std::log(std::abs(edges(trajectory.x()).determinant()));
     for (int i = 0; i <= d; ++i) CHECK(std::abs(trajectory.log_density()[i] - expected) < 1e-12);
   }
   CHECK(trajectory.has_previous());
+}
+
+TEST_CASE("steps of different lengths are exact along a parabola, those of one length need equal ones") {
+  // x(t) = t^2 + a, with velocities v: BDF2 takes x(t_{n+1}) from x* by tau (1 + r)/(1 + 2r) v(t_{n+1}).
+  const double t0 = 0.3, first = 0.2, second = 0.5, ratio = second / first;
+  const auto x = [](double t) { return t * t; };
+  Numbers numbers(5);
+  BrenierMap shift = affine(1, numbers, 0);
+  const auto move = [&](double by) {
+    shift.theta[shift.net.alpha()] = 1;
+    shift.theta[shift.net.output_input()] = by;
+    return shift;
+  };
+  Team team(1);
+  const auto miss = [&](double assumed) {
+    Trajectory cloud({Matrix<double>(1, 1, x(t0)), {}}, true);
+    cloud.advance(move(x(t0 + first) - x(t0)), team);
+    const double end = t0 + first + second;
+    BrenierMap map = move(second * (1 + ratio) / (1 + 2 * ratio) * 2 * end);
+    map.base = MapBase::extrapolated;
+    map.ratio = assumed;
+    cloud.advance(map, team);
+    return std::abs(cloud.x()(0, 0) - x(end));
+  };
+  CHECK(miss(ratio) < 1e-14);
+  CHECK(miss(1) > 0.05);
 }
 
 TEST_CASE(

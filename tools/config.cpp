@@ -16,11 +16,23 @@ namespace {
 void read_flow(Section& section, const CloudConfig& cloud, Config& config) {
   if (!section.present()) section.fail("", "is missing: the table [flow] needs tau and steps");
   FlowOptions& flow = config.flow;
-  flow.tau = section.number("tau", above(0));
-  config.steps = static_cast<int>(section.integer("steps", {1, 999'999}));
-  flow.order = static_cast<int>(section.integer("order", {1, 2}, 1));
   flow.start_time =
       section.number("start_time", any_number(), cloud.barenblatt ? cloud.barenblatt->time : 0.0);
+  if (section.kind("tau") == Section::Kind::text) {
+    const std::string word = section.text("tau");
+    if (word != "auto") section.fail("tau", "= \"" + word + "\"; it must be a number above 0, or \"auto\"");
+    flow.order = static_cast<int>(section.integer("order", {2, 2}, 2));
+    flow.adaptive.end_time = section.number("end_time", above(flow.start_time));
+    flow.adaptive.tolerance = section.number("tolerance", above(0), 2e-3);
+    const double duration = flow.adaptive.end_time - flow.start_time;
+    flow.tau = section.number("first_tau", {0, duration, true, false}, 1e-3 * duration);
+    config.steps = static_cast<int>(section.integer("steps", {1, 999'999}, 10'000));
+  } else {
+    section.allow({"tau", "steps", "order", "start_time", "certificates"}, "where tau is a number");
+    flow.tau = section.number("tau", above(0));
+    config.steps = static_cast<int>(section.integer("steps", {1, 999'999}));
+    flow.order = static_cast<int>(section.integer("order", {1, 2}, 1));
+  }
   flow.certificates = section.boolean("certificates", flow.certificates);
   flow.mass = cloud.mass();
 }
@@ -178,7 +190,8 @@ Config parse_config(const std::string& text, const std::string& name, const std:
                "every particle, a .npy file of N numbers");
   }
 
-  Section flow = root.table("flow", {"tau", "steps", "order", "start_time", "certificates"});
+  Section flow = root.table(
+      "flow", {"tau", "steps", "order", "start_time", "end_time", "tolerance", "first_tau", "certificates"});
   read_flow(flow, config.cloud, config);
   Section network = root.table("network", {"hidden", "activation", "residual", "quadratic_rank", "alpha",
                                            "learn_alpha", "alpha_min", "floor", "sharpness", "normalise"});

@@ -54,7 +54,12 @@ struct Config {
   Functional functional;
   Parameters parameters;
   FlowOptions flow;  // seed, device and threads too
-  int steps = 0;
+  int steps = 0;     // at most, where their lengths are adaptive
+  bool adaptive() const { return flow.adaptive.tolerance > 0; }
+  /// Of the whole flow, time units of the PDE.
+  double duration() const { return adaptive() ? flow.adaptive.end_time - flow.start_time : flow.tau * steps; }
+  /// Steps of equal length, whose exact iterates are known; 0 where lengths are adaptive.
+  int equal_steps() const { return adaptive() ? 0 : steps; }
   HeldOutConfig held_out;
   int clouds_every = 1;
   int checkpoint_every = 1;

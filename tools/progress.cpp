@@ -25,23 +25,25 @@ std::string duration_text(double seconds) {
   return text;
 }
 
-Progress::Progress(std::ostream* out, bool terminal, int first, int last)
-    : out_(out), terminal_(terminal), first_(first), last_(last), start_(std::chrono::steady_clock::now()) {}
+Progress::Progress(std::ostream* out, bool terminal, const Course& course)
+    : out_(out), terminal_(terminal), course_(course), start_(std::chrono::steady_clock::now()) {}
 
 void Progress::step(const HistoryRow& row, bool below_infimum) {
   if (!out_) return;
-  const int done = static_cast<int>(row.step) - first_;
-  const int all = last_ - first_;
+  const double share = (row.time - course_.time) / (course_.end_time - course_.time);
+  const bool end = share > 1 - 1e-9;
   if (!terminal_) {
-    const int every = std::max(1, (all + 19) / 20);
+    const int twentieths = static_cast<int>(20 * share + 1e-9);
     const bool first = below_infimum && !told_;
-    if (done % every != 0 && done != all && !first) return;
+    if (twentieths == lines_ && !end && !first) return;
+    lines_ = twentieths;
   }
   const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  const double left = elapsed / done * (all - done);
+  const double left = elapsed / share * (1 - share);
+  const std::string all = course_.steps > 0 ? "/" + std::to_string(course_.steps) : "";
   char text[200];
-  int length = std::snprintf(text, sizeof text, "step %d/%d  t = %.5g  F = %.7g", static_cast<int>(row.step),
-                             last_, row.time, row.functional);
+  int length = std::snprintf(text, sizeof text, "step %d%s  t = %.5g  F = %.7g", static_cast<int>(row.step),
+                             all.c_str(), row.time, row.functional);
   const auto append = [&](const char* format, double value) {
     if (!std::isnan(value)) {
       length += std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), format, value);
@@ -52,7 +54,7 @@ void Progress::step(const HistoryRow& row, bool below_infimum) {
   append("  residual %.1e", row.residual);
   told_ = told_ || below_infimum;
   const std::string flag = below_infimum ? "  BELOW THE INFIMUM OF F" : "";
-  const std::string tail = flag + (done < all ? "  " + duration_text(left) + " left" : "");
+  const std::string tail = flag + (!end ? "  " + duration_text(left) + " left" : "");
   if (terminal_) {
     *out_ << "\r\x1b[K" << text << tail << std::flush;
     drawn_ = true;

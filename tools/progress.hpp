@@ -12,8 +12,13 @@ namespace brenier::app {
 
 class Progress {
  public:
-  /// Steps first + 1 .. last. `out` may be nullptr: says nothing.
-  Progress(std::ostream* out, bool terminal, int first, int last);
+  /// Where a flow is and where it ends; `steps` in all, 0 where that is not known.
+  struct Course {
+    double time = 0, end_time = 0;
+    int steps = 0;
+  };
+  /// `out` may be nullptr: says nothing.
+  Progress(std::ostream* out, bool terminal, const Course& course);
 
   /// `below_infimum` flags the line; the first such step is told in any case.
   void step(const HistoryRow& row, bool below_infimum = false);
@@ -25,7 +30,8 @@ class Progress {
   bool terminal_;
   bool drawn_ = false;
   bool told_ = false;  // that F is below its infimum
-  int first_, last_;
+  Course course_;
+  int lines_ = 0;  // twentieths of the way that are told
   std::chrono::steady_clock::time_point start_;
 };
 

@@ -67,7 +67,7 @@ class PorousReference : public Reference {
         mass_(options.mass),
         initial_(Density::barenblatt(options)),
         flow_(Barenblatt(options.dim, options.m, options.mass), options.time, form.stiffness / form.weight),
-        iterates_(flow_.iterates(form.weight * config.flow.tau, config.steps, config.flow.order)) {}
+        iterates_(flow_.iterates(form.weight * config.flow.tau, config.equal_steps(), config.flow.order)) {}
 
   std::string name() const override { return "Barenblatt"; }
   Known exact(double elapsed) const override { return at(flow_.exact(form_.weight * elapsed)); }
@@ -137,7 +137,7 @@ class GaussianReference : public Reference {
       : initial_(*config.cloud.gaussian), flow_(form.potential.hessian, centre, form.diffusion) {
     constant_ = form.potential.constant;
     for (std::size_t c = 0; c < centre.size(); ++c) constant_ -= 0.5 * form.potential.linear[c] * centre[c];
-    iterates_ = flow_.iterates(initial_, config.flow.tau, config.steps, config.flow.order);
+    iterates_ = flow_.iterates(initial_, config.flow.tau, config.equal_steps(), config.flow.order);
   }
 
   std::string name() const override { return "Gaussian"; }
@@ -177,7 +177,7 @@ class StatedReference : public Reference {
         parameters_(config.parameters),
         dim_(config.cloud.dim),
         start_(config.flow.start_time),
-        end_(config.flow.tau * config.steps) {}
+        end_(config.duration()) {}
 
   std::string name() const override { return "[exact]"; }
   Known exact(double elapsed) const override {
@@ -289,8 +289,8 @@ std::unique_ptr<Reference> find_reference(const Config& config) {
   try {
     std::unique_ptr<Reference> found = closed_form(config);
     if (found) {
-      static_cast<void>(found->exact(config.flow.tau * config.steps));
-      static_cast<void>(found->scheme(config.steps));
+      static_cast<void>(found->exact(config.duration()));
+      static_cast<void>(found->scheme(config.equal_steps()));
     }
     return found;
   } catch (const Error&) {

@@ -38,6 +38,8 @@ constexpr Column kColumns[] = {
     {"std_scheme", &HistoryRow::std_scheme},
     {"transport", &HistoryRow::transport},
     {"decrease", &HistoryRow::decrease},
+    {"time_error", &HistoryRow::time_error},
+    {"rejected", &HistoryRow::rejected},
     {"residual", &HistoryRow::residual},
     {"iterations", &HistoryRow::iterations},
     {"min_log_det", &HistoryRow::min_log_det},
@@ -86,7 +88,7 @@ void add_reference(Json& summary, const SummaryInput& input) {
   const Index n = input.judged->rows();
   const bool line = input.judged->cols() == 1;
   const double functional = std::isnan(input.held_out) ? input.functional.total() : input.held_out;
-  const double elapsed = input.config->flow.tau * input.steps;
+  const double elapsed = input.time - input.config->flow.start_time;
   const auto add = [&](const char* name, const Known& known, const std::vector<double>& quantiles) {
     Json values = Json::object();
     put(values, "functional", known.functional);
@@ -100,9 +102,10 @@ void add_reference(Json& summary, const SummaryInput& input) {
   if (exact.empty() && error.empty()) return;
   summary[name] = exact;
   summary[name]["source"] = input.reference->name();
+  const bool equal = input.steps <= input.config->equal_steps();
   const auto [scheme_name, scheme, scheme_error] =
-      add("scheme", input.reference->scheme(input.steps),
-          line ? input.reference->scheme_quantiles(input.steps, n) : std::vector<double>());
+      add("scheme", equal ? input.reference->scheme(input.steps) : Known{},
+          line && equal ? input.reference->scheme_quantiles(input.steps, n) : std::vector<double>());
   if (!scheme.empty()) summary[scheme_name] = scheme;
   summary["error"] = error;
   if (!scheme_error.empty()) summary["error"]["scheme"] = scheme_error;
@@ -235,6 +238,8 @@ std::string trouble_of_solves(const HistoryRow& row) {
 
 std::string summary_text(const SummaryInput& input) {
   const Config& config = *input.config;
+  double rejected = 0;
+  for (const HistoryRow& row : *input.history) rejected += row.rejected;
   Json out;
   out["status"] = input.status;
   if (!input.reason.empty()) out["reason"] = input.reason;
@@ -243,8 +248,15 @@ std::string summary_text(const SummaryInput& input) {
   out["dim"] = config.cloud.dim;
   out["particles"] = config.cloud.particles;
   out["steps"] = input.steps;
-  out["steps_planned"] = config.steps;
-  out["tau"] = config.flow.tau;
+  if (!config.adaptive()) out["steps_planned"] = config.steps;
+  if (config.adaptive()) {
+    out["tau"] = "auto";
+    out["tolerance"] = config.flow.adaptive.tolerance;
+    out["end_time"] = config.flow.adaptive.end_time;
+    out["rejected_total"] = static_cast<long long>(rejected);
+  } else {
+    out["tau"] = config.flow.tau;
+  }
   out["order"] = config.flow.order;
   out["time"] = input.time;
   out["mass"] = config.flow.mass;

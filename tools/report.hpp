@@ -20,6 +20,7 @@ struct HistoryRow {
   double std = 0;  // of the held-out cloud where there is one, otherwise of the cloud
   double std_exact = 0, std_scheme = 0;
   double transport = 0, decrease = 0, residual = 0, iterations = 0, min_log_det = 0, rate = 0, retries = 0;
+  double time_error = 0, rejected = 0;  // see StepReport
   double min_eigenvalue = 0, round_trip = 0;
   double log_det_cg = 0;                            // 1: log det H by conjugate gradients, 0: exact
   double log_det_error = 0, log_det_deviation = 0;  // of the stochastic log det H, see StepReport

@@ -75,6 +75,11 @@ class Runner {
     self->interrupted_.store(true, std::memory_order_relaxed);
     self->flow_.interrupt();
   }
+  /// Whether all steps are done.
+  bool at_end() const {
+    return flow_.steps() >= config_.steps ||
+           (config_.adaptive() && flow_.time() >= config_.flow.adaptive.end_time);
+  }
   bool interrupted() const { return interrupted_.load(std::memory_order_relaxed); }
 
   double seconds() const {
@@ -117,7 +122,7 @@ class Runner {
                     " of the checkpoint; it needs one for each step from 0");
     }
     flow_.restore(std::move(saved.cloud), read_maps(folder.path(), saved.step),
-                  {std::move(saved.theta), saved.gradient_scale, saved.draws});
+                  {std::move(saved.theta), saved.gradient_scale, saved.draws, saved.next_tau});
     carry_held_out(0);
     folder.forget_after(saved.step);
     try {
@@ -132,12 +137,13 @@ class Runner {
 
   RunResult loop(const RunFolder& folder) {
     RunResult result;
-    Progress progress(options_.log, options_.terminal, flow_.steps(), config_.steps);
+    Progress progress(options_.log, options_.terminal,
+                      {flow_.time(), config_.flow.start_time + config_.duration(), config_.equal_steps()});
     const int threads = flow_.team().size();
     progress.line("device " + device_ + ", " + config_.precision + ", " + std::to_string(threads) +
                   (threads == 1 ? " thread" : " threads"));
     try {
-      while (flow_.steps() < config_.steps) {
+      while (!at_end()) {
         const std::size_t maps = flow_.maps().size();
         const std::optional<StepReport> report = flow_.step();
         if (!report) break;
@@ -194,7 +200,7 @@ class Runner {
     row.potential = report.functional.potential;
     row.interaction = report.functional.interaction;
     row.internal = report.functional.internal;
-    const bool last = report.step == config_.steps;
+    const bool last = at_end();
     row.held_out = kUnknown;
     if (last || report.step % config_.held_out.every == 0) {
       row.held_out = held_out_functional(config_.held_out.pair_limit);
@@ -202,8 +208,9 @@ class Runner {
     row.std = deviation(judged().x());
     row.exact = row.scheme = row.std_exact = row.std_scheme = kUnknown;
     if (reference_) {
-      const Known exact = known([&] { return reference_->exact(config_.flow.tau * report.step); });
-      const Known scheme = known([&] { return reference_->scheme(report.step); });
+      const Known exact = known([&] { return reference_->exact(report.time - config_.flow.start_time); });
+      const bool equal = report.step <= config_.equal_steps();
+      const Known scheme = equal ? known([&] { return reference_->scheme(report.step); }) : Known{};
       row.exact = exact.functional;
       row.std_exact = exact.deviation;
       row.scheme = scheme.functional;
@@ -211,6 +218,8 @@ class Runner {
     }
     row.transport = report.transport;
     row.decrease = report.decrease;
+    row.time_error = report.time_error;
+    row.rejected = report.rejected;
     row.residual = report.residual;
     row.iterations = report.iterations;
     row.min_log_det = report.min_log_det;
@@ -243,9 +252,8 @@ class Runner {
   void save_step(const RunFolder& folder, std::size_t first_map) {
     const int step = flow_.steps();
     folder.write_maps(flow_.maps(), first_map);
-    if (step % config_.clouds_every == 0 || step == config_.steps)
-      folder.write_cloud(step, flow_.trajectory());
-    const bool checkpoint = step % config_.checkpoint_every == 0 && step < config_.steps;
+    if (step % config_.clouds_every == 0 || at_end()) folder.write_cloud(step, flow_.trajectory());
+    const bool checkpoint = step % config_.checkpoint_every == 0 && !at_end();
     // The whole file is written each time: at most a few times a second.
     if (checkpoint || std::chrono::duration<double>(Clock::now() - written_).count() > 0.25)
       write_history(folder);
@@ -257,7 +265,8 @@ class Runner {
   void write_checkpoint(const RunFolder& folder) const {
     if (flow_.steps() == 0) return;
     const typename Flow<T>::Checkpoint now = flow_.checkpoint();
-    folder.write_checkpoint({flow_.trajectory(), now.theta, now.gradient_scale, now.draws, flow_.steps()});
+    folder.write_checkpoint(
+        {flow_.trajectory(), now.theta, now.gradient_scale, now.next_tau, now.draws, flow_.steps()});
   }
 
   void write_history(const RunFolder& folder) {
@@ -308,9 +317,10 @@ class Runner {
     for (int i = 0; i < points; ++i) x[i] = 1.2 * half * (2.0 * i / (points - 1) - 1);
     for (int step = 0; step <= flow_.steps(); ++step) {
       if (step % config_.clouds_every != 0 && step != flow_.steps()) continue;
-      const std::vector<double> rho = reference_->exact_density(config_.flow.tau * step, x);
+      const double elapsed = history_.at(step).time - config_.flow.start_time;
+      const std::vector<double> rho = reference_->exact_density(elapsed, x);
       for (std::size_t i = 0; i < rho.size(); ++i) {
-        rows.insert(rows.end(), {config_.flow.start_time + config_.flow.tau * step, x[i], rho[i]});
+        rows.insert(rows.end(), {config_.flow.start_time + elapsed, x[i], rho[i]});
       }
     }
     if (rows.empty()) return;
@@ -351,8 +361,9 @@ class Runner {
     if (result.status == RunStatus::interrupted)
       out << "interrupted; continue with: brenier resume " << options_.out.string() << "\n";
     out.precision(7);
-    out << result.steps << " of " << config_.steps << " steps in " << duration_text(seconds())
-        << ": F = " << row.functional;
+    out << result.steps;
+    if (!config_.adaptive()) out << " of " << config_.steps;
+    out << " steps in " << duration_text(seconds()) << ": F = " << row.functional;
     if (!std::isnan(row.held_out)) out << ", held-out " << row.held_out;
     if (!std::isnan(row.scheme)) out << ", exact iterate " << row.scheme;
     if (!std::isnan(row.exact)) out << ", exact " << row.exact;

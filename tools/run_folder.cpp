@@ -157,6 +157,7 @@ void RunFolder::write_checkpoint(const Saved& saved) const {
   if (!saved.cloud.jacobian().empty()) file.tensors.push_back(tensor_of("jacobian", saved.cloud.jacobian()));
   file.tensors.push_back({"theta", {static_cast<Index>(saved.theta.size())}, saved.theta, DType::float64});
   file.tensors.push_back({"gradient_scale", {}, {saved.gradient_scale}, DType::float64});
+  file.tensors.push_back({"next_tau", {}, {saved.next_tau}, DType::float64});
   file.metadata = {{"format", "brenier checkpoint 1"},
                    {"step", std::to_string(saved.step)},
                    {"draws", std::to_string(saved.draws)}};
@@ -178,6 +179,7 @@ Saved RunFolder::read_checkpoint(bool second_order) const {
     saved.draws = static_cast<std::uint32_t>(std::stoul(text("draws")));
     saved.theta = file.at("theta").values;
     saved.gradient_scale = file.at("gradient_scale").values.at(0);
+    saved.next_tau = file.at("next_tau").values.at(0);
     const Tensor* density = file.find("log_density");
     saved.cloud = Trajectory::restore(matrix_of(file, "x"), density ? density->values : std::vector<double>(),
                                       matrix_of(file, "previous"), matrix_of(file, "jacobian"), second_order);

@@ -24,6 +24,7 @@ struct Saved {
   Trajectory cloud;
   std::vector<double> theta;
   double gradient_scale = 0;
+  double next_tau = 0;
   std::uint32_t draws = 0;
   int step = 0;
 };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The Jacobian E = (4/3) I - (1/3) R^{-1} of the extrapolation x* = (4/3) x_n - (1/3) x_{n-1} in x_n, with R
-// = dx_n/dx_{n-1}. For d > 1 neither is symmetric. For .cpp files only.
+// BDF2 with variable steps: one of length omega times the one before it is a JKO step of (1 + omega)/(1 + 2
+// omega) of its length from x* = x_n + e (x_n - x_{n-1}), e = omega^2/(1 + 2 omega). The extrapolation has the
+// Jacobian E = (1 + e) I - e R^{-1} in x_n, with R = dx_n/dx_{n-1}. For d > 1 neither is symmetric. For equal
+// steps: 2/3, e = 1/3. For .cpp files only.
 #pragma once
 
 #include <Eigen/Dense>
@@ -13,9 +15,19 @@ using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::Ro
 using View = Eigen::Map<RowMajor>;
 using ConstView = Eigen::Map<const RowMajor>;
 
+/// e for a ratio omega of step lengths.
+inline double extrapolation(double ratio) {
+  return ratio * ratio / (1 + 2 * ratio);
+}
+/// The length of the JKO problem, relative to the step's.
+inline double problem_length(double ratio) {
+  return (1 + ratio) / (1 + 2 * ratio);
+}
+
 /// E of one particle from its R.
-inline RowMajor extrapolation_jacobian(const double* r, Index d) {
-  return RowMajor::Identity(d, d) * (4.0 / 3) - ConstView(r, d, d).inverse() / 3;
+inline RowMajor extrapolation_jacobian(const double* r, Index d, double ratio) {
+  const double e = extrapolation(ratio);
+  return RowMajor::Identity(d, d) * (1 + e) - e * ConstView(r, d, d).inverse();
 }
 
 /// Whether the extrapolation is monotone at a particle: the symmetric part of E is positive definite.

@@ -12,8 +12,10 @@
 #include "brenier/oracles.hpp"
 #include "engine/src/certificates.hpp"
 #include "engine/src/device_memory.hpp"
+#include "engine/src/extrapolation.hpp"
 #include "engine/src/log_det.hpp"
 #include "engine/src/show.hpp"
+#include "engine/src/time_stepping.hpp"
 #include "kernels/runtime/error.hpp"
 
 namespace brenier {
@@ -52,10 +54,12 @@ Matrix<T> centred(const Matrix<double>& x, const std::vector<double>& shift) {
 
 }  // namespace
 
-/// One inner problem: from which points, how long, and the number that its draws are keyed with.
+/// One inner problem: from which points (with the ratio of BrenierMap), how long, and the number that its
+/// draws are keyed with.
 struct InnerTask {
   const Trajectory::Base& base;
   MapBase kind;
+  double ratio;
   double tau;
   std::uint32_t number;
 };
@@ -67,6 +71,16 @@ struct Trial {
   double transport;
   double value() const { return functional.total() + transport; }
 };
+
+constexpr int kMostRejected = 20;  // steps in turn, each at most 0.9 times as long as the one before
+
+NumericalError no_step_length(const StepReport& report, double tolerance, int rejected) {
+  return NumericalError("flow: step " + std::to_string(report.step) + ": no length meets the tolerance " +
+                        show(tolerance) + ": after " + std::to_string(rejected) + " shorter ones, tau = " +
+                        show(report.tau) + " has the error " + show(report.time_error) +
+                        "; use a larger adaptive.tolerance, or more inner iterations and particles: their " +
+                        "noise in the velocities counts as error");
+}
 
 /// Interactions of larger clouds are reported from this many particles.
 constexpr Index kPairLimit = 8192;
@@ -86,6 +100,7 @@ struct Flow<T>::State {
   double gradient_scale = 0;
   std::uint32_t draws = 0;
   int steps = 0;
+  double next_tau = 0;  // of adaptive steps
   std::function<Cloud(std::uint32_t)> source;
   std::atomic<bool> interrupted{false};
 
@@ -97,17 +112,20 @@ struct Flow<T>::State {
 
   State(Functional f, Cloud initial, FlowOptions o);
   static Architecture architecture(const FlowOptions& options, const Cloud& cloud);
-  double time_after(int step) const { return options.start_time + step * options.tau; }
+  bool adaptive() const { return options.adaptive.tolerance > 0; }
+  double time() const;
+  double last_length() const;
   ObjectiveValue value(const Matrix<double>& x, const std::vector<double>& log_density,
                        Index pair_limit) const;
   InnerProblem<T> problem(const InnerTask& task, double rate) const;
   InnerState<T> start(std::uint32_t number) const;
-  Trajectory::Base fresh_base(MapBase kind);
+  Trajectory::Base fresh_base(MapBase kind, double ratio);
   InnerReport iterate(const InnerProblem<T>& problem, InnerState<T>& state, int until) const;
   Solution attempt(const InnerTask& task, double rate, StepReport& report);
   Trial trial(const Trajectory& from, const Trajectory::Base& base, const BrenierMap& map) const;
   void check(const InnerTask& task, const std::vector<T>& theta, StepReport& report) const;
-  bool take(Trajectory& next, double tau, MapBase kind, bool closes, StepReport& report);
+  bool take(Trajectory& next, const BrenierMap& like, StepReport& report);
+  bool start_up(Trajectory& next, StepReport& report);
   bool advance(Trajectory& next, StepReport& report);
 };
 
@@ -119,7 +137,8 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
       objective(functional.objective(options.mass)),
       ops(backend<T>(options.device)),
       team(options.threads),
-      cloud(std::move(initial), options.order == 2) {
+      cloud(std::move(initial), options.order == 2),
+      next_tau(options.tau) {
   if (functional.terms().empty()) throw ValueError("flow: the functional has no terms");
   const int dim = functional.dimension();
   if (dim != 0 && dim != net.dim()) {
@@ -241,14 +260,14 @@ InnerState<T> Flow<T>::State::start(std::uint32_t number) const {
 
 /// A new cloud from rho_0, through all maps so far.
 template <class T>
-Trajectory::Base Flow<T>::State::fresh_base(MapBase kind) {
+Trajectory::Base Flow<T>::State::fresh_base(MapBase kind, double ratio) {
   Trajectory fresh(source(++draws), options.order == 2);
   if (fresh.x().cols() != cloud.x().cols() || fresh.has_density() != cloud.has_density()) {
     throw ShapeError(
         "flow: a redrawn cloud differs from the initial one in dimension or in having log-densities");
   }
   for (const BrenierMap& map : maps) fresh.advance(map, team);
-  return fresh.base(kind);
+  return fresh.base(kind, ratio);
 }
 
 /// Iterations on the flow's device. The host program's own CUDA device is current again afterwards.
@@ -280,7 +299,7 @@ typename Flow<T>::State::Solution Flow<T>::State::attempt(const InnerTask& task,
   Solution solution;
   for (bool first = true; state.iteration < inner.iterations; first = false) {
     if (!first) {
-      fresh = fresh_base(task.kind);
+      fresh = fresh_base(task.kind, task.ratio);
       use(fresh);
     }
     const double first_gradient = solution.inner.first_gradient;
@@ -327,11 +346,13 @@ void Flow<T>::State::check(const InnerTask& task, const std::vector<T>& solved, 
   report.log_det_deviation = found.deviation;
 }
 
-/// Solves one inner problem and moves `next` through its map, with retries. False where interrupted.
+/// Solves one inner problem and moves `next` through its map, with retries. `like` has all of the map but its
+/// network. False where interrupted.
 template <class T>
-bool Flow<T>::State::take(Trajectory& next, double tau, MapBase kind, bool closes, StepReport& report) {
-  const Trajectory::Base base = next.base(kind);
-  const InnerTask task{base, kind, tau, static_cast<std::uint32_t>(maps.size())};
+bool Flow<T>::State::take(Trajectory& next, const BrenierMap& like, StepReport& report) {
+  const Trajectory::Base base = next.base(like);
+  const double tau = like.tau;
+  const InnerTask task{base, like.base, like.ratio, tau, static_cast<std::uint32_t>(maps.size())};
   const double before = value(base.x, base.log_density, kPairLimit).total();
   // A rise is a divergence where it is worth moving the cloud by 3 % of its size, a measure that does not see
   // constants in F. The start of the inner loop may lie above `before` as well: the first map is the identity
@@ -352,12 +373,8 @@ bool Flow<T>::State::take(Trajectory& next, double tau, MapBase kind, bool close
                std::to_string(solution.inner.iterations);
       continue;
     }
-    BrenierMap map{net, solution.physical};
-    map.base = kind;
-    map.closes_step = closes;
-    map.step = steps + 1;
-    map.time = time_after(steps + 1);
-    map.tau = tau;
+    BrenierMap map = like;
+    map.theta = solution.physical;
     Trial moved = trial(next, base, map);
     double limit = before + slack;
     if (moved.value() > limit) {
@@ -395,21 +412,70 @@ bool Flow<T>::State::take(Trajectory& next, double tau, MapBase kind, bool close
                        "; use a smaller inner rate or tau, or more particles");
 }
 
-/// All inner problems of one step.
+template <class T>
+double Flow<T>::State::time() const {
+  if (!adaptive()) return options.start_time + steps * options.tau;
+  return maps.empty() ? options.start_time : maps.back().time;
+}
+
+/// Of the last step, from the times of the maps, which a file keeps.
+template <class T>
+double Flow<T>::State::last_length() const {
+  if (!adaptive() || maps.empty()) return options.tau;
+  double before = options.start_time;
+  for (const BrenierMap& map : maps) before = map.step < steps ? map.time : before;
+  return maps.back().time - before;
+}
+
+/// The first step of order 2, which has none before it: short ones of order 1.
+template <class T>
+bool Flow<T>::State::start_up(Trajectory& next, StepReport& report) {
+  BrenierMap map{.net = net, .theta = {}};
+  map.step = report.step;
+  map.time = report.time;
+  map.tau = report.tau / startup_steps;
+  const Matrix<double> start = next.x();
+  Matrix<double> second, last;
+  for (int k = 1; k <= startup_steps; ++k) {
+    map.closes_step = k == startup_steps;
+    if (map.closes_step) last = next.x();
+    if (!take(next, map, report)) return false;
+    if (k == 1) second = next.x();
+  }
+  // The velocity of the first of them against that of the last, seven of their lengths later.
+  Matrix<double> end = second;
+  for (std::size_t k = 0; k < end.elements().size(); ++k)
+    end.elements()[k] += next.x().elements()[k] - last.elements()[k];
+  const ThreeTimes ends{start, second, end, map.tau, map.tau};
+  report.time_error = startup_steps * order_difference(map.tau, ends.acceleration() / (startup_steps - 1));
+  return true;
+}
+
+/// All inner problems of one step of length report.tau.
 template <class T>
 bool Flow<T>::State::advance(Trajectory& next, StepReport& report) {
-  const double tau = options.tau;
-  if (options.order == 2 && !next.has_previous()) {
-    for (int k = 1; k <= startup_steps; ++k) {
-      if (!take(next, tau / startup_steps, MapBase::current, k == startup_steps, report)) return false;
-    }
-    return true;
-  }
-  if (options.order == 2 && next.base(MapBase::extrapolated).admissible) {
-    return take(next, 2 * tau / 3, MapBase::extrapolated, true, report);
-  }
+  if (options.order == 2 && !next.has_previous()) return start_up(next, report);
+  BrenierMap map{.net = net, .theta = {}};
+  map.step = report.step;
+  map.time = report.time;
+  map.tau = report.tau;
   report.order = 1;
-  return take(next, tau, MapBase::current, true, report);
+  const double before = last_length();
+  if (options.order == 2) {
+    const double ratio = adaptive() ? report.tau / before : 1;
+    if (next.base(MapBase::extrapolated, ratio).admissible) {
+      map.base = MapBase::extrapolated;
+      map.ratio = ratio;
+      map.tau = problem_length(ratio) * report.tau;
+      report.order = 2;
+    }
+  }
+  if (!take(next, map, report)) return false;
+  if (options.order == 2) {
+    const ThreeTimes last{cloud.previous(), cloud.x(), next.x(), before, report.tau};
+    report.time_error = order_difference(report.tau, last.acceleration());
+  }
+  return true;
 }
 
 template <class T>
@@ -435,21 +501,40 @@ std::optional<StepReport> Flow<T>::step() {
     s.draws = before.draws;
     s.interrupted = false;
   };
+  const AdaptiveOptions& adaptive = s.options.adaptive;
+  if (s.adaptive() && !(s.time() < adaptive.end_time)) return std::nullopt;
   StepReport report;
-  report.step = s.steps + 1;
-  report.time = s.time_after(s.steps + 1);
-  report.tau = s.options.tau;
-  report.order = s.options.order;
-  Trajectory next = s.cloud;
-  try {
-    if (!s.advance(next, report)) {
+  Trajectory next;
+  int rejected = 0;
+  for (double tau = s.next_tau;; ++rejected) {
+    if (s.adaptive()) tau = fitted_length(tau, s.time(), adaptive.end_time);
+    report = {};
+    report.step = s.steps + 1;
+    report.tau = tau;
+    report.time = s.adaptive() ? s.time() + tau : s.options.start_time + report.step * tau;
+    if (tau == adaptive.end_time - s.time()) report.time = adaptive.end_time;
+    report.order = s.options.order;
+    next = s.cloud;
+    try {
+      if (!s.advance(next, report)) {
+        undo();
+        return std::nullopt;
+      }
+      if (!s.adaptive()) break;
+      const double proposed = next_length(tau, report.time_error, adaptive.tolerance);
+      if (report.time_error <= adaptive.tolerance) {
+        s.next_tau = proposed;
+        break;
+      }
+      if (rejected == kMostRejected) throw no_step_length(report, adaptive.tolerance, rejected);
+      tau = proposed;
       undo();
-      return std::nullopt;
+    } catch (...) {
+      undo();
+      throw;
     }
-  } catch (...) {
-    undo();
-    throw;
   }
+  report.rejected = rejected;
   s.cloud = std::move(next);
   for (Trajectory& held_out : s.tracked) {
     for (std::size_t m = first_map; m < s.maps.size(); ++m) held_out.advance(s.maps[m], s.team);
@@ -475,7 +560,7 @@ int Flow<T>::steps() const {
 }
 template <class T>
 double Flow<T>::time() const {
-  return state_->time_after(state_->steps);
+  return state_->time();
 }
 template <class T>
 const FlowOptions& Flow<T>::options() const {
@@ -541,7 +626,8 @@ void Flow<T>::set_source(std::function<Cloud(std::uint32_t)> draw) {
 
 template <class T>
 typename Flow<T>::Checkpoint Flow<T>::checkpoint() const {
-  return {{state_->theta.begin(), state_->theta.end()}, state_->gradient_scale, state_->draws};
+  return {
+      {state_->theta.begin(), state_->theta.end()}, state_->gradient_scale, state_->draws, state_->next_tau};
 }
 
 template <class T>
@@ -562,6 +648,7 @@ void Flow<T>::restore(Trajectory cloud, std::vector<BrenierMap> maps, const Chec
   s.theta.assign(checkpoint.theta.begin(), checkpoint.theta.end());
   s.gradient_scale = checkpoint.gradient_scale;
   s.draws = checkpoint.draws;
+  if (s.adaptive() && checkpoint.next_tau > 0) s.next_tau = checkpoint.next_tau;
   for (Trajectory& held_out : s.tracked) {
     for (const BrenierMap& map : s.maps) held_out.advance(map, s.team);
   }

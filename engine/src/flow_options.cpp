@@ -19,6 +19,12 @@ namespace {
 void FlowOptions::validate() const {
   if (!(tau > 0) || !std::isfinite(tau)) bad_option("tau", show(tau), "above 0");
   if (order != 1 && order != 2) bad_option("order", std::to_string(order), "1 or 2");
+  if (!(adaptive.tolerance >= 0) || !std::isfinite(adaptive.tolerance))
+    bad_option("adaptive.tolerance", show(adaptive.tolerance), "at least 0 (0: equal steps)");
+  if (adaptive.tolerance > 0 && order != 2)
+    bad_option("order", std::to_string(order), "2 where steps are adaptive: both orders give the error");
+  if (adaptive.tolerance > 0 && !(adaptive.end_time > start_time))
+    bad_option("adaptive.end_time", show(adaptive.end_time), "above start_time");
   if (!std::isfinite(start_time)) bad_option("start_time", show(start_time), "finite");
   if (!(mass > 0) || !std::isfinite(mass)) bad_option("mass", show(mass), "above 0");
   if (threads < 0) bad_option("threads", std::to_string(threads), "at least 1, or 0 for all processors");

@@ -195,10 +195,11 @@ Carried carry(Maps maps, Matrix<double> start, Team& team) {
   Trajectory cloud(Cloud{std::move(start), {}}, true);
   for (const BrenierMap& map : maps) {
     const Matrix<double>& r = cloud.jacobian();
-    const Trajectory::Base base = cloud.base(map.base);
+    const Trajectory::Base base = cloud.base(map);
     if (!base.admissible) {
       for (Index i = 0; i < n; ++i) {
-        const bool folds = d == 1 ? !(r(i, 0) > 0.25) : !monotone(extrapolation_jacobian(r.row(i), d));
+        const bool folds = d == 1 ? !(extrapolation_jacobian(r.row(i), 1, map.ratio)(0, 0) > 0)
+                                  : !monotone(extrapolation_jacobian(r.row(i), d, map.ratio));
         if (folds) out.admissible[i] = 0;
       }
     }

@@ -103,7 +103,8 @@ void write_map(const std::filesystem::path& path, const BrenierMap& map) {
                    {"closes_step", map.closes_step ? "yes" : "no"},
                    {"step", std::to_string(map.step)},
                    {"time", exact(map.time)},
-                   {"tau", exact(map.tau)}};
+                   {"tau", exact(map.tau)},
+                   {"ratio", exact(map.ratio)}};
   write_safetensors(path, file);
 }
 
@@ -150,6 +151,10 @@ BrenierMap read_map(const std::filesystem::path& path) {
   map.step = meta.number<int>("step");
   map.time = meta.number<double>("time");
   map.tau = meta.number<double>("tau");
+  map.ratio = meta.number<double>("ratio");
+  if (!(map.ratio > 0 && map.ratio < 1e6)) {
+    meta.fail("has ratio = \"" + meta.text("ratio") + "\"; step lengths have a ratio above 0");
+  }
   return map;
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Clouds carried by maps, with densities. Second order needs Jacobians along trajectories: with R =
-// dx_n/dx_{n-1}, the extrapolation x* = (4/3) x_n - (1/3) x_{n-1} has the Jacobian E = (4/3) I - (1/3) R^{-1}
-// in x_n, and the step makes R_{n+1} = H E. For d > 1 none of these but H is symmetric.
+// Clouds carried by maps, with densities. Second order needs Jacobians along trajectories: with E that of the
+// extrapolation (engine/src/extrapolation.hpp), the step makes R_{n+1} = dx_{n+1}/dx_n = H E. For d > 1 none
+// of these but H is symmetric.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -63,21 +63,22 @@ Trajectory::Trajectory(Cloud start, bool second_order)
   }
 }
 
-Trajectory::Base Trajectory::base(MapBase kind) const {
+Trajectory::Base Trajectory::base(MapBase kind, double ratio) const {
   Base out{x_, log_density_, true};
   if (kind == MapBase::current) return out;
   if (!has_previous()) throw ValueError("trajectory: an extrapolated step needs a step before it");
   const Index d = x_.cols();
+  const double share = extrapolation(ratio);
   for (std::size_t k = 0; k < out.x.elements().size(); ++k) {
-    out.x.elements()[k] += (x_.elements()[k] - previous_.elements()[k]) / 3;
+    out.x.elements()[k] += share * (x_.elements()[k] - previous_.elements()[k]);
   }
   for (Index i = 0; i < x_.rows(); ++i) {
     double determinant = 0;
     if (d == 1) {
-      determinant = 4.0 / 3 - 1 / (3 * jacobian_(i, 0));
+      determinant = 1 + share - share / jacobian_(i, 0);
       out.admissible = out.admissible && determinant > 0;
     } else {
-      const RowMajor e = extrapolation_jacobian(jacobian_.row(i), d);
+      const RowMajor e = extrapolation_jacobian(jacobian_.row(i), d, ratio);
       determinant = e.determinant();
       out.admissible = out.admissible && monotone(e);
     }
@@ -114,7 +115,7 @@ void Trajectory::advance(const BrenierMap& map, const Base& from, Team& team) {
       View out(r.row(particle), d, d);
       out = ConstView(hessian.row(i), d, d);
       if (map.base == MapBase::extrapolated) {
-        out = (out * extrapolation_jacobian(jacobian_.row(particle), d)).eval();
+        out = (out * extrapolation_jacobian(jacobian_.row(particle), d, map.ratio)).eval();
       } else if (pending) {
         out = (out * ConstView(pending_jacobian_.row(particle), d, d)).eval();
       }

@@ -49,9 +49,19 @@ struct InnerOptions {
   int retries = 3;  // after a divergence, each at a quarter of the rate
 };
 
+/// Lengths of steps that the flow chooses itself, at order 2. A step's error is estimated by how far it ends
+/// from where the first order would: tau^2/2 |d^2 x/dt^2| to leading order, from the velocities along
+/// trajectories of this step and the one before, root mean square over the cloud, relative to its deviation.
+/// The second order goes on (local extrapolation), so that the flow's own error is smaller.
+struct AdaptiveOptions {
+  double tolerance = 0;  // > 0: of that estimate, for each step; 0: all steps have the same length
+  double end_time = std::numeric_limits<double>::infinity();  // where the last step ends; > start_time
+};
+
 /// Everything about a flow but its functional and its initial cloud.
 struct FlowOptions {
-  double tau = 1e-3;       // > 0, time units of the PDE
+  double tau = 1e-3;       // > 0, time units of the PDE; of the first step where lengths are adaptive
+  AdaptiveOptions adaptive{};
   int order = 1;           // 1: JKO; 2: BDF2 along trajectories
   Architecture network{};  // dim is taken from the cloud
   InnerOptions inner{};
@@ -79,6 +89,9 @@ struct StepReport {
   int iterations = 0;         // inner iterations, all start-up steps and retries together
   double residual = 0;        // gradient of the inner problem at its end, relative to the first of the flow
   double min_log_det = 0;     // smallest log det H over the cloud; 0 where not computed
+  /// The estimate of AdaptiveOptions at order 2, NaN otherwise; how many longer steps were tried before.
+  double time_error = std::numeric_limits<double>::quiet_NaN();
+  int rejected = 0;
   /// Of all maps of the step, at particles that are evenly spaced by number; NaN without certificates.
   /// The smallest eigenvalue of H, at up to min(1024, 2^22 / d^3) of them; the largest |grad u*(grad u(x)) -
   /// x|, the inverse found by Newton's method, at up to min(256, 2^18 / d^2), and infinite where it does not
@@ -111,10 +124,11 @@ class Flow {
   Flow(Flow&&) noexcept;
   Flow& operator=(Flow&&) noexcept;
 
-  /// One step of length tau. NumericalError where it diverges in spite of all retries, OutOfDeviceMemory
+  /// One step, of length tau or as AdaptiveOptions say. NumericalError where it diverges in spite of all
+  /// retries, or where no step length meets the tolerance, OutOfDeviceMemory
   /// where it does not fit the device (the message says what would), DeviceError where the device fails; the
   /// flow is then as it was before the call, and nothing of the step is left on the device. Returns nothing
-  /// where interrupt() was called: the step is undone as well.
+  /// where interrupt() was called: the step is undone as well. Nor does it do anything at adaptive.end_time.
   std::optional<StepReport> step();
 
   /// Ends a running step() from another thread or a signal handler, after the current inner iteration.
@@ -146,6 +160,7 @@ class Flow {
     std::vector<double> theta;
     double gradient_scale = 0;
     std::uint32_t draws = 0;
+    double next_tau = 0;  // of adaptive steps
   };
   Checkpoint checkpoint() const;
   /// Continues a flow bit for bit, from what trajectory(), maps() and checkpoint() gave. Clouds that are

@@ -16,7 +16,7 @@ namespace brenier {
 /// From which points a map of a flow is applied.
 enum class MapBase {
   current,       // x_n: a JKO step
-  extrapolated,  // x* = (4/3) x_n - (1/3) x_{n-1}: a BDF2 step along trajectories
+  extrapolated,  // x* = x_n + e (x_n - x_{n-1}): a BDF2 step along trajectories
 };
 
 /// The gradient of a convex network, with parameters in double precision and physical coordinates.
@@ -28,6 +28,9 @@ struct BrenierMap {
   int step = 0;             // the step of the flow it belongs to, from 1
   double time = 0;          // of the flow after this map
   double tau = 0;           // length of the JKO problem that it solves
+  /// Of the step's length to that of the step before, omega: e = omega^2/(1 + 2 omega), 1/3 for equal steps.
+  /// Only where the base is extrapolated.
+  double ratio = 1;
 
   /// Displacements grad u(x) - x (N, d) and, where wanted, log det of the Hessian (N) and the Hessian (N,
   /// d*d). ShapeError: x.cols is not the dimension.
@@ -67,11 +70,13 @@ class Trajectory {
     std::vector<double> log_density;  // empty where not known
     bool admissible = true;           // false: the extrapolation is not a monotone map at some particle
   };
-  Base base(MapBase kind) const;
+  /// `ratio` as in BrenierMap, > 0. ValueError: an extrapolation without a step before.
+  Base base(MapBase kind, double ratio = 1) const;
+  Base base(const BrenierMap& map) const { return base(map.base, map.ratio); }
 
-  /// Moves the cloud through a map that starts from `from` = base(map.base).
+  /// Moves the cloud through a map that starts from `from` = base(map).
   void advance(const BrenierMap& map, const Base& from, Team& team);
-  void advance(const BrenierMap& map, Team& team) { advance(map, base(map.base), team); }
+  void advance(const BrenierMap& map, Team& team) { advance(map, base(map), team); }
 
   /// Smallest log det H that the last map had on this cloud; 0 before, and where densities are not carried.
   double min_log_det() const { return min_log_det_; }
