@@ -155,6 +155,13 @@ ObjectiveValue Flow<T>::State::value(const Matrix<double>& x, const std::vector<
     exact.evaluate_program(objective.potential, x, v.data(), {}, team);
     for (const double term : v) out.potential += term * share;
   }
+  for (const NetworkTerm& term : objective.network) {
+    std::vector<double> v(n);
+    MapOutputs<double> outputs;
+    outputs.potential = v.data();
+    exact.evaluate(*term.net, term.theta->data(), x, outputs, team);
+    for (const double one : v) out.potential += term.weight * one * share;
+  }
   Matrix<double> subset;
   if (pair_limit > 0 && n > pair_limit && !objective.interaction.empty()) {
     subset = Matrix<double>(pair_limit, x.cols());

@@ -2,12 +2,14 @@
 // One JKO step on the device. Inside the inner loop the host only launches.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "kernels/cuda/cloud_forces.hpp"
 #include "kernels/cuda/clouds.hpp"
 #include "kernels/cuda/device_net.hpp"
+#include "kernels/cuda/network_force.hpp"
 #include "kernels/cuda/step_cg.hpp"
 #include "kernels/ops.hpp"
 
@@ -44,6 +46,9 @@ class DeviceStep {
       internal_host_.push_back({term.form, term.weight, term.exponent, surrogates_.back().view});
     }
     internal_ = upload(internal_host_.data(), static_cast<Index>(internal_host_.size()), stream);
+    for (const NetworkTerm& term : problem.objective->network) {
+      forces_.add(std::make_unique<NetworkForce<T, Policy>>(term, problem.shift, n_, raw(control_), stream));
+    }
     if (!log_det_) return;
     reports_.fill_zero(stream);
     log_det_->reports = raw(reports_);

@@ -47,6 +47,17 @@ class Layers final : public LayeredNet<T> {
     }
   }
 
+  void add_displacement(const StepArgs<T>& args, T factor, DevicePointer<T> to, Stream& stream) override {
+    begin(args, stream);
+    for (int chunk = 0; chunk < chunks_; ++chunk) {
+      enter(chunk, layered::GatherCloud{});
+      forward(0);
+      adjoint();
+      displace(false);
+      stage("add displacement", net_.dim, layered::AddDisplacement<T>{factor, raw(to)});
+    }
+  }
+
   void hessian_vector(const TileArgs<T>& tile, Stream& stream) override {
     begin({.tile = tile}, stream);
     for (int chunk = 0; chunk < chunks_; ++chunk) {

@@ -26,6 +26,8 @@ class LayeredNet {
 
   virtual const TilePlan& plan() const = 0;
   virtual void evaluate(const TileArgs<T>& tile, Stream& stream) = 0;
+  /// to (n, d) += factor * displacements, under the control of args.control.
+  virtual void add_displacement(const StepArgs<T>& args, T factor, DevicePointer<T> to, Stream& stream) = 0;
   virtual void hessian_vector(const TileArgs<T>& tile, Stream& stream) = 0;
   /// tile.partial = the gradient of the jet with the seeds in `tile`.
   virtual void jet_gradient(const TileArgs<T>& tile, Stream& stream) = 0;

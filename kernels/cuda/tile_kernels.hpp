@@ -143,6 +143,18 @@ BRENIER_DEVICE void scatter_map(const TileType& tile, const TileArgs<T>& args, i
   });
 }
 
+/// to (n, d) += factor * displacements.
+template <class TileType, class T>
+BRENIER_DEVICE void add_displacement(const TileType& tile, const TileArgs<T>& args, int begin, T factor,
+                                     T* to) {
+  const int d = args.net.dim;
+  tile.for_each(d, [&](int c, int p) {
+    if (begin + p >= args.n) return;
+    T& sum = to[Index{begin + p} * d + c];
+    sum = fma(factor, tile.at(args.plan.displacement + c, p), sum);
+  });
+}
+
 /// The rows of a jet's seeds; padding has none.
 template <class TileType, class T>
 BRENIER_DEVICE void gather_seeds(const TileType& tile, const TileArgs<T>& args, int begin) {
