@@ -120,7 +120,7 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
       ops(backend<T>(options.device)),
       team(options.threads),
       cloud(std::move(initial), options.order == 2) {
-  if (functional.terms().empty()) throw ValueError("flow: the functional has no terms");
+  if (functional.empty()) throw ValueError("flow: the functional has no terms");
   const int dim = functional.dimension();
   if (dim != 0 && dim != net.dim()) {
     throw ShapeError("flow: the functional is for dimension " + std::to_string(dim) +
