@@ -5,6 +5,7 @@
 #include "brenier/density.hpp"
 #include "brenier/device.hpp"
 #include "brenier/expression.hpp"
+#include "brenier/fit.hpp"
 #include "brenier/flow.hpp"
 #include "brenier/flow_density.hpp"
 #include "brenier/functional.hpp"
