@@ -187,6 +187,75 @@ std::vector<double> initial_parameters(const Icnn& net, Initialisation how, std:
   return theta;
 }
 
+std::vector<double> rescaled(const Icnn& net, std::span<const double> theta, std::span<const double> shift,
+                             std::span<const double> scale, double value_shift, double value_scale) {
+  const int dim = net.dim();
+  std::vector<double> out(theta.begin(), theta.end());
+  for (const Layer& layer : net.layers()) {
+    if (layer.input_weight < 0) continue;
+    for (int i = 0; i < layer.width; ++i) {
+      for (int c = 0; c < dim; ++c) {
+        double& weight = out[layer.input_weight + Index{i} * dim + c];
+        weight /= scale[c];
+        out[layer.bias + i] -= weight * shift[c];
+      }
+    }
+  }
+  for (int i = 0; i < net.layers().back().width; ++i) out[net.output_weight() + i] *= value_scale;
+  double* const slope = out.data() + net.output_input();
+  double& constant = out[net.output_bias()];
+  constant = value_shift + value_scale * constant;
+  for (int c = 0; c < dim; ++c) {
+    slope[c] *= value_scale / scale[c];
+    constant -= slope[c] * shift[c];
+  }
+  // s/2 |(x - m)/S|^2 has no other form here than s alpha/S^2 |x - m|^2 / 2.
+  const double alpha = theta[net.alpha()];
+  for (int c = 0; c < dim && alpha != 0; ++c) {
+    if (scale[c] != scale[0]) {
+      throw ValueError("rescaled: coordinates of the scales " + std::to_string(scale[0]) + " and " +
+                       std::to_string(scale[c]) + " for a network with alpha = " + std::to_string(alpha) +
+                       "; use one scale, or alpha = 0");
+    }
+    out[net.alpha()] = value_scale * alpha / (scale[0] * scale[0]);
+    slope[c] -= out[net.alpha()] * shift[c];
+    constant += 0.5 * out[net.alpha()] * shift[c] * shift[c];
+  }
+  for (int r = 0; r < net.rank(); ++r) {
+    double* row = out.data() + net.factor() + Index{r} * dim;
+    double projection = 0;
+    for (int c = 0; c < dim; ++c) {
+      row[c] *= std::sqrt(value_scale) / scale[c];
+      projection += row[c] * shift[c];
+    }
+    for (int c = 0; c < dim; ++c) slope[c] -= projection * row[c];
+    constant += 0.5 * projection * projection;
+  }
+  return out;
+}
+
+void write_as_force(const Icnn& net, std::span<const double> theta, std::span<const double> shift,
+                    std::span<double> out) {
+  const int dim = net.dim();
+  std::copy(theta.begin(), theta.end(), out.begin());
+  for (const Layer& layer : net.layers()) {
+    if (layer.input_weight < 0) continue;
+    for (int i = 0; i < layer.width; ++i) {
+      const double* row = theta.data() + layer.input_weight + Index{i} * dim;
+      for (int c = 0; c < dim; ++c) out[layer.bias + i] += row[c] * shift[c];
+    }
+  }
+  double* const slope = out.data() + net.output_input();
+  for (int c = 0; c < dim; ++c) slope[c] += theta[net.alpha()] * shift[c];
+  for (int r = 0; r < net.rank(); ++r) {
+    const double* row = theta.data() + net.factor() + Index{r} * dim;
+    double projection = 0;
+    for (int c = 0; c < dim; ++c) projection += row[c] * shift[c];
+    for (int c = 0; c < dim; ++c) slope[c] += projection * row[c];
+  }
+  out[net.alpha()] += 1;
+}
+
 std::vector<double> denormalised(const Icnn& net, std::span<const double> theta,
                                  std::span<const double> shift, double scale) {
   const int dim = net.dim();

@@ -116,4 +116,17 @@ std::vector<double> initial_parameters(const Icnn& net, Initialisation how, std:
 std::vector<double> denormalised(const Icnn& net, std::span<const double> theta,
                                  std::span<const double> shift, double scale);
 
+/// The parameters of c + s u((x - m)/S), elementwise in x: a value learned in normalised coordinates and
+/// units, expressed in physical ones. `shift` m and `scale` S > 0 have dim elements; `value_shift` c,
+/// `value_scale` s > 0. ValueError: coordinates of different scale for a network with alpha != 0, whose |x|^2
+/// has one.
+std::vector<double> rescaled(const Icnn& net, std::span<const double> theta, std::span<const double> shift,
+                             std::span<const double> scale, double value_shift, double value_scale);
+
+/// The parameters of u(x + m) + 1/2 |x|^2 up to a constant: evaluated at x, their displacement is grad u(x +
+/// m), without the cancellation of a displacement and x, nor the digits that x + m costs in a short type.
+/// `shift` m has dim elements, `out` parameters().
+void write_as_force(const Icnn& net, std::span<const double> theta, std::span<const double> shift,
+                    std::span<double> out);
+
 }  // namespace brenier

@@ -3,8 +3,10 @@
 // interaction and internal energies.
 #pragma once
 
+#include <memory>
 #include <vector>
 
+#include "kernels/icnn.hpp"
 #include "kernels/program.hpp"
 
 namespace brenier {
@@ -44,11 +46,46 @@ struct InternalTerm {
   Program surrogate{};  // w(t) = f'(t) - f(t)/t, the weight of log det H (the paper's Table 3)
 };
 
+/// weight * integral u d rho, u a network in physical coordinates.
+struct NetworkTerm {
+  double weight = 1;
+  std::shared_ptr<const Icnn> net;
+  std::shared_ptr<const std::vector<double>> theta;  // net->parameters()
+};
+
+/// Entropic optimal transport between clouds with the cost 1/2 |x - y|^2: Sinkhorn's algorithm on the
+/// logarithms, epsilon lowered step by step (Feydy et al., AISTATS 2019; Schmitzer, SIAM J. Sci. Comput. 41,
+/// 2019).
+struct SinkhornOptions {
+  double epsilon = 0.0025;  // > 0, in the unit of the cost; the square of a blur
+  double scaling = 0.5;  // in (0, 1): sqrt(epsilon) falls by this factor from the clouds' diameter to its end
+  int iterations = 100;  // most steps at the last epsilon, >= 1
+  double tolerance = 1e-6;  // ends them where the marginals are met to this, in total variation; 0: all steps
+  bool debiased = false;    // less half of the two clouds' values with themselves (Sinkhorn divergence)
+};
+
+/// weight * D(rho, reference): how far the particles, of equal weight, are from a fixed cloud.
+struct DivergenceTerm {
+  enum class Form {
+    sinkhorn,  // entropic optimal transport
+    mmd,       // squared maximum mean discrepancy, kernel exp(-|x - y|^2 / (2 bandwidth^2))
+    energy,    // energy distance
+  };
+  double weight = 1;
+  Form form = Form::sinkhorn;
+  std::shared_ptr<const Matrix<double>> reference;  // (M, d), physical coordinates
+  std::vector<double> reference_weights;            // (M), > 0, sum 1; empty: 1/M each
+  SinkhornOptions sinkhorn;
+  double bandwidth = 1;  // of mmd, > 0
+};
+
 /// All terms of F. Potentials are summed into one program, weights included.
 struct Objective {
   Program potential;  // in x; no code where there is no potential
   std::vector<InternalTerm> internal;
   std::vector<InteractionTerm> interaction;
+  std::vector<NetworkTerm> network;
+  std::vector<DivergenceTerm> divergence;
 
   bool has_potential() const { return !potential.code.empty(); }
 };
@@ -58,7 +95,8 @@ struct ObjectiveValue {
   double potential = 0;
   double interaction = 0;
   double internal = 0;
-  double total() const { return potential + interaction + internal; }
+  double divergence = 0;
+  double total() const { return potential + interaction + internal + divergence; }
 };
 
 }  // namespace brenier

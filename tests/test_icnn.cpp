@@ -269,6 +269,53 @@ TEST_CASE("denormalised parameters give S^2 u((x-m)/S) + m.x") {
   }
 }
 
+TEST_CASE("rescaled parameters give c + s u((x-m)/S); forces give grad u(x+m)") {
+  for (const NetCase& net_case : net_cases()) {
+    CAPTURE(net_case.name);
+    const Icnn net(net_case.architecture);
+    const Index d = net.dim();
+    std::vector<double> theta = generic_parameters<double>(net, 91);
+    Numbers numbers(93);
+    std::vector<double> shift(d), one(d, 0.3), each(d), zero(d, 0.0);
+    for (double& m : shift) m = numbers(-3, 3);
+    for (double& s : each) s = numbers(0.1, 2);
+    const Matrix<double> x = numbers.matrix<double>(5, d, -2, 2);
+    const auto evaluate = [&](const std::vector<double>& parameters, const Matrix<double>& at) {
+      std::pair<std::vector<double>, Matrix<double>> out{std::vector<double>(5), Matrix<double>(5, d)};
+      Team team(1);
+      MapOutputs<double> map;
+      map.potential = out.first.data();
+      map.displacement = out.second;
+      ref::operations<double>().evaluate(net, parameters.data(), at, map, team);
+      return out;
+    };
+    for (const bool common : {true, false}) {
+      if (!common) {
+        if (d > 1) CHECK_ERROR(rescaled(net, theta, shift, each, 0, 1), ValueError, "alpha = 0.7");
+        theta[net.alpha()] = 0;
+      }
+      const std::vector<double>& scale = common ? one : each;
+      Matrix<double> inner(5, d);
+      for (Index i = 0; i < 5; ++i) {
+        for (Index c = 0; c < d; ++c) inner(i, c) = (x(i, c) - shift[c]) / scale[c];
+      }
+      std::vector<double> expected = evaluate(theta, inner).first;
+      for (double& value : expected) value = -7 + 2.5 * value;
+      CHECK_CLOSE(evaluate(rescaled(net, theta, shift, scale, -7, 2.5), x).first, expected, 1e-12);
+
+      Matrix<double> moved(5, d);
+      for (Index i = 0; i < 5; ++i) {
+        for (Index c = 0; c < d; ++c) moved(i, c) = x(i, c) + shift[c];
+      }
+      Matrix<double> gradient = evaluate(theta, moved).second;
+      for (Index k = 0; k < 5 * d; ++k) gradient.elements()[k] += moved.elements()[k];
+      std::vector<double> force(theta.size());
+      write_as_force(net, theta, shift, force);
+      CHECK_CLOSE(evaluate(force, x).second.elements(), gradient.elements(), 1e-13);
+    }
+  }
+}
+
 TEST_CASE("initial parameters: identity maps, bounds, reproducible draws") {
   Team team(1);
   Numbers numbers(29);

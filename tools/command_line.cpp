@@ -34,6 +34,8 @@ constexpr const char* kExamples =
     "      energy distance, MMD and W2 between two clouds, with standard errors\n"
     "  brenier density runs/a points.npy -o log-density.npy --step 10\n"
     "      the log-density of the flow at any points, after 10 steps; `pull` says where they come from\n"
+    "  brenier fit points.npy labels.npy -o net.safetensors --residual --plot\n"
+    "      a convex classifier, whose logit a functional can take as learned_potential\n"
     "  brenier info flow.toml\n"
     "      checks a file and shows every key with its value; `brenier info` alone shows the build\n"
     "\n"
@@ -45,7 +47,8 @@ constexpr const char* kExamples =
     "  particles = 1024\n"
     "  sampling = \"whitened\"      # or random, stratified\n"
     "  [[functional]]             # F is the sum of such terms\n"
-    "  term = \"entropy\"           # or porous_medium (m), potential, interaction, internal (expression)\n"
+    "  term = \"entropy\"           # or porous_medium (m), potential, interaction, internal (expression),\n"
+    "                             # learned_potential (path)\n"
     "  [[functional]]\n"
     "  term = \"potential\"\n"
     "  expression = \"0.5*sum(x^2)\"\n"
@@ -201,6 +204,7 @@ class CommandLine {
     distance_->add_option("--threads", distance_options_.threads, "threads; 0: all processors")
         ->check(CLI::NonNegativeNumber);
 
+    add_fit();
     pull_ = app_.add_subcommand("pull", "where the flow of a run carries points from");
     add_point_options(*pull_, "OUT (N, d), rows of NaN where there is no such point (POINTS-pulled.npy)");
     density_ = app_.add_subcommand("density", "log-density of a run's flow at any points");
@@ -225,6 +229,8 @@ class CommandLine {
       push(push_options_, out);
     } else if (distance_->parsed()) {
       distance(distance_options_, out);
+    } else if (fit_->parsed()) {
+      return fit_command(out);
     } else if (pull_->parsed()) {
       pull(point_options_, out);
     } else if (density_->parsed()) {
@@ -253,13 +259,66 @@ class CommandLine {
         ->check(CLI::NonNegativeNumber);
   }
 
+  void add_fit() {
+    FitOptions& options = fit_options_.options;
+    fit_ = app_.add_subcommand("fit", "train a convex potential on labelled points");
+    fit_->add_option("DATA", fit_options_.data, ".npy file of the points, (N, d)")->required();
+    fit_->add_option("LABELS", fit_options_.labels, ".npy file of their labels, (N): 0 and 1, or numbers")
+        ->required();
+    fit_->add_option("-o,--out", fit_options_.out,
+                     ".safetensors file to write; a summary beside it, with .json")
+        ->required();
+    fit_->add_flag("--regression", regression_,
+                   "mean squared error; otherwise a classifier, the potential is the logit of label 1");
+    fit_->add_option("--hidden", options.hidden, "widths of the layers")
+        ->delimiter(',')
+        ->capture_default_str();
+    fit_->add_flag("--residual", options.residual, "blocks of two layers with skips; all widths equal");
+    fit_->add_option("--quadratic-rank", options.quadratic_rank, "rank of a learned quadratic term")
+        ->capture_default_str();
+    fit_->add_option("--epochs", options.epochs, "most passes over the points")->capture_default_str();
+    fit_->add_option("--batch", options.batch, "points of a minibatch")->capture_default_str();
+    fit_->add_option("--rate", options.rate, "of Adam")->capture_default_str();
+    fit_->add_option("--patience", options.patience,
+                     "epochs without a lower validation loss until the rate falls to a tenth")
+        ->capture_default_str();
+    fit_->add_option("--stop", options.stop, "such epochs until the end; 0: never")->capture_default_str();
+    fit_->add_flag("--last", last_epoch_, "keep the last epoch's parameters, not those of the best one");
+    fit_->add_option("--validation", options.validation, "share of the points")->capture_default_str();
+    fit_->add_option("--test", options.test, "share of the points, only looked at in the end")
+        ->capture_default_str();
+    fit_->add_flag("--one-scale", one_scale_, "normalise all coordinates alike: quiet ones stay quiet");
+    fit_->add_option("--seed", options.seed, "of all random numbers")
+        ->check(CLI::Validator(check_seed, "0..9223372036854775807"));
+    fit_->add_flag("--double", fit_options_.double_precision, "train in double precision");
+    fit_->add_option("--device", options.device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
+    fit_->add_option("--threads", options.threads, "threads; 0: all processors. Results do not depend on it");
+    fit_->add_flag("-q,--quiet", fit_options_.quiet, "no progress");
+    fit_->add_flag("--plot", fit_plot_, "draw confusion matrix and losses beside the network, as .png");
+  }
+
+  int fit_command(std::ostream& out) {
+    FitOptions& options = fit_options_.options;
+    if (regression_) options.loss = FitOptions::Loss::squared;
+    if (one_scale_) options.scaling = FitOptions::Scaling::common;
+    options.keep_best = !last_epoch_;
+    if (!fit(fit_options_, out)) return ExitCode::interrupted;
+    out.flush();
+    std::filesystem::path summary = fit_options_.out;
+    summary.replace_extension(".json");
+    return fit_plot_ && plot_fit(summary) != 0 ? ExitCode::failed : ExitCode::ok;
+  }
+
   CLI::App app_;
+  CLI::App* fit_ = nullptr;
   CLI::App *run_ = nullptr, *resume_ = nullptr, *push_ = nullptr, *pull_ = nullptr, *density_ = nullptr,
            *distance_ = nullptr, *info_ = nullptr, *plot_ = nullptr;
   RunArguments arguments_;
   PushOptions push_options_;
   PointOptions point_options_;
   DistanceOptions distance_options_;
+  FitCommand fit_options_;
+  bool regression_ = false, last_epoch_ = false, one_scale_ = false, fit_plot_ = false;
   std::filesystem::path info_path_, plot_out_;
   std::vector<std::filesystem::path> plot_runs_;
 };

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "brenier/fit.hpp"
+
 namespace brenier::app {
 
 /// What the process ends with.
@@ -60,10 +62,23 @@ void pull(const PointOptions& options, std::ostream& log);
 /// origin. Errors as for pull(); ValueError: a run that starts from a file has no density.
 void density(const PointOptions& options, std::ostream& log);
 
+struct FitCommand {
+  std::filesystem::path data, labels;  // .npy (N, d) and (N)
+  std::filesystem::path out;           // .safetensors; the summary is beside it, with .json
+  FitOptions options;
+  bool double_precision = false;  // of the training
+  bool quiet = false;
+};
+/// Trains a convex potential, writes it and a summary. False where it was interrupted: what there is then is
+/// written. Errors as for fit(), and of the files.
+bool fit(const FitCommand& command, std::ostream& out);
+
 /// About the build, a run folder, a configuration, a .npy or a .safetensors file.
 void info(const std::optional<std::filesystem::path>& path, std::ostream& out);
 
 /// Calls plot.py; returns its exit code. NotAvailable: no Python with numpy and matplotlib, or no plot.py.
 int plot(const std::vector<std::filesystem::path>& runs, const std::filesystem::path& out);
+/// The same of the summary of fit(): the figure beside it, with .png.
+int plot_fit(const std::filesystem::path& summary);
 
 }  // namespace brenier::app

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// `brenier plot` hands over to plot.py.
+// `brenier plot` hands over to plot.py, `brenier fit --plot` to plot_fit.py.
 #include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -40,16 +40,16 @@ int call(const std::vector<std::string>& words, bool silent) {
 }
 
 /// Beside the command, in the installed share folder, or in the source tree it was built from.
-fs::path find_script() {
+fs::path find_script(const char* name) {
   std::error_code code;
   const fs::path command = fs::read_symlink("/proc/self/exe", code).parent_path();
-  const fs::path places[] = {command / "plot.py", command / ".." / "share" / "brenier" / "plot.py",
-                             fs::path(BRENIER_SOURCE_DIR) / "tools" / "plot.py"};
+  const fs::path places[] = {command / name, command / ".." / "share" / "brenier" / name,
+                             fs::path(BRENIER_SOURCE_DIR) / "tools" / name};
   for (const fs::path& place : places) {
     if (fs::is_regular_file(place, code)) return place.lexically_normal();
   }
-  throw NotAvailable(
-      "plot: plot.py is neither beside the command nor in share/brenier; install brenier again");
+  throw NotAvailable("plot: " + std::string(name) +
+                     " is neither beside the command nor in share/brenier; install brenier again");
 }
 
 std::string find_python() {
@@ -69,11 +69,15 @@ std::string find_python() {
 
 int plot(const std::vector<fs::path>& runs, const fs::path& out) {
   for (const fs::path& path : runs) RunFolder::open(path);
-  std::vector<std::string> words = {find_python(), find_script().string()};
+  std::vector<std::string> words = {find_python(), find_script("plot.py").string()};
   if (!out.empty()) words.insert(words.end(), {"--out", out.string()});
   words.push_back("--");
   for (const fs::path& path : runs) words.push_back(path.string());
   return call(words, false);
+}
+
+int plot_fit(const fs::path& summary) {
+  return call({find_python(), find_script("plot_fit.py").string(), "--", summary.string()}, false);
 }
 
 }  // namespace brenier::app
