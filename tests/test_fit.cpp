@@ -366,6 +366,30 @@ TEST_CASE("brenier fit: the files it leaves, and a flow that takes its network")
   CHECK(potential.back() < potential.front());
 }
 
+TEST_CASE("brenier fit --plot draws a picture of either kind") {
+  const TemporaryFolder folder;
+  const std::string x = (folder.path / "x.npy").string(), y = (folder.path / "y.npy").string();
+  for (const bool regression : {false, true}) {
+    const Data data = regression ? bowl(200, 2, 95) : ball(200, 2, 95);
+    write_npy(x, data.x.view());
+    write_npy(y, std::span<const double>(data.label));
+    const fs::path net = folder.path / (regression ? "r.safetensors" : "c.safetensors");
+    std::vector<std::string> words = {"fit", x,          y,   "-o", net.string(), "--hidden",
+                                      "8",   "--epochs", "2", "-q", "--plot"};
+    if (regression) words.push_back("--regression");
+    const Output drawn = command(words);
+    if (drawn.err.find("no Python with numpy") != std::string::npos) {
+      MESSAGE("skipped: no Python with numpy and matplotlib");
+      return;
+    }
+    CAPTURE(drawn.err);
+    CHECK(drawn.code == 0);
+    const fs::path picture = fs::path(net).replace_extension(".png");
+    REQUIRE(fs::exists(picture));
+    CHECK(fs::file_size(picture) > 10'000);
+  }
+}
+
 TEST_CASE("brenier fit: regressions, quiet runs and errors") {
   const TemporaryFolder folder;
   const Data data = bowl(300, 2, 91);

@@ -13,6 +13,7 @@
 #include "tests/support/app.hpp"
 #include "tests/support/backends.hpp"
 #include "tests/support/near.hpp"
+#include "tests/support/nets.hpp"
 #include "tools/commands.hpp"
 #include "tools/report.hpp"
 #include "tools/run.hpp"
@@ -47,13 +48,13 @@ double distance_allowed(int iterations) {
 }
 
 template <class T>
-void check_same_flow(const std::string& name, const Overrides& overrides) {
+void check_same_flow(const std::string& name, const Overrides& overrides, const Functional& more = {}) {
   CAPTURE(name);
   const Config config = experiment(name, overrides);
   const auto flow_on = [&](const char* device) {
     FlowOptions options = config.flow;
     options.device = device;
-    return Flow<T>(config.functional, config.initial_cloud(), options);
+    return Flow<T>(config.functional + more, config.initial_cloud(), options);
   };
   Flow<T> expected = flow_on("cpu"), actual = flow_on("cuda");
   const Matrix<double> start = expected.trajectory().x();
@@ -123,6 +124,13 @@ TEST_CASE_TEMPLATE("minibatches on the device: the CPU's draws", T, float, doubl
 TEST_CASE_TEMPLATE("stochastic log-determinants on the device: the CPU's probes", T, float, double) {
   check_same_flow<T>("porous_medium", {"inner.logdet=cg", "inner.probes=2", "inner.cg_iterations=3"});
   check_same_flow<T>("nonlinear_fokker_planck", {"inner.logdet=cg", "inner.minibatch=48", "flow.steps=2"});
+}
+
+TEST_CASE_TEMPLATE("learned potentials on the device", T, float, double) {
+  const Icnn net({.dim = 1, .hidden = {6, 6}, .residual = true});
+  const Functional learned = 2 * learned_potential({net, generic_parameters<double>(net, 9)});
+  check_same_flow<T>("nonlinear_fokker_planck", {}, learned);
+  check_same_flow<T>("aggregation", {"inner.minibatch=48", "flow.steps=2"}, learned);
 }
 
 TEST_CASE("a run that was begun on one device goes on with another one") {

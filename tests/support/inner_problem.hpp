@@ -2,6 +2,7 @@
 // A small inner problem with every kind of term, for tests that call a backend's inner loop itself.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "brenier/expression.hpp"
