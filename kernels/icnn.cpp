@@ -179,6 +179,28 @@ std::vector<double> initial_parameters(const Icnn& net, Initialisation how, std:
   return theta;
 }
 
+void write_as_force(const Icnn& net, std::span<const double> theta, std::span<const double> shift,
+                    std::span<double> out) {
+  const int dim = net.dim();
+  std::copy(theta.begin(), theta.end(), out.begin());
+  for (const Layer& layer : net.layers()) {
+    if (layer.input_weight < 0) continue;
+    for (int i = 0; i < layer.width; ++i) {
+      const double* row = theta.data() + layer.input_weight + Index{i} * dim;
+      for (int c = 0; c < dim; ++c) out[layer.bias + i] += row[c] * shift[c];
+    }
+  }
+  double* const slope = out.data() + net.output_input();
+  for (int c = 0; c < dim; ++c) slope[c] += theta[net.alpha()] * shift[c];
+  for (int r = 0; r < net.rank(); ++r) {
+    const double* row = theta.data() + net.factor() + Index{r} * dim;
+    double projection = 0;
+    for (int c = 0; c < dim; ++c) projection += row[c] * shift[c];
+    for (int c = 0; c < dim; ++c) slope[c] += projection * row[c];
+  }
+  out[net.alpha()] += 1;
+}
+
 std::vector<double> denormalised(const Icnn& net, std::span<const double> theta,
                                  std::span<const double> shift, double scale) {
   const int dim = net.dim();

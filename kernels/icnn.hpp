@@ -111,4 +111,10 @@ std::vector<double> initial_parameters(const Icnn& net, Initialisation how, std:
 std::vector<double> denormalised(const Icnn& net, std::span<const double> theta,
                                  std::span<const double> shift, double scale);
 
+/// The parameters of u(x + m) + 1/2 |x|^2 up to a constant: evaluated at x, their displacement is grad u(x +
+/// m), without the cancellation of a displacement and x, nor the digits that x + m costs in a short type.
+/// `shift` m has dim elements, `out` parameters().
+void write_as_force(const Icnn& net, std::span<const double> theta, std::span<const double> shift,
+                    std::span<double> out);
+
 }  // namespace brenier

@@ -321,7 +321,115 @@ TEST_CASE_TEMPLATE("the gradient of a JKO step equals the reference", T, float, 
   }
 }
 
+namespace {
+
+/// A learned potential with generic parameters.
+NetworkTerm learned(const Architecture& architecture, double weight) {
+  NetworkTerm term{weight, std::make_shared<const Icnn>(architecture), nullptr};
+  term.theta = std::make_shared<const std::vector<double>>(generic_parameters<double>(*term.net, 67));
+  return term;
+}
+
+/// A residual network without quadratic term, and a plain one with, whose weight is negative.
+std::vector<NetworkTerm> learned_potentials(int d) {
+  NetworkTerm plain = learned({.dim = d, .hidden = {7}, .learn_alpha = false}, 1.2);
+  std::vector<double> theta = *plain.theta;
+  theta[plain.net->alpha()] = 0;
+  plain.theta = std::make_shared<const std::vector<double>>(theta);
+  const Architecture curved{.dim = d, .hidden = {9, 9}, .residual = true, .quadratic_rank = 2};
+  return {plain, learned(curved, -0.3)};
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("learned potentials in a JKO step equal the reference", T, float, double) {
+  Team one(1);
+  for (const Backend<T>& backend : backends<T>()) {
+    Team team(backend.threads);
+    for (const int d : {1, 2, 5}) {
+      for (const Index n : kStepSizes) {
+        for (const bool interacting : {false, true}) {
+          for (const LogDetOptions::Method method :
+               {LogDetOptions::Method::exact, LogDetOptions::Method::cg}) {
+            CAPTURE(backend.ops->name);
+            CAPTURE(d);
+            CAPTURE(n);
+            CAPTURE(interacting);
+            CAPTURE(static_cast<int>(method));
+            const Index minibatch = n == 33 ? 0 : 70;
+            StepCase<T> step({.dim = d, .hidden = {12, 6}}, n, interacting, minibatch);
+            step.objective.network = learned_potentials(d);
+            step.problem.log_det = {.method = method, .iterations = 3};
+            const std::vector<T> theta = step.state().theta;
+            std::vector<double> expected(step.net.parameters()), actual(step.net.parameters(), 1e9);
+            ref::operations<T>().objective_gradient(step.problem, theta.data(), 4, expected.data(), one);
+            backend.ops->objective_gradient(step.problem, theta.data(), 4, actual.data(), team);
+            CHECK_CLOSE(actual, expected, 8 * net_tolerance<T>(step.net, 16));
+            CHECK(gradient_error(step.net, actual, expected) <= 16 * net_tolerance<T>(step.net, 16));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a network that is a quadratic gives the gradient of the program for the same potential") {
+  // Far from the origin, where y + m has few digits left in float: the frame of the cloud is what counts.
+  const int d = 3;
+  auto net = std::make_shared<const Icnn>(Architecture{.dim = d, .hidden = {1}, .quadratic_rank = 1});
+  std::vector<double> theta(net->parameters(), 0.0);
+  theta[net->alpha()] = 2;
+  for (int c = 0; c < d; ++c) {
+    theta[net->factor() + c] = c + 1.0;
+    theta[net->output_input() + c] = 1e4 * (2 + 6 * (c + 1.0));  // the minimum is at (-1e4, -1e4, -1e4)
+  }
+  const auto shared = std::make_shared<const std::vector<double>>(theta);
+  const auto run = [&]<class T>(const Backend<T>& backend, double tolerance) {
+    CAPTURE(backend.ops->name);
+    Team team(backend.threads);
+    StepCase<T> step({.dim = d, .hidden = {6, 5}}, 40, false);
+    step.problem.shift.assign(d, -1e4);
+    StepCase<double> exact({.dim = d, .hidden = {6, 5}}, 40, false);
+    const std::string form = "(x[0] + 2*x[1] + 3*x[2])^2/2 + sum(x^2)";
+    // The reference has the minimum at the origin, and the cloud around it.
+    exact.problem.shift.assign(d, 0.0);
+    exact.objective.potential = Expression::potential(form, d).program();
+    for (Index i = 0; i < 40 * d; ++i) exact.x.elements()[i] = static_cast<double>(step.x.elements()[i]);
+    step.objective.potential = {};
+    step.objective.network = {{1.0, net, shared}};
+    const std::vector<T> map = step.state().theta;
+    std::vector<double> expected(step.net.parameters()), actual(step.net.parameters());
+    Team one(1);
+    const std::vector<double> exact_map(map.begin(), map.end());
+    ref::operations<double>().objective_gradient(exact.problem, exact_map.data(), 0, expected.data(), one);
+    backend.ops->objective_gradient(step.problem, map.data(), 0, actual.data(), team);
+    CHECK_CLOSE(actual, expected, tolerance);
+  };
+  // In double the constants of the network, near 1e6, leave 1e-10 of its slopes near 1.
+  for (const Backend<double>& backend : all_backends<double>()) run(backend, 1e-9);
+  for (const Backend<float>& backend : all_backends<float>()) run(backend, 2e-5);
+}
+
 #if !defined(BRENIER_TEST_REDUCED)
+
+TEST_CASE_TEMPLATE("learned potentials beyond the shared memory of a block equal the reference", T, float,
+                   double) {
+  StepCase<T> step({.dim = 2, .hidden = {12, 6}}, 40, true);
+  step.objective.network = {learned({.dim = 2, .hidden = {320, 320, 320}, .residual = true}, 0.8)};
+  const std::vector<T> theta = step.state().theta;
+  const auto run = [&](const Operations<T>& ops, Team& team) {
+    std::vector<double> gradient(step.net.parameters(), 1e9);
+    ops.objective_gradient(step.problem, theta.data(), 4, gradient.data(), team);
+    return gradient;
+  };
+  Team one(1);
+  const std::vector<double> expected = run(ref::operations<T>(), one);
+  for (const Backend<T>& backend : backends<T>()) {
+    CAPTURE(backend.ops->name);
+    Team team(backend.threads);
+    CHECK_CLOSE(run(*backend.ops, team), expected, 8 * net_tolerance<T>(*step.objective.network[0].net, 16));
+  }
+}
 
 TEST_CASE_TEMPLATE("networks beyond the shared memory of a block equal the reference", T, float, double) {
   // 200,000 parameters and their gradients: no tile of a GPU holds them.
@@ -389,6 +497,7 @@ TEST_CASE("the inner loop follows the reference, and its bits do not depend on t
   Team one(1);
   for (const bool interacting : {false, true}) {
     StepCase<double> step({.dim = 2, .hidden = {17, 5}, .quadratic_rank = 1}, kLoopSize, interacting, 0);
+    if (!interacting) step.objective.network = learned_potentials(2);
     InnerState<double> expected = step.state();
     const InnerReport report = ref::operations<double>().inner_loop(step.problem, expected, 12, one);
     CHECK(report.iterations == 12);

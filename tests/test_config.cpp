@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "brenier/npy.hpp"
+#include "brenier/potential.hpp"
 #include "tests/support/app.hpp"
 #include "tools/config.hpp"
 #include "tools/run.hpp"
@@ -128,6 +129,46 @@ TEST_CASE("configuration: expressions, parameters and dimensions") {
                  {"cloud.particles", "more than"});
   check_contains(config_error(kTiny, {"cloud.sampling=whitened"}), {"cloud.sampling", "gaussian"});
   CHECK(config_error(gaussian) == "(no error)");
+}
+
+TEST_CASE("configuration: learned potentials") {
+  const TemporaryFolder folder;
+  const Icnn net({.dim = 2, .hidden = {3}});
+  std::vector<double> theta = initial_parameters(net, Initialisation::identity, 1);
+  write_potential(folder.path / "v.safetensors", {net, theta});
+  const auto text = [](const std::string& path, int dim) {
+    return tiny_with(
+        "density = \"barenblatt\"\ntime = 1e-3\nparticles = 37\n[[functional]]\n"
+        "term = \"porous_medium\"\nm = 2",
+        "density = \"gaussian\"\ndim = " + std::to_string(dim) +
+            "\nparticles = 37\n[[functional]]\nterm = \"learned_potential\"\npath = \"" + path +
+            "\"\nweight = 0.25");
+  };
+  const auto error = [&](const std::string& toml) {
+    try {
+      parse_config(toml, "a.toml", folder.path);
+    } catch (const Error& failure) {
+      return std::string(failure.what());
+    }
+    return std::string("(no error)");
+  };
+  // Paths are relative to the file's folder, and absolute in the resolved configuration.
+  const Config config = parse_config(text("v.safetensors", 2), "a.toml", folder.path);
+  REQUIRE(config.functional.learned().size() == 1);
+  CHECK(config.functional.learned()[0].term.weight == 0.25);
+  CHECK(*config.functional.learned()[0].term.theta == theta);
+  check_contains(config.resolved, {"learned_potential", (folder.path / "v.safetensors").c_str()});
+  const Config again = parse_config(config.resolved, "b.toml", "/");
+  CHECK(*again.functional.learned()[0].term.theta == theta);
+
+  check_contains(error(text("v.safetensors", 3)),
+                 {"a.toml:9:", "functional.0.path", "dimension 2", "dimension 3"});
+  check_contains(error(text("w.safetensors", 2)), {"functional.0.path", "w.safetensors", "no such file"});
+  check_contains(error(tiny_with("term = \"porous_medium\"\nm = 2", "term = \"learned_potential\"")),
+                 {"functional.0.path", "the name of a file"});
+  theta[net.output_weight()] = -0.5;
+  write_potential(folder.path / "v.safetensors", {net, theta});
+  check_contains(error(text("v.safetensors", 2)), {"a.toml:9:", "output.hidden.weight", "-0.5"});
 }
 
 TEST_CASE("configuration: clouds from files") {

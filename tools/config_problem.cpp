@@ -188,6 +188,17 @@ void read_file(Section& section, CloudConfig& cloud) {
   }
 }
 
+Functional read_learned_potential(Section& section, int dim) {
+  const std::filesystem::path file = section.file("path");
+  const Functional out = located(section, "path", [&] { return learned_potential(file); });
+  if (out.dimension() != dim) {
+    section.fail("path", "= '" + file.string() + "' is a potential in dimension " +
+                             std::to_string(out.dimension()) + ", but the cloud has dimension " +
+                             std::to_string(dim));
+  }
+  return out;
+}
+
 }  // namespace
 
 Sampling sampling_of(const std::string& name) {
@@ -264,12 +275,14 @@ Parameters read_parameters(Section& section) {
 }
 
 Functional read_functional(std::vector<Section>& terms, int dim, const Parameters& parameters) {
-  const std::vector<std::string> names = {"potential", "interaction", "internal", "entropy", "porous_medium"};
+  const std::vector<std::string> names = {"potential", "interaction",   "internal",
+                                          "entropy",   "porous_medium", "learned_potential"};
   Functional sum;
   for (Section& section : terms) {
     const std::string term = peek(section, "term", names);
     std::vector<std::string> keys = {"term", "weight"};
     if (term == "porous_medium") keys.push_back("m");
+    if (term == "learned_potential") keys.push_back("path");
     if (term == "potential" || term == "interaction" || term == "internal") keys.push_back("expression");
     section.allow(keys, "for term = \"" + term + "\"");
     section.choice("term", names);
@@ -278,6 +291,8 @@ Functional read_functional(std::vector<Section>& terms, int dim, const Parameter
       one = entropy();
     } else if (term == "porous_medium") {
       one = porous_medium(section.number("m", above(1)));
+    } else if (term == "learned_potential") {
+      one = read_learned_potential(section, dim);
     } else {
       const std::string text = section.text("expression");
       one = located(section, "expression", [&] {

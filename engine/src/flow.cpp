@@ -120,7 +120,7 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
       ops(backend<T>(options.device)),
       team(options.threads),
       cloud(std::move(initial), options.order == 2) {
-  if (functional.terms().empty()) throw ValueError("flow: the functional has no terms");
+  if (functional.empty()) throw ValueError("flow: the functional has no terms");
   const int dim = functional.dimension();
   if (dim != 0 && dim != net.dim()) {
     throw ShapeError("flow: the functional is for dimension " + std::to_string(dim) +
@@ -154,6 +154,13 @@ ObjectiveValue Flow<T>::State::value(const Matrix<double>& x, const std::vector<
     std::vector<double> v(n);
     exact.evaluate_program(objective.potential, x, v.data(), {}, team);
     for (const double term : v) out.potential += term * share;
+  }
+  for (const NetworkTerm& term : objective.network) {
+    std::vector<double> v(n);
+    MapOutputs<double> outputs;
+    outputs.potential = v.data();
+    exact.evaluate(*term.net, term.theta->data(), x, outputs, team);
+    for (const double one : v) out.potential += term.weight * one * share;
   }
   Matrix<double> subset;
   if (pair_limit > 0 && n > pair_limit && !objective.interaction.empty()) {

@@ -111,7 +111,10 @@ Functional::Functional(Expression expression) {
   terms_.push_back({1.0, std::move(expression), name});
 }
 
+Functional::Functional(Learned learned) : learned_{std::move(learned)} {}
+
 int Functional::dimension() const {
+  if (!learned_.empty()) return learned_.front().term.net->dim();
   for (const Term& term : terms_) {
     if (term.expression.kind() != Expression::Kind::internal) return term.expression.dimension();
   }
@@ -127,7 +130,11 @@ bool Functional::needs_density() const {
 
 std::string Functional::describe() const {
   std::string out;
-  for (const Term& term : terms_) out += (out.empty() ? "" : " + ") + show(term.weight) + " * " + term.text;
+  const auto add = [&](double weight, const std::string& text) {
+    out += (out.empty() ? "" : " + ") + show(weight) + " * " + text;
+  };
+  for (const Term& term : terms_) add(term.weight, term.text);
+  for (const Learned& one : learned_) add(one.term.weight, one.text);
   return out.empty() ? "0" : out;
 }
 
@@ -146,10 +153,12 @@ Objective Functional::objective(double mass) const {
         break;
     }
   }
+  for (const Learned& one : learned_) objective.network.push_back(one.term);
   return objective;
 }
 
 std::optional<Functional::Gaussian> Functional::gaussian(int dim) const {
+  if (!learned_.empty()) return std::nullopt;
   Gaussian out;
   out.potential.hessian = Matrix<double>(dim, dim);
   out.potential.linear.assign(dim, 0.0);
@@ -174,7 +183,8 @@ std::optional<Functional::Gaussian> Functional::gaussian(int dim) const {
 }
 
 std::optional<Functional::PorousMedium> Functional::porous_medium() const {
-  if (terms_.size() != 1 || terms_[0].expression.kind() != Expression::Kind::internal) return std::nullopt;
+  if (!learned_.empty() || terms_.size() != 1 || terms_[0].expression.kind() != Expression::Kind::internal)
+    return std::nullopt;
   const std::optional<EntropyPower> form = terms_[0].expression.entropy_power();
   if (!form || form->entropy != 0 || form->powers.size() != 1) return std::nullopt;
   const auto [m, coefficient] = form->powers[0];
@@ -190,6 +200,7 @@ Functional operator+(Functional a, const Functional& b) {
                      " meets terms for dimension " + std::to_string(da));
   }
   a.terms_.insert(a.terms_.end(), b.terms_.begin(), b.terms_.end());
+  a.learned_.insert(a.learned_.end(), b.learned_.begin(), b.learned_.end());
   return a;
 }
 
@@ -197,6 +208,7 @@ Functional operator*(double factor, Functional f) {
   if (!std::isfinite(factor))
     throw ValueError("functional: weight " + show(factor) + " is not a finite number");
   for (Functional::Term& term : f.terms_) term.weight *= factor;
+  for (Functional::Learned& one : f.learned_) one.term.weight *= factor;
   return f;
 }
 
@@ -210,6 +222,21 @@ Functional interaction(const std::string& w, int dimension, const Parameters& pa
 
 Functional internal(const std::string& f, const Parameters& parameters) {
   return Functional(Expression::internal(f, parameters));
+}
+
+Functional learned_potential(const LearnedPotential& v, const std::string& text) {
+  if (static_cast<Index>(v.theta.size()) != v.net.parameters()) {
+    throw ShapeError("learned potential: " + std::to_string(v.theta.size()) +
+                     " parameters for a network of " + std::to_string(v.net.parameters()));
+  }
+  NetworkTerm term;
+  term.net = std::make_shared<const Icnn>(v.net);
+  term.theta = std::make_shared<const std::vector<double>>(v.theta);
+  return Functional(Functional::Learned{std::move(term), "learned potential " + text});
+}
+
+Functional learned_potential(const std::filesystem::path& file) {
+  return learned_potential(read_potential(file), file.filename().string());
 }
 
 Functional entropy() {

@@ -16,6 +16,7 @@
 #include "kernels/adam.hpp"
 #include "kernels/cpu/divergence.hpp"
 #include "kernels/cpu/factor.hpp"
+#include "kernels/cpu/learned.hpp"
 #include "kernels/cpu/pairs.hpp"
 #include "kernels/cpu/parallel.hpp"
 #include "kernels/cpu/solves.hpp"
@@ -42,6 +43,7 @@ struct StepShared {
   double* norm2;      // (norm_blocks)
   T* lower;           // (parameters): bounds
   T* active;          // (parameters): 1, or 0 where frozen
+  LearnedParameters<T> learned;
   Divergence<T>** divergence = nullptr;  // one for each term
   std::atomic<bool> interrupted{false};
 
@@ -58,7 +60,8 @@ struct StepShared {
         image(carver.take<T>(interacting ? problem.x.cols * image_ld : 1)),
         norm2(carver.take<double>(norm_blocks)),
         lower(carver.take<T>(parameters)),
-        active(carver.take<T>(parameters)) {}
+        active(carver.take<T>(parameters)),
+        learned(*problem.objective, carver) {}
 };
 
 /// What one thread of a step owns.
@@ -88,9 +91,12 @@ class StepWorker {
         factor_(carver.take<double>(exact_ ? factor_workspace(d_) : 1)),
         program_(carver.take<T>(program_rows() * kLanes)),
         mean_(carver.take<double>(d_)),
-        pairs_(d_, pair_rows(), carver) {}
+        pairs_(d_, pair_rows(), carver),
+        learned_(objective_, carver) {}
 
   void set_parameters(const T* theta) { net_.set_parameters(theta); }
+  /// Once, before the first iteration.
+  void set_learned_potentials() { learned_.set_parameters(shared_.learned); }
 
   /// Phase 1, only where particles interact: images of the tiles of a chunk.
   void images(Index chunk, int iteration) {
@@ -241,6 +247,7 @@ class StepWorker {
         store(v_ + i, load(v_ + i) + scale * load(result.gradient + i));
       }
     }
+    learned_.add(scale, y_, v_);
     for (const InteractionTerm& term : objective_.interaction) {
       add_pair_forces<T>(term.kernel, problem_.scale * term.weight, y_,
                          {shared_.image, shared_.n, d_, shared_.image_ld}, mean_, v_, pairs_);
@@ -356,6 +363,7 @@ class StepWorker {
   T* program_;
   double* mean_;
   PairWorkspace<T> pairs_;
+  LearnedForces<T> learned_;
 };
 
 /// Shared and private memory of a step, sized before any thread starts.
@@ -375,6 +383,7 @@ class StepRun {
         shared().active[k] = tensor.frozen ? T(0) : T(1);
       }
     }
+    shared().learned.fill(problem.shift.data());
     Carver private_count(nullptr);
     StepWorker<T> private_sizes(problem, sizes, private_count);
     private_bytes_ = (private_count.used() + 4095) / 4096 * 4096;
@@ -397,7 +406,9 @@ class StepRun {
 
   StepWorker<T> worker(int rank) {
     Carver carver(private_memory_.data() + private_bytes_ * static_cast<std::size_t>(rank));
-    return StepWorker<T>(problem_, shared(), carver);
+    StepWorker<T> worker(problem_, shared(), carver);
+    worker.set_learned_potentials();
+    return worker;
   }
 
   /// All partial gradients of one iteration; ends with a barrier.

@@ -2,11 +2,14 @@
 // One JKO step on the device. Inside the inner loop the host only launches.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <vector>
 
+#include "kernels/cuda/cloud_forces.hpp"
 #include "kernels/cuda/clouds.hpp"
 #include "kernels/cuda/device_net.hpp"
+#include "kernels/cuda/network_force.hpp"
 #include "kernels/cuda/step_cg.hpp"
 #include "kernels/ops.hpp"
 
@@ -32,7 +35,8 @@ class DeviceStep {
         gradient_(net_.packed()),
         reports_(log_det_ ? n_ : 0),
         pairs_(problem.objective->interaction, d_,
-               std::max(pair_threads(n_), Index{net_.grid()} * kTileThreads), stream) {
+               std::max(pair_threads(n_), Index{net_.grid()} * kTileThreads), stream),
+        forces_(n_, d_) {
     const std::vector<T> shift(problem.shift.begin(), problem.shift.end());
     shift_ = upload(shift.data(), d_, stream);
     const Control start{.iteration = iteration, .finite = 1};
@@ -42,6 +46,9 @@ class DeviceStep {
       internal_host_.push_back({term.form, term.weight, term.exponent, surrogates_.back().view});
     }
     internal_ = upload(internal_host_.data(), static_cast<Index>(internal_host_.size()), stream);
+    for (const NetworkTerm& term : problem.objective->network) {
+      forces_.add(std::make_unique<NetworkForce<T, Policy>>(term, problem.shift, n_, raw(control_), stream));
+    }
     if (!log_det_) return;
     reports_.fill_zero(stream);
     log_det_->reports = raw(reports_);
@@ -65,21 +72,20 @@ class DeviceStep {
     args.internal_terms = as_int(static_cast<Index>(internal_host_.size()));
     args.image = raw(image_);
     args.control = raw(control_);
-    const bool interacting = !problem_.objective->interaction.empty();
-    if (log_det_) return launch_stochastic(args, interacting);
+    args.external = raw(forces_.external());
+    if (log_det_) return launch_stochastic(args);
     net_.run(
         [&](auto form) {
           using Form = decltype(form);
           args.pairs = pairs_.terms();
-          if (interacting) launch(image_kernel<Form>, net_.shape("images"), args);
+          if (needs_images()) launch(image_kernel<Form>, net_.shape("images"), args);
+          forces_.launch(image_.pointer(), stream_);
           launch(step_kernel<Form>, net_.shape("step"), args);
         },
         [&](LayeredNet<T>& layered) {
           args.force = raw(force_);
-          const auto launch_forces = [&] {
-            launch_tile_forces<T>(pairs_.terms(), image_.pointer(), n_, force_.pointer(), stream_);
-          };
-          layered.step(args, interacting, launch_forces, stream_);
+          layered.step(
+              args, needs_images(), [&] { launch_forces(); }, stream_);
         });
   }
   /// Launches the sum over blocks; with Adam where `args` has what it needs.
@@ -125,25 +131,32 @@ class DeviceStep {
     }
     return args;
   }
-  void launch_stochastic(const StepArgs<T>& step, bool interacting) {
+  bool interacting() const { return !problem_.objective->interaction.empty(); }
+  /// Whether some term of F sees all particles at once.
+  bool needs_images() const { return interacting() || !forces_.empty(); }
+  /// Layer by layer: all forces on the images.
+  void launch_forces() {
+    if (interacting()) launch_tile_forces<T>(pairs_.terms(), image_.pointer(), n_, force_.pointer(), stream_);
+    forces_.launch(image_.pointer(), stream_);
+  }
+  void launch_stochastic(const StepArgs<T>& step) {
     StepCgArgs<T> args{step, *log_det_, single_plan(step.tile.plan)};
     net_.run(
         [&](auto form) {
           using Form = decltype(form);
           args.step.pairs = pairs_.terms();
-          if (interacting) {
+          if (needs_images()) {
             StepArgs<T> images = args.step;
             images.tile.plan.tangents = 0;
             launch(image_kernel<Form>, net_.shape("images"), images);
           }
+          forces_.launch(image_.pointer(), stream_);
           launch(step_cg_kernel<Form>, net_.shape("step with solves"), args);
         },
         [&](LayeredNet<T>& layered) {
           args.step.force = raw(force_);
-          const auto launch_forces = [&] {
-            launch_tile_forces<T>(pairs_.terms(), image_.pointer(), n_, force_.pointer(), stream_);
-          };
-          layered.step_cg(args, interacting, launch_forces, stream_);
+          layered.step_cg(
+              args, needs_images(), [&] { launch_forces(); }, stream_);
         });
   }
   static TileTask task(const Objective& objective, const std::optional<LogDetArgs>& log_det) {
@@ -175,6 +188,7 @@ class DeviceStep {
   std::vector<InternalView> internal_host_;
   DeviceBuffer<InternalView> internal_;
   DevicePairs<T> pairs_;
+  CloudForces<T> forces_;
 };
 
 /// Moments, bounds and the constants of Adam, beside a DeviceStep.

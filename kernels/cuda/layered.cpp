@@ -47,6 +47,17 @@ class Layers final : public LayeredNet<T> {
     }
   }
 
+  void add_displacement(const StepArgs<T>& args, T factor, DevicePointer<T> to, Stream& stream) override {
+    begin(args, stream);
+    for (int chunk = 0; chunk < chunks_; ++chunk) {
+      enter(chunk, layered::GatherCloud{});
+      forward(0);
+      adjoint();
+      displace(false);
+      stage("add displacement", net_.dim, layered::AddDisplacement<T>{factor, raw(to)});
+    }
+  }
+
   void hessian_vector(const TileArgs<T>& tile, Stream& stream) override {
     begin({.tile = tile}, stream);
     for (int chunk = 0; chunk < chunks_; ++chunk) {
@@ -108,16 +119,16 @@ class Layers final : public LayeredNet<T> {
     }
   }
 
-  void step(const StepArgs<T>& args, bool interact, const std::function<void()>& launch_forces,
+  void step(const StepArgs<T>& args, bool images, const std::function<void()>& launch_forces,
             Stream& stream) override {
     begin(args, stream);
-    for (int chunk = 0; interact && chunk < chunks_; ++chunk) {
+    for (int chunk = 0; images && chunk < chunks_; ++chunk) {
       // The rows of the only chunk serve the second half as well.
       image(chunk, chunks_ > 1 ? 0 : plan_.tangents, true);
     }
-    if (interact) launch_forces();
+    if (images) launch_forces();
     for (int chunk = 0; chunk < chunks_; ++chunk) {
-      if (!interact || chunks_ > 1) image(chunk, plan_.tangents, false);
+      if (!images || chunks_ > 1) image(chunk, plan_.tangents, false);
       stage("seeds", 1, layered::Seeds{});
       if (plan_.directions == Directions::unit) {
         hessian();
@@ -127,16 +138,16 @@ class Layers final : public LayeredNet<T> {
     }
   }
 
-  void step_cg(const StepCgArgs<T>& args, bool interact, const std::function<void()>& launch_forces,
+  void step_cg(const StepCgArgs<T>& args, bool images, const std::function<void()>& launch_forces,
                Stream& stream) override {
     begin(args.step, stream);
     const TilePlan pairs = plan_;
     const auto use = [&](const TilePlan& plan) { plan_ = args_.step.tile.plan = plan; };
     const ConjugateGradients<T> cg{args.log_det.options};
-    for (int chunk = 0; interact && chunk < chunks_; ++chunk) image(chunk, 0, true);
-    if (interact) launch_forces();
+    for (int chunk = 0; images && chunk < chunks_; ++chunk) image(chunk, 0, true);
+    if (images) launch_forces();
     for (int chunk = 0; chunk < chunks_; ++chunk) {
-      if (!interact || chunks_ > 1) image(chunk, 0, false);
+      if (!images || chunks_ > 1) image(chunk, 0, false);
       stage("seeds", 1, layered::Seeds{});
       use(single_plan(pairs));
       for (int k = 0; k < args.log_det.probes; ++k) {

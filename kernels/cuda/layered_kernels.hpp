@@ -195,6 +195,15 @@ struct ScatterMap {
   }
 };
 
+template <class T>
+struct AddDisplacement {
+  T factor;
+  T* to;
+  BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
+    add_displacement(chunk, args.step.tile, args.begin, factor, to);
+  }
+};
+
 struct StartAdjointTangent {
   template <class T>
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>&) const {

@@ -143,6 +143,18 @@ BRENIER_DEVICE void scatter_map(const TileType& tile, const TileArgs<T>& args, i
   });
 }
 
+/// to (n, d) += factor * displacements.
+template <class TileType, class T>
+BRENIER_DEVICE void add_displacement(const TileType& tile, const TileArgs<T>& args, int begin, T factor,
+                                     T* to) {
+  const int d = args.net.dim;
+  tile.for_each(d, [&](int c, int p) {
+    if (begin + p >= args.n) return;
+    T& sum = to[Index{begin + p} * d + c];
+    sum = fma(factor, tile.at(args.plan.displacement + c, p), sum);
+  });
+}
+
 /// The rows of a jet's seeds; padding has none.
 template <class TileType, class T>
 BRENIER_DEVICE void gather_seeds(const TileType& tile, const TileArgs<T>& args, int begin) {
@@ -255,8 +267,9 @@ struct StepArgs {
   ProgramView potential{};
   const InternalView* internal = nullptr;
   int internal_terms = 0;
-  T* image = nullptr;        // (n, d), where particles interact
+  T* image = nullptr;        // (n, d), where somebody needs the images of all particles
   const T* force = nullptr;  // (n, d): weighted forces of the interactions, where tiles do not compute them
+  const T* external = nullptr;  // (n, d): weighted forces of terms with launches of their own, or null
   PairTerms<T> pairs{};
   const Control* control = nullptr;
 };
@@ -290,7 +303,7 @@ BRENIER_DEVICE T image_of(const TileType& tile, const StepArgs<T>& args, int beg
   return x + args.scale * tile.at(args.tile.plan.displacement + c, p);
 }
 
-/// Images of the batch, where particles interact.
+/// Images of the batch, where somebody needs those of all particles.
 template <class Form>
 BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void image_kernel(
     BRENIER_ARGUMENT StepArgs<typename Form::Type> args) {
@@ -334,8 +347,8 @@ BRENIER_DEVICE double internal_weight(const TileType& tile, const StepArgs<T>& a
   return -weight;
 }
 
-/// The v rows of particle p: gradient of the inertia, the potential and the interactions, whose forces lie
-/// there.
+/// The v rows of particle p: gradient of the inertia, the potential, the interactions, whose forces lie
+/// there, and of terms with launches of their own.
 template <class TileType, class T>
 BRENIER_DEVICE void first_order_seeds(const TileType& tile, const StepArgs<T>& args, int begin, int p) {
   const TilePlan& plan = args.tile.plan;
@@ -356,6 +369,7 @@ BRENIER_DEVICE void first_order_seeds(const TileType& tile, const StepArgs<T>& a
       const T force = args.force ? args.force[Index{begin + p} * d + c] : tile.at(plan.v + c, p);
       v = fma(args.scale, force, v);
     }
+    if (args.external && !padding) v = fma(args.scale, args.external[Index{begin + p} * d + c], v);
     tile.at(plan.v + c, p) = padding ? T(0) : v;
   }
   tile.at(plan.v + d, p) = T(0);

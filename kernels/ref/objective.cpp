@@ -235,6 +235,15 @@ void gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, 
     evaluate_program<T>(objective.potential, physical, nullptr, part, team);
     add_part(scale);
   }
+  for (const NetworkTerm& term : objective.network) {
+    std::vector<double> force(term.net->parameters());
+    write_as_force(*term.net, *term.theta, problem.shift, force);
+    const std::vector<T> rounded(force.begin(), force.end());
+    MapOutputs<T> gradient_at_y;
+    gradient_at_y.displacement = part;
+    evaluate<T>(*term.net, rounded.data(), y, gradient_at_y, team);
+    add_part(scale * static_cast<T>(term.weight));
+  }
   for (const InteractionTerm& term : objective.interaction) {
     interaction<T>(term.kernel, y, nullptr, part, team);
     add_part(scale * static_cast<T>(term.weight));

@@ -27,6 +27,9 @@ struct SmallProblem {
     PairKernel kernel;
     kernel.quadratic = 0.1;
     objective.interaction.push_back({1.0, kernel});
+    const auto learned = std::make_shared<const Icnn>(Architecture{.dim = 2, .hidden = {6, 4}});
+    const std::vector<double> parameters = generic_parameters<double>(*learned, 7);
+    objective.network.push_back({0.5, learned, std::make_shared<const std::vector<double>>(parameters)});
     inner.net = &net;
     inner.x = x;
     inner.log_density = log_density.data();

@@ -11,6 +11,7 @@
 #include "brenier/map.hpp"
 #include "brenier/npy.hpp"
 #include "brenier/oracles.hpp"
+#include "brenier/potential.hpp"
 #include "brenier/safetensors.hpp"
 #include "brenier/version.hpp"
 #include "kernels/runtime/error.hpp"

@@ -6,11 +6,13 @@
 // These are the energies of the paper's Table 1: each pair of a functional and its gradient-flow PDE.
 #pragma once
 
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "brenier/expression.hpp"
+#include "brenier/potential.hpp"
 #include "kernels/objective.hpp"
 
 namespace brenier {
@@ -26,10 +28,20 @@ class Functional {
     std::string text;
   };
 
+  /// A potential energy whose V is a network.
+  struct Learned {
+    NetworkTerm term;
+    std::string text;
+  };
+
   Functional() = default;
   explicit Functional(Expression expression);
+  explicit Functional(Learned learned);
 
   const std::vector<Term>& terms() const { return terms_; }
+  const std::vector<Learned>& learned() const { return learned_; }
+  /// No terms at all.
+  bool empty() const { return terms_.empty() && learned_.empty(); }
 
   /// d of the potentials and interactions, 0 where there are none.
   int dimension() const;
@@ -62,6 +74,7 @@ class Functional {
 
  private:
   std::vector<Term> terms_;
+  std::vector<Learned> learned_;
 };
 
 /// integral V d rho, V(x) with x in R^d. Errors as for Expression::potential.
@@ -86,6 +99,11 @@ template <std::invocable<Var> F>
 Functional internal(F&& f) {
   return Functional(Expression::internal(std::forward<F>(f)));
 }
+
+/// integral V d rho, V a network. `text` describes it in reports.
+Functional learned_potential(const LearnedPotential& v, const std::string& text = "network");
+/// The same from a file. IoError as for read_potential().
+Functional learned_potential(const std::filesystem::path& file);
 
 /// integral rho log rho: heat and Fokker-Planck equations.
 Functional entropy();
