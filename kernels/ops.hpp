@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/divergence.hpp"
 #include "kernels/icnn.hpp"
 #include "kernels/objective.hpp"
 #include "kernels/runtime/portable.hpp"
@@ -141,6 +142,7 @@ struct InnerReport {
   bool finite = true;      // false: the gradient was not finite; theta is from before that update
   bool interrupted = false;
   CgReport cg;  // of all solves of the loop
+  SinkhornReport sinkhorn;
 };
 
 /// The table of operations of one backend.
@@ -186,6 +188,15 @@ struct Operations {
   /// distance 0 are left out of log kernels.
   void (*interaction)(const PairKernel& kernel, MatrixView<const T> y, double* energy, MatrixView<T> force,
                       Team& team);
+
+  /// D(cloud, reference) of a term, its weight left out, and the gradient of its first variation: force_i
+  /// (N, d) is dD/dx_i divided by the weight of the particle. For entropic transport that is
+  /// x_i - sum_j P_ij y_j / a_i by the envelope theorem (Feydy et al., AISTATS 2019, section 3.2), exact
+  /// where the marginals are met. Either output may be left out. With a `state`, a call starts from the
+  /// potentials that the last one left there; without one, and where they are of other sizes or come out
+  /// worse than the schedule of epsilons did, from nothing.
+  SinkhornReport (*divergence)(const DivergenceTerm& term, const WeightedCloud<T>& cloud, double* value,
+                               MatrixView<T> force, DivergenceState* state, Team& team);
 
   /// Gradient (net.parameters()) of the objective of `problem` at theta, for iteration `iteration`.
   void (*objective_gradient)(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,

@@ -177,6 +177,65 @@ TEST_CASE("configuration: learned potentials") {
   check_contains(error(text("v.safetensors", 2)), {"a.toml:9:", "output.hidden.weight", "-0.5"});
 }
 
+TEST_CASE("configuration: distances from a cloud") {
+  const TemporaryFolder folder;
+  Matrix<double> points(3, 1);
+  points(1, 0) = 1;
+  points(2, 0) = 3;
+  write_npy(folder.path / "y.npy", points.view());
+  write_npy(folder.path / "plane.npy", Matrix<double>(3, 2).view());
+  const auto text = [](const std::string& term) {
+    return tiny_with("term = \"porous_medium\"\nm = 2", term + "\nweight = 0.25");
+  };
+  const auto parse = [&](const std::string& term) { return parse_config(text(term), "a.toml", folder.path); };
+  const auto error = [&](const std::string& term) {
+    try {
+      parse(term);
+    } catch (const Error& failure) {
+      return std::string(failure.what());
+    }
+    return std::string("(no error)");
+  };
+  const Config config = parse(
+      "term = \"sinkhorn\"\nreference = \"y.npy\"\nblur = 0.5\nscaling = 0.7\niterations = 7\n"
+      "warm_iterations = 3\ntolerance = 1e-3\ndebiased = true");
+  REQUIRE(config.functional.distances().size() == 1);
+  const DivergenceTerm& term = config.functional.distances()[0].term;
+  CHECK(term.weight == 0.25);
+  CHECK(term.reference->elements() == points.elements());
+  CHECK(term.sinkhorn.epsilon == 0.25);
+  CHECK(term.sinkhorn.scaling == 0.7);
+  CHECK(term.sinkhorn.iterations == 7);
+  CHECK(term.sinkhorn.warm_iterations == 3);
+  CHECK(term.sinkhorn.tolerance == 1e-3);
+  CHECK(term.sinkhorn.debiased);
+  const Config again = parse_config(config.resolved, "b.toml", "/");
+  CHECK(again.functional.describe() == config.functional.describe());
+  CHECK(again.functional.distances()[0].term.reference->elements() == points.elements());
+
+  const Config initial = parse("term = \"mmd\"\nreference = \"initial\"");
+  CHECK(initial.functional.distances()[0].term.reference->elements() == initial.initial_cloud().x.elements());
+  CHECK(parse_config(initial.resolved, "b.toml", "/").functional.describe() == initial.functional.describe());
+  // Distances 1, 2 and 3.
+  CHECK(parse("term = \"mmd\"\nreference = \"y.npy\"\nbandwidth = \"median\"")
+            .functional.distances()[0]
+            .term.bandwidth == 2);
+  CHECK(parse("term = \"energy_distance\"\nreference = \"y.npy\"").functional.distances().size() == 1);
+
+  check_contains(error("term = \"sinkhorn\""), {"functional.0.reference", "missing"});
+  check_contains(error("term = \"sinkhorn\"\nreference = \"z.npy\""), {"functional.0.reference", "z.npy"});
+  check_contains(error("term = \"sinkhorn\"\nreference = \"plane.npy\""),
+                 {"functional.0.reference", "dimension 2", "dimension 1"});
+  check_contains(error("term = \"sinkhorn\"\nreference = \"y.npy\"\nepsilon = 0"),
+                 {"functional.0.epsilon", "above 0"});
+  check_contains(error("term = \"sinkhorn\"\nreference = \"y.npy\"\nepsilon = 1\nblur = 1"),
+                 {"functional.0.blur", "epsilon = blur^2"});
+  check_contains(error("term = \"mmd\"\nreference = \"y.npy\"\nbandwidth = -1"),
+                 {"functional.0.bandwidth", "above 0"});
+  check_contains(error("term = \"energy_distance\"\nreference = \"y.npy\"\nepsilon = 1"),
+                 {"functional.0.epsilon", "unknown key"});
+}
+
 TEST_CASE("configuration: clouds from files") {
   const TemporaryFolder folder;
   Matrix<double> points(5, 2);

@@ -6,6 +6,7 @@
 #include "brenier/density.hpp"
 #include "brenier/npy.hpp"
 #include "kernels/runtime/error.hpp"
+#include "solvers/entropic_transport.hpp"
 #include "solvers/metrics.hpp"
 #include "solvers/wasserstein.hpp"
 #include "tests/support/app.hpp"
@@ -51,6 +52,21 @@ TEST_CASE("distances of two files") {
   CHECK(one["mmd"]["value"] == mmd_squared(x, y, 0.7, team).value);
   CHECK_FALSE(one.contains("w2"));
 
+  options.metrics = {"sinkhorn"};
+  options.epsilon = 0.5;
+  const nlohmann::json transport = measured(options);
+  const EntropicTransport plain = entropic_transport(x, y, {.epsilon = 0.5, .iterations = 1000}, team);
+  CHECK(transport["sinkhorn"]["value"] == plain.value);
+  CHECK(plain.report.unconverged == 0);
+  CHECK(transport["sinkhorn_divergence"]["value"].get<double>() > 0);
+  CHECK(transport["sinkhorn_divergence"]["value"].get<double>() < plain.value);
+  check_contains(transport["sinkhorn"]["about"].get<std::string>(), {"epsilon 0.5", "marginals to"});
+  options.epsilon = 0;
+  const double blur = median_distance(x, y) / 20;
+  CHECK(measured(options)["sinkhorn"]["value"] ==
+        entropic_transport(x, y, {.epsilon = blur * blur, .iterations = 1000}, team).value);
+  options.metrics = {"mmd"};
+
   std::ostringstream lines;
   distance(options, lines);
   check_contains(lines.str(), {"60 and 80 points in dimension 3", "mmd", "+-", "bandwidth 0.7"});
@@ -58,6 +74,16 @@ TEST_CASE("distances of two files") {
   options.b = folder.path / "line.npy";
   write_npy(options.b, Matrix<double>(4, 1, 1.0).view());
   CHECK_ERROR(measured(options), ShapeError, "in dimension 1");
+  // Weights; and what cannot be compared.
+  const std::vector<double> a = {0.25, 0.75}, b = {0.5, 0.5};
+  Matrix<double> two(2, 1), point(1, 1);
+  two(1, 0) = 4;
+  CHECK(std::abs(entropic_transport(two, point, {}, team, a).value - 0.75 * 8) <= 1e-12);
+  CHECK_ERROR(entropic_transport(two, point, {}, team, b, b), ShapeError, "2 weights for 1 points");
+  CHECK_ERROR(entropic_transport(two, y, {}, team), ShapeError, "clouds of dimensions 1 and 3");
+  CHECK_ERROR(entropic_transport(two, point, {}, team, {0.5, 0.6}), ValueError, "sum to 1.1");
+  CHECK_ERROR(entropic_transport(two, Matrix<double>(0, 1), {}, team), ShapeError, "0 points");
+
   options.a = options.b;
   options.metrics = {"w2"};
   CHECK(measured(options)["w2"]["value"] == 0);

@@ -48,7 +48,7 @@ constexpr const char* kExamples =
     "  sampling = \"whitened\"      # or random, stratified\n"
     "  [[functional]]             # F is the sum of such terms\n"
     "  term = \"entropy\"           # or porous_medium (m), potential, interaction, internal (expression),\n"
-    "                             # learned_potential (path)\n"
+    "                             # learned_potential (path), sinkhorn, mmd, energy_distance (reference)\n"
     "  [[functional]]\n"
     "  term = \"potential\"\n"
     "  expression = \"0.5*sum(x^2)\"\n"
@@ -195,10 +195,16 @@ class CommandLine {
     distance_->add_option("B", distance_options_.b, ".npy file of points, (M, d)")->required();
     distance_
         ->add_option("--metric", distance_options_.metrics,
-                     "w2, energy, mmd, gaussian (all); may be repeated")
-        ->check(CLI::IsMember({"w2", "energy", "mmd", "gaussian"}))
+                     "w2, energy, mmd, gaussian, sinkhorn (all); may be repeated")
+        ->check(CLI::IsMember({"w2", "energy", "mmd", "gaussian", "sinkhorn"}))
         ->allow_extra_args(false);
     distance_->add_option("--bandwidth", distance_options_.bandwidth, "of mmd (the median distance)")
+        ->check(CLI::PositiveNumber);
+    distance_
+        ->add_option(
+            "--epsilon", distance_options_.epsilon,
+            "of sinkhorn, in the unit of the cost |x - y|^2 / 2 (the square of a twentieth of the median "
+            "distance)")
         ->check(CLI::PositiveNumber);
     distance_->add_flag("--json", distance_options_.json, "one JSON object");
     distance_->add_option("--threads", distance_options_.threads, "threads; 0: all processors")

@@ -39,8 +39,9 @@ void push(const PushOptions& options, std::ostream& log);
 
 struct DistanceOptions {
   std::filesystem::path a, b;        // .npy (N, d) and (M, d)
-  std::vector<std::string> metrics;  // of w2, energy, mmd, gaussian; empty: all
+  std::vector<std::string> metrics;  // of w2, energy, mmd, gaussian, sinkhorn; empty: all
   double bandwidth = 0;              // of mmd; 0: the median distance
+  double epsilon = 0;                // of sinkhorn; 0: the square of a twentieth of the median distance
   bool json = false;
   int threads = 0;
 };

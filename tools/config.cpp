@@ -183,7 +183,8 @@ Config parse_config(const std::string& text, const std::string& name, const std:
   std::vector<Section> terms = root.tables("functional");
   if (terms.empty())
     root.fail("functional", "is missing: write at least one [[functional]] table with a term");
-  config.functional = read_functional(terms, config.cloud.dim, config.parameters);
+  config.functional =
+      read_functional(terms, config.cloud.dim, config.parameters, [&] { return config.initial_cloud().x; });
   if (config.functional.needs_density() && !config.cloud.density && config.cloud.log_density.empty()) {
     cloud.fail("log_density",
                "is missing: the functional has an internal energy, which needs the log-density of "

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -87,6 +88,8 @@ Config load_config(const std::filesystem::path& path, const std::vector<std::str
 Sampling sampling_of(const std::string& name);
 CloudConfig read_cloud(Section& section);
 Parameters read_parameters(Section& section);
-Functional read_functional(std::vector<Section>& terms, int dim, const Parameters& parameters);
+/// `initial` gives the initial cloud, for terms that name it.
+Functional read_functional(std::vector<Section>& terms, int dim, const Parameters& parameters,
+                           const std::function<Matrix<double>()>& initial);
 
 }  // namespace brenier::app

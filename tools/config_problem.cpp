@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "brenier/npy.hpp"
+#include "solvers/metrics.hpp"
 #include "tools/config.hpp"
 
 namespace brenier::app {
@@ -199,6 +200,55 @@ Functional read_learned_potential(Section& section, int dim) {
   return out;
 }
 
+/// Options of entropic transport; epsilon, or its root as a blur.
+SinkhornOptions read_sinkhorn(Section& section) {
+  SinkhornOptions options;
+  if (section.has("blur")) {
+    if (section.has("epsilon"))
+      section.fail("blur", "and epsilon = blur^2 are both given; write one of them");
+    const double blur = section.number("blur", above(0));
+    options.epsilon = blur * blur;
+  } else {
+    options.epsilon = section.number("epsilon", above(0), options.epsilon);
+  }
+  options.scaling = section.number("scaling", {0, 1, true, true}, options.scaling);
+  options.iterations = static_cast<int>(section.integer("iterations", {1, 1e9}, options.iterations));
+  options.warm_iterations =
+      static_cast<int>(section.integer("warm_iterations", {1, 1e9}, options.warm_iterations));
+  options.tolerance = section.number("tolerance", at_least(0), options.tolerance);
+  options.debiased = section.boolean("debiased", options.debiased);
+  return options;
+}
+
+/// The distance from a file's points, or from the initial cloud.
+Functional read_distance(Section& section, const std::string& term, int dim,
+                         const std::function<Matrix<double>()>& initial) {
+  Matrix<double> reference;
+  if (section.silent().text("reference") == "initial") {
+    section.text("reference");
+    reference = initial();
+  } else {
+    const std::filesystem::path file = section.file("reference");
+    reference = located(section, "reference", [&] { return read_npy(file); });
+  }
+  if (reference.cols() != dim) {
+    section.fail("reference", "has points in dimension " + std::to_string(reference.cols()) +
+                                  ", but the cloud has dimension " + std::to_string(dim));
+  }
+  return located(section, "reference", [&] {
+    if (term == "sinkhorn") return sinkhorn(std::move(reference), read_sinkhorn(section));
+    if (term == "energy_distance") return energy_distance_to(std::move(reference));
+    double bandwidth = 0;
+    if (section.kind("bandwidth") == Section::Kind::number) {
+      bandwidth = section.number("bandwidth", above(0));
+    } else {
+      section.choice("bandwidth", {"median"}, "median");
+      bandwidth = median_distance(reference, reference);
+    }
+    return mmd(std::move(reference), bandwidth);
+  });
+}
+
 }  // namespace
 
 Sampling sampling_of(const std::string& name) {
@@ -274,15 +324,24 @@ Parameters read_parameters(Section& section) {
   return out;
 }
 
-Functional read_functional(std::vector<Section>& terms, int dim, const Parameters& parameters) {
+Functional read_functional(std::vector<Section>& terms, int dim, const Parameters& parameters,
+                           const std::function<Matrix<double>()>& initial) {
   const std::vector<std::string> names = {"potential", "interaction",   "internal",
-                                          "entropy",   "porous_medium", "learned_potential"};
+                                          "entropy",   "porous_medium", "learned_potential",
+                                          "sinkhorn",  "mmd",           "energy_distance"};
   Functional sum;
   for (Section& section : terms) {
     const std::string term = peek(section, "term", names);
     std::vector<std::string> keys = {"term", "weight"};
     if (term == "porous_medium") keys.push_back("m");
     if (term == "learned_potential") keys.push_back("path");
+    const bool distance = term == "sinkhorn" || term == "mmd" || term == "energy_distance";
+    if (distance) keys.push_back("reference");
+    if (term == "mmd") keys.push_back("bandwidth");
+    if (term == "sinkhorn") {
+      keys = with(keys,
+                  {"epsilon", "blur", "scaling", "iterations", "warm_iterations", "tolerance", "debiased"});
+    }
     if (term == "potential" || term == "interaction" || term == "internal") keys.push_back("expression");
     section.allow(keys, "for term = \"" + term + "\"");
     section.choice("term", names);
@@ -293,6 +352,8 @@ Functional read_functional(std::vector<Section>& terms, int dim, const Parameter
       one = porous_medium(section.number("m", above(1)));
     } else if (term == "learned_potential") {
       one = read_learned_potential(section, dim);
+    } else if (distance) {
+      one = read_distance(section, term, dim, initial);
     } else {
       const std::string text = section.text("expression");
       one = located(section, "expression", [&] {

@@ -7,6 +7,7 @@
 #include "brenier/npy.hpp"
 #include "brenier/oracles.hpp"
 #include "kernels/runtime/error.hpp"
+#include "solvers/entropic_transport.hpp"
 #include "solvers/metrics.hpp"
 #include "solvers/wasserstein.hpp"
 #include "tools/commands.hpp"
@@ -14,7 +15,7 @@
 namespace brenier::app {
 namespace {
 
-/// Points of an exact W2 in more than one dimension: a second or two.
+/// Points of an exact W2 in more than one dimension, and of entropic transport: a second or two.
 constexpr Index kAssigned = 2000;
 
 /// One of each of `count` runs of points.
@@ -40,6 +41,20 @@ Line wasserstein(const Matrix<double>& a, const Matrix<double>& b) {
   return {"w2", {wasserstein_assignment(subset(a, n), subset(b, n)), 0}, false, about};
 }
 
+/// Entropic transport, plain or as a Sinkhorn divergence.
+Line sinkhorn_line(const Matrix<double>& a, const Matrix<double>& b, double epsilon, bool debiased,
+                   Team& team) {
+  const auto some = [](const Matrix<double>& x) { return subset(x, std::min(x.rows(), kAssigned)); };
+  const SinkhornOptions options{.epsilon = epsilon, .iterations = 1000, .debiased = debiased};
+  const EntropicTransport t = entropic_transport(some(a), some(b), options, team);
+  std::ostringstream about;
+  about << "cost |x - y|^2/2, epsilon " << epsilon;
+  if (std::max(a.rows(), b.rows()) > kAssigned) about << ", at most " << kAssigned << " points of each";
+  about << (t.report.unconverged > 0 ? ", NOT converged: " : ", ") << "marginals to " << std::setprecision(2)
+        << t.report.marginal_error << " in " << t.report.iterations << " iterations";
+  return {debiased ? "sinkhorn_divergence" : "sinkhorn", {t.value, 0}, false, about.str()};
+}
+
 std::vector<Line> measure(const DistanceOptions& options, const Matrix<double>& a, const Matrix<double>& b) {
   const auto wanted = [&](const char* name) {
     return options.metrics.empty() ||
@@ -55,6 +70,14 @@ std::vector<Line> measure(const DistanceOptions& options, const Matrix<double>& 
     about << "squared, unbiased, Gaussian kernel of bandwidth " << bandwidth
           << (options.bandwidth > 0 ? "" : " (the median distance)");
     lines.push_back({"mmd", mmd_squared(a, b, bandwidth, team), true, about.str()});
+  }
+  if (wanted("sinkhorn")) {
+    double epsilon = options.epsilon;
+    if (!(epsilon > 0)) {
+      const double blur = median_distance(a, b) / 20;
+      epsilon = blur * blur;
+    }
+    for (const bool debiased : {false, true}) lines.push_back(sinkhorn_line(a, b, epsilon, debiased, team));
   }
   if (wanted("gaussian") && std::min(a.rows(), b.rows()) > a.cols()) {
     const GaussianState p = gaussian_fit(a), q = gaussian_fit(b);

@@ -32,7 +32,7 @@ struct PorousForm {
 
 std::optional<PorousForm> porous_form(const Functional& functional, int dim) {
   PorousForm out;
-  if (!functional.learned().empty()) return std::nullopt;
+  if (!functional.learned().empty() || !functional.distances().empty()) return std::nullopt;
   for (const Functional::Term& term : functional.terms()) {
     if (term.expression.kind() == Expression::Kind::internal) {
       const std::optional<EntropyPower> f = term.expression.entropy_power();

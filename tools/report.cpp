@@ -30,6 +30,7 @@ constexpr Column kColumns[] = {
     {"potential", &HistoryRow::potential},
     {"interaction", &HistoryRow::interaction},
     {"internal", &HistoryRow::internal},
+    {"divergence", &HistoryRow::divergence},
     {"F_heldout", &HistoryRow::held_out},
     {"F_exact", &HistoryRow::exact},
     {"F_scheme", &HistoryRow::scheme},
@@ -53,6 +54,8 @@ constexpr Column kColumns[] = {
     {"cg_residual", &HistoryRow::cg_residual},
     {"cg_unconverged", &HistoryRow::cg_unconverged},
     {"cg_indefinite", &HistoryRow::cg_indefinite},
+    {"sinkhorn_error", &HistoryRow::sinkhorn_error},
+    {"sinkhorn_unconverged", &HistoryRow::sinkhorn_unconverged},
     {"seconds", &HistoryRow::seconds},
 };
 
@@ -226,8 +229,16 @@ std::vector<std::string> overfitting(const Config& config, const std::vector<His
 }
 
 std::string trouble_of_solves(const HistoryRow& row) {
-  if (!(row.cg_unconverged > 0 || row.cg_indefinite > 0)) return "";
   char text[240];
+  if (row.sinkhorn_error > 0.05) {
+    std::snprintf(
+        text, sizeof text,
+        "step %.0f: the marginals of a transport plan were off by %.1e; use more warm_iterations or "
+        "iterations in the term, or a larger epsilon",
+        row.step, row.sinkhorn_error);
+    return text;
+  }
+  if (!(row.cg_unconverged > 0 || row.cg_indefinite > 0)) return "";
   std::snprintf(
       text, sizeof text,
       "step %.0f: log det H: %.0f solves ended above inner.cg_tolerance, %.0f met curvature that is "
@@ -260,11 +271,10 @@ std::string summary_text(const SummaryInput& input) {
   out["order"] = config.flow.order;
   out["time"] = input.time;
   out["mass"] = config.flow.mass;
-  out["functional"] = {{"total", input.functional.total()},
-                       {"potential", input.functional.potential},
-                       {"interaction", input.functional.interaction},
-                       {"internal", input.functional.internal},
-                       {"text", config.functional.describe()}};
+  out["functional"] = {
+      {"total", input.functional.total()},           {"potential", input.functional.potential},
+      {"interaction", input.functional.interaction}, {"internal", input.functional.internal},
+      {"divergence", input.functional.divergence},   {"text", config.functional.describe()}};
   out["std"] = input.std;
   if (!std::isnan(input.held_out)) {
     out["heldout_functional"] = input.held_out;
@@ -312,6 +322,15 @@ std::string summary_text(const SummaryInput& input) {
       log_det["unconverged_total"] = static_cast<long long>(unconverged);
       log_det["indefinite_total"] = static_cast<long long>(indefinite);
     }
+  }
+  if (!config.functional.distances().empty()) {
+    double marginal_error = 0, open = 0;
+    for (const HistoryRow& row : *input.history) {
+      marginal_error = std::max(marginal_error, row.sinkhorn_error);
+      open += row.sinkhorn_unconverged;
+    }
+    out["inner"]["sinkhorn"] = {{"worst_marginal_error", marginal_error},
+                                {"unconverged_total", static_cast<long long>(open)}};
   }
   out["seconds_total"] = input.seconds;
   out["backend"] = input.backend;

@@ -14,10 +14,11 @@ namespace brenier::app {
 struct HistoryRow {
   double step = 0, time = 0, tau = 0, order = 0;
   double functional = 0, potential = 0, interaction = 0, internal = 0;  // on the cloud
-  double held_out = 0;                                                  // F on the held-out cloud
-  double exact = 0;                                                     // F of the PDE's solution
-  double scheme = 0;                                                    // F of the exact iterate
-  double std = 0;  // of the held-out cloud where there is one, otherwise of the cloud
+  double divergence = 0;
+  double held_out = 0;  // F on the held-out cloud
+  double exact = 0;     // F of the PDE's solution
+  double scheme = 0;    // F of the exact iterate
+  double std = 0;       // of the held-out cloud where there is one, otherwise of the cloud
   double std_exact = 0, std_scheme = 0;
   double transport = 0, decrease = 0, residual = 0, iterations = 0, min_log_det = 0, rate = 0, retries = 0;
   double time_error = 0, rejected = 0;  // see StepReport
@@ -25,6 +26,7 @@ struct HistoryRow {
   double log_det_cg = 0;                            // 1: log det H by conjugate gradients, 0: exact
   double log_det_error = 0, log_det_deviation = 0;  // of the stochastic log det H, see StepReport
   double cg_residual = 0, cg_unconverged = 0, cg_indefinite = 0;
+  double sinkhorn_error = 0, sinkhorn_unconverged = 0;  // see SinkhornReport
   double seconds = 0;
 };
 

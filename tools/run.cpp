@@ -200,6 +200,7 @@ class Runner {
     row.potential = report.functional.potential;
     row.interaction = report.functional.interaction;
     row.internal = report.functional.internal;
+    row.divergence = report.functional.divergence;
     const bool last = at_end();
     row.held_out = kUnknown;
     if (last || report.step % config_.held_out.every == 0) {
@@ -235,6 +236,8 @@ class Runner {
     row.cg_residual = report.cg.worst_residual;
     row.cg_unconverged = static_cast<double>(report.cg.unconverged);
     row.cg_indefinite = static_cast<double>(report.cg.indefinite);
+    row.sinkhorn_error = report.sinkhorn.marginal_error;
+    row.sinkhorn_unconverged = static_cast<double>(report.sinkhorn.unconverged);
     row.seconds = report.seconds;
     history_.push_back(row);
   }
@@ -287,7 +290,7 @@ class Runner {
     input.config = &config_;
     input.reference = reference_.get();
     input.history = &history_;
-    input.functional = {row.potential, row.interaction, row.internal};
+    input.functional = {row.potential, row.interaction, row.internal, row.divergence};
     input.held_out = row.held_out;
     if (!running) {
       input.functional = flow_.functional_of(flow_.trajectory(), last_pairs());

@@ -42,6 +42,10 @@ void location_and_scale(const Matrix<double>& x, std::vector<double>& mean, doub
   if (!(scale > 1e-100)) scale = 1;  // a single particle, or all in one place
 }
 
+ObjectiveValue times(double mass, const ObjectiveValue& value) {
+  return {mass * value.potential, mass * value.interaction, mass * value.internal, mass * value.divergence};
+}
+
 /// x - shift, rounded to T after the difference.
 template <class T>
 Matrix<T> centred(const Matrix<double>& x, const std::vector<double>& shift) {
@@ -101,6 +105,7 @@ struct Flow<T>::State {
   std::uint32_t draws = 0;
   int steps = 0;
   double next_tau = 0;  // of adaptive steps
+  mutable std::vector<DivergenceState> references;  // what the divergences know of their references
   std::function<Cloud(std::uint32_t)> source;
   std::atomic<bool> interrupted{false};
 
@@ -182,7 +187,8 @@ ObjectiveValue Flow<T>::State::value(const Matrix<double>& x, const std::vector<
     for (const double one : v) out.potential += term.weight * one * share;
   }
   Matrix<double> subset;
-  if (pair_limit > 0 && n > pair_limit && !objective.interaction.empty()) {
+  const bool pairs = !objective.interaction.empty() || !objective.divergence.empty();
+  if (pair_limit > 0 && n > pair_limit && pairs) {
     subset = Matrix<double>(pair_limit, x.cols());
     // One of each of `pair_limit` runs of particles, at random: a fixed stride would pick out a sub-lattice
     // of a low-discrepancy cloud.
@@ -199,6 +205,18 @@ ObjectiveValue Flow<T>::State::value(const Matrix<double>& x, const std::vector<
     double energy = 0;
     exact.interaction(term.kernel, subset.empty() ? x : subset, &energy, {}, team);
     out.interaction += term.weight * energy;
+  }
+  references.resize(objective.divergence.size());
+  for (std::size_t k = 0; k < objective.divergence.size(); ++k) {
+    // From no potentials: the value is not to depend on what was evaluated before.
+    DivergenceState state;
+    state.has_reference = references[k].has_reference;
+    state.reference_value = references[k].reference_value;
+    double value = 0;
+    exact.divergence(objective.divergence[k], {subset.empty() ? x : subset}, &value, {}, &state, team);
+    out.divergence += objective.divergence[k].weight * value;
+    references[k].has_reference = state.has_reference;
+    references[k].reference_value = state.reference_value;
   }
   for (const InternalTerm& term : objective.internal) {
     // E[f(rho)/rho]; a particle where rho = 0 has measure 0 and counts f(0) = 0.
@@ -313,6 +331,7 @@ typename Flow<T>::State::Solution Flow<T>::State::attempt(const InnerTask& task,
     solution.inner = iterate(inner, state, std::min(state.iteration + segment, inner.iterations));
     report.iterations += solution.inner.iterations;
     report.cg.add(solution.inner.cg);
+    report.sinkhorn.add(solution.inner.sinkhorn);
     if (!first) solution.inner.first_gradient = first_gradient;
     if (inner.gradient_scale == 0) inner.gradient_scale = solution.inner.first_gradient;
     if (!solution.inner.finite || solution.inner.converged || solution.inner.interrupted) break;
@@ -548,8 +567,7 @@ std::optional<StepReport> Flow<T>::step() {
   }
   ++s.steps;
   const double mass = s.options.mass;
-  report.functional = {mass * report.functional.potential, mass * report.functional.interaction,
-                       mass * report.functional.internal};
+  report.functional = times(mass, report.functional);
   report.transport *= mass;
   report.decrease *= mass;
   report.seconds = now() - start;
@@ -606,7 +624,7 @@ ObjectiveValue Flow<T>::functional_of(const Trajectory& cloud, Index pair_limit)
   }
   const ObjectiveValue value = state_->value(cloud.x(), cloud.log_density(), pair_limit);
   const double mass = state_->options.mass;
-  return {mass * value.potential, mass * value.interaction, mass * value.internal};
+  return times(mass, value);
 }
 
 template <class T>

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "engine/src/show.hpp"
+#include "kernels/divergence.hpp"
 #include "kernels/runtime/error.hpp"
 
 namespace brenier {
@@ -113,8 +114,13 @@ Functional::Functional(Expression expression) {
 
 Functional::Functional(Learned learned) : learned_{std::move(learned)} {}
 
+Functional::Functional(Distance distance) : distances_{std::move(distance)} {
+  check_divergence(distances_.front().term, distances_.front().text.c_str());
+}
+
 int Functional::dimension() const {
   if (!learned_.empty()) return learned_.front().term.net->dim();
+  if (!distances_.empty()) return static_cast<int>(distances_.front().term.reference->cols());
   for (const Term& term : terms_) {
     if (term.expression.kind() != Expression::Kind::internal) return term.expression.dimension();
   }
@@ -135,6 +141,7 @@ std::string Functional::describe() const {
   };
   for (const Term& term : terms_) add(term.weight, term.text);
   for (const Learned& one : learned_) add(one.term.weight, one.text);
+  for (const Distance& one : distances_) add(one.term.weight, one.text);
   return out.empty() ? "0" : out;
 }
 
@@ -154,11 +161,12 @@ Objective Functional::objective(double mass) const {
     }
   }
   for (const Learned& one : learned_) objective.network.push_back(one.term);
+  for (const Distance& one : distances_) objective.divergence.push_back(one.term);
   return objective;
 }
 
 std::optional<Functional::Gaussian> Functional::gaussian(int dim) const {
-  if (!learned_.empty()) return std::nullopt;
+  if (!learned_.empty() || !distances_.empty()) return std::nullopt;
   Gaussian out;
   out.potential.hessian = Matrix<double>(dim, dim);
   out.potential.linear.assign(dim, 0.0);
@@ -183,8 +191,8 @@ std::optional<Functional::Gaussian> Functional::gaussian(int dim) const {
 }
 
 std::optional<Functional::PorousMedium> Functional::porous_medium() const {
-  if (!learned_.empty() || terms_.size() != 1 || terms_[0].expression.kind() != Expression::Kind::internal)
-    return std::nullopt;
+  if (!learned_.empty() || !distances_.empty()) return std::nullopt;
+  if (terms_.size() != 1 || terms_[0].expression.kind() != Expression::Kind::internal) return std::nullopt;
   const std::optional<EntropyPower> form = terms_[0].expression.entropy_power();
   if (!form || form->entropy != 0 || form->powers.size() != 1) return std::nullopt;
   const auto [m, coefficient] = form->powers[0];
@@ -201,6 +209,7 @@ Functional operator+(Functional a, const Functional& b) {
   }
   a.terms_.insert(a.terms_.end(), b.terms_.begin(), b.terms_.end());
   a.learned_.insert(a.learned_.end(), b.learned_.begin(), b.learned_.end());
+  a.distances_.insert(a.distances_.end(), b.distances_.begin(), b.distances_.end());
   return a;
 }
 
@@ -209,6 +218,7 @@ Functional operator*(double factor, Functional f) {
     throw ValueError("functional: weight " + show(factor) + " is not a finite number");
   for (Functional::Term& term : f.terms_) term.weight *= factor;
   for (Functional::Learned& one : f.learned_) one.term.weight *= factor;
+  for (Functional::Distance& one : f.distances_) one.term.weight *= factor;
   return f;
 }
 
@@ -237,6 +247,40 @@ Functional learned_potential(const LearnedPotential& v, const std::string& text)
 
 Functional learned_potential(const std::filesystem::path& file) {
   return learned_potential(read_potential(file), file.filename().string());
+}
+
+namespace {
+
+Functional distance(DivergenceTerm term, Matrix<double> reference, std::vector<double> weights,
+                    const std::string& name) {
+  const std::string text = name + " to " + std::to_string(reference.rows()) + " points";
+  term.reference = std::make_shared<const Matrix<double>>(std::move(reference));
+  term.reference_weights = std::move(weights);
+  return Functional(Functional::Distance{std::move(term), text});
+}
+
+}  // namespace
+
+Functional sinkhorn(Matrix<double> reference, const SinkhornOptions& options, std::vector<double> weights) {
+  DivergenceTerm term;
+  term.sinkhorn = options;
+  const std::string name =
+      options.debiased ? "sinkhorn divergence (epsilon " : "entropic transport (epsilon ";
+  return distance(term, std::move(reference), std::move(weights), name + show(options.epsilon) + ")");
+}
+
+Functional mmd(Matrix<double> reference, double bandwidth, std::vector<double> weights) {
+  DivergenceTerm term;
+  term.form = DivergenceTerm::Form::mmd;
+  term.bandwidth = bandwidth;
+  return distance(term, std::move(reference), std::move(weights),
+                  "MMD^2 (bandwidth " + show(bandwidth) + ")");
+}
+
+Functional energy_distance_to(Matrix<double> reference, std::vector<double> weights) {
+  DivergenceTerm term;
+  term.form = DivergenceTerm::Form::energy;
+  return distance(term, std::move(reference), std::move(weights), "energy distance");
 }
 
 Functional entropy() {

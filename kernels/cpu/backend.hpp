@@ -229,6 +229,7 @@ const Operations<T>& table() {
                                                .jet_gradient = jet_gradient<T>,
                                                .evaluate_program = evaluate_program<T>,
                                                .interaction = interaction<T>,
+                                               .divergence = divergence<T>,
                                                .objective_gradient = objective_gradient<T>,
                                                .inner_loop = inner_loop<T>};
   return operations;

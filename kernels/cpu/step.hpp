@@ -3,7 +3,8 @@
 //
 //     tiles: map, Hessian, seeds, reverse sweep  |  barrier  |  sum over chunks, Adam, clamp  |  barrier
 //
-// with one more barrier after the map where an interaction needs the images of all particles. Where log det H
+// with one more barrier after the map where an interaction or a divergence needs the images of all particles,
+// and between the steps of a divergence, whose forces are there before the tiles are swept. Where log det H
 // is stochastic (LogDetOptions), the tile solves for its probes with the network as it stands after the map,
 // and the sweep carries probes and solutions instead of the Hessian. The cloud is
 // cut into tiles of 64 and these into chunks by problem size alone, each chunk has its own partial gradient,
@@ -13,6 +14,7 @@
 #include <atomic>
 
 #include "kernels/adam.hpp"
+#include "kernels/cpu/divergence.hpp"
 #include "kernels/cpu/factor.hpp"
 #include "kernels/cpu/learned.hpp"
 #include "kernels/cpu/pairs.hpp"
@@ -42,6 +44,7 @@ struct StepShared {
   T* lower;           // (parameters): bounds
   T* rate;            // (parameters): factors of the rate, 0 where not updated
   LearnedParameters<T> learned;
+  Divergence<T>** divergence = nullptr;  // one for each term
   std::atomic<bool> interrupted{false};
 
   StepShared(const InnerProblem<T>& problem, Carver& carver)
@@ -51,7 +54,7 @@ struct StepShared {
         parameters(problem.net->parameters()),
         norm_blocks((parameters + kNormBlock - 1) / kNormBlock),
         image_ld(tiles * kLanes),
-        interacting(!problem.objective->interaction.empty()),
+        interacting(!problem.objective->interaction.empty() || !problem.objective->divergence.empty()),
         partial(carver.take<double>(chunks * parameters)),
         image_sum(carver.take<double>(chunks * problem.x.cols)),
         image(carver.take<T>(interacting ? problem.x.cols * image_ld : 1)),
@@ -108,6 +111,18 @@ class StepWorker {
     });
   }
 
+  /// Between the phases, all threads together: forces of the divergences, which keep their potentials for the
+  /// next iteration. Ends with a barrier.
+  void divergences(int rank, Team& team) {
+    if (objective_.divergence.empty()) return;
+    gather_mean();
+    for (std::size_t k = 0; k < objective_.divergence.size(); ++k) {
+      sinkhorn_.add(shared_.divergence[k]->evaluate(
+          [&](Index i, Index c) { return static_cast<double>(shared_.image[c * shared_.image_ld + i]); },
+          mean_, problem_.shift.data(), rank, team));
+    }
+  }
+
   /// Phase 2: partial gradient of a chunk.
   void gradient(Index chunk, int iteration) {
     double* partial = shared_.partial + chunk * shared_.parameters;
@@ -116,7 +131,7 @@ class StepWorker {
     Index pending = 0;
     for_tiles(chunk, [&](Index tile) {
       map_tile(tile, iteration);
-      seeds_first_order();
+      seeds_first_order(tile);
       if (exact_) seeds_exact(tile, iteration);
       if (probes_ > 0) seeds_stochastic(tile, iteration);
       clear_padding();
@@ -131,6 +146,7 @@ class StepWorker {
 
   /// Of all solves so far.
   const CgReport& report() const { return report_; }
+  const SinkhornReport& sinkhorn() const { return sinkhorn_; }
 
  private:
   static constexpr int w = kWidth<T>;
@@ -220,7 +236,7 @@ class StepWorker {
   }
 
   /// v = S grad(first variation)(y) + S^2/tau (grad u - x).
-  void seeds_first_order() {
+  void seeds_first_order(Index tile) {
     const T scale = static_cast<T>(problem_.scale);
     const T inertia = static_cast<T>(problem_.scale * problem_.scale / problem_.tau);
     const T* displacement = net_.displacement();
@@ -235,6 +251,13 @@ class StepWorker {
     for (const InteractionTerm& term : objective_.interaction) {
       add_pair_forces<T>(term.kernel, problem_.scale * term.weight, y_,
                          {shared_.image, shared_.n, d_, shared_.image_ld}, mean_, v_, pairs_);
+    }
+    for (std::size_t k = 0; k < objective_.divergence.size(); ++k) {
+      const T factor = static_cast<T>(problem_.scale * objective_.divergence[k].weight);
+      for (int i = 0; i < count_; ++i) {
+        const T* force = shared_.divergence[k]->force(tile * kLanes + i);
+        for (Index c = 0; c < d_; ++c) v_[c * kLanes + i] += factor * force[c];
+      }
     }
   }
 
@@ -331,6 +354,7 @@ class StepWorker {
   TileNet<T> net_;
   TileCg<T> cg_;
   CgReport report_;
+  SinkhornReport sinkhorn_;
   T *x_, *y_, *physical_, *v_, *metric_;
   double *log_det_, *log_xi_;
   T* weight_;
@@ -364,8 +388,17 @@ class StepRun {
     StepWorker<T> private_sizes(problem, sizes, private_count);
     private_bytes_ = (private_count.used() + 4095) / 4096 * 4096;
     private_memory_ = Arena(private_bytes_ * static_cast<std::size_t>(team.size()));
+    const std::vector<DivergenceTerm>& terms = problem.objective->divergence;
+    divergence_memory_ = Arena((terms.size() + 1) * sizeof(Divergence<T>*));
+    shared().divergence = reinterpret_cast<Divergence<T>**>(divergence_memory_.data());
+    for (std::size_t k = 0; k < terms.size(); ++k) {
+      shared().divergence[k] = new Divergence<T>(terms[k], shared().n, nullptr, nullptr, team);
+    }
   }
-  ~StepRun() { shared().~StepShared<T>(); }
+  ~StepRun() {
+    for (std::size_t k = 0; k < problem_.objective->divergence.size(); ++k) delete shared().divergence[k];
+    shared().~StepShared<T>();
+  }
   StepRun(const StepRun&) = delete;
   StepRun& operator=(const StepRun&) = delete;
 
@@ -385,6 +418,7 @@ class StepRun {
     if (shared().interacting) {
       for (Index chunk = first; chunk < last; ++chunk) worker.images(chunk, iteration);
       team_.barrier();
+      worker.divergences(rank, team_);
     }
     for (Index chunk = first; chunk < last; ++chunk) worker.gradient(chunk, iteration);
     team_.barrier();
@@ -411,7 +445,7 @@ class StepRun {
  private:
   const InnerProblem<T>& problem_;
   Team& team_;
-  Arena shared_memory_, private_memory_;
+  Arena shared_memory_, private_memory_, divergence_memory_;
   std::size_t private_bytes_ = 0;
   alignas(StepShared<T>) unsigned char shared_storage_[sizeof(StepShared<T>)];
 };
@@ -496,7 +530,10 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
       if (report.converged || report.interrupted) break;
     }
     solves[rank] = worker.report();
-    if (rank == 0) result = report;
+    if (rank == 0) {
+      result = report;
+      result.sinkhorn = worker.sinkhorn();  // the same on every thread
+    }
   });
   for (int rank = 0; rank < team.size(); ++rank) result.cg.add(solves[rank]);
   state.iteration += result.iterations;

@@ -130,10 +130,17 @@ LogDetSeeds<T> stochastic_seeds(const InnerProblem<T>& problem, const T* theta, 
   return out;
 }
 
-/// The gradient of one iteration; returns what its solves report.
+/// What the solves of an iteration report, and what its divergences leave for the next.
+struct Solves {
+  CgReport cg;
+  SinkhornReport sinkhorn;
+  std::vector<DivergenceState> states;
+};
+
+/// The gradient of one iteration.
 template <class T>
-CgReport gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
-                     Team& team);
+void gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
+                 Solves& solves, Team& team);
 
 }  // namespace
 
@@ -172,14 +179,15 @@ void interaction(const PairKernel& kernel, MatrixView<const T> y, double* energy
 template <class T>
 void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
                         Team& team) {
-  gradient_of(problem, theta, iteration, gradient, team);
+  Solves solves;
+  gradient_of(problem, theta, iteration, gradient, solves, team);
 }
 
 namespace {
 
 template <class T>
-CgReport gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
-                     Team& team) {
+void gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
+                 Solves& solves, Team& team) {
   const Objective& objective = *problem.objective;
   const Index d = problem.x.cols;
   const Index n = problem.minibatch > 0 ? problem.minibatch : problem.x.rows;
@@ -240,6 +248,13 @@ CgReport gradient_of(const InnerProblem<T>& problem, const T* theta, int iterati
     interaction<T>(term.kernel, y, nullptr, part, team);
     add_part(scale * static_cast<T>(term.weight));
   }
+  solves.states.resize(objective.divergence.size());
+  for (std::size_t k = 0; k < objective.divergence.size(); ++k) {
+    const DivergenceTerm& term = objective.divergence[k];
+    const WeightedCloud<T> images{y, problem.shift.data()};
+    solves.sinkhorn.add(divergence<T>(term, images, nullptr, part, &solves.states[k], team));
+    add_part(scale * static_cast<T>(term.weight));
+  }
 
   JetSeeds<T> seeds;
   seeds.v = v;
@@ -255,7 +270,7 @@ CgReport gradient_of(const InnerProblem<T>& problem, const T* theta, int iterati
   }
   jet_gradient<T>(*problem.net, theta, x_hat, seeds, gradient, team);
   for (Index k = 0; k < problem.net->parameters(); ++k) gradient[k] /= double(n);
-  return second.report;
+  solves.cg.add(second.report);
 }
 
 }  // namespace
@@ -265,8 +280,11 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
   const Icnn& net = *problem.net;
   std::vector<double> gradient(net.parameters());
   InnerReport report;
+  Solves solves;
   while (state.iteration < until) {
-    report.cg.add(gradient_of<T>(problem, state.theta.data(), state.iteration, gradient.data(), team));
+    gradient_of<T>(problem, state.theta.data(), state.iteration, gradient.data(), solves, team);
+    report.cg = solves.cg;
+    report.sinkhorn = solves.sinkhorn;
     double norm2 = 0;
     for (const ParameterTensor& tensor : net.tensors()) {
       for (Index k = tensor.offset; k < tensor.offset + tensor.size(); ++k) {
@@ -306,6 +324,7 @@ const Operations<T>& operations() {
                                           .jet_gradient = jet_gradient<T>,
                                           .evaluate_program = evaluate_program<T>,
                                           .interaction = interaction<T>,
+                                          .divergence = divergence<T>,
                                           .objective_gradient = objective_gradient<T>,
                                           .inner_loop = inner_loop<T>};
   return table;

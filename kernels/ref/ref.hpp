@@ -44,6 +44,10 @@ void interaction(const PairKernel& kernel, MatrixView<const T> y, double* energy
                  Team& team);
 
 template <class T>
+SinkhornReport divergence(const DivergenceTerm& term, const WeightedCloud<T>& cloud, double* value,
+                          MatrixView<T> force, DivergenceState* state, Team& team);
+
+template <class T>
 void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
                         Team& team);
 

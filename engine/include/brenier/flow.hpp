@@ -105,8 +105,9 @@ struct StepReport {
   LogDetOptions::Method log_det_method = LogDetOptions::Method::exact;
   double log_det_error = 0;
   double log_det_deviation = 0;
-  CgReport cg{};    // of all solves of the step
-  double rate = 0;  // of Adam, after retries
+  CgReport cg{};              // of all solves of the step
+  SinkhornReport sinkhorn{};  // of all inner iterations; unconverged ones too are used, as far as they came
+  double rate = 0;            // of Adam, after retries
   int retries = 0;
   double seconds = 0;      // wall time of the step
   bool converged = false;  // by tolerance

@@ -34,14 +34,23 @@ class Functional {
     std::string text;
   };
 
+  /// The distance from a fixed cloud.
+  struct Distance {
+    DivergenceTerm term;
+    std::string text;
+  };
+
   Functional() = default;
   explicit Functional(Expression expression);
   explicit Functional(Learned learned);
+  /// ShapeError, ValueError: as for sinkhorn(), mmd() and energy_distance_to().
+  explicit Functional(Distance distance);
 
   const std::vector<Term>& terms() const { return terms_; }
   const std::vector<Learned>& learned() const { return learned_; }
+  const std::vector<Distance>& distances() const { return distances_; }
   /// No terms at all.
-  bool empty() const { return terms_.empty() && learned_.empty(); }
+  bool empty() const { return terms_.empty() && learned_.empty() && distances_.empty(); }
 
   /// d of the potentials and interactions, 0 where there are none.
   int dimension() const;
@@ -75,6 +84,7 @@ class Functional {
  private:
   std::vector<Term> terms_;
   std::vector<Learned> learned_;
+  std::vector<Distance> distances_;
 };
 
 /// integral V d rho, V(x) with x in R^d. Errors as for Expression::potential.
@@ -104,6 +114,18 @@ Functional internal(F&& f) {
 Functional learned_potential(const LearnedPotential& v, const std::string& text = "network");
 /// The same from a file. IoError as for read_potential().
 Functional learned_potential(const std::filesystem::path& file);
+
+/// Entropic optimal transport between rho and the points of `reference` (M, d), of equal weight or of the
+/// `weights` given (> 0, sum 1), with the cost 1/2 |x - y|^2. Between laws of mass 1, whatever the mass of
+/// rho. ShapeError: no points, a number of weights that does not fit. ValueError: points that are not finite
+/// or whose cost overflows, weights, options outside their range.
+Functional sinkhorn(Matrix<double> reference, const SinkhornOptions& options = {},
+                    std::vector<double> weights = {});
+/// Squared maximum mean discrepancy of the two empirical measures, kernel exp(-|x - y|^2 / (2 bandwidth^2));
+/// median_distance() is a customary bandwidth. Errors as above, and bandwidth <= 0.
+Functional mmd(Matrix<double> reference, double bandwidth, std::vector<double> weights = {});
+/// Energy distance of the two empirical measures, 2 E|X - Y| - E|X - X'| - E|Y - Y'|. Errors as above.
+Functional energy_distance_to(Matrix<double> reference, std::vector<double> weights = {});
 
 /// integral rho log rho: heat and Fokker-Planck equations.
 Functional entropy();
