@@ -55,7 +55,8 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
       ops(backend<T>(options.device)),
       team(options.threads),
       cloud(std::move(initial), options.order == 2),
-      next_tau(options.tau) {
+      next_tau(options.tau),
+      evaluation(objective, cpu::operations<double>(), options.seed) {
   if (functional.empty()) throw ValueError("flow: the functional has no terms");
   const int dim = functional.dimension();
   if (dim != 0 && dim != net.dim()) {
@@ -77,86 +78,11 @@ Architecture Flow<T>::State::architecture(const FlowOptions& options, const Clou
   return a;
 }
 
-/// F without the mass. Interactions of more than `pair_limit` particles are taken over that many, evenly
-/// spaced by number; 0 takes all.
+/// F without the mass.
 template <class T>
 ObjectiveValue Flow<T>::State::value(const Matrix<double>& x, const std::vector<double>& log_density,
                                      Index pair_limit) const {
-  const Operations<double>& exact = cpu::operations<double>();
-  ObjectiveValue out;
-  const Index n = x.rows();
-  const double share = 1.0 / static_cast<double>(n);
-  if (objective.has_potential()) {
-    std::vector<double> v(n);
-    exact.evaluate_program(objective.potential, x, v.data(), {}, team);
-    for (const double term : v) out.potential += term * share;
-  }
-  for (const NetworkTerm& term : objective.network) {
-    std::vector<double> v(n);
-    MapOutputs<double> outputs;
-    outputs.potential = v.data();
-    exact.evaluate(*term.net, term.theta->data(), x, outputs, team);
-    for (const double one : v) out.potential += term.weight * one * share;
-  }
-  Matrix<double> subset;
-  const bool pairs = !objective.interaction.empty() || !objective.divergence.empty();
-  if (pair_limit > 0 && n > pair_limit && pairs) {
-    subset = Matrix<double>(pair_limit, x.cols());
-    // One of each of `pair_limit` runs of particles, at random: a fixed stride would pick out a sub-lattice
-    // of a low-discrepancy cloud.
-    const Random random(options.seed, RandomStream::pairs);
-    for (Index i = 0; i < pair_limit; ++i) {
-      const Index first = i * n / pair_limit;
-      const Index run = (i + 1) * n / pair_limit - first;
-      const Index pick =
-          first + random.below(static_cast<std::uint32_t>(run), 0, 0, static_cast<std::uint64_t>(i));
-      for (Index c = 0; c < x.cols(); ++c) subset(i, c) = x(pick, c);
-    }
-  }
-  for (const InteractionTerm& term : objective.interaction) {
-    double energy = 0;
-    exact.interaction(term.kernel, subset.empty() ? x : subset, &energy, {}, team);
-    out.interaction += term.weight * energy;
-  }
-  references.resize(objective.divergence.size());
-  for (std::size_t k = 0; k < objective.divergence.size(); ++k) {
-    // From no potentials: the value is not to depend on what was evaluated before.
-    DivergenceState state;
-    state.has_reference = references[k].has_reference;
-    state.reference_value = references[k].reference_value;
-    double value = 0;
-    exact.divergence(objective.divergence[k], {subset.empty() ? x : subset}, &value, {}, &state, team);
-    out.divergence += objective.divergence[k].weight * value;
-    references[k].has_reference = state.has_reference;
-    references[k].reference_value = state.reference_value;
-  }
-  for (const InternalTerm& term : objective.internal) {
-    // E[f(rho)/rho]; a particle where rho = 0 has measure 0 and counts f(0) = 0.
-    std::vector<double> density, f;
-    if (term.form == InternalTerm::Form::general) {
-      f.resize(n);
-      for (const double log_rho : log_density) density.push_back(std::exp(log_rho));
-      exact.evaluate_program(term.program, {density.data(), n, 1}, f.data(), {}, team);
-    }
-    double sum = 0;
-    for (Index i = 0; i < n; ++i) {
-      const double log_rho = log_density[i];
-      if (log_rho == -std::numeric_limits<double>::infinity()) continue;
-      switch (term.form) {
-        case InternalTerm::Form::entropy:
-          sum += log_rho;
-          break;
-        case InternalTerm::Form::power:
-          sum += std::exp((term.exponent - 1) * log_rho) / (term.exponent - 1);
-          break;
-        case InternalTerm::Form::general:
-          sum += density[i] > 0 ? f[i] / density[i] : 0;
-          break;
-      }
-    }
-    out.internal += term.weight * sum * share;
-  }
-  return out;
+  return evaluation.value(x, log_density, pair_limit, team);
 }
 
 template <class T>

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "brenier/flow.hpp"
+#include "engine/src/cloud_objective.hpp"
 
 namespace brenier {
 
@@ -43,8 +44,8 @@ struct Flow<T>::State {
   double gradient_scale = 0;
   std::uint32_t draws = 0;
   int steps = 0;
-  double next_tau = 0;                              // of adaptive steps
-  mutable std::vector<DivergenceState> references;  // what the divergences know of their references
+  double next_tau = 0;  // of adaptive steps
+  mutable CloudObjective evaluation;
   std::function<Cloud(std::uint32_t)> source;
   std::atomic<bool> interrupted{false};
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "brenier/density.hpp"
+#include "brenier/descent.hpp"
 #include "brenier/device.hpp"
 #include "brenier/expression.hpp"
 #include "brenier/fit.hpp"
