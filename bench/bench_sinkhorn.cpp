@@ -65,7 +65,9 @@ int levels(const DivergenceTerm& term, const Matrix<double>& x) {
     bound += 2 * most;
   }
   int count = 0;
-  for (double e = bound; e > term.sinkhorn.epsilon; e = next_epsilon(e, term.sinkhorn)) ++count;
+  for (double e = first_epsilon(bound, term.sinkhorn); e > term.sinkhorn.epsilon;
+       e = next_epsilon(e, term.sinkhorn))
+    ++count;
   return count;
 }
 

@@ -348,6 +348,23 @@ TEST_CASE_TEMPLATE("clouds far from the origin and far apart keep their digits",
   }
 }
 
+TEST_CASE_TEMPLATE("a cloud that is not finite ends a solve, and its forces say so", T, float, double) {
+  const Matrix<double> y = cloud(12, 5, 45);
+  for (const Backend<T>& backend : all_backends<T>()) {
+    for (const double bad : {std::numeric_limits<double>::infinity(), double(NAN)}) {
+      CAPTURE(backend.ops->name);
+      CAPTURE(bad);
+      Matrix<double> x = cloud(9, 5, 46);
+      x(4, 2) = bad;
+      for (const DivergenceTerm& term : {sinkhorn_term(y, {.epsilon = 0.5, .iterations = 20}),
+                                         kernel_term(DivergenceTerm::Form::energy, y)}) {
+        const Matrix<double> force = evaluate(backend, term, x).force;
+        CHECK_FALSE(std::isfinite(force(4, 2)));
+      }
+    }
+  }
+}
+
 #if !defined(BRENIER_TEST_CUDA)  // the cuda backend keeps potentials within an inner loop only
 
 TEST_CASE_TEMPLATE("a warm start ends where a cold one does, and is dropped where it is bad", T, float,

@@ -98,7 +98,7 @@ class Transport {
     }
     if (!done) {
       report.schedules = 1;
-      const double first = 2 * (x_.largest_half_square() + y_.largest_half_square());
+      const double first = first_epsilon(2 * (x_.largest_half_square() + y_.largest_half_square()), options);
       for (double epsilon = first; epsilon > options.epsilon; epsilon = next_epsilon(epsilon, options)) {
         rows(epsilon, Pass::half, true, rank, team, scratch);
         columns(epsilon, Pass::half, rank, team, scratch);

@@ -94,7 +94,8 @@ class Transport {
     for (DeviceBuffer<double>* buffer : {&f_, &g_}) buffer->fill_zero(stream_);
     for (DeviceBuffer<T>* buffer : {&df_, &dg_, &next_f_, &next_g_}) buffer->fill_zero(stream_);
     ++schedules_;
-    const double first = 2 * (x_.largest_half_square(stream_) + y_.largest_half_square(stream_));
+    const double bound = 2 * (x_.largest_half_square(stream_) + y_.largest_half_square(stream_));
+    const double first = first_epsilon(bound, options_);
     for (double epsilon = first; epsilon > options_.epsilon; epsilon = next_epsilon(epsilon, options_)) {
       costs();
       update_rows(epsilon, {.half = true}, next_f_);
