@@ -332,7 +332,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kRowThreads,
     add_weighted_differences(args.x, i, args.y, false, factor, nullptr, args.force, [&](int j) {
       const T c = cost_between(args.x, i, args.y, j);
       const T q = args.mmd ? args.rate * exp(-args.rate * c) : (c > T(0) ? 1 / sqrt(2 * c) : T(0));
-      return args.y.weights[j] * q;
+      return args.y.weights[j] * (q + (c - c));  // not finite where the cost is not
     });
   }
 }
