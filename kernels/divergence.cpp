@@ -53,6 +53,10 @@ CentredReference::CentredReference(const DivergenceTerm& term)
 
 CentredReference::~CentredReference() = default;
 
+double first_epsilon(double bound, const SinkhornOptions& options) {
+  return std::isfinite(bound) ? std::max(bound, options.epsilon) : options.epsilon;
+}
+
 double next_epsilon(double epsilon, const SinkhornOptions& options) {
   return std::max(options.epsilon, epsilon * options.scaling * options.scaling);
 }

@@ -61,6 +61,9 @@ struct CentredReference {
   std::vector<double> weights;  // (M)
 };
 
+/// The first epsilon of a schedule for costs up to `bound`; the last one where that is no number.
+double first_epsilon(double bound, const SinkhornOptions& options);
+
 /// The epsilon after this one: times scaling^2, or the last.
 double next_epsilon(double epsilon, const SinkhornOptions& options);
 

@@ -3,6 +3,7 @@
 // interaction and internal energies.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <vector>
 
@@ -62,8 +63,10 @@ struct SinkhornOptions {
   int iterations = 100;  // most steps at the last epsilon, >= 1; a step updates f and g
   int warm_iterations = 10;  // the same where there are potentials of a call before, and no schedule; >= 1
   double tolerance = 1e-6;   // ends them where the marginals are met to this, in total variation; 0: all
-                            // steps. 128 rounding units of T end them in any case
-  bool debiased = false;  // less half of the two clouds' values with themselves (Sinkhorn divergence)
+                             // steps. 128 rounding units of T end them in any case
+  bool debiased = false;     // less half of the two clouds' values with themselves (Sinkhorn divergence)
+  std::ptrdiff_t storage = std::ptrdiff_t{4} * 4096 * 4096;  // bytes: costs of more are not stored, but
+                                                             // computed whenever a step needs them
 };
 
 /// weight * D(rho, reference): how far the particles, of equal weight, are from a fixed cloud. MMD and energy

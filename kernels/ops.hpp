@@ -194,7 +194,8 @@ struct Operations {
   /// x_i - sum_j P_ij y_j / a_i by the envelope theorem (Feydy et al., AISTATS 2019, section 3.2), exact
   /// where the marginals are met. Either output may be left out. With a `state`, a call starts from the
   /// potentials that the last one left there; without one, and where they are of other sizes or come out
-  /// worse than the schedule of epsilons did, from nothing.
+  /// worse than the schedule of epsilons did, from nothing. (The cuda backend keeps potentials within an
+  /// inner loop only: it takes no notice of `state`.) Forces are not finite where the cloud is not.
   SinkhornReport (*divergence)(const DivergenceTerm& term, const WeightedCloud<T>& cloud, double* value,
                                MatrixView<T> force, DivergenceState* state, Team& team);
 

@@ -192,8 +192,8 @@ class Divergence {
           force(carver.take<T>(x.tiles * kLanes * x.ld)),
           value(carver.take<double>(x.tiles)),
           offset(carver.take<double>(1)),
-          cross(x, y, false, carver, owner.sinkhorn_),
-          self(x, x, true, carver, owner.debiased_) {}
+          cross(x, y, false, carver, owner.sinkhorn_ ? owner.term_.sinkhorn.storage : 0),
+          self(x, x, true, carver, owner.debiased_ ? owner.term_.sinkhorn.storage : 0) {}
   };
 
   Parts& parts() { return *std::launder(reinterpret_cast<Parts*>(parts_)); }
@@ -220,11 +220,12 @@ double Divergence<T>::reference_value(Team& team, SinkhornReport& report) {
   if (!has_reference_value()) return 0;
   const CostPoints<T>& y = parts().y;
   Carver count(nullptr);
-  const Transport<T> sizes(y, y, true, count, sinkhorn_);
+  const Index storage = sinkhorn_ ? term_.sinkhorn.storage : 0;
+  const Transport<T> sizes(y, y, true, count, storage);
   double* partial = count.take<double>(y.tiles);
   const Arena memory(count.used());
   Carver carver(memory.data());
-  Transport<T> self(y, y, true, carver, sinkhorn_);
+  Transport<T> self(y, y, true, carver, storage);
   partial = carver.take<double>(y.tiles);
   SinkhornReport of_zero;
   const KernelMeans<T> means(term_);

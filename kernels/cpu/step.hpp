@@ -12,6 +12,7 @@
 #pragma once
 
 #include <atomic>
+#include <memory>
 
 #include "kernels/adam.hpp"
 #include "kernels/cpu/divergence.hpp"
@@ -391,14 +392,13 @@ class StepRun {
     const std::vector<DivergenceTerm>& terms = problem.objective->divergence;
     divergence_memory_ = Arena((terms.size() + 1) * sizeof(Divergence<T>*));
     shared().divergence = reinterpret_cast<Divergence<T>**>(divergence_memory_.data());
+    divergences_.reset(new std::unique_ptr<Divergence<T>>[terms.size()]);
     for (std::size_t k = 0; k < terms.size(); ++k) {
-      shared().divergence[k] = new Divergence<T>(terms[k], shared().n, nullptr, nullptr, team);
+      divergences_[k] = std::make_unique<Divergence<T>>(terms[k], shared().n, nullptr, nullptr, team);
+      shared().divergence[k] = divergences_[k].get();
     }
   }
-  ~StepRun() {
-    for (std::size_t k = 0; k < problem_.objective->divergence.size(); ++k) delete shared().divergence[k];
-    shared().~StepShared<T>();
-  }
+  ~StepRun() { shared().~StepShared<T>(); }
   StepRun(const StepRun&) = delete;
   StepRun& operator=(const StepRun&) = delete;
 
@@ -446,6 +446,7 @@ class StepRun {
   const InnerProblem<T>& problem_;
   Team& team_;
   Arena shared_memory_, private_memory_, divergence_memory_;
+  std::unique_ptr<std::unique_ptr<Divergence<T>>[]> divergences_;
   std::size_t private_bytes_ = 0;
   alignas(StepShared<T>) unsigned char shared_storage_[sizeof(StepShared<T>)];
 };

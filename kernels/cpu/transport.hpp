@@ -39,16 +39,14 @@ struct TransportScratch {
 template <class T>
 class Transport {
  public:
-  /// Costs of at most this many bytes are stored; others are computed whenever they are needed.
-  static constexpr Index kStored = Index{4} * 4096 * 4096;
-
-  /// Potentials start at 0. `symmetric`: x and y are one cloud. Without `used` no costs are stored.
-  Transport(const CostPoints<T>& x, const CostPoints<T>& y, bool symmetric, Carver& carver, bool used)
+  /// Potentials start at 0. `symmetric`: x and y are one cloud. Costs of more than `storage` bytes are
+  /// not stored.
+  Transport(const CostPoints<T>& x, const CostPoints<T>& y, bool symmetric, Carver& carver, Index storage)
       : x_(x),
         y_(y),
         symmetric_(symmetric),
         ld_(y.tiles * kLanes + kWidth<T>),
-        stored_(used && x.tiles * kLanes * ld_ * static_cast<Index>(sizeof(T)) <= kStored),
+        stored_(x.tiles * kLanes * ld_ * static_cast<Index>(sizeof(T)) <= storage),
         e_(carver.take<T>(stored_ ? x.tiles * kLanes * ld_ : 1)),
         f_(carver.take<double>(x.tiles * kLanes)),
         g_(carver.take<double>(y.tiles * kLanes)),
@@ -100,7 +98,7 @@ class Transport {
     }
     if (!done) {
       report.schedules = 1;
-      const double first = 2 * (x_.largest_half_square() + y_.largest_half_square());
+      const double first = first_epsilon(2 * (x_.largest_half_square() + y_.largest_half_square()), options);
       for (double epsilon = first; epsilon > options.epsilon; epsilon = next_epsilon(epsilon, options)) {
         rows(epsilon, Pass::half, true, rank, team, scratch);
         columns(epsilon, Pass::half, rank, team, scratch);

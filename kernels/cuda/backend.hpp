@@ -150,6 +150,7 @@ const Operations<T>& table() {
                                           .jet_gradient = jet_gradient<T, Policy>,
                                           .evaluate_program = evaluate_program<T>,
                                           .interaction = interaction<T>,
+                                          .divergence = divergence<T>,
                                           .objective_gradient = objective_gradient<T, Policy>,
                                           .inner_loop = inner_loop<T, Policy>};
   return table;

@@ -9,6 +9,7 @@
 #include "kernels/cuda/cloud_forces.hpp"
 #include "kernels/cuda/clouds.hpp"
 #include "kernels/cuda/device_net.hpp"
+#include "kernels/cuda/divergence.hpp"
 #include "kernels/cuda/network_force.hpp"
 #include "kernels/cuda/step_cg.hpp"
 #include "kernels/ops.hpp"
@@ -49,9 +50,20 @@ class DeviceStep {
     for (const NetworkTerm& term : problem.objective->network) {
       forces_.add(std::make_unique<NetworkForce<T, Policy>>(term, problem.shift, n_, raw(control_), stream));
     }
+    for (const DivergenceTerm& term : problem.objective->divergence) {
+      std::unique_ptr<DivergenceForce<T>> force =
+          divergence_force<T>(term, problem.shift, n_, raw(control_), stream);
+      divergences_.push_back(force.get());
+      forces_.add(std::move(force));
+    }
     if (!log_det_) return;
     reports_.fill_zero(stream);
     log_det_->reports = raw(reports_);
+  }
+
+  /// Before a loop is captured: what the host must steer. An iteration's gradient, which nobody reads.
+  void prepare() {
+    if (!divergences_.empty()) launch_gradient();
   }
 
   /// Launches the sums of one iteration's gradient.
@@ -109,6 +121,12 @@ class DeviceStep {
 
   DeviceNet<T, Policy>& net() { return net_; }
   DeviceBuffer<Control>& control() { return control_; }
+  /// Of all transport problems so far.
+  SinkhornReport transports() {
+    SinkhornReport sum;
+    for (DivergenceForce<T>* force : divergences_) sum.add(force->report(stream_));
+    return sum;
+  }
   /// Of all solves so far.
   CgReport solves() {
     CgReport sum;
@@ -189,6 +207,7 @@ class DeviceStep {
   DeviceBuffer<InternalView> internal_;
   DevicePairs<T> pairs_;
   CloudForces<T> forces_;
+  std::vector<DivergenceForce<T>*> divergences_;  // among forces_
 };
 
 /// Moments, bounds and the constants of Adam, beside a DeviceStep.
@@ -286,6 +305,7 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
       }
     });
   };
+  step.prepare();
   const int todo = until - state.iteration;
   Graph one = record(1);
   std::optional<Graph> many;
@@ -309,6 +329,7 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
   report.finite = control.finite != 0;
   report.converged = control.converged != 0;
   report.cg = step.solves();
+  report.sinkhorn = step.transports();
   return report;
 }
 

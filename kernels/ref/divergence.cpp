@@ -68,7 +68,8 @@ class Transport {
     if (!warm || !(report.marginal_error <= warm_limit(duals_.schedule_error))) {
       duals_.reset(n(), m());
       report.schedules = 1;
-      for (epsilon_ = largest_; epsilon_ > options.epsilon; epsilon_ = next_epsilon(epsilon_, options)) {
+      for (epsilon_ = first_epsilon(largest_, options); epsilon_ > options.epsilon;
+           epsilon_ = next_epsilon(epsilon_, options)) {
         halfway();
       }
       iterate(options, options.iterations, report);

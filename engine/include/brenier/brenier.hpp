@@ -17,5 +17,6 @@
 #include "brenier/safetensors.hpp"
 #include "brenier/version.hpp"
 #include "kernels/runtime/error.hpp"
+#include "solvers/entropic_transport.hpp"
 #include "solvers/metrics.hpp"
 #include "solvers/wasserstein.hpp"
