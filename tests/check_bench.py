@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 import subprocess
 import sys
 import tempfile
@@ -157,10 +158,58 @@ def check_langevin(binary: str, _: Path) -> None:
     check_rejected(binary, "--dim", "0")
 
 
+def write_cloud(path: Path, rows: list[list[float]]) -> None:
+    """An .npy file of float64."""
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({len(rows)}, {len(rows[0])}), }}"
+    header += " " * (63 - (len(header) + 10) % 64) + "\n"
+    data = b"".join(struct.pack("<d", value) for row in rows for value in row)
+    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + data)
+
+
+def write_potential(path: Path, dim: int, width: int) -> None:
+    """A network of one hidden layer that falls along the first axis."""
+    tensors = {"layer0.input.weight": ([width, dim], [((3 * k) % 7 - 3) / 4 for k in range(width * dim)])}
+    tensors["layer0.bias"] = ([width], [0.1 * k for k in range(width)])
+    tensors["output.hidden.weight"] = ([1, width], [0.2] * width)
+    tensors["output.input.weight"] = ([1, dim], [-2.0] + [0.0] * (dim - 1))
+    tensors["output.bias"] = ([1], [0.5])
+    header, data = {}, b""
+    for name, (shape, values) in tensors.items():
+        block = b"".join(struct.pack("<f", value) for value in values)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(block)]}
+        data += block
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def check_molecules(binary: str, folder: Path) -> None:
+    """Descent lowers V, a weight on the distance keeps the points near, Adam 0.1 moves farther than 0.01."""
+    dim, n = 3, 40
+    write_cloud(folder / "cloud.npy", [[math.sin(7 * i + 3 * c) for c in range(dim)] for i in range(n)])
+    write_potential(folder / "v.safetensors", dim, 4)
+    files = ("--cloud", f"{folder}/cloud.npy", "--potential", f"{folder}/v.safetensors")
+    options = ("--weights", "0,100", "--rates", "0.1,0.01", "--steps", "5")
+    rows = json.loads(passed(binary, *files, *options).splitlines()[-1])["direct"]
+    found = {(row["method"], row["weight"], row["rate"]): row for row in rows}
+    assert len(found) == 8 and all(math.isfinite(row["sd"]) for row in rows), rows
+    for method in ("sgd", "adam"):
+        free, held = found[method, 0, 0.1], found[method, 100, 0.1]
+        assert free["sd"] > held["sd"] and free["potential"] < held["potential"], (free, held)
+        assert free["sd"] > found[method, 0, 0.01]["sd"], rows
+    # Adam moves every coordinate by about its rate a step: half of 3 times (5 x 0.1)^2, less where it turns round.
+    assert 0.15 < found["adam", 0, 0.1]["sd"] < 0.4, found["adam", 0, 0.1]
+    (folder / "maps").mkdir()
+    check_rejected(binary, *files, "--maps", f"{folder}/maps")
+    check_rejected(binary, "--cloud", f"{folder}/none.npy", "--potential", f"{folder}/v.safetensors")
+    check_rejected(binary, "--cloud", f"{folder}/cloud.npy", "--potential", f"{folder}/cloud.npy")
+    check_rejected(binary, *files, "--methods", "newton")
+    check_rejected(binary, *files, "--rates", "0")
+
+
 def main() -> None:
     kind, binary = sys.argv[1:]
     checks = {"inner": check_inner, "ops": check_ops, "ornstein_uhlenbeck": check_ornstein_uhlenbeck}
-    checks |= {"mixtures": check_mixtures, "langevin": check_langevin}
+    checks |= {"mixtures": check_mixtures, "langevin": check_langevin, "molecules": check_molecules}
     with tempfile.TemporaryDirectory() as folder:
         checks[kind](binary, Path(folder))
     print(f"{kind}: passed")
