@@ -358,6 +358,22 @@ TEST_CASE("adaptive steps: a run goes on bit for bit, and its files know the len
   CHECK(again.x().elements() == read_npy(options.out / "clouds" / name).elements());
 }
 
+TEST_CASE("a potential that curves down is said so, first and in the summary") {
+  const TemporaryFolder folder;
+  const std::string text =
+      "[cloud]\ndensity = \"gaussian\"\ndim = 2\nparticles = 40\n[[functional]]\nterm = \"potential\"\n"
+      "expression = \"dot(x, A*x)\"\n[parameters]\nA = [[1.0, 0.0], [0.0, -0.5]]\n[flow]\ntau = 0.1\nsteps = "
+      "1\n"
+      "[network]\nhidden = [4]\n[inner]\niterations = 5\n";
+  put(folder.path / "saddle.toml", text);
+  const Output said =
+      command({"run", (folder.path / "saddle.toml").string(), "--out", (folder.path / "run").string()});
+  CHECK(said.code == ExitCode::ok);
+  check_contains(said.out + said.err, {"WARNING: V curves down by -1 "});
+  check_contains(summary_of(folder.path / "run")["warnings"].dump(), {"curves down by -1 "});
+  CHECK(unbounded(tiny()).empty());
+}
+
 TEST_CASE("a run that diverges is kept and says why") {
   const TemporaryFolder folder;
   RunOptions options;

@@ -150,6 +150,27 @@ TEST_CASE("adaptive steps: errors fall with the tolerance, steps end where they 
   CHECK(errors[1] < 5e-3);
 }
 
+TEST_CASE(
+    "a potential that curves down: an error where a step has no minimum, a flow along the saddle otherwise") {
+  const Functional saddle = entropy() + potential("x[0]^2 - x[1]^2", 2);  // eigenvalues 2 and -2
+  const Cloud start = Density::gaussian(2, 0, 1).sample(200, Sampling::whitened);
+  FlowOptions options = quick(0.5, 100);
+  CHECK_ERROR(Flow<float>(saddle, start, options), ValueError, "curves down by -2");
+  CHECK_ERROR(Flow<float>(saddle, start, options), ValueError, "tau below 0.5");
+  options.order = 2;
+  options.tau = 0.75;
+  CHECK_ERROR(Flow<float>(saddle, start, options), ValueError, "tau below 0.75");
+  options.tau = 0.7;
+  CHECK_NOTHROW(Flow<float>(saddle, start, options));
+  options.order = 1;
+  options.tau = 0.05;
+  Flow<float> flow(saddle, start, options);
+  const double before = flow.functional().total();
+  REQUIRE(flow.step().has_value());
+  CHECK(flow.functional().total() < before);
+  CHECK(smallest_eigenvalue(moments(flow.trajectory().x()).covariance) < 1);
+}
+
 TEST_CASE("adaptive steps: a tolerance below the noise ends with an error, and the flow is as before") {
   const Ornstein problem = ornstein(1);
   const Density start = Density::gaussian(problem.initial.mean, problem.initial.covariance);

@@ -8,6 +8,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "brenier/oracles.hpp"
 #include "brenier/version.hpp"
 #include "solvers/wasserstein.hpp"
 
@@ -226,6 +227,19 @@ std::vector<std::string> overfitting(const Config& config, const std::vector<His
                   number(decrease) + " since the start" + remedy);
   }
   return out;
+}
+
+std::string unbounded(const Config& config) {
+  const auto form = config.functional.gaussian(config.cloud.dim);
+  if (!form || form->potential.hessian.empty()) return "";
+  const double curvature = smallest_eigenvalue(form->potential.hessian);
+  if (!(curvature < 0)) return "";
+  char text[200];
+  std::snprintf(text, sizeof text,
+                "V curves down by %.4g in some direction: F has no minimum, and the flow runs away along it; "
+                "its matrix should be positive semidefinite",
+                curvature);
+  return text;
 }
 
 std::string trouble_of_solves(const HistoryRow& row) {

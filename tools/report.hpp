@@ -73,6 +73,9 @@ BelowInfimum below_infimum(const Config& config, const std::vector<HistoryRow>& 
 std::vector<std::string> overfitting(const Config& config, const std::vector<HistoryRow>& history,
                                      double functional, double held_out);
 
+/// Whether F has no minimum because a quadratic V curves down somewhere; empty where it does not.
+std::string unbounded(const Config& config);
+
 /// What went wrong with the solves of a step, and what helps; empty where nothing did.
 std::string trouble_of_solves(const HistoryRow& row);
 

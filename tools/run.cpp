@@ -142,6 +142,7 @@ class Runner {
     const int threads = flow_.team().size();
     progress.line("device " + device_ + ", " + config_.precision + ", " + std::to_string(threads) +
                   (threads == 1 ? " thread" : " threads"));
+    if (!unbounded_.empty()) progress.line("WARNING: " + unbounded_);
     try {
       while (!at_end()) {
         const std::size_t maps = flow_.maps().size();
@@ -297,6 +298,7 @@ class Runner {
       if (!finished_) input.held_out = held_out_functional(last_pairs());
     }
     input.warnings = overfitting(config_, history_, input.functional.total(), input.held_out);
+    if (!unbounded_.empty()) input.warnings.push_back(unbounded_);
     input.std = row.std;
     input.judged = running ? nullptr : &judged().x();
     input.steps = flow_.steps();
@@ -384,6 +386,7 @@ class Runner {
   // Asked once: a device that fails answers no questions afterwards.
   std::string device_ = describe_device(config_.flow.device);
   std::string backend_ = backend<T>(config_.flow.device).name;
+  std::string unbounded_ = unbounded(config_);
   Trajectory held_out_;
   std::vector<HistoryRow> history_;
   Clock::time_point start_ = Clock::now();

@@ -7,8 +7,10 @@
 #include <utility>
 
 #include "brenier/device.hpp"
+#include "brenier/oracles.hpp"
 #include "engine/src/certificates.hpp"
 #include "engine/src/device_memory.hpp"
+#include "engine/src/extrapolation.hpp"
 #include "engine/src/flow_state.hpp"
 #include "engine/src/log_det.hpp"
 #include "engine/src/show.hpp"
@@ -69,6 +71,22 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
         "give "
         "the cloud its log-densities, or use an initial density that knows them");
   }
+  check_curvature();
+}
+
+/// A quadratic V with curvature -k makes a JKO step of length 1/k or more unbounded below: no minimum exists,
+/// and a network would run away towards none.
+template <class T>
+void Flow<T>::State::check_curvature() const {
+  const std::optional<Functional::Gaussian> form = functional.gaussian(net.dim());
+  if (!form || form->potential.hessian.empty()) return;
+  const double curvature = smallest_eigenvalue(form->potential.hessian);
+  const double tau = options.order == 2 ? problem_length(1) * options.tau : options.tau;
+  if (1 / tau + curvature > 0) return;
+  throw ValueError("flow: the potential curves down by " + show(curvature) +
+                   " in some direction, and with tau = " + show(options.tau) +
+                   " a step has no minimum; use tau below " + show(options.tau / tau / -curvature) +
+                   ", or a potential that is bounded below");
 }
 
 template <class T>

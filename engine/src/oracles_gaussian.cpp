@@ -183,6 +183,16 @@ void check_pair(const GaussianState& p, const GaussianState& q) {
 }
 }  // namespace
 
+double smallest_eigenvalue(const Matrix<double>& symmetric) {
+  if (symmetric.rows() != symmetric.cols() || symmetric.rows() < 1) {
+    throw ShapeError("smallest eigenvalue: the matrix is " + std::to_string(symmetric.rows()) + " x " +
+                     std::to_string(symmetric.cols()) + "; it must be square");
+  }
+  check_symmetric("smallest eigenvalue: the matrix", symmetric);
+  return Eigen::SelfAdjointEigenSolver<MatrixXd>(to_eigen(symmetric), Eigen::EigenvaluesOnly)
+      .eigenvalues()(0);
+}
+
 double symmetric_kl(const GaussianState& p, const GaussianState& q) {
   check_pair(p, q);
   const MatrixXd P = to_eigen(p.covariance);

@@ -147,6 +147,9 @@ class GaussianFlow {
 /// ShapeError: sizes. ValueError: covariances not positive definite.
 double symmetric_kl(const GaussianState& p, const GaussianState& q);
 
+/// Of a symmetric matrix. ShapeError: not square. ValueError: not symmetric, elements that are not finite.
+double smallest_eigenvalue(const Matrix<double>& symmetric);
+
 /// The 2-Wasserstein distance of two Gaussians: |m_p - m_q|^2 + tr(P + Q - 2 (Q^1/2 P Q^1/2)^1/2), its root
 /// (Olkin and Pukelsheim, Linear Algebra Appl. 48, 1982). Errors as above.
 double wasserstein_2(const GaussianState& p, const GaussianState& q);
