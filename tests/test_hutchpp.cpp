@@ -88,7 +88,7 @@ TEST_CASE("a generic H: no bias, and the variance of the estimate as stated") {
     if (sketch == d) {
       // The whole space, but where d random signs d times are linearly dependent, a few times in a hundred.
       Index off = 0;
-      for (const double one : estimate) off += std::abs(one - exact) > 1e-10;
+      for (const double found : estimate) off += std::abs(found - exact) > 1e-10;
       CHECK(off < n / 10);
     } else {
       CHECK(stated == doctest::Approx(squares).epsilon(0.1));
