@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // BDF2 with variable steps: one of length omega times the one before it is a JKO step of (1 + omega)/(1 + 2
-// omega) of its length from x* = x_n + e (x_n - x_{n-1}), e = omega^2/(1 + 2 omega). The extrapolation has the
-// Jacobian E = (1 + e) I - e R^{-1} in x_n, with R = dx_n/dx_{n-1}. For d > 1 neither is symmetric. For equal
-// steps: 2/3, e = 1/3. For .cpp files only.
+// omega) of its length from x* = x_n + e (x_n - x_{n-1}), e = omega^2/(1 + 2 omega). The extrapolation has
+// the Jacobian E = (1 + e) I - e R^{-1} in x_n, with R = dx_n/dx_{n-1}. For d > 1 neither is symmetric. For
+// equal steps: 2/3, e = 1/3. For .cpp files only.
 #pragma once
 
 #include <Eigen/Dense>

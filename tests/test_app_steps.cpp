@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT
+// Runs whose steps have adaptive lengths, and runs without an end.
+#include <doctest/doctest.h>
+
+#include <brenier/brenier.hpp>
+#include <csignal>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/app.hpp"
+#include "tests/support/near.hpp"
+#include "tools/commands.hpp"
+#include "tools/report.hpp"
+#include "tools/run.hpp"
+#include "tools/run_folder.hpp"
+
+using namespace brenier;
+using namespace brenier::app;
+using namespace brenier::test;
+
+namespace {
+
+nlohmann::json summary_of(const fs::path& run) {
+  return nlohmann::json::parse(read_text(run / "summary.json"));
+}
+
+}  // namespace
+
+TEST_CASE("adaptive steps: a run goes on bit for bit, and its files know the lengths") {
+  const TemporaryFolder folder;
+  const std::vector<std::string> adaptive = {"flow.tau=auto", "flow.end_time=8e-3", "flow.tolerance=0.03",
+                                             "flow.first_tau=3e-4", "output.checkpoint_every=2"};
+  std::string text = tiny_with("steps = 5", "");
+  const auto config = [&] { return parse_config(text, "tiny.toml", ".", adaptive); };
+  RunOptions options;
+  options.out = folder.path / "whole";
+  const RunResult whole = run(config(), options);
+  CHECK(whole.status == RunStatus::done);
+  CHECK(whole.steps > 4);
+  const std::vector<HistoryRow> rows = parse_history(read_text(options.out / "history.csv"), "h");
+  CHECK(rows.back().time == 8e-3);
+  for (const HistoryRow& row : rows) CHECK((row.step == 0 || row.time_error <= 0.03));
+  CHECK(rows[2].tau != rows[3].tau);
+  CHECK(summary_of(options.out)["tau"] == "auto");
+  CHECK(summary_of(options.out)["exact"]["std"].get<double>() ==
+        doctest::Approx(rows.back().std_exact).epsilon(1e-12));
+
+  options.out = folder.path / "parts";
+  options.on_step = [](int step) {
+    if (step == 3) std::raise(SIGINT);
+  };
+  CHECK(run(config(), options).status == RunStatus::interrupted);
+  options.on_step = nullptr;
+  CHECK(resume(config(), options).status == RunStatus::done);
+  CHECK(read_text(folder.path / "parts" / "checkpoint.safetensors") ==
+        read_text(folder.path / "whole" / "checkpoint.safetensors"));
+
+  // What push does from the files is what the run did.
+  const Cloud initial = config().initial_cloud();
+  Trajectory again(initial, true);
+  Team team(1);
+  for (const BrenierMap& map : read_maps(options.out)) again.advance(map, team);
+  char name[32];
+  std::snprintf(name, sizeof name, "step_%06d.npy", whole.steps);
+  CHECK(again.x().elements() == read_npy(options.out / "clouds" / name).elements());
+}
+
+TEST_CASE("a potential that curves down is said so, first and in the summary") {
+  const TemporaryFolder folder;
+  const std::string text =
+      "[cloud]\ndensity = \"gaussian\"\ndim = 2\nparticles = 40\n[[functional]]\nterm = \"potential\"\n"
+      "expression = \"dot(x, A*x)\"\n[parameters]\nA = [[1.0, 0.0], [0.0, -0.5]]\n[flow]\ntau = 0.1\nsteps = "
+      "1\n"
+      "[network]\nhidden = [4]\n[inner]\niterations = 5\n";
+  put(folder.path / "saddle.toml", text);
+  const Output said =
+      command({"run", (folder.path / "saddle.toml").string(), "--out", (folder.path / "run").string()});
+  CHECK(said.code == ExitCode::ok);
+  check_contains(said.out + said.err, {"WARNING: V curves down by -1 "});
+  check_contains(summary_of(folder.path / "run")["warnings"].dump(), {"curves down by -1 "});
+  CHECK(unbounded(tiny()).empty());
+}
