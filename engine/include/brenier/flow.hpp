@@ -60,7 +60,7 @@ struct AdaptiveOptions {
 
 /// Everything about a flow but its functional and its initial cloud.
 struct FlowOptions {
-  double tau = 1e-3;       // > 0, time units of the PDE; of the first step where lengths are adaptive
+  double tau = 1e-3;  // > 0, time units of the PDE; of the first step where lengths are adaptive
   AdaptiveOptions adaptive{};
   int order = 1;           // 1: JKO; 2: BDF2 along trajectories
   Architecture network{};  // dim is taken from the cloud
