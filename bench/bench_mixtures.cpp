@@ -40,7 +40,9 @@ struct Options : bench::FlowArguments {
 
   Options() {
     tau = 0.1;
-    hidden = {100, 50};
+    hidden = {60, 60, 60, 60};
+    sharpness = 4;
+    particles = 262144;
   }
   void add_to(CLI::App& app) {
     bench::FlowArguments::add_to(app);
