@@ -102,12 +102,11 @@ SinkhornReport CloudObjective::force(MatrixView<const double> x, MatrixView<doub
     add(1);
   }
   for (const NetworkTerm& term : objective_.network) {
+    std::vector<double> theta(term.theta->size());
+    write_as_force(*term.net, *term.theta, std::vector<double>(static_cast<std::size_t>(d), 0.0), theta);
     MapOutputs<double> outputs;
     outputs.displacement = part;
-    ops_.evaluate(*term.net, term.theta->data(), x, outputs, team);
-    for (Index i = 0; i < n; ++i) {
-      for (Index c = 0; c < d; ++c) part(i, c) += x(i, c);
-    }
+    ops_.evaluate(*term.net, theta.data(), x, outputs, team);
     add(term.weight);
   }
   for (const InteractionTerm& term : objective_.interaction) {

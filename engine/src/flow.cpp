@@ -123,7 +123,6 @@ std::optional<StepReport> Flow<T>::step() {
     s.theta.assign(before.theta.begin(), before.theta.end());
     s.gradient_scale = before.gradient_scale;
     s.draws = before.draws;
-    s.interrupted = false;
   };
   const AdaptiveOptions& adaptive = s.options.adaptive;
   if (s.adaptive() && !(s.time() < adaptive.end_time)) return std::nullopt;
@@ -142,6 +141,7 @@ std::optional<StepReport> Flow<T>::step() {
     try {
       if (!s.advance(next, report)) {
         undo();
+        s.interrupted = false;  // not where a step is rejected: an interrupt may have come meanwhile
         return std::nullopt;
       }
       if (!s.adaptive()) break;
@@ -155,6 +155,7 @@ std::optional<StepReport> Flow<T>::step() {
       undo();
     } catch (...) {
       undo();
+      s.interrupted = false;
       throw;
     }
   }

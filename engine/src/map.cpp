@@ -29,7 +29,7 @@ BrenierMap read_map(const std::filesystem::path& path) {
   map.step = meta.number<int>("step");
   map.time = meta.number<double>("time");
   map.tau = meta.number<double>("tau");
-  map.ratio = meta.number<double>("ratio");
+  if (meta.has("ratio")) map.ratio = meta.number<double>("ratio");  // else equal steps
   if (!(map.ratio > 0 && map.ratio < 1e6)) {
     meta.fail("has ratio = \"" + meta.text("ratio") + "\"; step lengths have a ratio above 0");
   }
