@@ -92,7 +92,7 @@ def servers(args: argparse.Namespace, flags: list[str], folder: str) -> list[Ser
     if args.device == "cuda":
         from pytorch_inner import default_forms  # imports PyTorch, which nothing else here needs
 
-        forms = args.forms.split(",") if args.forms else default_forms("cuda")
+        forms = args.forms.split(",") if args.forms else default_forms("cuda", flags[flags.index("--functional") + 1])
     started: list[Server] = []
     for number, form in enumerate(forms):
         started.append(Server(form, [*flags, *(["--dump-inputs", folder] if number == 0 else [])]))
@@ -126,6 +126,8 @@ def measure(args: argparse.Namespace, case: str) -> list[Line]:
         if args.share_inputs:
             flags += ["--maps", f"{folder}/maps.safetensors", "--cloud", f"{folder}/cloud.npy"]
             flags += ["--log-density", f"{folder}/log_density.npy"]
+            if Path(folder, "potential.safetensors").exists():
+                flags += ["--potential", f"{folder}/potential.safetensors"]
         rounds: list[Line] = []
         for _ in range(args.rounds):
             if args.binary:

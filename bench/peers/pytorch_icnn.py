@@ -15,11 +15,13 @@ with F one of
     porous_medium   E[xi^(m-1)]/(m-1), whose gradient is that of the surrogate -E[stop(xi^(m-1)) log|H|]
     entropy         E[log xi] + E|y|^2/2
     potential       E|y|^2/2
+    latent          E[V(y)] + weight OT(y, reference), of pytorch_divergence
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +30,11 @@ from torch import Tensor
 from torch.func import grad, jacrev, vmap
 from torch.nn.functional import softplus
 
-FUNCTIONALS = ("porous_medium", "entropy", "potential")
+import pytorch_divergence as divergence
+
+FUNCTIONALS = ("porous_medium", "entropy", "potential", "latent")
 Params = dict[str, Tensor]
+Transport = Callable[[divergence.Latent, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,12 @@ class Problem:
     m: float = 2.0
     floor: float = 0.0  # lower bound of the weights W_l, w
     alpha_floor: float = 1e-3  # lower bound of alpha
+    latent: divergence.Latent | None = None
 
     @property
     def internal(self) -> bool:
         """Whether the functional has an internal energy, which needs log|H|."""
-        return self.functional != "potential"
+        return self.functional not in ("potential", "latent")
 
 
 def parameter_shapes(dim: int, hidden: list[int]) -> dict[str, tuple[int, ...]]:
@@ -112,20 +118,34 @@ def potential(params: Params, x: Tensor) -> Tensor:
     return linear.squeeze(-1) + 0.5 * params["quadratic.alpha"].squeeze() * (x * x).sum(-1)
 
 
+def latent_loss(latent: divergence.Latent, y: Tensor, transport: Transport) -> Tensor:
+    """E[V(y)] + weight OT(y, reference) of points (N, d)."""
+    return potential(latent.potential, y).mean() + latent.weight * transport(latent, y)
+
+
 def jko_loss(
     problem: Problem, y: Tensor, displacement: Tensor, log_density: Tensor, log_det: Tensor | None
 ) -> Tensor:
-    """The loss from y and y - x, both (N, d) or both (d, N), and log rho and log|H|, both (N)."""
+    """The loss from y and y - x, both (N, d) or both (d, N), and log rho and log|H|, both (N); without F where
+    it is of the latent kind."""
     n = log_density.shape[0]
     loss = (displacement * displacement).sum() / (2 * problem.tau * n)
     if problem.functional == "porous_medium":
         xi_power = torch.exp((problem.m - 1) * (log_density - log_det))
         return loss + xi_power.mean() / (problem.m - 1)
+    if problem.latent:
+        return loss
     loss = loss + 0.5 * (y * y).sum() / n
     return loss if log_det is None else loss + (log_density - log_det).mean()
 
 
-def loss_nested(params: Params, x: Tensor, log_density: Tensor, problem: Problem) -> Tensor:
+def loss_nested(
+    params: Params,
+    x: Tensor,
+    log_density: Tensor,
+    problem: Problem,
+    transport: Transport = divergence.library,
+) -> Tensor:
     """As published research code has it: autograd for grad u, then d backward calls for H, then slogdet."""
     x = x.detach().requires_grad_(True)
     y = torch.autograd.grad(potential(params, x).sum(), x, create_graph=True)[0]
@@ -133,7 +153,8 @@ def loss_nested(params: Params, x: Tensor, log_density: Tensor, problem: Problem
     if problem.internal:
         rows = [torch.autograd.grad(y[:, k].sum(), x, create_graph=True)[0] for k in range(x.shape[1])]
         log_det = torch.linalg.slogdet(torch.stack(rows, 1))[1]
-    return jko_loss(problem, y, y - x.detach(), log_density, log_det)
+    loss = jko_loss(problem, y, y - x.detach(), log_density, log_det)
+    return loss + latent_loss(problem.latent, y, transport) if problem.latent else loss
 
 
 def loss_func(params: Params, x: Tensor, log_density: Tensor, problem: Problem) -> Tensor:
@@ -143,7 +164,8 @@ def loss_func(params: Params, x: Tensor, log_density: Tensor, problem: Problem) 
     if problem.internal:
         hessian = vmap(jacrev(jacrev(potential, argnums=1), argnums=1), (None, 0))(params, x)
         log_det = torch.linalg.slogdet(hessian)[1]
-    return jko_loss(problem, y, y - x, log_density, log_det)
+    loss = jko_loss(problem, y, y - x, log_density, log_det)
+    return loss + latent_loss(problem.latent, y, divergence.dense) if problem.latent else loss
 
 
 def loss_analytic(params: Params, x: Tensor, log_density: Tensor, problem: Problem) -> Tensor:
@@ -181,7 +203,9 @@ def loss_analytic(params: Params, x: Tensor, log_density: Tensor, problem: Probl
             combined = (w1[:, None, :] * a0.T).flatten(0, 1)
             jacobian = (combined @ slope0).unflatten(0, a1.shape) + a1[:, :, None]
             log_det = log_det_full(beta, gamma, a0, jacobian, alpha)
-    return jko_loss(problem, x + displacement, displacement, log_density, log_det)
+    y = x + displacement
+    loss = jko_loss(problem, y, displacement, log_density, log_det)
+    return loss + latent_loss(problem.latent, y.T, divergence.dense) if problem.latent else loss
 
 
 def expand(weight: Tensor, x: Tensor) -> Tensor:

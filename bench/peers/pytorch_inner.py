@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FunctionType
 
@@ -29,6 +29,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.func import grad_and_value
 
+import pytorch_divergence as divergence
 import pytorch_icnn as icnn
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -105,6 +106,8 @@ class Runner:
 
     def __init__(self, setup: Setup, dtype: torch.dtype) -> None:
         self.problem, self.lr = setup.problem, setup.lr
+        if setup.problem.latent:
+            self.problem = replace(setup.problem, latent=setup.problem.latent.to(setup.device, dtype))
         self.x, self.ld = setup.x.to(setup.device, dtype), setup.log_density.to(setup.device, dtype)
         self.initial = setup.params
         self.device = setup.device
@@ -254,6 +257,8 @@ class Compiled(Runner):
         super().__init__(setup, dtype)
         n, state, problem = len(self.x), self.state, self.problem
         chunk = min(chunk or n, n)
+        if chunk < n and problem.latent:
+            raise ValueError(f"transport of {n} particles is not a sum over blocks of {chunk}")
         self.blocks = [(x.clone(), ld.clone()) for x, ld in zip(self.x.split(chunk), self.ld.split(chunk))]
         self.total = torch.zeros_like(state.theta)
         self.value = torch.zeros((), dtype=dtype, device=setup.device)
@@ -313,6 +318,7 @@ TUNED = FAST | {"max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
 Forms = dict[str, Callable[[Setup, torch.dtype], Runner]]
 CPU_FORMS: Forms = {
     "eager": partial(Eager, loss=icnn.loss_nested),
+    "eager_dense": partial(Eager, loss=partial(icnn.loss_nested, transport=divergence.dense)),
     "eager_analytic": partial(Eager, loss=icnn.loss_analytic),
     "compile_func": partial(Compiled, loss=icnn.loss_func),
     "compile_analytic": partial(Compiled, loss=icnn.loss_analytic),
@@ -335,9 +341,15 @@ CUDA_FORMS: Forms = {
 FORMS = {"cpu": CPU_FORMS, "cuda": CUDA_FORMS}
 
 
-def default_forms(device: str) -> list[str]:
-    """All, but on a GPU not those that try many kernels first: they take minutes."""
-    return [form for form in FORMS[device] if device == "cpu" or not form.endswith("autotune")]
+def default_forms(device: str, functional: str) -> list[str]:
+    """All that apply, but on a GPU not those that try many kernels first: they take minutes."""
+
+    def applies(form: str) -> bool:
+        if functional == "latent":
+            return not form.endswith(("autotune", "blocked", "func"))
+        return form != "eager_dense"
+
+    return [form for form in FORMS[device] if applies(form) and not (device == "cuda" and form.endswith("autotune"))]
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -433,8 +445,13 @@ def load(args: argparse.Namespace) -> Setup:
     if args.maps:
         file = load_file(args.maps)
         params = {name: torch.from_numpy(file[name]).double().reshape(p.shape) for name, p in params.items()}
-    problem = icnn.Problem(args.functional, args.tau, args.m, args.floor, args.alpha_floor)
     as_tensor = partial(torch.as_tensor, dtype=torch.float64)
+    latent = None
+    if args.functional == "latent":
+        potential = icnn.initial_parameters(x.shape[1], [128] * 4, args.seed + 1)
+        potential["quadratic.alpha"].zero_()
+        latent = divergence.Latent(potential, as_tensor(x), diameter=2 * float(np.linalg.norm(np.ptp(x, 0))))
+    problem = icnn.Problem(args.functional, args.tau, args.m, args.floor, args.alpha_floor, latent)
     return Setup(params, as_tensor(x), as_tensor(log_density).reshape(-1), problem, args.lr, args.device)
 
 
@@ -465,7 +482,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=float, default=default)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.forms = args.forms.split(",") if args.forms else default_forms(args.device)
+    args.forms = args.forms.split(",") if args.forms else default_forms(args.device, args.functional)
     unknown = set(args.forms) - set(FORMS[args.device])
     if unknown:
         known = ", ".join(FORMS[args.device])
@@ -486,6 +503,9 @@ def dump(args: argparse.Namespace, setup: Setup, reference: Tensor) -> None:
         save_file({name: p.numpy() for name, p in setup.params.items()}, path("maps.safetensors"))
         np.save(path("cloud.npy"), setup.x.numpy())
         np.save(path("log_density.npy"), setup.log_density.numpy())
+        if setup.problem.latent:
+            potential = {k: p.numpy() for k, p in setup.problem.latent.potential.items() if k != "quadratic.alpha"}
+            save_file(potential, path("potential.safetensors"))
 
 
 def main() -> None:
@@ -505,6 +525,8 @@ def main() -> None:
     dump(args, setup, reference)
     n, dim = setup.x.shape
     common = {"n": n, "dim": dim, "hidden": args.hidden, "functional": args.functional, "dtype": args.dtype}
+    if setup.problem.latent:
+        common |= {"transport_steps": len(setup.problem.latent.epsilons) + 2}
     common |= {"torch": torch.__version__, "threads": args.threads}
     common |= {"device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu"}
 
