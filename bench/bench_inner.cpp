@@ -64,6 +64,8 @@ struct Options {
     app.add_option("--log-density", log_density, "log-densities (N), .npy")->check(CLI::ExistingFile);
     app.add_option("--potential", potential, "V of the latent functional, .safetensors")
         ->check(CLI::ExistingFile);
+    app.add_option("--weight", weight, "of its transport")->check(CLI::NonNegativeNumber);
+    app.add_option("--epsilon", epsilon, "of its transport")->check(CLI::PositiveNumber);
     app.add_option("--transport-steps", transport_steps,
                    "of Sinkhorn in an iteration of the latent functional")
         ->check(CLI::PositiveNumber);
