@@ -170,6 +170,7 @@ struct Score {
   Estimate kl_model, kl_target, energy;
   Floors floors;
   double seconds = 0;
+  bench::Profile profile;
   double symmetric_kl() const { return kl_model.value + kl_target.value; }
 };
 
@@ -184,8 +185,8 @@ Score run(const Options& o, int d, int number) {
   const int steps = static_cast<int>(std::round(o.time / o.tau));
   const std::size_t held_out =
       flow.track(start.sample(o.samples, Sampling::random, options.seed, RandomStream::held_out));
-  for (int k = 0; k < steps; ++k) flow.step();
   Score score;
+  for (int k = 0; k < steps; ++k) score.profile.add(flow.step().value());
   score.seconds = bench::now() - begin;
   const Trajectory& model = flow.tracked(held_out);
   const Cloud truth = target.sample(o.samples, Sampling::random, options.seed, RandomStream::fresh);
@@ -231,7 +232,9 @@ int run_table(const Options& o) {
       mean.floors.kl_model += share * score.floors.kl_model;
       mean.floors.kl_target += share * score.floors.kl_target;
       mean.seconds += share * score.seconds;
-      each.push_back({{"symmetric_kl", score.symmetric_kl()}, {"floor", score.floors.sum()}});
+      each.push_back({{"symmetric_kl", score.symmetric_kl()},
+                      {"floor", score.floors.sum()},
+                      {"profile", score.profile.json()}});
       print_target(d, number, score);
     }
     const Published& known = kPublished.at(d);

@@ -99,6 +99,7 @@ struct Score {
 struct Run {
   std::vector<Score> scores;  // a time each
   double seconds = 0;         // of the flow
+  bench::Profile profile;
 };
 
 Score judge(const Options& o, const Flow<float>& flow, std::size_t held_out, const GaussianState& exact,
@@ -141,7 +142,9 @@ Run run(const Options& o, int d, int number, const std::vector<double>& times) {
   const std::size_t held_out = flow.track(std::move(judges));
   std::size_t next = 0;
   for (int k = 1; k <= steps; ++k) {
-    out.seconds += flow.step().value().seconds;
+    const StepReport step = flow.step().value();
+    out.seconds += step.seconds;
+    out.profile.add(step);
     if (std::abs(k * o.tau - times[next]) > 1e-9) continue;
     out.scores.push_back(judge(o, flow, held_out, exact.exact(initial, times[next]), iterates[k]));
     ++next;
@@ -203,6 +206,9 @@ void report(const Options& o, int d, const std::vector<double>& times, const std
       row["published_seconds"] = known.seconds;
     }
     std::printf("\n");
+    bench::Profile profile;
+    for (const Run& run : runs) profile.add(run.profile);
+    row["profile"] = profile.json();
     rows.push_back(row);
   }
   std::fflush(stdout);

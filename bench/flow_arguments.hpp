@@ -75,6 +75,29 @@ struct FlowArguments {
   }
 };
 
+/// Where the wall time of a flow's steps goes.
+struct Profile {
+  double seconds = 0, inner = 0, clouds = 0, certificates = 0;
+
+  void add(const StepReport& step) {
+    seconds += step.seconds;
+    inner += step.inner_seconds;
+    clouds += step.cloud_seconds;
+    certificates += step.certificate_seconds;
+  }
+  void add(const Profile& other) {
+    seconds += other.seconds;
+    inner += other.inner;
+    clouds += other.clouds;
+    certificates += other.certificates;
+  }
+  /// Shares of the whole.
+  nlohmann::ordered_json json() const {
+    return {
+        {"inner", inner / seconds}, {"clouds", clouds / seconds}, {"certificates", certificates / seconds}};
+  }
+};
+
 /// The whole of main(): arguments into `options`, then run(options). Exit status 1 with a message where it
 /// throws.
 template <class Options, class Run>

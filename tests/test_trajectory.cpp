@@ -60,6 +60,8 @@ TEST_CASE("second order: log-densities are those of the composed Jacobian, whose
   };
   const double start = std::log(std::abs(edges(cloud.x).determinant()));
   Trajectory trajectory(cloud, true);
+  Trajectory positions({cloud.x, {}}, true, false);  // follows without densities and Jacobians
+  CHECK_THROWS_WITH_AS(Trajectory(cloud, true, false), doctest::Contains("need Jacobians"), ValueError);
   for (int k = 0; k < 7; ++k) {
     BrenierMap map = affine(d, numbers, 0.5);
     map.base = k < 3 ? MapBase::current : MapBase::extrapolated;
@@ -68,6 +70,9 @@ TEST_CASE("second order: log-densities are those of the composed Jacobian, whose
     const Trajectory::Base base = trajectory.base(map);
     REQUIRE(base.admissible);
     trajectory.advance(map, base, team);
+    positions.advance(map, team);
+    CHECK(positions.x().elements() == trajectory.x().elements());
+    CHECK(positions.jacobian().empty());
     const double expected = start - std::log(std::abs(edges(trajectory.x()).determinant()));
     for (int i = 0; i <= d; ++i) CHECK(std::abs(trajectory.log_density()[i] - expected) < 1e-12);
   }

@@ -3,12 +3,12 @@
 #include "brenier/fit.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <numeric>
 
 #include "brenier/device.hpp"
 #include "engine/src/show.hpp"
+#include "engine/src/wall_clock.hpp"
 #include "kernels/adam.hpp"
 #include "kernels/runtime/error.hpp"
 #include "kernels/runtime/philox.hpp"
@@ -245,10 +245,6 @@ struct Parts {
     train.assign(at(held_out + tested), order.end());
   }
 };
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 }  // namespace
 

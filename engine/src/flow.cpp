@@ -2,7 +2,6 @@
 // Algorithm 1 of the paper, at both orders, with steps of equal or adaptive length and held-out clouds.
 #include "brenier/flow.hpp"
 
-#include <chrono>
 #include <cmath>
 #include <utility>
 
@@ -11,14 +10,11 @@
 #include "engine/src/flow_state.hpp"
 #include "engine/src/show.hpp"
 #include "engine/src/time_stepping.hpp"
+#include "engine/src/wall_clock.hpp"
 #include "kernels/runtime/error.hpp"
 
 namespace brenier {
 namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 ObjectiveValue times(double mass, const ObjectiveValue& value) {
   return {mass * value.potential, mass * value.interaction, mass * value.internal, mass * value.divergence};
@@ -161,6 +157,7 @@ std::optional<StepReport> Flow<T>::step() {
   }
   report.rejected = rejected;
   s.cloud = std::move(next);
+  const double tracked = now();
   for (Trajectory& held_out : s.tracked) {
     for (std::size_t m = first_map; m < s.maps.size(); ++m) held_out.advance(s.maps[m], s.team);
   }
@@ -169,6 +166,7 @@ std::optional<StepReport> Flow<T>::step() {
   report.functional = times(mass, report.functional);
   report.transport *= mass;
   report.decrease *= mass;
+  report.cloud_seconds += now() - tracked;
   report.seconds = now() - start;
   return report;
 }
@@ -228,7 +226,8 @@ ObjectiveValue Flow<T>::functional_of(const Trajectory& cloud, Index pair_limit)
 
 template <class T>
 std::size_t Flow<T>::track(Cloud held_out) {
-  Trajectory cloud(std::move(held_out), state_->options.order == 2);
+  const bool density = !held_out.log_density.empty();
+  Trajectory cloud(std::move(held_out), state_->options.order == 2, density);
   if (cloud.x().cols() != state_->net.dim()) {
     throw ShapeError("flow: a held-out cloud of dimension " + std::to_string(cloud.x().cols()) +
                      " in a flow of dimension " + std::to_string(state_->net.dim()));

@@ -14,6 +14,7 @@
 #include "engine/src/flow_state.hpp"
 #include "engine/src/log_det.hpp"
 #include "engine/src/show.hpp"
+#include "engine/src/wall_clock.hpp"
 #include "kernels/runtime/error.hpp"
 
 namespace brenier {
@@ -232,6 +233,12 @@ void Flow<T>::State::check(const InnerTask& task, const std::vector<T>& solved, 
 /// network. False where interrupted.
 template <class T>
 bool Flow<T>::State::take(Trajectory& next, const BrenierMap& like, StepReport& report) {
+  double mark = now();
+  const auto lap = [&mark](double& seconds) {
+    const double end = now();
+    seconds += end - mark;
+    mark = end;
+  };
   const Trajectory::Base base = next.base(like);
   const double tau = like.tau;
   const InnerTask task{base, like.base, like.ratio, tau, static_cast<std::uint32_t>(maps.size())};
@@ -246,7 +253,9 @@ bool Flow<T>::State::take(Trajectory& next, const BrenierMap& like, StepReport& 
   double rate = options.inner.adam.rate;
   std::string reason;
   for (int attempts = 0; attempts <= options.inner.retries; ++attempts, rate /= 4) {
+    lap(report.cloud_seconds);
     const Solution solution = attempt(task, rate, report);
+    lap(report.inner_seconds);
     if (solution.inner.interrupted) return false;
     report.retries += attempts > 0;
     report.rate = rate;
@@ -272,6 +281,7 @@ bool Flow<T>::State::take(Trajectory& next, const BrenierMap& like, StepReport& 
       continue;
     }
     if (gradient_scale == 0) gradient_scale = solution.inner.first_gradient;
+    lap(report.cloud_seconds);
     report.functional = moved.functional;
     report.transport = moved.transport;
     report.decrease = before - moved.value();
@@ -284,6 +294,7 @@ bool Flow<T>::State::take(Trajectory& next, const BrenierMap& like, StepReport& 
       report.round_trip = std::fmax(report.round_trip, checked.round_trip);
     }
     check(task, solution.theta, report);
+    lap(report.certificate_seconds);
     theta = solution.theta;
     next = std::move(moved.cloud);
     maps.push_back(std::move(map));

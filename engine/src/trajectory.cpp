@@ -41,12 +41,18 @@ NewtonReport BrenierMap::inverse(MatrixView<const double> y, MatrixView<double> 
   return invert_gradient(cpu::operations<double>(), net, theta.data(), y, x, false, options, team);
 }
 
-Trajectory::Trajectory(Cloud start, bool second_order)
-    : x_(std::move(start.x)), log_density_(std::move(start.log_density)), second_order_(second_order) {
+Trajectory::Trajectory(Cloud start, bool second_order, bool jacobians)
+    : x_(std::move(start.x)),
+      log_density_(std::move(start.log_density)),
+      second_order_(second_order),
+      jacobians_(second_order && jacobians) {
   if (x_.rows() < 1 || x_.cols() < 1) throw ValueError("cloud: no particles; at least one is needed");
   if (!log_density_.empty() && static_cast<Index>(log_density_.size()) != x_.rows()) {
     throw ShapeError("cloud: " + std::to_string(log_density_.size()) + " log-densities for " +
                      std::to_string(x_.rows()) + " particles");
+  }
+  if (second_order && !jacobians && has_density()) {
+    throw ValueError("trajectory: densities of second-order steps need Jacobians");
   }
   for (Index i = 0; i < x_.rows(); ++i) {
     for (Index c = 0; c < x_.cols(); ++c) {
@@ -72,6 +78,7 @@ Trajectory::Base Trajectory::base(MapBase kind, double ratio) const {
   for (std::size_t k = 0; k < out.x.elements().size(); ++k) {
     out.x.elements()[k] += share * (x_.elements()[k] - previous_.elements()[k]);
   }
+  if (!jacobians_) return out;
   for (Index i = 0; i < x_.rows(); ++i) {
     double determinant = 0;
     if (d == 1) {
@@ -90,20 +97,19 @@ Trajectory::Base Trajectory::base(MapBase kind, double ratio) const {
 void Trajectory::advance(const BrenierMap& map, const Base& from, Team& team) {
   const Index n = x_.rows();
   const Index d = x_.cols();
-  const bool jacobians = second_order_;
   Matrix<double> displacement(std::min(n, kBlock), d);
   std::vector<double> log_det(has_density() ? std::min(n, kBlock) : 0);
-  Matrix<double> hessian(jacobians ? std::min(n, kBlock) : 0, d * d);
+  Matrix<double> hessian(jacobians_ ? std::min(n, kBlock) : 0, d * d);
   // R before this map is folded in: of the extrapolation, of earlier start-up maps, or the identity.
   const bool pending = !pending_jacobian_.empty();
   if (second_order_ && step_start_.empty()) step_start_ = x_;
-  Matrix<double> r = jacobians ? Matrix<double>(n, d * d) : Matrix<double>();
+  Matrix<double> r = jacobians_ ? Matrix<double>(n, d * d) : Matrix<double>();
   min_log_det_ = has_density() ? std::numeric_limits<double>::infinity() : 0;
   for (Index begin = 0; begin < n; begin += kBlock) {
     const Index count = std::min(kBlock, n - begin);
     const MatrixView<const double> x = from.x.view().rows_from(begin, count);
     map.evaluate(x, displacement.view().rows_from(0, count), has_density() ? log_det.data() : nullptr,
-                 jacobians ? hessian.view().rows_from(0, count) : MatrixView<double>(), team);
+                 jacobians_ ? hessian.view().rows_from(0, count) : MatrixView<double>(), team);
     for (Index i = 0; i < count; ++i) {
       const Index particle = begin + i;
       for (Index c = 0; c < d; ++c) x_(particle, c) = from.x(particle, c) + displacement(i, c);
@@ -111,7 +117,7 @@ void Trajectory::advance(const BrenierMap& map, const Base& from, Team& team) {
         log_density_[particle] = from.log_density[particle] - log_det[i];
         min_log_det_ = std::isnan(log_det[i]) ? log_det[i] : std::min(min_log_det_, log_det[i]);
       }
-      if (!jacobians) continue;
+      if (!jacobians_) continue;
       View out(r.row(particle), d, d);
       out = ConstView(hessian.row(i), d, d);
       if (map.base == MapBase::extrapolated) {

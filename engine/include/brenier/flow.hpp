@@ -109,8 +109,11 @@ struct StepReport {
   SinkhornReport sinkhorn{};  // of all inner iterations; unconverged ones too are used, as far as they came
   double rate = 0;            // of Adam, after retries
   int retries = 0;
-  double seconds = 0;      // wall time of the step
-  bool converged = false;  // by tolerance
+  double seconds = 0;              // wall time of the step, and of it
+  double inner_seconds = 0;        // the inner loops
+  double cloud_seconds = 0;        // maps applied to the cloud and the tracked ones, and F
+  double certificate_seconds = 0;  // certificates and the comparison of log-determinants
+  bool converged = false;          // by tolerance
 };
 
 /// A running flow. Float (the default) computes the inner loops in single precision; clouds, maps and

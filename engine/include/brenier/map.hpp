@@ -53,9 +53,11 @@ BrenierMap read_map(const std::filesystem::path& path);
 class Trajectory {
  public:
   Trajectory() = default;
-  /// `second_order` keeps the cloud before and the Jacobians of the last step (N d^2 doubles). ValueError: no
-  /// particles, positions that are not finite. ShapeError: log-densities of another length.
-  Trajectory(Cloud start, bool second_order);
+  /// `second_order` keeps the cloud before, and with `jacobians` those of the last step (N d^2 doubles): they
+  /// carry densities and tell whether a step is admissible; without densities a cloud can follow without
+  /// them. ValueError: no particles, positions that are not finite, densities without Jacobians at the second
+  /// order. ShapeError: log-densities of another length.
+  Trajectory(Cloud start, bool second_order, bool jacobians = true);
 
   const Matrix<double>& x() const { return x_; }                           // (N, d)
   const std::vector<double>& log_density() const { return log_density_; }  // N, or empty
@@ -68,7 +70,7 @@ class Trajectory {
   struct Base {
     Matrix<double> x;
     std::vector<double> log_density;  // empty where not known
-    bool admissible = true;           // false: the extrapolation is not a monotone map at some particle
+    bool admissible = true;           // false: the extrapolation is known not to be monotone at some particle
   };
   /// `ratio` as in BrenierMap, > 0. ValueError: an extrapolation without a step before.
   Base base(MapBase kind, double ratio = 1) const;
@@ -88,7 +90,7 @@ class Trajectory {
  private:
   Matrix<double> x_, previous_, step_start_, jacobian_, pending_jacobian_;
   std::vector<double> log_density_;
-  bool second_order_ = false;
+  bool second_order_ = false, jacobians_ = false;
   double min_log_det_ = 0;
 };
 
