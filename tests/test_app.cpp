@@ -20,6 +20,7 @@
 #include "solvers/wasserstein.hpp"
 #include "tests/support/app.hpp"
 #include "tests/support/near.hpp"
+#include "tests/support/run_files.hpp"
 #include "tools/commands.hpp"
 #include "tools/config.hpp"
 #include "tools/reference.hpp"
@@ -32,10 +33,6 @@ using namespace brenier::app;
 using namespace brenier::test;
 
 namespace {
-
-nlohmann::json summary_of(const fs::path& run) {
-  return nlohmann::json::parse(read_text(run / "summary.json"));
-}
 
 /// history.csv without its last column, the wall time.
 std::string without_seconds(const std::string& history) {

@@ -9,6 +9,7 @@
 
 #include "tests/support/app.hpp"
 #include "tests/support/near.hpp"
+#include "tests/support/run_files.hpp"
 #include "tools/commands.hpp"
 #include "tools/report.hpp"
 #include "tools/run.hpp"
@@ -17,14 +18,6 @@
 using namespace brenier;
 using namespace brenier::app;
 using namespace brenier::test;
-
-namespace {
-
-nlohmann::json summary_of(const fs::path& run) {
-  return nlohmann::json::parse(read_text(run / "summary.json"));
-}
-
-}  // namespace
 
 TEST_CASE("adaptive steps: a run goes on bit for bit, and its files know the lengths") {
   const TemporaryFolder folder;

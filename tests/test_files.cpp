@@ -19,37 +19,12 @@
 #include "brenier/npy.hpp"
 #include "brenier/safetensors.hpp"
 #include "kernels/runtime/error.hpp"
+#include "tests/support/temporary_folder.hpp"
 
 using namespace brenier;
-namespace fs = std::filesystem;
+using namespace brenier::test;
 
 namespace {
-
-/// A folder that goes away with its content.
-struct TemporaryFolder {
-  TemporaryFolder() {
-    std::string name = (fs::temp_directory_path() / "brenier-test-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  std::size_t entries() const {
-    std::size_t count = 0;
-    for ([[maybe_unused]] const auto& entry : fs::directory_iterator(path)) ++count;
-    return count;
-  }
-  fs::path path;
-};
-
-void put(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
 
 std::string get(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);

@@ -14,6 +14,7 @@
 #include "tests/support/backends.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"
+#include "tests/support/run_files.hpp"
 #include "tools/commands.hpp"
 #include "tools/report.hpp"
 #include "tools/run.hpp"
@@ -79,10 +80,6 @@ void check_same_flow(const std::string& name, const Overrides& overrides, const 
   }
   CHECK(emulator::device_launches(0) > before);
   CHECK(emulator::memory_in_use() == 0);
-}
-
-nlohmann::json summary_of(const fs::path& run) {
-  return nlohmann::json::parse(read_text(run / "summary.json"));
 }
 
 /// What a finished run has come to: the cloud, and F of every step.

@@ -15,6 +15,7 @@
 
 #include "tests/support/app.hpp"
 #include "tests/support/near.hpp"
+#include "tests/support/run_files.hpp"
 #include "tools/commands.hpp"
 #include "tools/report.hpp"
 #include "tools/run.hpp"
@@ -25,14 +26,6 @@ using namespace brenier::app;
 using namespace brenier::test;
 
 namespace {
-
-nlohmann::json summary_of(const fs::path& run) {
-  return nlohmann::json::parse(read_text(run / "summary.json"));
-}
-
-std::vector<HistoryRow> history_of(const fs::path& run) {
-  return parse_history(read_text(run / "history.csv"), "history.csv");
-}
 
 /// Runs `body` in a process of its own; its return value is the exit code.
 template <class Body>
