@@ -9,6 +9,7 @@
 #include "tests/support/backends.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"
+#include "tests/support/step_case.hpp"
 
 using namespace brenier;
 using namespace brenier::test;
@@ -155,14 +156,6 @@ TEST_CASE_TEMPLATE("jet_gradient equals the reference for every kind of seed", T
 
 namespace {
 
-PairKernel quadratic_log(double quadratic, double log_coefficient, double constant) {
-  PairKernel kernel;
-  kernel.quadratic = quadratic;
-  kernel.log_coefficient = log_coefficient;
-  kernel.constant = constant;
-  return kernel;
-}
-
 std::vector<PairKernel> pair_kernels(int d) {
   PairKernel radial{.form = PairKernel::Form::radial};
   radial.program = Expression::interaction("r^4/4 - exp(-r)", d).program();
@@ -249,50 +242,12 @@ TEST_CASE_TEMPLATE("programs equal the reference, every instruction", T, float, 
 
 namespace {
 
-/// A JKO step with every kind of term.
-template <class T>
-struct StepCase {
-  Icnn net;
-  Matrix<T> x;
-  std::vector<double> log_density;
-  Objective objective;
-  InnerProblem<T> problem;
-
-  StepCase(const Architecture& architecture, Index n, bool interacting, Index minibatch = 0)
-      : net(architecture) {
-    const int d = net.dim();
-    Numbers numbers(59);
-    x = numbers.matrix<T>(n, d, 0.3, 1.7);
-    for (Index i = 0; i < n; ++i) log_density.push_back(numbers(-1, 1));
-    objective.potential = Expression::potential("sum(x^2) + 0.1*sum(exp(x))", d).program();
-    InternalTerm general{.weight = 0.3, .form = InternalTerm::Form::general};
-    const Expression f = Expression::internal("t^3 + t*log(t)");
-    general.program = f.program();
-    general.surrogate = f.weight();
-    objective.internal = {
-        {.weight = 0.7}, {.weight = 0.5, .form = InternalTerm::Form::power, .exponent = 1.5}, general};
-    if (interacting) {
-      for (const PairKernel& kernel : pair_kernels(d)) objective.interaction.push_back({0.4, kernel});
-    }
-    problem.net = &net;
-    problem.x = x;
-    problem.log_density = log_density.data();
-    problem.shift.assign(d, 1.0);
-    problem.scale = 0.4;
-    problem.tau = 0.05;
-    problem.objective = &objective;
-    problem.adam = {.rate = 3e-3, .final_fraction = 0.1};
-    problem.iterations = 12;
-    problem.minibatch = minibatch;
-    problem.seed = 5;
-    problem.step = 3;
-  }
-
-  InnerState<T> state() const {
-    const std::size_t count = static_cast<std::size_t>(net.parameters());
-    return {generic_parameters<T>(net, 61), std::vector<T>(count, T(0)), std::vector<T>(count, T(0)), 0};
-  }
-};
+/// Every kind of term, or none between particles.
+StepTerms terms(int d, bool interacting) {
+  StepTerms out;
+  if (interacting) out.interaction = pair_kernels(d);
+  return out;
+}
 
 }  // namespace
 
@@ -309,12 +264,10 @@ TEST_CASE_TEMPLATE("the gradient of a JKO step equals the reference", T, float, 
             CAPTURE(n);
             CAPTURE(interacting);
             CAPTURE(minibatch);
-            StepCase<T> step(net_case.architecture, n, interacting, minibatch);
-            const InnerState<T> state = step.state();
-            std::vector<double> expected(step.net.parameters()), actual(step.net.parameters(), 1e9);
-            ref::operations<T>().objective_gradient(step.problem, state.theta.data(), 4, expected.data(),
-                                                    one);
-            backend.ops->objective_gradient(step.problem, state.theta.data(), 4, actual.data(), team);
+            const StepCase<T> step(net_case.architecture, n, terms(net_case.architecture.dim, interacting),
+                                   minibatch);
+            const std::vector<double> expected = step.gradient(ref::operations<T>(), one);
+            const std::vector<double> actual = step.gradient(*backend.ops, team);
             // Inverses of H and pair forces amplify rounding beyond the network's own sums.
             CHECK_CLOSE(actual, expected, 8 * net_tolerance<T>(step.net, 16));
             CHECK(gradient_error(step.net, actual, expected) <= 16 * net_tolerance<T>(step.net, 16));
@@ -361,13 +314,11 @@ TEST_CASE_TEMPLATE("learned potentials in a JKO step equal the reference", T, fl
             CAPTURE(interacting);
             CAPTURE(static_cast<int>(method));
             const Index minibatch = n == 33 ? 0 : 70;
-            StepCase<T> step({.dim = d, .hidden = {12, 6}}, n, interacting, minibatch);
+            StepCase<T> step({.dim = d, .hidden = {12, 6}}, n, terms(d, interacting), minibatch);
             step.objective.network = learned_potentials(d);
             step.problem.log_det = {.method = method, .iterations = 3};
-            const std::vector<T> theta = step.state().theta;
-            std::vector<double> expected(step.net.parameters()), actual(step.net.parameters(), 1e9);
-            ref::operations<T>().objective_gradient(step.problem, theta.data(), 4, expected.data(), one);
-            backend.ops->objective_gradient(step.problem, theta.data(), 4, actual.data(), team);
+            const std::vector<double> expected = step.gradient(ref::operations<T>(), one);
+            const std::vector<double> actual = step.gradient(*backend.ops, team);
             CHECK_CLOSE(actual, expected, 8 * net_tolerance<T>(step.net, 16));
             CHECK(gradient_error(step.net, actual, expected) <= 16 * net_tolerance<T>(step.net, 16));
           }
@@ -391,9 +342,9 @@ TEST_CASE("a network that is a quadratic gives the gradient of the program for t
   const auto run = [&]<class T>(const Backend<T>& backend, double tolerance) {
     CAPTURE(backend.ops->name);
     Team team(backend.threads);
-    StepCase<T> step({.dim = d, .hidden = {6, 5}}, 40, false);
+    StepCase<T> step({.dim = d, .hidden = {6, 5}}, 40);
     step.problem.shift.assign(d, -1e4);
-    StepCase<double> exact({.dim = d, .hidden = {6, 5}}, 40, false);
+    StepCase<double> exact({.dim = d, .hidden = {6, 5}}, 40);
     const std::string form = "(x[0] + 2*x[1] + 3*x[2])^2/2 + sum(x^2)";
     // The reference has the minimum at the origin, and the cloud around it.
     exact.problem.shift.assign(d, 0.0);
@@ -401,13 +352,10 @@ TEST_CASE("a network that is a quadratic gives the gradient of the program for t
     for (Index i = 0; i < 40 * d; ++i) exact.x.elements()[i] = static_cast<double>(step.x.elements()[i]);
     step.objective.potential = {};
     step.objective.network = {{1.0, net, shared}};
-    const std::vector<T> map = step.state().theta;
-    std::vector<double> expected(step.net.parameters()), actual(step.net.parameters());
+    exact.theta.assign(step.theta.begin(), step.theta.end());
     Team one(1);
-    const std::vector<double> exact_map(map.begin(), map.end());
-    ref::operations<double>().objective_gradient(exact.problem, exact_map.data(), 0, expected.data(), one);
-    backend.ops->objective_gradient(step.problem, map.data(), 0, actual.data(), team);
-    CHECK_CLOSE(actual, expected, tolerance);
+    CHECK_CLOSE(step.gradient(*backend.ops, team, 0), exact.gradient(ref::operations<double>(), one, 0),
+                tolerance);
   };
   // In double the constants of the network, near 1e6, leave 1e-10 of its slopes near 1.
   for (const Backend<double>& backend : all_backends<double>()) run(backend, 1e-9);
@@ -418,35 +366,29 @@ TEST_CASE("a network that is a quadratic gives the gradient of the program for t
 
 TEST_CASE_TEMPLATE("learned potentials beyond the shared memory of a block equal the reference", T, float,
                    double) {
-  StepCase<T> step({.dim = 2, .hidden = {12, 6}}, 40, true);
+  StepCase<T> step({.dim = 2, .hidden = {12, 6}}, 40, terms(2, true));
   step.objective.network = {learned({.dim = 2, .hidden = {320, 320, 320}, .residual = true}, 0.8)};
-  const std::vector<T> theta = step.state().theta;
-  const auto run = [&](const Operations<T>& ops, Team& team) {
-    std::vector<double> gradient(step.net.parameters(), 1e9);
-    ops.objective_gradient(step.problem, theta.data(), 4, gradient.data(), team);
-    return gradient;
-  };
   Team one(1);
-  const std::vector<double> expected = run(ref::operations<T>(), one);
+  const std::vector<double> expected = step.gradient(ref::operations<T>(), one);
   for (const Backend<T>& backend : backends<T>()) {
     CAPTURE(backend.ops->name);
     Team team(backend.threads);
-    CHECK_CLOSE(run(*backend.ops, team), expected, 8 * net_tolerance<T>(*step.objective.network[0].net, 16));
+    CHECK_CLOSE(step.gradient(*backend.ops, team), expected,
+                8 * net_tolerance<T>(*step.objective.network[0].net, 16));
   }
 }
 
 TEST_CASE_TEMPLATE("networks beyond the shared memory of a block equal the reference", T, float, double) {
   // 200,000 parameters and their gradients: no tile of a GPU holds them.
   const StepCase<T> step({.dim = 2, .hidden = {320, 320, 320}, .residual = true, .quadratic_rank = 1}, 5,
-                         true);
+                         terms(2, true));
   const Icnn& net = step.net;
-  const std::vector<T> theta = step.state().theta;
+  const std::vector<T>& theta = step.theta;
   struct Result {
     std::vector<double> gradient, curvature;  // log det, H x
   };
   const auto run = [&](const Operations<T>& ops, Team& team) {
-    Result r{std::vector<double>(net.parameters(), 1e9), std::vector<double>(5)};
-    ops.objective_gradient(step.problem, theta.data(), 4, r.gradient.data(), team);
+    Result r{step.gradient(ops, team), std::vector<double>(5)};
     MapOutputs<T> outputs;
     outputs.log_det = r.curvature.data();
     ops.evaluate(net, theta.data(), step.x, outputs, team);
@@ -469,7 +411,7 @@ TEST_CASE_TEMPLATE("networks beyond the shared memory of a block equal the refer
 
 TEST_CASE("clouds of several chunks equal the reference, with forces too") {
   const Index n = 8200;  // the layered form of the cuda backend takes 8192 at a time
-  StepCase<double> step({.dim = 1, .hidden = {3, 2}}, n, false);
+  StepCase<double> step({.dim = 1, .hidden = {3, 2}}, n);
   step.objective.interaction.push_back({0.4, quadratic_log(0.5, 0, 0)});
   const Icnn& net = step.net;
   const std::vector<double> theta = step.state().theta;
@@ -500,7 +442,8 @@ TEST_CASE("clouds of several chunks equal the reference, with forces too") {
 TEST_CASE("the inner loop follows the reference, and its bits do not depend on the number of threads") {
   Team one(1);
   for (const bool interacting : {false, true}) {
-    StepCase<double> step({.dim = 2, .hidden = {17, 5}, .quadratic_rank = 1}, kLoopSize, interacting, 0);
+    StepCase<double> step({.dim = 2, .hidden = {17, 5}, .quadratic_rank = 1}, kLoopSize,
+                          terms(2, interacting));
     if (!interacting) step.objective.network = learned_potentials(2);
     InnerState<double> expected = step.state();
     const InnerReport report = ref::operations<double>().inner_loop(step.problem, expected, 12, one);
@@ -528,7 +471,7 @@ TEST_CASE("the inner loop follows the reference, and its bits do not depend on t
 TEST_CASE("the inner loop can be interrupted and continued, and stops on its tolerance") {
   for (const Backend<float>& backend : all_backends<float>()) {
     CAPTURE(backend.ops->name);
-    StepCase<float> step({.dim = 1, .hidden = {12, 6}}, 500, false);
+    StepCase<float> step({.dim = 1, .hidden = {12, 6}}, 500);
     Team team(backend.threads);
     InnerState<float> whole = step.state();
     backend.ops->inner_loop(step.problem, whole, 12, team);
@@ -560,7 +503,7 @@ TEST_CASE("the inner loop can be interrupted and continued, and stops on its tol
 TEST_CASE("a gradient that is not finite ends the inner loop and leaves theta alone") {
   for (const Backend<double>& backend : all_backends<double>()) {
     CAPTURE(backend.ops->name);
-    StepCase<double> step({.dim = 1, .hidden = {5}}, 100, false);
+    StepCase<double> step({.dim = 1, .hidden = {5}}, 100);
     step.log_density[40] = std::numeric_limits<double>::quiet_NaN();
     Team team(backend.threads);
     InnerState<double> state = step.state();
@@ -574,12 +517,10 @@ TEST_CASE("a gradient that is not finite ends the inner loop and leaves theta al
 TEST_CASE("a density of zero does no harm: its particles weigh nothing in a porous medium") {
   for (const Backend<double>& backend : all_backends<double>()) {
     CAPTURE(backend.ops->name);
-    StepCase<double> step({.dim = 1, .hidden = {5}}, 100, false);
+    StepCase<double> step({.dim = 1, .hidden = {5}}, 100);
     step.log_density[99] = -std::numeric_limits<double>::infinity();
     step.objective.internal = {{.form = InternalTerm::Form::power, .exponent = 2}};
     Team team(backend.threads);
-    std::vector<double> gradient(step.net.parameters());
-    backend.ops->objective_gradient(step.problem, step.state().theta.data(), 0, gradient.data(), team);
-    for (const double g : gradient) CHECK(std::isfinite(g));
+    for (const double g : step.gradient(*backend.ops, team, 0)) CHECK(std::isfinite(g));
   }
 }

@@ -13,6 +13,7 @@
 #include "tests/support/backends.hpp"
 #include "tests/support/nets.hpp"
 #include "tests/support/spectrum.hpp"
+#include "tests/support/step_case.hpp"
 
 using namespace brenier;
 using namespace brenier::test;
@@ -31,65 +32,20 @@ std::vector<Backend<T>> everyone() {
 #endif
 }
 
-/// A JKO step with internal energies alone, or with a potential and an interaction.
+/// A JKO step with internal energies alone, or with a potential and an interaction; a stochastic log det.
 template <class T>
-struct Step {
-  Icnn net;
-  std::vector<T> theta;
-  Matrix<T> x;
-  std::vector<double> log_density;
-  Objective objective;
-  InnerProblem<T> problem;
-
-  Step(const Architecture& architecture, Index n, std::vector<InternalTerm> internal, bool others = true,
-       Index minibatch = 0)
-      : net(architecture), theta(generic_parameters<T>(net, 61)) {
-    const int d = net.dim();
-    Numbers numbers(59);
-    x = numbers.matrix<T>(n, d, 0.3, 1.7);
-    for (Index i = 0; i < n; ++i) log_density.push_back(numbers(-1, 1));
-    objective.internal = std::move(internal);
-    if (others) {
-      objective.potential = Expression::potential("sum(x^2) + 0.1*sum(exp(x))", d).program();
-      PairKernel kernel;
-      kernel.quadratic = 0.5, kernel.log_coefficient = -1;
-      objective.interaction.push_back({0.4, kernel});
-    }
-    problem.net = &net;
-    problem.x = x;
-    problem.log_density = log_density.data();
-    problem.shift.assign(d, 1.0);
-    problem.scale = 0.4;
-    problem.tau = 0.05;
-    problem.objective = &objective;
-    problem.adam = {.rate = 3e-3, .final_fraction = 0.1};
-    problem.iterations = 12;
-    problem.minibatch = minibatch;
-    problem.seed = 5;
-    problem.step = 3;
-    problem.log_det = {.method = Method::cg, .probes = 2, .iterations = 4};
-  }
-  Step(const Step&) = delete;
-  Step& operator=(const Step&) = delete;
-
-  std::vector<double> gradient(const Operations<T>& ops, Team& team, int iteration = 4) const {
-    std::vector<double> out(net.parameters(), 1e9);
-    ops.objective_gradient(problem, theta.data(), iteration, out.data(), team);
-    return out;
-  }
-  InnerState<T> state() const {
-    const std::size_t count = theta.size();
-    return {theta, std::vector<T>(count, T(0)), std::vector<T>(count, T(0)), 0};
+struct Step : StepCase<T> {
+  Step(const Architecture& architecture, Index n, std::vector<InternalTerm> internal = every_internal(),
+       bool others = true, Index minibatch = 0)
+      : StepCase<T>(
+            architecture, n,
+            {.internal = std::move(internal),
+             .potential = others,
+             .interaction = others ? std::vector{quadratic_log(0.5, -1, 0)} : std::vector<PairKernel>{}},
+            minibatch) {
+    this->problem.log_det = {.method = Method::cg, .probes = 2, .iterations = 4};
   }
 };
-
-std::vector<InternalTerm> every_term() {
-  InternalTerm general{.weight = 0.3, .form = InternalTerm::Form::general};
-  const Expression f = Expression::internal("t^3 + t*log(t)");
-  general.program = f.program();
-  general.surrogate = f.weight();
-  return {{.weight = 0.7}, {.weight = 0.5, .form = InternalTerm::Form::power, .exponent = 1.5}, general};
-}
 
 const std::vector<InternalTerm> kEntropy = {{.weight = 1}};
 
@@ -139,7 +95,7 @@ TEST_CASE_TEMPLATE("the stochastic gradient of a JKO step equals the reference",
           CAPTURE(n);
           CAPTURE(others);
           CAPTURE(minibatch);
-          const Step<T> step(net_case.architecture, n, every_term(), others, minibatch);
+          const Step<T> step(net_case.architecture, n, every_internal(), others, minibatch);
           const std::vector<double> expected = step.gradient(ref::operations<T>(), one);
           for (const Backend<T>& backend : backends<T>()) {
             CAPTURE(backend.ops->name);
@@ -288,15 +244,15 @@ TEST_CASE("clouds of several chunks and networks beyond shared memory equal the 
       CHECK_CLOSE(step.gradient(*backend.ops, team), expected, 16 * net_tolerance<double>(step.net, 8200));
     }
   };
-  check({{.dim = 2, .hidden = {3, 2}}, 8200, every_term(), false});
-  check({{.dim = 2, .hidden = {320, 320, 320}, .residual = true, .quadratic_rank = 1}, 5, every_term()});
+  check({{.dim = 2, .hidden = {3, 2}}, 8200, every_internal(), false});
+  check({{.dim = 2, .hidden = {320, 320, 320}, .residual = true, .quadratic_rank = 1}, 5, every_internal()});
 }
 
 TEST_CASE("without off-diagonal elements one probe is exact") {
   // H = alpha I: e^T log(H) e = d log alpha and e^T H^{-1} e = d / alpha for every e.
   for (const int d : {1, 4}) {
     CAPTURE(d);
-    Step<double> step({.dim = d, .hidden = {3}}, 20, every_term());
+    Step<double> step({.dim = d, .hidden = {3}}, 20, every_internal());
     std::fill(step.theta.begin(), step.theta.end(), 0.0);
     step.theta[step.net.alpha()] = 1.7;
     const Index alpha = step.net.alpha();
@@ -319,7 +275,8 @@ TEST_CASE(
   for (const Index minibatch : {Index{0}, Index{200}}) {
     if (kReduced && minibatch > 0) continue;
     CAPTURE(minibatch);
-    Step<double> step({.dim = 3, .hidden = {17, 5}, .quadratic_rank = 1}, n, every_term(), true, minibatch);
+    Step<double> step({.dim = 3, .hidden = {17, 5}, .quadratic_rank = 1}, n, every_internal(), true,
+                      minibatch);
     step.problem.log_det.tolerance = 1e-3;
     InnerState<double> expected = step.state();
     const InnerReport report = ref::operations<double>().inner_loop(step.problem, expected, 12, one);
@@ -360,7 +317,7 @@ TEST_CASE("exact gradients take no notice of the other options, and report no so
   for (const Backend<double>& backend : everyone<double>()) {
     CAPTURE(backend.ops->name);
     Team team(backend.threads);
-    Step<double> step({.dim = 2, .hidden = {9, 5}}, 33, every_term());
+    Step<double> step({.dim = 2, .hidden = {9, 5}}, 33, every_internal());
     step.problem.log_det = {};
     const std::vector<double> plain = step.gradient(*backend.ops, team);
     step.problem.log_det = {.method = Method::exact, .probes = 7, .iterations = 3, .tolerance = 0.5};
@@ -382,7 +339,7 @@ TEST_CASE("curvature that is not positive leaves the gradient finite, and is cou
   for (const Backend<double>& backend : everyone<double>()) {
     CAPTURE(backend.ops->name);
     Team team(backend.threads);
-    Step<double> step({.dim = 2, .hidden = {3}, .learn_alpha = false}, 40, every_term(), false);
+    Step<double> step({.dim = 2, .hidden = {3}, .learn_alpha = false}, 40, every_internal(), false);
     std::fill(step.theta.begin(), step.theta.end(), 0.0);
     step.theta[step.net.alpha()] = -1;
     for (const double value : step.gradient(*backend.ops, team)) CHECK(std::isfinite(value));
