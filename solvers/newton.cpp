@@ -4,15 +4,16 @@
 // them then takes its trial, or halves its step.
 #include "solvers/newton.hpp"
 
-#include <Eigen/Dense>
+#include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
+
+#include "solvers/dense.hpp"
 
 namespace brenier {
 namespace {
-
-using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 constexpr double kArmijo = 1e-4;
 constexpr double kShortest = 0x1p-40;  // of a step, relative to Newton's
@@ -42,15 +43,16 @@ struct Point {
 
 /// -H^{-1} g. H may be singular to rounding, far from everything: what is added to it then is small beside
 /// its largest eigenvalue.
-Eigen::VectorXd newton_step(const Eigen::Map<const RowMajor>& hessian, const Eigen::VectorXd& g) {
-  Eigen::LLT<Eigen::MatrixXd> factor(hessian);
-  const double largest = hessian.diagonal().cwiseAbs().maxCoeff();
-  for (double shift = 1e-14 * largest; factor.info() != Eigen::Success && shift > 0 && shift <= largest;
-       shift *= 100) {
-    factor.compute(Eigen::MatrixXd(hessian) + shift * Eigen::MatrixXd::Identity(g.size(), g.size()));
+Eigen::VectorXd newton_step(MatrixView<const double> hessian, const Eigen::VectorXd& g) {
+  std::optional<dense::Cholesky> factor = dense::Cholesky::of(hessian);
+  double largest = 0;
+  for (Index i = 0; i < hessian.rows; ++i) largest = std::max(largest, std::abs(hessian(i, i)));
+  for (double shift = 1e-14 * largest; !factor && shift > 0 && shift <= largest; shift *= 100) {
+    factor = dense::Cholesky::of(hessian, shift);
   }
-  if (factor.info() != Eigen::Success) return -g;
-  return factor.solve(-g);
+  Eigen::VectorXd step = -g;
+  if (factor) factor->solve(step.data(), step.data());
+  return step;
 }
 
 /// Sets out along `step`, made a direction of descent of at most a bounded length.

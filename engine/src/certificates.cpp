@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "engine/src/certificates.hpp"
 
-#include <Eigen/Dense>
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
+
+#include "solvers/dense.hpp"
 
 namespace brenier {
 namespace {
@@ -26,10 +27,8 @@ double smallest_eigenvalue(const BrenierMap& map, const Matrix<double>& x, Team&
   std::vector<double> smallest(n);
   team.run([&](int rank) {
     const auto [begin, end] = team.share(n, rank);
-    Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(d);
     for (Index i = begin; i < end; ++i) {
-      solver.compute(Eigen::Map<const Eigen::MatrixXd>(hessian.row(i), d, d), Eigen::EigenvaluesOnly);
-      smallest[i] = solver.eigenvalues()(0);  // in ascending order
+      smallest[i] = dense::symmetric_eigen({hessian.row(i), d, d}, false).values.front();
     }
   });
   return *std::min_element(smallest.begin(), smallest.end());

@@ -5,10 +5,11 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <optional>
 #include <string>
 
 #include "engine/src/density_impl.hpp"
-#include "engine/src/eigen_bridge.hpp"
+#include "engine/src/matrix_check.hpp"
 #include "engine/src/oracles_check.hpp"
 
 namespace brenier {
@@ -17,33 +18,32 @@ namespace {
 constexpr double infinity = std::numeric_limits<double>::infinity();
 }
 
-GaussianImpl::GaussianImpl(const Eigen::VectorXd& mean_in, const Eigen::MatrixXd& factor_in)
+GaussianImpl::GaussianImpl(const std::vector<double>& mean_in, const dense::Cholesky& factor_in)
     : mean(mean_in), factor(factor_in) {
-  log_norm = -0.5 * static_cast<double>(mean.size()) * std::log(2 * std::numbers::pi);
-  for (Index i = 0; i < mean.size(); ++i) log_norm -= std::log(factor(i, i));
+  log_norm = -0.5 * static_cast<double>(dim()) * std::log(2 * std::numbers::pi);
+  for (Index i = 0; i < dim(); ++i) log_norm -= std::log(factor.diagonal(i));
 }
 
 double GaussianImpl::log_density(const double* x) const {
-  const Index d = dim();
-  const Eigen::VectorXd offset = Eigen::Map<const Eigen::VectorXd>(x, d) - mean;
-  const double square = factor.triangularView<Eigen::Lower>().solve(offset).squaredNorm();
+  std::vector<double> offset(mean.size());
+  for (std::size_t j = 0; j < offset.size(); ++j) offset[j] = x[j] - mean[j];
+  const double square = factor.inverse_square(offset.data());
   // Overflow far away may leave infinity - infinity; the density is 0 there.
   return square < infinity ? log_norm - 0.5 * square : -infinity;
 }
 
 void GaussianImpl::transport(const double* u, double* x) const {
   const Index d = dim();
-  Eigen::VectorXd z(d);
-  for (Index j = 0; j < d; ++j) z(j) = normal_quantile(u[j]);
-  Eigen::Map<Eigen::VectorXd>(x, d) = mean + factor.triangularView<Eigen::Lower>() * z;
+  for (Index j = 0; j < d; ++j) x[j] = normal_quantile(u[j]);
+  factor.spread(mean.data(), x, x);
 }
 
 double GaussianImpl::tail(double x, bool upper) const {
-  return normal_tail((x - mean(0)) / factor(0, 0), upper);
+  return normal_tail((x - mean[0]) / factor.diagonal(0), upper);
 }
 
 double GaussianImpl::quantile(double p, bool upper) const {
-  return mean(0) + factor(0, 0) * normal_quantile(p, upper);
+  return mean[0] + factor.diagonal(0) * normal_quantile(p, upper);
 }
 
 UniformImpl::UniformImpl(const std::vector<double>& lower_in, const std::vector<double>& upper_in)
@@ -155,11 +155,11 @@ void BarenblattImpl::transport(const double* u, double* x) const {
     x[0] = quantile(u[0], false);
     return;
   }
-  Eigen::Map<Eigen::VectorXd> direction(x, dim());
   for (Index j = 0; j < dim(); ++j) x[j] = normal_quantile(u[j + 1]);
-  const double norm = direction.norm();
-  if (norm > 0) {
-    direction *= distance(u[0]) / norm;
+  const double length = dense::norm(x, dim());
+  if (length > 0) {
+    const double scale = distance(u[0]) / length;
+    for (Index j = 0; j < dim(); ++j) x[j] *= scale;
   } else {
     x[0] = distance(u[0]);  // every direction is as good
   }
@@ -186,18 +186,18 @@ Density Density::gaussian(const std::vector<double>& mean, const Matrix<double>&
                      "); (d, d) and d >= 1 are needed");
   check_finite("mean", mean);
   check_positive_definite("covariance", covariance);
-  const Eigen::LLT<Eigen::MatrixXd> factor(to_eigen(covariance));
-  if (factor.info() != Eigen::Success)
-    throw ValueError("covariance is not positive definite to working precision");
-  return Density(std::make_shared<GaussianImpl>(to_eigen(mean), factor.matrixL()));
+  const std::optional<dense::Cholesky> factor = dense::Cholesky::of(covariance);
+  if (!factor) throw ValueError("covariance is not positive definite to working precision");
+  return Density(std::make_shared<GaussianImpl>(mean, *factor));
 }
 
 Density Density::gaussian(Index dim, double mean, double variance) {
   if (dim < 1) throw ValueError("dim is " + std::to_string(dim) + "; it must be at least 1");
   if (!std::isfinite(mean)) throw ValueError("mean is " + show(mean) + "; it must be finite");
   check_positive("variance", variance);
-  return Density(std::make_shared<GaussianImpl>(Eigen::VectorXd::Constant(dim, mean),
-                                                Eigen::MatrixXd::Identity(dim, dim) * std::sqrt(variance)));
+  Matrix<double> factor(dim, dim);
+  for (Index i = 0; i < dim; ++i) factor(i, i) = std::sqrt(variance);
+  return Density(std::make_shared<GaussianImpl>(std::vector<double>(dim, mean), dense::Cholesky(factor)));
 }
 
 Density Density::uniform(const std::vector<double>& lower, const std::vector<double>& upper) {

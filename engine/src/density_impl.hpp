@@ -2,13 +2,13 @@
 // The kinds of densities behind brenier::Density.
 #pragma once
 
-#include <Eigen/Dense>
 #include <memory>
 #include <vector>
 
 #include "brenier/density.hpp"
 #include "brenier/oracles.hpp"
 #include "engine/src/density_quantiles.hpp"
+#include "solvers/dense.hpp"
 
 namespace brenier {
 
@@ -29,16 +29,16 @@ struct Density::Impl {
 };
 
 struct GaussianImpl final : Density::Impl {
-  GaussianImpl(const Eigen::VectorXd& mean, const Eigen::MatrixXd& factor);
-  Index dim() const override { return mean.size(); }
+  GaussianImpl(const std::vector<double>& mean, const dense::Cholesky& factor);
+  Index dim() const override { return factor.dim(); }
   double log_density(const double* x) const override;
-  Index uniforms() const override { return mean.size(); }
+  Index uniforms() const override { return factor.dim(); }
   void transport(const double* u, double* x) const override;
   double tail(double x, bool upper) const override;
   double quantile(double p, bool upper) const override;
 
-  Eigen::VectorXd mean;
-  Eigen::MatrixXd factor;  // lower Cholesky factor of the covariance
+  std::vector<double> mean;
+  dense::Cholesky factor;  // of the covariance
   double log_norm = 0;
 };
 

@@ -118,37 +118,20 @@ Matrix<double> latin_hypercube(Index n, Index dimension, const Random& random) {
   return u;
 }
 
-/// Changes the rows of z so that their mean is 0 and their second moment (1/N) the identity.
-void whiten(Eigen::MatrixXd& z) {
-  const Index n = z.rows();
-  // A second pass removes the rounding of the first.
-  for (int pass = 0; pass < 2; ++pass) {
-    const Eigen::RowVectorXd mean = z.colwise().mean();
-    z.rowwise() -= mean;
-    const Eigen::MatrixXd second = z.transpose() * z / static_cast<double>(n);
-    const Eigen::LLT<Eigen::MatrixXd> factor(second);
-    if (factor.info() != Eigen::Success)
-      throw NumericalError("the sample covariance of " + std::to_string(n) + " particles in dimension " +
-                           std::to_string(z.cols()) + " is singular; take more particles");
-    z = factor.matrixL().solve(z.transpose()).transpose().eval();
-  }
-}
-
 Matrix<double> whitened_sample(const GaussianImpl& gaussian, Index n, std::uint64_t seed,
                                RandomStream stream) {
   const Index d = gaussian.dim();
   if (n <= d)
     throw ValueError("n is " + std::to_string(n) + "; whitened sampling in dimension " + std::to_string(d) +
                      " needs at least " + std::to_string(d + 1) + " particles");
-  const Matrix<double> u = stratified_cube(n, d, seed, stream);
-  Eigen::MatrixXd z(n, d);
+  Matrix<double> z = stratified_cube(n, d, seed, stream);
+  for (double& element : z.elements()) element = normal_quantile(element);
+  if (!dense::whiten(z))
+    throw NumericalError("the sample covariance of " + std::to_string(n) + " particles in dimension " +
+                         std::to_string(d) + " is singular; take more particles");
+  Matrix<double> x = gaussian.factor.spread(z);
   for (Index i = 0; i < n; ++i)
-    for (Index j = 0; j < d; ++j) z(i, j) = normal_quantile(u(i, j));
-  whiten(z);
-  const Eigen::MatrixXd spread = z * gaussian.factor.transpose();
-  Matrix<double> x(n, d);
-  for (Index i = 0; i < n; ++i)
-    for (Index j = 0; j < d; ++j) x(i, j) = gaussian.mean(j) + spread(i, j);
+    for (Index j = 0; j < d; ++j) x(i, j) += gaussian.mean[j];
   return x;
 }
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include "engine/src/flow_origins.hpp"
 
-#include <Eigen/Dense>
+#include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
 
 #include "engine/src/extrapolation.hpp"
+#include "solvers/dense.hpp"
 
 namespace brenier {
 namespace {
@@ -104,7 +105,8 @@ class Shooting {
 
   /// Ends where `difference` = T(x) - y is small, and takes the Newton step otherwise.
   void set_out(Shot& shot, const Vector& difference, const double* jacobian) const {
-    shot.step = ConstView(jacobian, dim(), dim()).partialPivLu().solve(-difference);
+    shot.step = -difference;
+    dense::lu_solve({jacobian, dim(), dim()}, shot.step.data(), shot.step.data());
     const double length = shot.step.norm();
     if (!std::isfinite(length)) {
       restart(shot);
@@ -191,7 +193,9 @@ Carried carry(Maps maps, Matrix<double> start, Team& team) {
   Carried out;
   out.jacobian = Matrix<double>(n, d * d);
   out.admissible.assign(n, 1);
-  for (Index i = 0; i < n; ++i) View(out.jacobian.row(i), d, d).setIdentity();
+  for (Index i = 0; i < n; ++i) {
+    for (Index c = 0; c < d; ++c) out.jacobian(i, c * (d + 1)) = 1;
+  }
   Trajectory cloud(Cloud{std::move(start), {}}, true);
   for (const BrenierMap& map : maps) {
     const Matrix<double>& r = cloud.jacobian();
@@ -206,8 +210,8 @@ Carried carry(Maps maps, Matrix<double> start, Team& team) {
     cloud.advance(map, base, team);
     if (!map.closes_step) continue;
     for (Index i = 0; i < n; ++i) {
-      View j(out.jacobian.row(i), d, d);
-      j = (ConstView(cloud.jacobian().row(i), d, d) * j).eval();
+      const MatrixView<double> j(out.jacobian.row(i), d, d);
+      dense::multiply({cloud.jacobian().row(i), d, d}, j, j);
     }
   }
   out.x = cloud.x();

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Gaussian measures under a quadratic potential and the entropy.
-#include <Eigen/Dense>
+#include <Eigen/Core>
 #include <limits>
 #include <numbers>
+#include <optional>
 
 #include "brenier/oracles.hpp"
-#include "engine/src/eigen_bridge.hpp"
+#include "engine/src/matrix_check.hpp"
 #include "engine/src/oracles_check.hpp"
+#include "solvers/dense.hpp"
 
 namespace brenier {
 
@@ -15,15 +17,49 @@ namespace {
 using Eigen::MatrixXd;
 using Eigen::VectorXd;
 
+MatrixXd to_eigen(const Matrix<double>& from) {
+  using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  return Eigen::Map<const RowMajor>(from.data(), from.rows(), from.cols());
+}
+
+VectorXd to_eigen(const std::vector<double>& from) {
+  return Eigen::Map<const VectorXd>(from.data(), static_cast<Index>(from.size()));
+}
+
+Matrix<double> from_eigen(const MatrixXd& from) {
+  Matrix<double> to(from.rows(), from.cols());
+  for (Index i = 0; i < from.rows(); ++i)
+    for (Index j = 0; j < from.cols(); ++j) to(i, j) = from(i, j);
+  return to;
+}
+
+/// A B and A B^T. One function each: every product of Eigen's takes a second to compile.
+MatrixXd product(const MatrixXd& a, const MatrixXd& b) {
+  return a * b;
+}
+MatrixXd product_transposed(const MatrixXd& a, const MatrixXd& b) {
+  return a * b.transpose();
+}
+VectorXd product(const MatrixXd& a, const VectorXd& b) {
+  return a * b;
+}
+VectorXd transposed_product(const MatrixXd& a, const VectorXd& b) {
+  return a.transpose() * b;
+}
+
+/// V diag(values) V^T.
+MatrixXd composed(const MatrixXd& v, const VectorXd& values) {
+  return product_transposed(v * values.asDiagonal(), v);
+}
+
 GaussianState to_state(const VectorXd& mean, const MatrixXd& covariance) {
   return {{mean.data(), mean.data() + mean.size()}, from_eigen(0.5 * (covariance + covariance.transpose()))};
 }
 
-double log_determinant(const MatrixXd& spd) {
-  const Eigen::LLT<MatrixXd> factor(spd);
-  double sum = 0;
-  for (Index i = 0; i < spd.rows(); ++i) sum += std::log(factor.matrixLLT()(i, i));
-  return 2 * sum;
+dense::Cholesky factor_of(const Matrix<double>& covariance) {
+  std::optional<dense::Cholesky> factor = dense::Cholesky::of(covariance);
+  if (!factor) throw ValueError("the covariance is not positive definite to working precision");
+  return *std::move(factor);
 }
 
 }  // namespace
@@ -45,10 +81,10 @@ GaussianFlow::GaussianFlow(const Matrix<double>& stiffness, std::vector<double> 
     throw ValueError("diffusion is " + show(diffusion) + "; it must be 0 or above");
   check_symmetric("stiffness", stiffness);
   check_finite("centre", centre_);
-  const Eigen::SelfAdjointEigenSolver<MatrixXd> solver(to_eigen(stiffness));
-  if (solver.info() != Eigen::Success) throw NumericalError("the eigenvalues of stiffness did not converge");
-  axes_ = from_eigen(solver.eigenvectors());
-  spectrum_.assign(solver.eigenvalues().data(), solver.eigenvalues().data() + d);
+  dense::SymmetricEigen eigen = dense::symmetric_eigen(stiffness, true);
+  if (!eigen.converged) throw NumericalError("the eigenvalues of stiffness did not converge");
+  axes_ = std::move(eigen.vectors);
+  spectrum_ = std::move(eigen.values);
 }
 
 void GaussianFlow::check(const GaussianState& state) const {
@@ -73,9 +109,9 @@ GaussianState GaussianFlow::exact(const GaussianState& initial, double t) const 
     decay(i) = std::exp(-a * t);
     gained(i) = diffusion_ * (a == 0 ? 2 * t : -std::expm1(-2 * a * t) / a);
   }
-  const MatrixXd E = P * decay.asDiagonal() * P.transpose();
-  const MatrixXd covariance = E * to_eigen(initial.covariance) * E + P * gained.asDiagonal() * P.transpose();
-  return to_state(b + E * (to_eigen(initial.mean) - b), covariance);
+  const MatrixXd E = composed(P, decay);
+  const MatrixXd covariance = product(product(E, to_eigen(initial.covariance)), E) + composed(P, gained);
+  return to_state(b + product(E, VectorXd(to_eigen(initial.mean) - b)), covariance);
 }
 
 GaussianFlow::Step GaussianFlow::step(const std::vector<double>& mean, const Matrix<double>& covariance,
@@ -91,22 +127,22 @@ GaussianFlow::Step GaussianFlow::step(const std::vector<double>& mean, const Mat
     inverse(i) = 1 / B;
     pull(i) = tau * spectrum_[i] / B;
   }
-  const MatrixXd R = P * root.asDiagonal() * P.transpose();
-  const Eigen::SelfAdjointEigenSolver<MatrixXd> solver(R * to_eigen(covariance) * R);
-  if (solver.info() != Eigen::Success)
-    throw NumericalError("the eigenvalues of the covariance did not converge");
+  const MatrixXd R = composed(P, root);
+  const dense::SymmetricEigen eigen =
+      dense::symmetric_eigen(from_eigen(product(product(R, to_eigen(covariance)), R)), true);
+  if (!eigen.converged) throw NumericalError("the eigenvalues of the covariance did not converge");
   VectorXd stretch(dim());
   for (Index i = 0; i < dim(); ++i) {
-    const double q = solver.eigenvalues()(i);
+    const double q = eigen.values[i];
     if (!(q > 0)) throw NumericalError("the covariance of an iterate is singular to working precision");
     // sqrt(X/q) from (X - c)^2 = q X, c = tau diffusion, without a difference.
     stretch(i) = 0.5 * (1 + std::sqrt(1 + 4 * tau * diffusion_ / q));
   }
-  const MatrixXd U = R * solver.eigenvectors();
-  const VectorXd before = P.transpose() * to_eigen(mean);
-  const VectorXd target = P.transpose() * to_eigen(centre_);
-  return {P * (inverse.cwiseProduct(before) + pull.cwiseProduct(target)),
-          U * stretch.asDiagonal() * U.transpose()};
+  const MatrixXd U = product(R, to_eigen(eigen.vectors));
+  const VectorXd before = transposed_product(P, to_eigen(mean));
+  const VectorXd target = transposed_product(P, to_eigen(centre_));
+  return {product(P, VectorXd(inverse.cwiseProduct(before) + pull.cwiseProduct(target))),
+          composed(U, stretch)};
 }
 
 std::vector<GaussianState> GaussianFlow::iterates(const GaussianState& initial, double tau, int steps,
@@ -121,8 +157,8 @@ std::vector<GaussianState> GaussianFlow::iterates(const GaussianState& initial, 
   };
   const auto jko = [&](const Affine& from, double length) {
     const std::vector<double> mean(from.mean.data(), from.mean.data() + from.mean.size());
-    const Step step_taken = step(mean, from_eigen(from.G * S * from.G.transpose()), length);
-    return Affine{step_taken.mean, step_taken.map * from.G};
+    const Step step_taken = step(mean, from_eigen(product_transposed(product(from.G, S), from.G)), length);
+    return Affine{step_taken.mean, product(step_taken.map, from.G)};
   };
   Affine now{to_eigen(initial.mean), MatrixXd::Identity(dim(), dim())};
   Affine before = now;
@@ -134,10 +170,11 @@ std::vector<GaussianState> GaussianFlow::iterates(const GaussianState& initial, 
       for (int i = 0; i < startup_steps; ++i) next = jko(next, tau / startup_steps);
     } else if (order == 2) {
       // Extrapolate only along a monotone map (4 R - I)/3, R = G_n G_{n-1}^-1.
-      const MatrixXd R = before.G.transpose().partialPivLu().solve(now.G.transpose()).transpose();
+      const MatrixXd R =
+          to_eigen(dense::lu_solve(from_eigen(before.G.transpose()), from_eigen(now.G.transpose())))
+              .transpose();
       const MatrixXd jacobian = (4 * R - MatrixXd::Identity(dim(), dim())) / 3;
-      const Eigen::LLT<MatrixXd> test(0.5 * (jacobian + jacobian.transpose()));
-      next = test.info() == Eigen::Success
+      next = dense::Cholesky::of(from_eigen(0.5 * (jacobian + jacobian.transpose())))
                  ? jko({(4 * now.mean - before.mean) / 3, (4 * now.G - before.G) / 3}, 2 * tau / 3)
                  : jko(now, tau);
     } else {
@@ -145,7 +182,7 @@ std::vector<GaussianState> GaussianFlow::iterates(const GaussianState& initial, 
     }
     before = now;
     now = next;
-    states.push_back(to_state(now.mean, now.G * S * now.G.transpose()));
+    states.push_back(to_state(now.mean, product_transposed(product(now.G, S), now.G)));
   }
   return states;
 }
@@ -155,9 +192,9 @@ double GaussianFlow::energy(const GaussianState& state) const {
   const MatrixXd A = to_eigen(stiffness_);
   const MatrixXd S = to_eigen(state.covariance);
   const VectorXd offset = to_eigen(state.mean) - to_eigen(centre_);
-  const double potential = 0.5 * ((A * S).trace() + offset.dot(A * offset));
-  const double entropy =
-      -0.5 * (static_cast<double>(dim()) * (1 + std::log(2 * std::numbers::pi)) + log_determinant(S));
+  const double potential = 0.5 * (product(A, S).trace() + offset.dot(product(A, offset)));
+  const double entropy = -0.5 * (static_cast<double>(dim()) * (1 + std::log(2 * std::numbers::pi)) +
+                                 factor_of(state.covariance).log_determinant());
   return potential + diffusion_ * entropy;
 }
 
@@ -189,33 +226,33 @@ double smallest_eigenvalue(const Matrix<double>& symmetric) {
                      std::to_string(symmetric.cols()) + "; it must be square");
   }
   check_symmetric("smallest eigenvalue: the matrix", symmetric);
-  return Eigen::SelfAdjointEigenSolver<MatrixXd>(to_eigen(symmetric), Eigen::EigenvaluesOnly)
-      .eigenvalues()(0);
+  return dense::symmetric_eigen(symmetric, false).values.front();
 }
 
 double symmetric_kl(const GaussianState& p, const GaussianState& q) {
   check_pair(p, q);
-  const MatrixXd P = to_eigen(p.covariance);
-  const MatrixXd Q = to_eigen(q.covariance);
-  const MatrixXd D = P - Q;
+  const Matrix<double> D = from_eigen(to_eigen(p.covariance) - to_eigen(q.covariance));
   const VectorXd offset = to_eigen(p.mean) - to_eigen(q.mean);
-  const Eigen::LLT<MatrixXd> p_factor(P), q_factor(Q);
+  const dense::Cholesky p_factor = factor_of(p.covariance), q_factor = factor_of(q.covariance);
   // tr(Q^-1 P + P^-1 Q - 2 I) = tr(P^-1 D Q^-1 D) with D = P - Q: no cancellation between near Gaussians.
-  const MatrixXd left = p_factor.solve(D);
-  const MatrixXd right = q_factor.solve(D);
-  return 0.5 * ((left * right).trace() + offset.dot(p_factor.solve(offset) + q_factor.solve(offset)));
+  const MatrixXd both = product(to_eigen(p_factor.solve(D)), to_eigen(q_factor.solve(D)));
+  VectorXd p_offset = offset, q_offset = offset;
+  p_factor.solve(p_offset.data(), p_offset.data());
+  q_factor.solve(q_offset.data(), q_offset.data());
+  return 0.5 * (both.trace() + offset.dot(p_offset + q_offset));
 }
 
 double wasserstein_2(const GaussianState& p, const GaussianState& q) {
   check_pair(p, q);
   const MatrixXd P = to_eigen(p.covariance);
-  const MatrixXd Q = to_eigen(q.covariance);
-  const MatrixXd root = Eigen::SelfAdjointEigenSolver<MatrixXd>(Q).operatorSqrt();
-  const Eigen::SelfAdjointEigenSolver<MatrixXd> middle(root * P * root);
+  const Matrix<double> q_root = dense::symmetric_root(q.covariance);
+  const MatrixXd root = to_eigen(q_root);
+  const Matrix<double> middle = dense::symmetric_root(from_eigen(product(product(root, P), root)));
   // The optimal map Q -> P is T = Q^-1/2 (Q^1/2 P Q^1/2)^1/2 Q^-1/2; E|T y - y|^2 over N(0, Q) is the norm of
   // (T - I) Q^1/2: between near Gaussians nothing cancels, as it does between the traces.
-  const MatrixXd map = root.ldlt().solve(middle.operatorSqrt()) * root.inverse();
-  const MatrixXd step = (map - MatrixXd::Identity(P.rows(), P.cols())) * root;
+  const MatrixXd map =
+      product(to_eigen(dense::symmetric_solve(q_root, middle)), to_eigen(dense::inverse(q_root)));
+  const MatrixXd step = product(map - MatrixXd::Identity(P.rows(), P.cols()), root);
   return std::sqrt((to_eigen(p.mean) - to_eigen(q.mean)).squaredNorm() + step.squaredNorm());
 }
 

@@ -85,8 +85,8 @@ Trajectory::Base Trajectory::base(MapBase kind, double ratio) const {
       determinant = 1 + share - share / jacobian_(i, 0);
       out.admissible = out.admissible && determinant > 0;
     } else {
-      const RowMajor e = extrapolation_jacobian(jacobian_.row(i), d, ratio);
-      determinant = e.determinant();
+      const Matrix<double> e = extrapolation_jacobian(jacobian_.row(i), d, ratio);
+      determinant = dense::determinant(e);
       out.admissible = out.admissible && monotone(e);
     }
     if (has_density()) out.log_density[i] -= std::log(std::abs(determinant));
@@ -118,12 +118,14 @@ void Trajectory::advance(const BrenierMap& map, const Base& from, Team& team) {
         min_log_det_ = std::isnan(log_det[i]) ? log_det[i] : std::min(min_log_det_, log_det[i]);
       }
       if (!jacobians_) continue;
-      View out(r.row(particle), d, d);
-      out = ConstView(hessian.row(i), d, d);
+      const MatrixView<const double> h(hessian.row(i), d, d);
+      const MatrixView<double> out(r.row(particle), d, d);
       if (map.base == MapBase::extrapolated) {
-        out = (out * extrapolation_jacobian(jacobian_.row(particle), d, map.ratio)).eval();
+        dense::multiply(h, extrapolation_jacobian(jacobian_.row(particle), d, map.ratio), out);
       } else if (pending) {
-        out = (out * ConstView(pending_jacobian_.row(particle), d, d)).eval();
+        dense::multiply(h, {pending_jacobian_.row(particle), d, d}, out);
+      } else {
+        std::copy_n(h.data, d * d, out.data);
       }
     }
   }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Small dense matrices between Brenier and Eigen, and checks of them. For .cpp files only.
+// Checks of small dense matrices that callers give.
 #pragma once
 
-#include <Eigen/Dense>
 #include <algorithm>
 #include <cmath>
 #include <string>
@@ -11,24 +10,9 @@
 #include "engine/src/show.hpp"
 #include "kernels/runtime/error.hpp"
 #include "kernels/runtime/view.hpp"
+#include "solvers/dense.hpp"
 
 namespace brenier {
-
-inline Eigen::MatrixXd to_eigen(const Matrix<double>& from) {
-  using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  return Eigen::Map<const RowMajor>(from.data(), from.rows(), from.cols());
-}
-
-inline Eigen::VectorXd to_eigen(const std::vector<double>& from) {
-  return Eigen::Map<const Eigen::VectorXd>(from.data(), static_cast<Index>(from.size()));
-}
-
-inline Matrix<double> from_eigen(const Eigen::MatrixXd& from) {
-  Matrix<double> to(from.rows(), from.cols());
-  for (Index i = 0; i < from.rows(); ++i)
-    for (Index j = 0; j < from.cols(); ++j) to(i, j) = from(i, j);
-  return to;
-}
 
 inline void check_finite(const char* name, const std::vector<double>& values) {
   for (std::size_t i = 0; i < values.size(); ++i)
@@ -52,11 +36,11 @@ inline void check_symmetric(const char* name, const Matrix<double>& a) {
 /// A square matrix is symmetric and positive definite, and not singular to working precision.
 inline void check_positive_definite(const char* name, const Matrix<double>& a) {
   check_symmetric(name, a);
-  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(to_eigen(a), Eigen::EigenvaluesOnly);
-  const double smallest = solver.eigenvalues().minCoeff();
-  const double largest = solver.eigenvalues().maxCoeff();
+  const dense::SymmetricEigen spectrum = dense::symmetric_eigen(a, false);
+  const double smallest = *std::min_element(spectrum.values.begin(), spectrum.values.end());
+  const double largest = *std::max_element(spectrum.values.begin(), spectrum.values.end());
   const double d = static_cast<double>(a.rows());
-  if (solver.info() != Eigen::Success || !(smallest > d * 2.3e-16 * largest))
+  if (!spectrum.converged || !(smallest > d * 2.3e-16 * largest))
     throw ValueError(std::string(name) + " is not positive definite: its smallest eigenvalue is " +
                      show(smallest) + " (largest " + show(largest) +
                      "); add a positive number to its diagonal");
