@@ -28,6 +28,7 @@ struct Options {
   double noise = 0.05;
   int iterations = 10;
   int warm = 5;
+  std::ptrdiff_t storage = SinkhornOptions{}.storage;
   std::string cloud, dtype = "float", device = "cpu";
   int threads = 2;
   double seconds = 1;
@@ -84,6 +85,7 @@ void run(const Options& options) {
   term.sinkhorn = {.epsilon = options.epsilon, .iterations = options.iterations};
   term.sinkhorn.warm_iterations = options.warm;
   term.sinkhorn.tolerance = 0;  // every step
+  term.sinkhorn.storage = options.storage;
   check_divergence(term, "--cloud");
   check_cloud(x, {}, "--cloud");
   const Operations<T>& ops = backend<T>(options.device);
@@ -122,6 +124,7 @@ void run(const Options& options) {
     line["seconds_median"] = timing.median;
     line["seconds_min"] = timing.least;
     line["pairs_per_second"] = pairs * updates / timing.median;
+    line["storage"] = options.storage;
     line["value"] = value;
     if (!warm) line["error"] = std::abs(value - exact) / std::abs(exact);
     line["marginal_error"] = report.marginal_error;
@@ -144,6 +147,8 @@ int main(int argc, char** argv) {
   app.add_option("--epsilon", options.epsilon)->check(CLI::PositiveNumber);
   app.add_option("--iterations", options.iterations, "steps at the last epsilon")->check(CLI::PositiveNumber);
   app.add_option("--warm", options.warm, "steps of a warm start")->check(CLI::PositiveNumber);
+  app.add_option("--storage", options.storage, "bytes: more costs are formed anew in each step; 0: always")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--dtype", options.dtype)->check(CLI::IsMember({"float", "double"}));
   app.add_option("--device", options.device, "as for brenier run");
   app.add_option("--threads", options.threads, "0: all processors")->check(CLI::NonNegativeNumber);

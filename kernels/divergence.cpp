@@ -61,6 +61,14 @@ double next_epsilon(double epsilon, const SinkhornOptions& options) {
   return std::max(options.epsilon, epsilon * options.scaling * options.scaling);
 }
 
+bool stores_costs(Index n, Index m, Index d, std::size_t element, const SinkhornOptions& options) {
+  constexpr Index kFewDimensions = 16;  // measured with brenier_bench_sinkhorn --storage
+  // In double: n m may not fit an Index.
+  const double bytes = static_cast<double>(n) * static_cast<double>(m) * static_cast<double>(element);
+  if (!(bytes <= static_cast<double>(options.storage))) return false;
+  return element < sizeof(double) || d > kFewDimensions || bytes <= static_cast<double>(kSmallCosts);
+}
+
 double warm_limit(double schedule_error) {
   // Twice what the schedule reaches: where that is bad too, starting again from nothing helps nobody.
   return std::max(0.1, 2 * schedule_error);

@@ -67,6 +67,17 @@ double first_epsilon(double bound, const SinkhornOptions& options);
 /// The epsilon after this one: times scaling^2, or the last.
 double next_epsilon(double epsilon, const SinkhornOptions& options);
 
+/// Costs of up to this many bytes are stored in any dimension.
+inline constexpr std::ptrdiff_t kSmallCosts = std::ptrdiff_t{4} * 4096 * 4096;
+
+/// Whether the cpu stores the costs between clouds of n and m points in dimension d, elements of the size
+/// given in bytes, or computes them whenever a step needs them: where they take at most options.storage bytes
+/// and storing pays. It does but for many pairs in double and few dimensions, whose costs are computed as
+/// fast as memory is read; in 128 dimensions computing takes three times as long. A transport takes that
+/// memory once, a debiased one twice (between the clouds, and within the moving one), three times while its
+/// value is computed; where there is no such memory, costs are computed.
+bool stores_costs(Index n, Index m, Index d, std::size_t element, const SinkhornOptions& options);
+
 /// A warm start whose marginal error after its steps is above this is dropped.
 double warm_limit(double schedule_error);
 

@@ -65,8 +65,8 @@ struct SinkhornOptions {
   double tolerance = 1e-6;   // ends them where the marginals are met to this, in total variation; 0: all
                              // steps. 128 rounding units of T end them in any case
   bool debiased = false;     // less half of the two clouds' values with themselves (Sinkhorn divergence)
-  std::ptrdiff_t storage = std::ptrdiff_t{4} * 4096 * 4096;  // bytes: costs of more are not stored, but
-                                                             // computed whenever a step needs them
+  std::ptrdiff_t storage = std::ptrdiff_t{1} << 30;  // bytes: most that the costs between two clouds take;
+                                                     // see stores_costs()
 };
 
 /// weight * D(rho, reference): how far the particles, of equal weight, are from a fixed cloud. MMD and energy

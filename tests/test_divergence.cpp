@@ -2,12 +2,19 @@
 // Divergences between clouds: closed forms, an independent loop on the logarithms, finite differences, and
 // every backend against the reference.
 #include <doctest/doctest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <memory>
+#include <new>
 
+#include "kernels/divergence.hpp"
 #include "kernels/ops.hpp"
+#include "kernels/runtime/arena.hpp"
 #include "kernels/runtime/error.hpp"
 #include "solvers/metrics.hpp"
 #include "tests/support/backends.hpp"
@@ -263,6 +270,98 @@ TEST_CASE_TEMPLATE("every backend follows the reference", T, float, double) {
       }
     }
   }
+}
+
+TEST_CASE_TEMPLATE("costs that are stored and costs that are computed anew give the same transport", T, float,
+                   double) {
+  const Index n = kEmulated ? 40 : 150, m = kEmulated ? 33 : 97;
+  for (const Backend<T>& backend : all_backends<T>()) {
+    for (const Index d : {2, 20}) {
+      for (const bool debiased : {false, true}) {
+        CAPTURE(backend.ops->name);
+        CAPTURE(d);
+        CAPTURE(debiased);
+        // From the bound of all costs to a small epsilon at once: the first exponents there are far off.
+        const Matrix<double> x = cloud(n, d, 61), y = cloud(m, d, 62, -1.5, 1);
+        SinkhornOptions options{.epsilon = 0.05, .scaling = 0.01, .iterations = 30, .tolerance = 0};
+        options.debiased = debiased;
+        Evaluation all[2];
+        for (const bool stored : {false, true}) {
+          if (!stored) options.storage = 0;
+          all[stored] = evaluate(backend, sinkhorn_term(y, options), x);
+          options.storage = SinkhornOptions{}.storage;
+        }
+        CHECK(relative_error(all[0].value, all[1].value) <= tol<T>(64));
+        double worst = 0;
+        for (Index k = 0; k < n * d; ++k) {
+          worst = std::max(worst, std::abs(all[0].force.elements()[k] - all[1].force.elements()[k]));
+        }
+        CHECK(worst <= (sizeof(T) == 8 ? 1e-11 : 1e-4));
+      }
+    }
+  }
+}
+
+TEST_CASE("costs are stored up to a limit, and where that pays") {
+  const SinkhornOptions options;
+  CHECK(options.storage == std::ptrdiff_t{1} << 30);
+  CHECK(stores_costs(2000, 2000, 2, 8, options));
+  CHECK(stores_costs(5000, 5000, 128, 8, options));
+  CHECK(stores_costs(5000, 5000, 128, 4, options));
+  CHECK(stores_costs(5000, 5000, 2, 4, options));
+  CHECK_FALSE(stores_costs(5000, 5000, 2, 8, options));
+  CHECK(stores_costs(16384, 16384, 128, 4, options));
+  CHECK_FALSE(stores_costs(16384, 16385, 128, 4, options));
+  CHECK_FALSE(stores_costs(Index{1} << 40, Index{1} << 40, 128, 4, options));
+  CHECK_FALSE(stores_costs(10, 10, 128, 4, {.storage = 399}));
+  CHECK(stores_costs(10, 10, 128, 4, {.storage = 400}));
+}
+
+TEST_CASE("transport finds its way where there is no memory for the costs") {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  MESSAGE("SKIPPED: sanitizers need the address space that this test takes away");
+#else
+  if (kEmulated) return;
+  const Index n = 5000;  // 100 MB of costs in single precision: more than malloc holds back
+  for (const bool debiased : {false, true}) {
+    DivergenceTerm term = sinkhorn_term(cloud(n, 3, 63), {.epsilon = 0.5, .scaling = 0.01, .iterations = 1});
+    term.sinkhorn.debiased = debiased;
+    const Matrix<float> x = cast<float>(cloud(n, 3, 64));
+    double expected = 0;
+    {
+      Team team(1);
+      DivergenceTerm formed = term;
+      formed.sinkhorn.storage = 0;
+      cpu::operations<float>().divergence(formed, {x}, &expected, {}, nullptr, team);
+    }
+    const pid_t child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      Team team(1);
+      long pages = 0;
+      std::ifstream("/proc/self/statm") >> pages;
+      const rlim_t bytes = static_cast<rlim_t>(pages * ::sysconf(_SC_PAGESIZE)) + (rlim_t{24} << 20);
+      const rlimit limit{bytes, bytes};
+      ::setrlimit(RLIMIT_AS, &limit);
+      try {
+        const Arena costs(std::size_t{4} * n * n);
+        ::_exit(costs.data() ? 1 : 2);  // the limit does not bite
+      } catch (const std::bad_alloc&) {
+      }
+      double value = 0;
+      try {
+        cpu::operations<float>().divergence(term, {x}, &value, {}, nullptr, team);
+      } catch (const std::exception&) {
+        ::_exit(3);
+      }
+      ::_exit(value == expected ? 0 : 4);
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 0);
+  }
+#endif
 }
 
 TEST_CASE("forces are the derivatives of the value") {

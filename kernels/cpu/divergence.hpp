@@ -2,6 +2,8 @@
 // Divergences between a cloud and a fixed one on the cpu: entropic transport, MMD and energy distance.
 #pragma once
 
+#include <new>
+
 #include "kernels/cpu/transport.hpp"
 #include "kernels/ops.hpp"
 
@@ -80,18 +82,15 @@ class Divergence {
         d_(term.reference->cols()),
         sinkhorn_(term.form == DivergenceTerm::Form::sinkhorn),
         debiased_(sinkhorn_ && term.sinkhorn.debiased),
-        weights_(weights) {
-    Carver count(nullptr);
-    new (parts_) Parts(*this, count);
-    parts().~Parts();
-    const std::size_t shared = count.used();
-    Carver one(nullptr);
-    const TransportScratch<T> sizes((d_ + kWidth<T> - 1) / kWidth<T> * kWidth<T>, one);
-    scratch_bytes_ = (one.used() + 4095) / 4096 * 4096;
-    memory_ = Arena(shared + 64 + scratch_bytes_ * static_cast<std::size_t>(team.size()));
-    Carver carver(memory_.data());
-    new (parts_) Parts(*this, carver);
-    scratch_ = memory_.data() + (shared + 63) / 64 * 64;
+        weights_(weights),
+        stores_(sinkhorn_) {
+    try {
+      place(team.size());
+    } catch (const std::bad_alloc&) {
+      if (!stores_) throw;
+      stores_ = false;
+      place(team.size());
+    }
     CostPoints<T>& y = parts().y;
     for (Index tile = 0; tile < y.tiles; ++tile) {
       y.set_tile(
@@ -192,9 +191,28 @@ class Divergence {
           force(carver.take<T>(x.tiles * kLanes * x.ld)),
           value(carver.take<double>(x.tiles)),
           offset(carver.take<double>(1)),
-          cross(x, y, false, carver, owner.sinkhorn_ ? owner.term_.sinkhorn.storage : 0),
-          self(x, x, true, carver, owner.debiased_ ? owner.term_.sinkhorn.storage : 0) {}
+          cross(x, y, false, carver, owner.stores(x, y)),
+          self(x, x, true, carver, owner.debiased_ && owner.stores(x, x)) {}
   };
+
+  bool stores(const CostPoints<T>& x, const CostPoints<T>& y) const {
+    return stores_ && stores_costs(x.n, y.n, d_, sizeof(T), term_.sinkhorn);
+  }
+
+  /// Allocates, for a team of that many threads. Throws std::bad_alloc.
+  void place(int threads) {
+    Carver count(nullptr);
+    new (parts_) Parts(*this, count);
+    parts().~Parts();
+    const std::size_t shared = count.used();
+    Carver one(nullptr);
+    const TransportScratch<T> sizes((d_ + kWidth<T> - 1) / kWidth<T> * kWidth<T>, one);
+    scratch_bytes_ = (one.used() + 4095) / 4096 * 4096;
+    memory_ = Arena(shared + 64 + scratch_bytes_ * static_cast<std::size_t>(threads));
+    Carver carver(memory_.data());
+    new (parts_) Parts(*this, carver);
+    scratch_ = memory_.data() + (shared + 63) / 64 * 64;
+  }
 
   Parts& parts() { return *std::launder(reinterpret_cast<Parts*>(parts_)); }
   const Parts& parts() const { return *std::launder(reinterpret_cast<const Parts*>(parts_)); }
@@ -208,6 +226,7 @@ class Divergence {
   Index n_, d_;
   bool sinkhorn_, debiased_;
   const double* weights_;
+  bool stores_;  // costs, where that pays
   std::size_t scratch_bytes_ = 0;
   Arena memory_;
   std::byte* scratch_ = nullptr;
@@ -219,14 +238,24 @@ template <class T>
 double Divergence<T>::reference_value(Team& team, SinkhornReport& report) {
   if (!has_reference_value()) return 0;
   const CostPoints<T>& y = parts().y;
-  Carver count(nullptr);
-  const Index storage = sinkhorn_ ? term_.sinkhorn.storage : 0;
-  const Transport<T> sizes(y, y, true, count, storage);
-  double* partial = count.take<double>(y.tiles);
-  const Arena memory(count.used());
+  bool stored = stores(y, y);
+  const auto allocate = [&] {
+    Carver count(nullptr);
+    const Transport<T> sizes(y, y, true, count, stored);
+    count.take<double>(y.tiles);
+    return Arena(count.used());
+  };
+  Arena memory;
+  try {
+    memory = allocate();
+  } catch (const std::bad_alloc&) {
+    if (!stored) throw;
+    stored = false;
+    memory = allocate();
+  }
   Carver carver(memory.data());
-  Transport<T> self(y, y, true, carver, storage);
-  partial = carver.take<double>(y.tiles);
+  Transport<T> self(y, y, true, carver, stored);
+  double* partial = carver.take<double>(y.tiles);
   SinkhornReport of_zero;
   const KernelMeans<T> means(term_);
   team.run([&](int rank) {

@@ -39,14 +39,13 @@ struct TransportScratch {
 template <class T>
 class Transport {
  public:
-  /// Potentials start at 0. `symmetric`: x and y are one cloud. Costs of more than `storage` bytes are
-  /// not stored.
-  Transport(const CostPoints<T>& x, const CostPoints<T>& y, bool symmetric, Carver& carver, Index storage)
+  /// Potentials start at 0. `symmetric`: x and y are one cloud.
+  Transport(const CostPoints<T>& x, const CostPoints<T>& y, bool symmetric, Carver& carver, bool stored)
       : x_(x),
         y_(y),
         symmetric_(symmetric),
         ld_(y.tiles * kLanes + kWidth<T>),
-        stored_(x.tiles * kLanes * ld_ * static_cast<Index>(sizeof(T)) <= storage),
+        stored_(stored),
         e_(carver.take<T>(stored_ ? x.tiles * kLanes * ld_ : 1)),
         f_(carver.take<double>(x.tiles * kLanes)),
         g_(carver.take<double>(y.tiles * kLanes)),
@@ -229,18 +228,23 @@ class Transport {
         row_sums(from, ld, tile, panel * kLanes, kLanes, epsilon, scratch.z);
       }
     }
+    double after[kLanes];
+    bool far[kLanes], any_far = false;
+    for (int i = 0; i < count; ++i) {
+      const double z = scratch.z[i];
+      after[i] = static_cast<double>(df_[i0 + i]) - epsilon * std::log(z);
+      far[i] = !(z >= 0.0625 && z < 1e30);
+      any_far = any_far || far[i];
+    }
+    if (any_far) rows_from_top(tile, far, epsilon, after, scratch);
     double error = 0;
     for (int i = 0; i < count; ++i) {
       const double before = static_cast<double>(df_[i0 + i]);
-      double after = before - epsilon * std::log(scratch.z[i]);
-      if (!(scratch.z[i] >= 0.0625 && scratch.z[i] < 1e30)) {
-        after = row_from_top(tile, i, epsilon, scratch);
-        scratch.z[i] = std::exp((before - after) / epsilon);
-      }
+      if (far[i]) scratch.z[i] = std::exp((before - after[i]) / epsilon);
       error += static_cast<double>(x_.weights[i0 + i]) * std::abs(scratch.z[i] - 1) / 2;
       // The columns are still to see the old f where both go half of the way; a symmetric problem has g.
       const bool half = pass == Pass::half || (symmetric_ && pass == Pass::step);
-      (half && !symmetric_ ? next_ : df_)[i0 + i] = static_cast<T>(half ? (before + after) / 2 : after);
+      (half && !symmetric_ ? next_ : df_)[i0 + i] = static_cast<T>(half ? (before + after[i]) / 2 : after[i]);
     }
     error_[tile] = error;
   }
@@ -266,28 +270,41 @@ class Transport {
     }
   }
 
-  /// The new df_i where the old one is too far off to measure the exponents by: by the largest of them.
-  double row_from_top(Index tile, int i, double epsilon, TransportScratch<T>& scratch) const {
+  /// The new df of the rows of a tile that are `far`, whose old ones are too far off to measure the exponents
+  /// by: by the largest of each row. All rows of a block together, for it may have to be formed.
+  void rows_from_top(Index tile, const bool* far, double epsilon, double* after,
+                     TransportScratch<T>& scratch) const {
     const T inverse = static_cast<T>(1 / epsilon);
-    T top = -std::numeric_limits<T>::infinity();
-    double sum = 0;
+    T top[kLanes];
+    double sum[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      top[i] = -std::numeric_limits<T>::infinity();
+      sum[i] = 0;
+    }
     for (const bool sums : {false, true}) {
       for (Index panel = 0; panel < y_.tiles; ++panel) {
         Index ld;
-        const T* row = block(tile, panel, ld, scratch) + i * ld;
-        for (int j = 0; j < kLanes; j += w) {
-          Vec<T> s = load(row + j) + load(dg_ + panel * kLanes + j);
-          if (!sums) {
-            for (int l = 0; l < w; ++l) top = s[l] > top ? s[l] : top;
-            continue;
+        const T* e = block(tile, panel, ld, scratch);
+        for (int i = 0; i < x_.count(tile); ++i) {
+          if (!far[i]) continue;
+          Vec<T> most = Vec<T>{} + top[i];
+          for (int j = 0; j < kLanes; j += w) {
+            const Vec<T> s = load(e + i * ld + j) + load(dg_ + panel * kLanes + j);
+            if (!sums) {
+              most = max<T>(s, most);
+              continue;
+            }
+            const Vec<T> t = (s - top[i]) * inverse;
+            if (!any_above<T>(t, negligible_)) continue;
+            sum[i] += static_cast<double>(sum_of<T>(load(y_.weights + panel * kLanes + j) * exp<T>(t)));
           }
-          s = (s - top) * inverse;
-          if (!any_above<T>(s, negligible_)) continue;
-          sum += static_cast<double>(sum_of<T>(load(y_.weights + panel * kLanes + j) * exp<T>(s)));
+          for (int l = 0; !sums && l < w; ++l) top[i] = most[l] > top[i] ? most[l] : top[i];
         }
       }
     }
-    return -static_cast<double>(top) - epsilon * std::log(sum);
+    for (int i = 0; i < x_.count(tile); ++i) {
+      if (far[i]) after[i] = -static_cast<double>(top[i]) - epsilon * std::log(sum[i]);
+    }
   }
 
   void column_tile(Index tile, double epsilon, Pass pass, TransportScratch<T>& scratch) {

@@ -64,7 +64,7 @@ class Points {
 template <class T>
 class Transport {
  public:
-  /// Costs of more than options.storage bytes are not stored; others are, twice.
+  /// Costs of more than options.storage or kSmallCosts bytes are not stored; others are, twice.
   Transport(Points<T>& x, Points<T>& y, bool symmetric, const SinkhornOptions& options,
             const Control* control, Stream& stream)
       : x_(x),
@@ -73,7 +73,8 @@ class Transport {
         options_(options),
         control_(control),
         stream_(stream),
-        stored_(Index{x.size()} * y.size() * static_cast<Index>(sizeof(T)) <= options.storage),
+        stored_(Index{x.size()} * y.size() * static_cast<Index>(sizeof(T)) <=
+                std::min(options.storage, kSmallCosts)),
         e_(stored_ ? Index{x.size()} * y.size() : 0, "costs of transport"),
         et_(stored_ && !symmetric ? Index{x.size()} * y.size() : 0, "costs of transport"),
         f_(x.size()),

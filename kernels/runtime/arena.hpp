@@ -20,6 +20,7 @@ class Arena {
   std::byte* data() const { return data_; }
 
  private:
+  std::byte* block_ = nullptr;  // as allocated
   std::byte* data_ = nullptr;
 };
 
