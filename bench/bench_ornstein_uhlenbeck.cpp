@@ -31,7 +31,7 @@ struct Options : bench::FlowArguments {
   int targets = 15;
   Index samples = 0;  // 0: as published
 
-  Options() { iterations = 2000; }
+  Options() { iterations = 4000; }
   bool fan() const { return table == "fan"; }
   void add_to(CLI::App& app) {
     bench::FlowArguments::add_to(app);
