@@ -103,6 +103,7 @@ struct ObjectiveValue {
   double interaction = 0;
   double internal = 0;
   double divergence = 0;
+  std::vector<double> distances = {};  // D of each term of the divergence, without its weight and the mass
   double total() const { return potential + interaction + internal + divergence; }
 };
 

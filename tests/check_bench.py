@@ -200,18 +200,57 @@ def check_molecules(binary: str, folder: Path) -> None:
     assert 0.15 < found["adam", 0, 0.1]["sd"] < 0.4, found["adam", 0, 0.1]
     (folder / "maps").mkdir()
     check_rejected(binary, *files, "--maps", f"{folder}/maps")
+    check_rejected(binary, *files, "--maps", f"{folder}/maps", "--points", "0")
     check_rejected(binary, "--cloud", f"{folder}/none.npy", "--potential", f"{folder}/v.safetensors")
     check_rejected(binary, "--cloud", f"{folder}/cloud.npy", "--potential", f"{folder}/cloud.npy")
     check_rejected(binary, *files, "--methods", "newton")
     check_rejected(binary, *files, "--rates", "0")
 
 
+def check_molecule_tables(binary: str, folder: Path, command: str) -> None:
+    """All tables of bench/paper/molecules.py from two steps of small flows; its second call goes on with them."""
+    script = str(Path(__file__).resolve().parent.parent / "bench" / "paper" / "molecules.py")
+    dim, n, steps = 3, 40, 2
+    # A grid: nothing but a point itself is within reach of the small epsilon.
+    write_cloud(folder / "cloud.npy", [[i % 4, i // 4 % 4, i // 16] for i in range(n)])
+    write_potential(folder / "v.safetensors", dim, 4)
+    options = [script, "--cloud", f"{folder}/cloud.npy", "--potential", f"{folder}/v.safetensors", "--seeds", "2"]
+    options += ["--out", f"{folder}/runs", "--binary", command, "--bench", binary, "--direct-steps", str(steps)]
+    options += ["--set", f"flow.steps={steps}", "--set", "network.hidden=[5]", "--set", "inner.iterations=200"]
+    options += ["--points", "50,80", "--timing", "0.01", *(f"--table={table}" for table in (2, 4, 5, 8))]
+    text = passed(sys.executable, *options)
+    assert text.count("JKO-ICNN") == 1 and text.count("| tau = ") == 3 and text.count("MMD, lambda_2") == 2, text
+    content = json.loads((folder / "runs" / "molecules.json").read_text())
+    tables = content["tables"]
+    assert [len(tables[key]) for key in ("2", "4", "5", "8")] == [9, 4, 3, 2], tables
+    assert [row["points"] for row in content["amortisation"]] == [50, 80], content
+    runs = {row["case"]: row["runs"] for key in ("2", "4", "5") for row in tables[key] if "case" in row}
+    assert set(runs) == {"flow", "sinkhorn_1e3", "mmd_1e3", "mmd_1e4", "tau_1e-2", "tau_1e-3"}, runs
+    still = 0.0025 * math.log(n)
+    for name, seeds in runs.items():
+        assert [run["seed"] for run in seeds] == [1, 2], (name, seeds)
+        for run in seeds:
+            assert all(math.isfinite(v) for v in run.values() if not isinstance(v, str)), (name, run)
+            assert run["potential"] < run["potential_start"] and run["sd"] >= still - 1e-6, (name, run)
+            assert run["unconverged"] == 0 and 0 <= run["rises"] <= steps, (name, run)
+            weight = {"sinkhorn_1e3": 1e3}.get(name, 1e4)
+            if not name.startswith("mmd"):  # F as the run has it, SD as the clouds in its folder do
+                parts = run["potential"] + weight * run["sd"]
+                assert abs(parts - run["functional"]) <= 1e-6 * abs(run["functional"]), (name, run)
+    assert runs["sinkhorn_1e3"][0]["potential"] < runs["flow"][0]["potential"], "a smaller weight holds less"
+    again = passed(sys.executable, *options[:-4], "--table=5")
+    assert again.split("\n\n")[1].strip() in text, (again, text)  # the same numbers, from the same folders
+    check_rejected(sys.executable, *options, "--set", "flow.tau=none")
+    check_rejected(sys.executable, script, "--cloud", f"{folder}/cloud.npy")
+
+
 def main() -> None:
-    kind, binary = sys.argv[1:]
+    kind, binary, *more = sys.argv[1:]
     checks = {"inner": check_inner, "ops": check_ops, "ornstein_uhlenbeck": check_ornstein_uhlenbeck}
     checks |= {"mixtures": check_mixtures, "langevin": check_langevin, "molecules": check_molecules}
+    checks |= {"molecule_tables": check_molecule_tables}
     with tempfile.TemporaryDirectory() as folder:
-        checks[kind](binary, Path(folder))
+        checks[kind](binary, Path(folder), *more)
     print(f"{kind}: passed")
 
 

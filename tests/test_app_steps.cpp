@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Runs whose steps have adaptive lengths, and runs without an end.
+// Runs whose steps have adaptive lengths, runs without an end, and what a run near a cloud tells at its end.
 #include <doctest/doctest.h>
 
 #include <brenier/brenier.hpp>
@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "solvers/entropic_transport.hpp"
 #include "tests/support/app.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/run_files.hpp"
@@ -72,4 +73,42 @@ TEST_CASE("a potential that curves down is said so, first and in the summary") {
   check_contains(said.out + said.err, {"WARNING: V curves down by -1 "});
   check_contains(summary_of(folder.path / "run")["warnings"].dump(), {"curves down by -1 "});
   CHECK(unbounded(tiny()).empty());
+}
+
+TEST_CASE("a flow near a cloud tells its distances at the end, without their weights") {
+  const TemporaryFolder folder;
+  const std::string text =
+      "[cloud]\ndensity = \"gaussian\"\ndim = 2\nparticles = 40\n[[functional]]\nterm = \"potential\"\n"
+      "expression = \"sum(x^2)\"\n[[functional]]\nterm = \"sinkhorn\"\nreference = \"initial\"\n"
+      "epsilon = 0.01\nweight = 3.0\n[[functional]]\nterm = \"mmd\"\nreference = \"initial\"\n"
+      "bandwidth = 0.5\nweight = 20.0\n[flow]\ntau = 0.1\nsteps = 2\n[network]\nhidden = [4]\n[inner]\n"
+      "iterations = 30\n";
+  put(folder.path / "near.toml", text);
+  const fs::path out = folder.path / "run";
+  const Output said = command({"run", (folder.path / "near.toml").string(), "--out", out.string()});
+  REQUIRE(said.code == ExitCode::ok);
+  const nlohmann::json summary = summary_of(out), distances = summary["distances"];
+  REQUIRE(distances.size() == 2);
+
+  // What the clouds in the folder say.
+  const Matrix<double> first = read_npy(out / "clouds" / "step_000000.npy"),
+                       last = read_npy(out / "clouds" / "step_000002.npy");
+  Team team(1);
+  const double transport = entropic_transport(last, first, {.epsilon = 0.01}, team).value;
+  CHECK(transport > 0);
+  CHECK(relative_error(distances[0]["value"], transport) <= 1e-12);
+  CHECK(distances[0]["weight"] == 3.0);
+  check_contains(distances[0]["text"], {"entropic transport", "0.01"});
+  check_contains(distances[1]["text"], {"MMD", "0.5"});
+  CHECK(distances[1]["value"].get<double>() > 0);
+  CHECK(relative_error(3 * distances[0]["value"].get<double>() + 20 * distances[1]["value"].get<double>(),
+                       summary["functional"]["divergence"]) <= 1e-14);
+
+  char value[32], potential[32];
+  std::snprintf(value, sizeof value, "%.4g", transport);
+  std::snprintf(potential, sizeof potential, "potential %.4g",
+                summary["functional"]["potential"].get<double>());
+  check_contains(said.out + said.err,
+                 {potential, "entropic transport (epsilon 0.01) to 40 points ", "MMD^2"});
+  CHECK((said.out + said.err).find(std::string(value).substr(0, 5)) != std::string::npos);
 }

@@ -289,6 +289,12 @@ std::string summary_text(const SummaryInput& input) {
       {"total", input.functional.total()},           {"potential", input.functional.potential},
       {"interaction", input.functional.interaction}, {"internal", input.functional.internal},
       {"divergence", input.functional.divergence},   {"text", config.functional.describe()}};
+  const std::vector<Functional::Distance>& distances = config.functional.distances();
+  for (std::size_t k = 0; k < input.functional.distances.size(); ++k) {
+    out["distances"].push_back({{"text", distances[k].text},
+                                {"weight", distances[k].term.weight},
+                                {"value", input.functional.distances[k]}});
+  }
   out["std"] = input.std;
   if (!std::isnan(input.held_out)) {
     out["heldout_functional"] = input.held_out;
@@ -337,7 +343,7 @@ std::string summary_text(const SummaryInput& input) {
       log_det["indefinite_total"] = static_cast<long long>(indefinite);
     }
   }
-  if (!config.functional.distances().empty()) {
+  if (!distances.empty()) {
     double marginal_error = 0, open = 0;
     for (const HistoryRow& row : *input.history) {
       marginal_error = std::max(marginal_error, row.sinkhorn_error);

@@ -42,7 +42,7 @@ struct SummaryInput {
   const Config* config = nullptr;
   const Reference* reference = nullptr;  // may be nullptr
   const std::vector<HistoryRow>* history = nullptr;
-  ObjectiveValue functional{};  // on the cloud, now
+  ObjectiveValue functional{};  // on the cloud, now; distances: none while a run is on
   double held_out = 0;          // F on the held-out cloud; NaN where there is none
   double std = 0;
   const Matrix<double>* judged = nullptr;  // the held-out cloud where there is one; nullptr: no errors yet

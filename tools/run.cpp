@@ -183,7 +183,7 @@ class Runner {
   }
 
   /// As much as can still be written where writing itself fails. The first error is the one to report.
-  void fail(const RunFolder& folder, const std::string& reason) const noexcept {
+  void fail(const RunFolder& folder, const std::string& reason) noexcept {
     try {
       write_summary(folder, "failed", reason);
     } catch (const std::exception&) {
@@ -281,8 +281,7 @@ class Runner {
   /// Pairs of the last evaluations: all pairs take seconds, which an interrupt does not wait for.
   Index last_pairs() const { return interrupted() ? config_.held_out.pair_limit : kMostPairs; }
 
-  void write_summary(const RunFolder& folder, const std::string& status,
-                     const std::string& reason = "") const {
+  void write_summary(const RunFolder& folder, const std::string& status, const std::string& reason = "") {
     const HistoryRow& row = history_.back();
     const bool running = status == "running";
     SummaryInput input;
@@ -294,7 +293,7 @@ class Runner {
     input.functional = {row.potential, row.interaction, row.internal, row.divergence};
     input.held_out = row.held_out;
     if (!running) {
-      input.functional = flow_.functional_of(flow_.trajectory(), last_pairs());
+      input.functional = last_ = flow_.functional_of(flow_.trajectory(), last_pairs());
       if (!finished_) input.held_out = held_out_functional(last_pairs());
     }
     input.warnings = overfitting(config_, history_, input.functional.total(), input.held_out);
@@ -372,6 +371,11 @@ class Runner {
     if (!std::isnan(row.held_out)) out << ", held-out " << row.held_out;
     if (!std::isnan(row.scheme)) out << ", exact iterate " << row.scheme;
     if (!std::isnan(row.exact)) out << ", exact " << row.exact;
+    // What F weighs against each other, without the weights of the distances.
+    if (!last_.distances.empty()) out << "; potential " << last_.potential;
+    for (std::size_t k = 0; k < last_.distances.size(); ++k) {
+      out << ", " << config_.functional.distances()[k].text << " " << last_.distances[k];
+    }
     for (const std::string& warning : overfitting(config_, history_, row.functional, row.held_out)) {
       out << "\nWARNING: " << warning;
     }
@@ -389,6 +393,7 @@ class Runner {
   std::string unbounded_ = unbounded(config_);
   Trajectory held_out_;
   std::vector<HistoryRow> history_;
+  ObjectiveValue last_;  // of the last summary but those while the run is on
   Clock::time_point start_ = Clock::now();
   Clock::time_point written_ = Clock::now();
   double seconds_before_ = 0;

@@ -53,6 +53,7 @@ ObjectiveValue CloudObjective::value(const Matrix<double>& x, const std::vector<
     double value = 0;
     ops_.divergence(objective_.divergence[k], {subset.empty() ? x : subset}, &value, {}, &state, team);
     out.divergence += objective_.divergence[k].weight * value;
+    out.distances.push_back(value);
     states_[k].has_reference = state.has_reference;
     states_[k].reference_value = state.reference_value;
   }

@@ -17,7 +17,8 @@ namespace brenier {
 namespace {
 
 ObjectiveValue times(double mass, const ObjectiveValue& value) {
-  return {mass * value.potential, mass * value.interaction, mass * value.internal, mass * value.divergence};
+  return {mass * value.potential, mass * value.interaction, mass * value.internal, mass * value.divergence,
+          value.distances};
 }
 
 constexpr int kMostRejected = 20;  // steps in turn, each at most 0.9 times as long as the one before
