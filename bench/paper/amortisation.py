@@ -32,7 +32,7 @@ def read(file):
     try:
         content = json.loads(text)
     except json.JSONDecodeError:
-        content = json.loads(text.splitlines()[-1])
+        content = json.loads([line for line in text.splitlines() if line.startswith("{")][-1])
     return content["amortisation"]
 
 
