@@ -32,7 +32,7 @@ def read(file):
     try:
         content = json.loads(text)
     except json.JSONDecodeError:
-        content = json.loads(text.splitlines()[-1])
+        content = json.loads([line for line in text.splitlines() if line.startswith("{")][-1])
     return content["amortisation"]
 
 
@@ -56,7 +56,8 @@ def draw(rows):
         left.plot(grid, start + slope * grid, color="black", lw=0.9,
                   label=f"{1e3 * start:.2g} ms + {1e6 * slope:.2g} µs a point")
     left.set(xlabel="points", ylabel="seconds", yscale="log")
-    left.legend()
+    left.set_ylim(top=20 * left.get_ylim()[1])  # room for the legend
+    left.legend(loc="upper left", ncol=2, fontsize=7)
     for name, label, marker in (("", "Brenier", "o"), ("published_", "published (V100)", "x")):
         points, maps = column(rows, f"{name}seconds_maps")
         if len(points):
