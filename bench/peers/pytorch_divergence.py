@@ -28,7 +28,7 @@ class Latent:
     diameter: float  # that the epsilons begin with, fixed, so that all steps of a flow are the same
     weight: float = 1e4
     blur: float = 0.05
-    epsilons: list[float] = field(init=False)  # diameter^2, a range of logarithms down to blur^2, blur^2; as in geomloss
+    epsilons: list[float] = field(init=False)  # as in geomloss: diameter^2, a range of logarithms, blur^2
 
     def __post_init__(self) -> None:
         first, last, step = (2 * math.log(v) for v in (self.diameter, self.blur, SCALING))
