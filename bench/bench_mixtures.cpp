@@ -194,6 +194,9 @@ Score run(const Options& o, int d, int number) {
   const double begin = bench::now();
   Flow<float> flow(entropy() + potential_of(centres),
                    start.sample(o.particles, Sampling::stratified, options.seed), options);
+  flow.set_source([&](std::uint32_t draw) {
+    return start.sample(o.particles, Sampling::random, options.seed + draw, RandomStream::fresh);
+  });
   const int steps = static_cast<int>(std::round(o.time / o.tau));
   const std::size_t held_out =
       flow.track(start.sample(o.samples, Sampling::random, options.seed, RandomStream::held_out));

@@ -22,7 +22,7 @@ struct FlowArguments {
   std::vector<int> hidden = {16};
   int rank = -1;  // of the quadratic skip; -1: the dimension
   double sharpness = 1;
-  int iterations = 500;
+  int iterations = 500, refresh = 0;
   double rate = 5e-3;
   std::string device = "auto";
   int threads = 0;
@@ -39,6 +39,8 @@ struct FlowArguments {
     app.add_option("--sharpness", sharpness, "of the network's bends")->check(CLI::PositiveNumber);
     app.add_option("--iterations", iterations, "of Adam, a step")->check(CLI::PositiveNumber);
     app.add_option("--rate", rate, "of Adam")->check(CLI::PositiveNumber);
+    app.add_option("--refresh", refresh, "iterations between new clouds; 0: never")
+        ->check(CLI::NonNegativeNumber);
     app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
     app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
     app.add_option("--seed", seed);
@@ -55,6 +57,7 @@ struct FlowArguments {
     out.inner.iterations = iterations;
     out.inner.adam.rate = rate;
     out.inner.minibatch = minibatch;
+    out.inner.refresh = refresh;
     out.device = device;
     out.threads = threads;
     out.seed = seed + static_cast<std::uint64_t>(number);
@@ -70,6 +73,7 @@ struct FlowArguments {
             {"sharpness", sharpness},
             {"iterations", iterations},
             {"rate", rate},
+            {"refresh", refresh},
             {"device", device},
             {"seed", seed}};
   }

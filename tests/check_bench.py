@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 COMMON = {"n": int, "dim": int, "hidden": str, "dtype": str, "seconds_median": float, "seconds_min": float}
@@ -72,6 +73,9 @@ def check_inner(binary: str, folder: Path) -> None:
     cg = ("--log-det", "cg", "--probes", "2", "--cg-iterations", "3")
     (line,) = check_lines("inner", passed(binary, *small, "--dim", "3", "--functional", "entropy", *cg))
     assert line["log_det"] == "cg" and 1 <= line["cg_steps"] <= 3 and line["cg_worst_residual"] > 0, line
+    latent = ("--functional", "latent", "--transport-steps", "4", "--epsilon", "0.1")
+    line = json.loads(passed(binary, *small, "--dim", "3", *latent))
+    assert line["transport_steps"] == 4 and line["gradient_rel_error"] < 1e-3 and line["seconds_min"] > 0, line
     passed(binary, *small, "--dim", "2", "--dump", str(folder))
     files = ("--maps", f"{folder}/maps.safetensors", "--cloud", f"{folder}/cloud.npy")
     files += ("--log-density", f"{folder}/log_density.npy")
@@ -114,11 +118,20 @@ def check_ops(binary: str, folder: Path) -> None:
     check_rejected(binary, "--speed", "9")
 
 
+def numbers_in(value: object) -> Iterator[float]:
+    """All numbers of a JSON value."""
+    if isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from numbers_in(part)
+    elif isinstance(value, (int, float)):
+        yield value
+
+
 def last_line(text: str) -> dict:
     """The JSON line that ends the tables of whole flows; all numbers in its rows are finite."""
     content = json.loads(text.splitlines()[-1])
     for row in content["rows"]:
-        assert all(math.isfinite(value) for value in row.values()), row
+        assert all(map(math.isfinite, numbers_in(row))), row
     return content
 
 
@@ -129,6 +142,7 @@ def check_ornstein_uhlenbeck(binary: str, _: Path) -> None:
     assert [row["t"] for row in content["rows"]] == [0.5, 0.9], content
     for row in content["rows"]:
         assert 0 < row["value"] < min(row["published"], 5 * row["floor"]), row
+        assert 0.9 < sum(row["profile"].values()) <= 1 + 1e-9, row
     (row,) = last_line(passed(binary, *small, "--table", "fan", "--samples", "4096"))["rows"]
     assert row["floor"] - 0.05 < row["value"] < row["floor"] + 0.5, row
     check_rejected(binary, "--tau", "0.03")
@@ -140,7 +154,7 @@ def check_mixtures(binary: str, _: Path) -> None:
     """A few steps bring the model nearer to the target; the metrics agree on where it is at the start."""
     small = ("--dims", "2", "--targets", "1", "--particles", "2000", "--minibatch", "200", "--samples", "1000")
     short = last_line(passed(binary, *small, "--iterations", "30", "--tau", "0.01", "--time", "0.01"))["rows"][0]
-    long = last_line(passed(binary, *small, "--iterations", "100", "--time", "1"))["rows"][0]
+    long = last_line(passed(binary, *small, "--iterations", "100", "--time", "1", "--refresh", "50"))["rows"][0]
     for key in ("kl_model", "kl_target", "symmetric_kl", "energy_distance"):
         assert 0 < long[key] < 0.5 * short[key], (key, short, long)
     check_rejected(binary, "--dims", "3")
