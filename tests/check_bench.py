@@ -73,9 +73,9 @@ def check_inner(binary: str, folder: Path) -> None:
     cg = ("--log-det", "cg", "--probes", "2", "--cg-iterations", "3")
     (line,) = check_lines("inner", passed(binary, *small, "--dim", "3", "--functional", "entropy", *cg))
     assert line["log_det"] == "cg" and 1 <= line["cg_steps"] <= 3 and line["cg_worst_residual"] > 0, line
-    latent = ("--functional", "latent", "--transport-steps", "4", "--epsilon", "0.1", "--dtype", "double")
+    latent = ("--functional", "latent", "--transport-steps", "60", "--epsilon", "1", "--dtype", "double")
     line = json.loads(passed(binary, *small, "--dim", "3", *latent))
-    assert line["transport_steps"] == 4 and line["gradient_rel_error"] < 1e-6 and line["seconds_min"] > 0, line
+    assert line["transport_steps"] == 60 and line["gradient_rel_error"] < 1e-6 and line["seconds_min"] > 0, line
     passed(binary, *small, "--dim", "2", "--dump", str(folder))
     files = ("--maps", f"{folder}/maps.safetensors", "--cloud", f"{folder}/cloud.npy")
     files += ("--log-density", f"{folder}/log_density.npy")
