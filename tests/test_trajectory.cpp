@@ -140,6 +140,31 @@ TEST_CASE("second order without densities is the second order with them") {
   CHECK(with.trajectory().x().elements() == without.trajectory().x().elements());
 }
 
+TEST_CASE("redrawn clouds carry densities where a gradient depends on them") {
+  const Density start = Density::gaussian(2, 0.0, 1.0);
+  for (const int order : {1, 2}) {
+    CAPTURE(order);
+    const auto end = [&](double weight) {
+      FlowOptions options = quick(0.1);
+      options.inner.iterations = 40;
+      options.order = order;
+      options.inner.refresh = 10;
+      Functional functional = entropy() + potential("sum(x^2)", 2);
+      if (weight > 0) functional = functional + weight * porous_medium(2);
+      Flow<double> flow(functional, start.sample(100, Sampling::random, 1), options);
+      flow.set_source([&](std::uint32_t k) {
+        return start.sample(100, Sampling::random, 1000 + k, RandomStream::fresh);
+      });
+      for (int k = 0; k < 3; ++k) REQUIRE(flow.step().has_value());
+      return flow.trajectory().x().elements();
+    };
+    // The second runs with densities, which weigh nothing; in the third they do.
+    const std::vector<double> without = end(0), with = end(1e-200), heavy = end(1);
+    CHECK(without == with);
+    CHECK(without != heavy);
+  }
+}
+
 TEST_CASE("F of a large low-discrepancy cloud, from a subset of its pairs") {
   const Functional f = interaction("0.5*r^2", 2);  // F = d/2 * variance = 1 for N(0, I)
   for (const Index n : {Index{8192}, Index{16384}, Index{65536}, Index{100000}}) {

@@ -140,16 +140,24 @@ InnerState<T> Flow<T>::State::start(std::uint32_t number) const {
   return out;
 }
 
-/// A new cloud from rho_0, through all maps so far.
+/// A new cloud from rho_0, through all maps so far. Densities cost more than positions, and are left out
+/// where no gradient depends on them: that of the entropy does not.
 template <class T>
 Trajectory::Base Flow<T>::State::fresh_base(MapBase kind, double ratio) {
-  Trajectory fresh(source(++draws), options.order == 2);
-  if (fresh.x().cols() != cloud.x().cols() || fresh.has_density() != cloud.has_density()) {
+  Cloud drawn = source(++draws);
+  if (drawn.x.cols() != cloud.x().cols() || drawn.log_density.empty() == cloud.has_density()) {
     throw ShapeError(
         "flow: a redrawn cloud differs from the initial one in dimension or in having log-densities");
   }
+  const bool entropies =
+      std::all_of(objective.internal.begin(), objective.internal.end(),
+                  [](const InternalTerm& term) { return term.form == InternalTerm::Form::entropy; });
+  if (entropies) drawn.log_density.clear();
+  Trajectory fresh(std::move(drawn), options.order == 2, !entropies);
   for (const BrenierMap& map : maps) fresh.advance(map, team);
-  return fresh.base(kind, ratio);
+  Trajectory::Base out = fresh.base(kind, ratio);
+  if (entropies && cloud.has_density()) out.log_density.assign(out.x.rows(), 0.0);  // any
+  return out;
 }
 
 /// Iterations on the flow's device. The host program's own CUDA device is current again afterwards.
