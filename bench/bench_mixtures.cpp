@@ -22,8 +22,8 @@ namespace {
 using namespace brenier;
 
 /// A row of Mokrov et al.: the key and the number of components that make its targets; our iterations of a
-/// step, from d = 10 on as many as ten minutes on two cores allow; results, with seconds of training on a GTX
-/// 1080 Ti; the symmetric KL divergence of each of its five targets, from the release of its authors.
+/// step; results, with seconds of training on a GTX 1080 Ti; the symmetric KL divergence of each of its five
+/// targets, from the release of its authors.
 struct Published {
   const char* key;
   int components, iterations;

@@ -17,25 +17,12 @@
 #include "tests/support/backends.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"
+#include "tests/support/temporary_folder.hpp"
 
 using namespace brenier;
 using namespace brenier::test;
-namespace fs = std::filesystem;
 
 namespace {
-
-struct Folder {
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "brenier-learned-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-  fs::path path;
-};
 
 Tensor tensor(const std::string& name, std::vector<Index> shape, Numbers& numbers, double low, double high) {
   Tensor out{name, std::move(shape), {}, DType::float32};
@@ -160,7 +147,7 @@ struct Evaluated {
 
 TEST_CASE_TEMPLATE("a residual network of another program: value and gradient by its formulas", T, float,
                    double) {
-  const Folder folder;
+  const TemporaryFolder folder;
   const Index d = 3, n = 70;
   const TensorFile file = residual_file(d, 5);
   write_safetensors(folder.path / "v.safetensors", file);
@@ -219,7 +206,7 @@ TEST_CASE_TEMPLATE("the published classifier on the published embeddings", T, fl
 #if !defined(BRENIER_TEST_CUDA)
 
 TEST_CASE("the gradient of a JKO step in a learned potential equals central differences of F") {
-  const Folder folder;
+  const TemporaryFolder folder;
   const Index n = 20;
   const int d = 3;
   write_safetensors(folder.path / "v.safetensors", residual_file(d, 5));
@@ -317,7 +304,7 @@ TEST_CASE("functionals with learned potentials: sums, dimensions, what is not kn
 }
 
 TEST_CASE("potential files: written and read, maps of flows, plain networks of other programs") {
-  const Folder folder;
+  const TemporaryFolder folder;
   const fs::path path = folder.path / "v.safetensors";
   const Icnn net({.dim = 3,
                   .hidden = {4, 4},
@@ -351,7 +338,7 @@ TEST_CASE("potential files: written and read, maps of flows, plain networks of o
 }
 
 TEST_CASE("potential files: what is wrong is said, with the tensor and the value") {
-  const Folder folder;
+  const TemporaryFolder folder;
   const fs::path path = folder.path / "v.safetensors";
   const auto error_of = [&](const auto& change) -> std::string {
     TensorFile file = residual_file(3, 4);
