@@ -11,9 +11,14 @@ using Eigen::MatrixXd;
 using Eigen::VectorXd;
 using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 using ConstView = Eigen::Map<const RowMajor, 0, Eigen::OuterStride<>>;
+using View = Eigen::Map<RowMajor, 0, Eigen::OuterStride<>>;
 using ConstColumns = Eigen::Map<const MatrixXd>;
 
 ConstView view(MatrixView<const double> a) {
+  return {a.data, a.rows, a.cols, Eigen::OuterStride<>(a.ld)};
+}
+
+View view(MatrixView<double> a) {
   return {a.data, a.rows, a.cols, Eigen::OuterStride<>(a.ld)};
 }
 
@@ -96,7 +101,7 @@ Matrix<double> Cholesky::spread(MatrixView<const double> z) const {
 }
 
 bool whiten(Matrix<double>& z) {
-  MatrixXd rows = view(z);
+  MatrixXd rows = view(z.view());
   // A second pass removes the rounding of the first.
   for (int pass = 0; pass < 2; ++pass) {
     const Eigen::RowVectorXd mean = rows.colwise().mean();
@@ -131,8 +136,30 @@ Matrix<double> inverse(MatrixView<const double> a) {
   return out;
 }
 
-double determinant(MatrixView<const double> a) {
-  return Eigen::PartialPivLU<RowMajor>(view(a)).determinant();
+struct Lu::Impl {
+  Eigen::PartialPivLU<RowMajor> lu;
+};
+
+Lu::Lu(Index d) : impl_(std::make_unique<Impl>(Impl{Eigen::PartialPivLU<RowMajor>(d)})) {}
+Lu::Lu(Lu&&) noexcept = default;
+Lu& Lu::operator=(Lu&&) noexcept = default;
+Lu::~Lu() = default;
+
+void Lu::factor(MatrixView<const double> a) {
+  impl_->lu.compute(view(a));
+}
+
+double Lu::determinant() const {
+  return impl_->lu.determinant();
+}
+
+void Lu::inverse(MatrixView<double> out) const {
+  view(out) = impl_->lu.inverse();
+}
+
+bool factor_in_place(MatrixView<double> a) {
+  Eigen::Ref<RowMajor, 0, Eigen::OuterStride<>> matrix = view(a);
+  return Eigen::LLT<decltype(matrix)>(matrix).info() == Eigen::Success;
 }
 
 double norm(const double* x, Index n) {
@@ -140,9 +167,7 @@ double norm(const double* x, Index n) {
 }
 
 void multiply(MatrixView<const double> a, MatrixView<const double> b, MatrixView<double> out) {
-  const MatrixXd product = view(a) * view(b);
-  Eigen::Map<RowMajor, 0, Eigen::OuterStride<>>(out.data, out.rows, out.cols, Eigen::OuterStride<>(out.ld)) =
-      product;
+  view(out).noalias() = view(a) * view(b);
 }
 
 }  // namespace brenier::dense

@@ -7,6 +7,7 @@
 // Values that are not finite give results that are not finite, or "not positive definite".
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -62,17 +63,37 @@ bool whiten(Matrix<double>& z);
 /// a^{-1} b by LDL^T, a symmetric and definite, b (d, m).
 Matrix<double> symmetric_solve(MatrixView<const double> a, MatrixView<const double> b);
 
-/// By LU with partial pivoting: a^{-1} b of a vector (x may be b), or of b (d, m); the inverse; the
-/// determinant.
+/// By LU with partial pivoting: a^{-1} b of a vector (x may be b), or of b (d, m); the inverse.
 void lu_solve(MatrixView<const double> a, const double* b, double* x);
 Matrix<double> lu_solve(MatrixView<const double> a, MatrixView<const double> b);
 Matrix<double> inverse(MatrixView<const double> a);
-double determinant(MatrixView<const double> a);
+
+/// LU with partial pivoting of one small matrix after another, with no allocation between them.
+class Lu {
+ public:
+  explicit Lu(Index d);
+  Lu(Lu&&) noexcept;
+  Lu& operator=(Lu&&) noexcept;
+  ~Lu();
+
+  void factor(MatrixView<const double> a);
+  /// Of the last matrix.
+  double determinant() const;
+  void inverse(MatrixView<double> out) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Whether the symmetric matrix whose lower triangle `a` holds is positive definite, to rounding; that
+/// triangle becomes its Cholesky factor as far as it exists.
+bool factor_in_place(MatrixView<double> a);
 
 /// |x|, x of length n.
 double norm(const double* x, Index n);
 
-/// out = a b, (n, k) by (k, m); out may be a or b.
+/// out = a b, (n, k) by (k, m); out must be neither a nor b.
 void multiply(MatrixView<const double> a, MatrixView<const double> b, MatrixView<double> out);
 
 }  // namespace brenier::dense

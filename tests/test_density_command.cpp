@@ -152,7 +152,7 @@ TEST_CASE("certificates are in the history and the summary, unless they are off"
       CHECK(std::isnan(rows[step].round_trip) == !on);
       double least = std::numeric_limits<double>::infinity();
       for (bool closed = false; !closed; ++map) {
-        const Trajectory::Base base = cloud.base(maps[map].base);
+        const Trajectory::Base base = cloud.base(maps[map], team);
         Matrix<double> displacement(37, 1), hessian(37, 1);
         maps[map].evaluate(base.x, displacement, nullptr, hessian, team);
         for (const double h : hessian.elements()) least = std::min(least, h);

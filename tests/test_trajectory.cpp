@@ -67,7 +67,7 @@ TEST_CASE("second order: log-densities are those of the composed Jacobian, whose
     map.base = k < 3 ? MapBase::current : MapBase::extrapolated;
     map.ratio = k < 5 ? 1 : 1.4;  // of step lengths
     map.closes_step = k >= 2;     // three start-up maps make the first step
-    const Trajectory::Base base = trajectory.base(map);
+    const Trajectory::Base base = trajectory.base(map, team);
     REQUIRE(base.admissible);
     trajectory.advance(map, base, team);
     positions.advance(map, team);

@@ -21,26 +21,49 @@ inline double problem_length(double ratio) {
   return (1 + ratio) / (1 + 2 * ratio);
 }
 
-/// E of one particle from its R.
-inline Matrix<double> extrapolation_jacobian(const double* r, Index d, double ratio) {
-  const double e = extrapolation(ratio);
-  Matrix<double> out = dense::inverse({r, d, d});
-  for (Index i = 0; i < d; ++i) {
-    for (Index j = 0; j < d; ++j) out(i, j) = (i == j ? 1 + e : 0.0) - e * out(i, j);
-  }
-  return out;
-}
+/// E of one particle after another, (d, d); in dimension 1 a number.
+class ExtrapolationJacobian {
+ public:
+  ExtrapolationJacobian(Index d, double ratio)
+      : share_(extrapolation(ratio)), e_(d, d), work_(d, d), lu_(d) {}
 
-/// Whether the extrapolation is monotone at a particle: the symmetric part of E is positive definite.
-inline bool monotone(const Matrix<double>& e) {
-  Matrix<double> symmetric(e.rows(), e.rows());
-  for (Index i = 0; i < e.rows(); ++i) {
-    for (Index j = 0; j < e.rows(); ++j) {
-      if (!std::isfinite(e(i, j))) return false;
-      symmetric(i, j) = 0.5 * (e(i, j) + e(j, i));
+  /// Of the particle with this R (d*d).
+  void evaluate(const double* r) {
+    const Index d = e_.rows();
+    if (d == 1) {
+      e_(0, 0) = 1 + share_ - share_ / r[0];
+      return;
+    }
+    lu_.factor({r, d, d});
+    lu_.inverse(e_);
+    for (Index i = 0; i < d; ++i) {
+      for (Index j = 0; j < d; ++j) e_(i, j) = (i == j ? 1 + share_ : 0.0) - share_ * e_(i, j);
     }
   }
-  return dense::Cholesky::of(symmetric).has_value();
-}
+
+  MatrixView<const double> value() const { return e_; }
+
+  double determinant() {
+    if (e_.rows() == 1) return e_(0, 0);
+    lu_.factor(e_);
+    return lu_.determinant();
+  }
+
+  /// Whether the extrapolation is monotone there: the symmetric part of E is positive definite.
+  bool monotone() {
+    for (Index i = 0; i < e_.rows(); ++i) {
+      for (Index j = 0; j <= i; ++j) {
+        work_(i, j) = 0.5 * (e_(i, j) + e_(j, i));
+        if (!std::isfinite(work_(i, j))) return false;
+      }
+    }
+    return dense::factor_in_place(work_.view());
+  }
+
+ private:
+  double share_;
+  Matrix<double> e_, work_;
+  dense::Lu lu_;
+};
 
 }  // namespace brenier

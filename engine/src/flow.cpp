@@ -60,7 +60,7 @@ bool Flow<T>::State::start_up(Trajectory& next, StepReport& report) {
   for (int k = 1; k <= startup_steps; ++k) {
     map.closes_step = k == startup_steps;
     if (map.closes_step) last = next.x();
-    if (!take(next, map, report)) return false;
+    if (!take(next, next.base(map, team), map, report)) return false;
     if (k == 1) second = next.x();
   }
   // The velocity of the first of them against that of the last, seven of their lengths later.
@@ -82,16 +82,19 @@ bool Flow<T>::State::advance(Trajectory& next, StepReport& report) {
   map.tau = report.tau;
   report.order = 1;
   const double before = last_length();
+  Trajectory::Base base;
   if (options.order == 2) {
     const double ratio = adaptive() ? report.tau / before : 1;
-    if (next.base(MapBase::extrapolated, ratio).admissible) {
+    base = next.base(MapBase::extrapolated, ratio, team);
+    if (base.admissible) {
       map.base = MapBase::extrapolated;
       map.ratio = ratio;
       map.tau = problem_length(ratio) * report.tau;
       report.order = 2;
     }
   }
-  if (!take(next, map, report)) return false;
+  if (map.base == MapBase::current) base = next.base(map, team);
+  if (!take(next, base, map, report)) return false;
   if (options.order == 2) {
     const ThreeTimes last{cloud.previous(), cloud.x(), next.x(), before, report.tau};
     report.time_error = order_difference(report.tau, last.acceleration());

@@ -155,7 +155,7 @@ Trajectory::Base Flow<T>::State::fresh_base(MapBase kind, double ratio) {
   if (entropies) drawn.log_density.clear();
   Trajectory fresh(std::move(drawn), options.order == 2, !entropies);
   for (const BrenierMap& map : maps) fresh.advance(map, team);
-  Trajectory::Base out = fresh.base(kind, ratio);
+  Trajectory::Base out = fresh.base(kind, ratio, team);
   if (entropies && cloud.has_density()) out.log_density.assign(out.x.rows(), 0.0);  // any
   return out;
 }
@@ -237,17 +237,17 @@ void Flow<T>::State::check(const InnerTask& task, const std::vector<T>& solved, 
   report.log_det_deviation = found.deviation;
 }
 
-/// Solves one inner problem and moves `next` through its map, with retries. `like` has all of the map but its
-/// network. False where interrupted.
+/// Solves one inner problem from `base` and moves `next` through its map, with retries. `like` has all of the
+/// map but its network. False where interrupted.
 template <class T>
-bool Flow<T>::State::take(Trajectory& next, const BrenierMap& like, StepReport& report) {
+bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const BrenierMap& like,
+                          StepReport& report) {
   double mark = now();
   const auto lap = [&mark](double& seconds) {
     const double end = now();
     seconds += end - mark;
     mark = end;
   };
-  const Trajectory::Base base = next.base(like);
   const double tau = like.tau;
   const InnerTask task{base, like.base, like.ratio, tau, static_cast<std::uint32_t>(maps.size())};
   const double before = value(base.x, base.log_density, kPairLimit).total();

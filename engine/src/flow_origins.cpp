@@ -197,21 +197,23 @@ Carried carry(Maps maps, Matrix<double> start, Team& team) {
     for (Index c = 0; c < d; ++c) out.jacobian(i, c * (d + 1)) = 1;
   }
   Trajectory cloud(Cloud{std::move(start), {}}, true);
+  Matrix<double> before(d, d);
   for (const BrenierMap& map : maps) {
     const Matrix<double>& r = cloud.jacobian();
-    const Trajectory::Base base = cloud.base(map);
+    const Trajectory::Base base = cloud.base(map, team);
     if (!base.admissible) {
+      ExtrapolationJacobian e(d, map.ratio);
       for (Index i = 0; i < n; ++i) {
-        const bool folds = d == 1 ? !(extrapolation_jacobian(r.row(i), 1, map.ratio)(0, 0) > 0)
-                                  : !monotone(extrapolation_jacobian(r.row(i), d, map.ratio));
-        if (folds) out.admissible[i] = 0;
+        e.evaluate(r.row(i));
+        if (!e.monotone()) out.admissible[i] = 0;
       }
     }
     cloud.advance(map, base, team);
     if (!map.closes_step) continue;
     for (Index i = 0; i < n; ++i) {
       const MatrixView<double> j(out.jacobian.row(i), d, d);
-      dense::multiply({cloud.jacobian().row(i), d, d}, j, j);
+      std::copy_n(j.data, d * d, before.data());
+      dense::multiply({cloud.jacobian().row(i), d, d}, before, j);
     }
   }
   out.x = cloud.x();

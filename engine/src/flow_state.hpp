@@ -70,7 +70,7 @@ struct Flow<T>::State {
   Solution attempt(const InnerTask& task, double rate, StepReport& report);
   Trial trial(const Trajectory& from, const Trajectory::Base& base, const BrenierMap& map) const;
   void check(const InnerTask& task, const std::vector<T>& theta, StepReport& report) const;
-  bool take(Trajectory& next, const BrenierMap& like, StepReport& report);
+  bool take(Trajectory& next, const Trajectory::Base& base, const BrenierMap& like, StepReport& report);
   bool start_up(Trajectory& next, StepReport& report);
   bool advance(Trajectory& next, StepReport& report);
 };

@@ -3,6 +3,7 @@
 // extrapolation (engine/src/extrapolation.hpp), the step makes R_{n+1} = dx_{n+1}/dx_n = H E. For d > 1 none
 // of these but H is symmetric.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <utility>
 
@@ -69,7 +70,7 @@ Trajectory::Trajectory(Cloud start, bool second_order, bool jacobians)
   }
 }
 
-Trajectory::Base Trajectory::base(MapBase kind, double ratio) const {
+Trajectory::Base Trajectory::base(MapBase kind, double ratio, Team& team) const {
   Base out{x_, log_density_, true};
   if (kind == MapBase::current) return out;
   if (!has_previous()) throw ValueError("trajectory: an extrapolated step needs a step before it");
@@ -79,18 +80,17 @@ Trajectory::Base Trajectory::base(MapBase kind, double ratio) const {
     out.x.elements()[k] += share * (x_.elements()[k] - previous_.elements()[k]);
   }
   if (!jacobians_) return out;
-  for (Index i = 0; i < x_.rows(); ++i) {
-    double determinant = 0;
-    if (d == 1) {
-      determinant = 1 + share - share / jacobian_(i, 0);
-      out.admissible = out.admissible && determinant > 0;
-    } else {
-      const Matrix<double> e = extrapolation_jacobian(jacobian_.row(i), d, ratio);
-      determinant = dense::determinant(e);
-      out.admissible = out.admissible && monotone(e);
+  std::atomic<bool> admissible = true;
+  team.run([&](int rank) {
+    const auto [begin, end] = team.share(x_.rows(), rank);
+    ExtrapolationJacobian e(d, ratio);
+    for (Index i = begin; i < end; ++i) {
+      e.evaluate(jacobian_.row(i));
+      if (!e.monotone()) admissible.store(false, std::memory_order_relaxed);
+      if (has_density()) out.log_density[i] -= std::log(std::abs(e.determinant()));
     }
-    if (has_density()) out.log_density[i] -= std::log(std::abs(determinant));
-  }
+  });
+  out.admissible = admissible;
   return out;
 }
 
@@ -113,21 +113,27 @@ void Trajectory::advance(const BrenierMap& map, const Base& from, Team& team) {
     for (Index i = 0; i < count; ++i) {
       const Index particle = begin + i;
       for (Index c = 0; c < d; ++c) x_(particle, c) = from.x(particle, c) + displacement(i, c);
-      if (has_density()) {
-        log_density_[particle] = from.log_density[particle] - log_det[i];
-        min_log_det_ = std::isnan(log_det[i]) ? log_det[i] : std::min(min_log_det_, log_det[i]);
-      }
-      if (!jacobians_) continue;
-      const MatrixView<const double> h(hessian.row(i), d, d);
-      const MatrixView<double> out(r.row(particle), d, d);
-      if (map.base == MapBase::extrapolated) {
-        dense::multiply(h, extrapolation_jacobian(jacobian_.row(particle), d, map.ratio), out);
-      } else if (pending) {
-        dense::multiply(h, {pending_jacobian_.row(particle), d, d}, out);
-      } else {
-        std::copy_n(h.data, d * d, out.data);
-      }
+      if (!has_density()) continue;
+      log_density_[particle] = from.log_density[particle] - log_det[i];
+      min_log_det_ = std::isnan(log_det[i]) ? log_det[i] : std::min(min_log_det_, log_det[i]);
     }
+    if (!jacobians_) continue;
+    team.run([&](int rank) {
+      const auto [first, last] = team.share(count, rank);
+      ExtrapolationJacobian e(d, map.ratio);
+      for (Index i = first; i < last; ++i) {
+        const MatrixView<const double> h(hessian.row(i), d, d);
+        const MatrixView<double> out(r.row(begin + i), d, d);
+        if (map.base == MapBase::extrapolated) {
+          e.evaluate(jacobian_.row(begin + i));
+          dense::multiply(h, e.value(), out);
+        } else if (pending) {
+          dense::multiply(h, {pending_jacobian_.row(begin + i), d, d}, out);
+        } else {
+          std::copy_n(h.data, d * d, out.data);
+        }
+      }
+    });
   }
   if (!second_order_) return;
   if (map.closes_step) {

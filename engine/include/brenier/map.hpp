@@ -73,12 +73,12 @@ class Trajectory {
     bool admissible = true;           // false: the extrapolation is known not to be monotone at some particle
   };
   /// `ratio` as in BrenierMap, > 0. ValueError: an extrapolation without a step before.
-  Base base(MapBase kind, double ratio = 1) const;
-  Base base(const BrenierMap& map) const { return base(map.base, map.ratio); }
+  Base base(MapBase kind, double ratio, Team& team) const;
+  Base base(const BrenierMap& map, Team& team) const { return base(map.base, map.ratio, team); }
 
   /// Moves the cloud through a map that starts from `from` = base(map).
   void advance(const BrenierMap& map, const Base& from, Team& team);
-  void advance(const BrenierMap& map, Team& team) { advance(map, base(map), team); }
+  void advance(const BrenierMap& map, Team& team) { advance(map, base(map, team), team); }
 
   /// Smallest log det H that the last map had on this cloud; 0 before, and where densities are not carried.
   double min_log_det() const { return min_log_det_; }

@@ -124,7 +124,7 @@ class GaussianFlow {
   std::vector<GaussianState> iterates(const GaussianState& initial, double tau, int steps,
                                       int order = 1) const;
 
-  /// F of a Gaussian.
+  /// F of a Gaussian. ValueError: a covariance that is not positive definite.
   double energy(const GaussianState& state) const;
 
   /// Infimum of F over all probability densities; -infinity where A is not positive definite (0 where
