@@ -34,11 +34,14 @@ using namespace brenier::test;
 
 namespace {
 
-/// history.csv without its last column, the wall time.
+/// history.csv without its last four columns, wall times.
 std::string without_seconds(const std::string& history) {
   std::istringstream in(history);
   std::string line, out;
-  while (std::getline(in, line)) out += line.substr(0, line.rfind(',')) + "\n";
+  while (std::getline(in, line)) {
+    for (int column = 0; column < 4; ++column) line.resize(line.rfind(','));
+    out += line + "\n";
+  }
   return out;
 }
 
@@ -66,6 +69,7 @@ void check_same_run(const fs::path& a, const fs::path& b) {
   nlohmann::json one = summary_of(a), two = summary_of(b);
   for (nlohmann::json* summary : {&one, &two}) {
     summary->erase("seconds_total");
+    summary->erase("seconds_share");
     (*summary)["inner"].erase("seconds_median");
   }
   CHECK(one == two);
@@ -171,10 +175,14 @@ TEST_CASE("a run leaves a complete folder") {
   CHECK_REL(summary["exact"]["functional"].get<double>(), Barenblatt(1, 2).energy(6e-3), tol<double>(64));
   CHECK(summary["functional"]["total"] == summary["functional"]["internal"]);
 
-  const std::vector<HistoryRow> rows = parse_history(read_text(options.out / "history.csv"), "history.csv");
+  const std::vector<HistoryRow> rows = history_of(options.out);
   REQUIRE(rows.size() == 6);
   for (int k = 0; k < 6; ++k) CHECK(rows[k].step == k);
   CHECK(rows[5].functional == summary["functional"]["total"]);
+  const nlohmann::json& share = summary["seconds_share"];
+  for (const char* part : {"inner", "clouds", "certificates"}) CHECK(share[part] > 0.0);
+  CHECK(share["inner"].get<double>() + share["clouds"].get<double>() + share["certificates"].get<double>() <=
+        1);
   CHECK(rows[5].held_out == summary["heldout_functional"]);
   CHECK(rows[5].functional < rows[0].functional);
   CHECK(fs::exists(options.out / "checkpoint.safetensors"));
@@ -208,8 +216,7 @@ TEST_CASE(
     options.log = &text;
     REQUIRE(run(tiny(overrides), options).status == RunStatus::done);
     log = text.str();
-    return std::pair(summary_of(options.out)["inner"]["log_det"],
-                     parse_history(read_text(options.out / "history.csv"), "h"));
+    return std::pair(summary_of(options.out)["inner"]["log_det"], history_of(options.out));
   };
   std::string log;
   const auto [exact, exact_rows] = run_with({"inner.logdet=exact"}, "exact", log);
@@ -279,7 +286,7 @@ TEST_CASE("an interrupted run is valid, and resuming it changes no bit") {
     CHECK(summary["steps"] == 3);
     CHECK(summary.contains("heldout_functional"));
     CHECK(read_npy(options.out / "clouds" / "step_000003.npy").rows() == 37);
-    CHECK(parse_history(read_text(options.out / "history.csv"), "h").size() == 4);
+    CHECK(history_of(options.out).size() == 4);
 
     options.on_step = nullptr;
     CHECK(resume(config, options).status == RunStatus::done);
@@ -327,7 +334,7 @@ TEST_CASE("a run that diverges is kept and says why") {
   CHECK(summary["status"] == "failed");
   CHECK(summary["reason"] == result.reason);
   CHECK(summary["steps"] == 0);
-  CHECK(parse_history(read_text(options.out / "history.csv"), "h").size() == 1);
+  CHECK(history_of(options.out).size() == 1);
 
   // It goes on with another rate, as the message advises, but with no other flow.
   CHECK_ERROR(resume(tiny({"flow.tau=2e-3"}), options), ConfigError, "[inner]");

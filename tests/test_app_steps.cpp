@@ -31,7 +31,7 @@ TEST_CASE("adaptive steps: a run goes on bit for bit, and its files know the len
   const RunResult whole = run(config(), options);
   CHECK(whole.status == RunStatus::done);
   CHECK(whole.steps > 4);
-  const std::vector<HistoryRow> rows = parse_history(read_text(options.out / "history.csv"), "h");
+  const std::vector<HistoryRow> rows = history_of(options.out);
   CHECK(rows.back().time == 8e-3);
   for (const HistoryRow& row : rows) CHECK((row.step == 0 || row.time_error <= 0.03));
   CHECK(rows[2].tau != rows[3].tau);

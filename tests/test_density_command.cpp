@@ -11,6 +11,7 @@
 #include "brenier/npy.hpp"
 #include "tests/support/app.hpp"
 #include "tests/support/near.hpp"
+#include "tests/support/run_files.hpp"
 #include "tools/report.hpp"
 #include "tools/run.hpp"
 #include "tools/run_folder.hpp"
@@ -138,7 +139,7 @@ TEST_CASE("certificates are in the history and the summary, unless they are off"
     const TemporaryFolder folder;
     const fs::path run =
         run_tiny(folder.path, {"flow.order=2", std::string("flow.certificates=") + (on ? "true" : "false")});
-    const std::vector<HistoryRow> rows = parse_history(read_text(run / "history.csv"), "h");
+    const std::vector<HistoryRow> rows = history_of(run);
     const nlohmann::json summary = nlohmann::json::parse(read_text(run / "summary.json"));
     CHECK(summary.contains("certificates") == on);
     CHECK(std::isnan(rows[0].min_eigenvalue));

@@ -87,8 +87,7 @@ struct Outcome {
   Matrix<double> cloud;
   std::vector<double> functional;
   explicit Outcome(const fs::path& run) : cloud(read_npy(run / "clouds" / "step_000004.npy")) {
-    for (const HistoryRow& row : parse_history(read_text(run / "history.csv"), "history.csv"))
-      functional.push_back(row.functional);
+    for (const HistoryRow& row : history_of(run)) functional.push_back(row.functional);
   }
 };
 
@@ -197,7 +196,7 @@ TEST_CASE("a run that outgrows the device's memory keeps its steps and goes on e
     CHECK(summary["reason"] == result.reason);
     CHECK(summary["steps"] == 2);
     CHECK(read_maps(options.out).size() == 2);
-    CHECK(parse_history(read_text(options.out / "history.csv"), "h").size() == 3);
+    CHECK(history_of(options.out).size() == 3);
 
     REQUIRE(resume(four_steps(second, rare), options).status == RunStatus::done);
     const Outcome resumed(options.out);

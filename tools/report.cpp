@@ -58,6 +58,9 @@ constexpr Column kColumns[] = {
     {"sinkhorn_error", &HistoryRow::sinkhorn_error},
     {"sinkhorn_unconverged", &HistoryRow::sinkhorn_unconverged},
     {"seconds", &HistoryRow::seconds},
+    {"inner_seconds", &HistoryRow::inner_seconds},
+    {"cloud_seconds", &HistoryRow::cloud_seconds},
+    {"certificate_seconds", &HistoryRow::certificate_seconds},
 };
 
 std::string header() {
@@ -309,6 +312,7 @@ std::string summary_text(const SummaryInput& input) {
   double stochastic = 0, worst_residual = 0, unconverged = 0, indefinite = 0;
   double error = kUnknown, deviation = kUnknown;
   std::vector<double> seconds;
+  double total = 0, inner = 0, clouds = 0, certifying = 0;
   for (const HistoryRow& row : *input.history) {
     if (row.iterations == 0) continue;
     iterations += row.iterations;
@@ -323,6 +327,10 @@ std::string summary_text(const SummaryInput& input) {
     error = row.log_det_error;
     deviation = row.log_det_deviation;
     seconds.push_back(row.seconds / row.iterations);
+    total += row.seconds;
+    inner += row.inner_seconds;
+    clouds += row.cloud_seconds;
+    certifying += row.certificate_seconds;
   }
   out["inner"] = {{"iterations_total", static_cast<long long>(iterations)},
                   {"seconds_median", median(seconds)},
@@ -353,6 +361,10 @@ std::string summary_text(const SummaryInput& input) {
                                 {"unconverged_total", static_cast<long long>(open)}};
   }
   out["seconds_total"] = input.seconds;
+  if (total > 0) {
+    out["seconds_share"] = {
+        {"inner", inner / total}, {"clouds", clouds / total}, {"certificates", certifying / total}};
+  }
   out["backend"] = input.backend;
   out["device"] = input.device;
   out["precision"] = config.precision;

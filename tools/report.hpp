@@ -27,7 +27,7 @@ struct HistoryRow {
   double log_det_error = 0, log_det_deviation = 0;  // of the stochastic log det H, see StepReport
   double cg_residual = 0, cg_unconverged = 0, cg_indefinite = 0;
   double sinkhorn_error = 0, sinkhorn_unconverged = 0;  // see SinkhornReport
-  double seconds = 0;
+  double seconds = 0, inner_seconds = 0, cloud_seconds = 0, certificate_seconds = 0;
 };
 
 /// history.csv as text, with its header.

@@ -240,6 +240,9 @@ class Runner {
     row.sinkhorn_error = report.sinkhorn.marginal_error;
     row.sinkhorn_unconverged = static_cast<double>(report.sinkhorn.unconverged);
     row.seconds = report.seconds;
+    row.inner_seconds = report.inner_seconds;
+    row.cloud_seconds = report.cloud_seconds;
+    row.certificate_seconds = report.certificate_seconds;
     history_.push_back(row);
   }
 
