@@ -82,7 +82,7 @@ TEST_CASE("a flow near a cloud tells its distances at the end, without their wei
       "expression = \"sum(x^2)\"\n[[functional]]\nterm = \"sinkhorn\"\nreference = \"initial\"\n"
       "epsilon = 0.01\nweight = 3.0\n[[functional]]\nterm = \"mmd\"\nreference = \"initial\"\n"
       "bandwidth = 0.5\nweight = 20.0\n[flow]\ntau = 0.1\nsteps = 2\n[network]\nhidden = [4]\n[inner]\n"
-      "iterations = 30\n";
+      "iterations = 30\n[held_out]\nparticles = 200\n";
   put(folder.path / "near.toml", text);
   const fs::path out = folder.path / "run";
   const Output said = command({"run", (folder.path / "near.toml").string(), "--out", out.string()});
