@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "brenier/npy.hpp"
@@ -121,6 +122,15 @@ TEST_CASE("closed forms are found and right") {
   REQUIRE(quantiles.size() == 4);
   for (int i = 0; i < 4; ++i)
     CHECK_REL(quantiles[i], 0.25 + 0.5 * i, 1e-3);  // the grid's cells are 1e-4 wide
+
+  // Half of the mass beyond a gap that is wider than the first grid.
+  const auto gap =
+      find_reference(tiny({"exact.density=\"(exp(-50*x[0]^2) + exp(-50*(x[0]-5)^2))/(0.4*sqrt(pi/2))\""}));
+  REQUIRE(gap);
+  const std::vector<double> sides = gap->exact_quantiles(0.005, 4);
+  REQUIRE(sides.size() == 4);
+  CHECK(std::abs(sides[1] + sides[0]) < 1e-3);
+  CHECK(std::abs(sides[2] + sides[3] - 10) < 1e-3);
 
   CHECK(find_reference(tiny({"functional.0.m=3"})) == nullptr);
   CHECK(find_reference(parse_config(gaussian.resolved, "g.toml", ".", {"flow.tau=1e300"})) == nullptr);
@@ -312,6 +322,7 @@ TEST_CASE("a killed run goes on from its last checkpoint, and longer than planne
   CHECK(summary_of(options.out)["steps"] == 2);
   options.on_step = nullptr;
   CHECK_ERROR(resume(tiny({"flow.tau=2e-3"}), options), ConfigError, "other settings");
+  CHECK_ERROR(resume(tiny({"parameters.steps=2"}), options), ConfigError, "other settings");
   CHECK(resume(tiny({"output.checkpoint_every=2"}), options).status == RunStatus::done);
   check_same_run(folder.path / "whole", folder.path / "parts");
 
@@ -321,6 +332,23 @@ TEST_CASE("a killed run goes on from its last checkpoint, and longer than planne
   run(tiny({"flow.steps=7"}), options);
   CHECK(read_text(folder.path / "parts" / "checkpoint.safetensors") ==
         read_text(folder.path / "seven" / "checkpoint.safetensors"));
+}
+
+TEST_CASE("runs without a name that begin at once get folders of their own") {
+  const TemporaryFolder folder;
+  const fs::path before = fs::current_path();
+  fs::current_path(folder.path);
+  std::vector<fs::path> made(8);
+  std::vector<std::thread> runs;
+  for (fs::path& path : made) {
+    runs.emplace_back([&path] { path = RunFolder::create_numbered("same").path(); });
+  }
+  for (std::thread& one : runs) one.join();
+  fs::current_path(before);
+  std::sort(made.begin(), made.end());
+  CHECK(std::unique(made.begin(), made.end()) == made.end());
+  CHECK(made.front() == fs::path("runs") / "same-1");
+  CHECK(made.back() == fs::path("runs") / "same-8");
 }
 
 TEST_CASE("a run that diverges is kept and says why") {

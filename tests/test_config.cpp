@@ -57,6 +57,9 @@ TEST_CASE("configuration: types and ranges") {
   const Case cases[] = {
       {"tau = 1e-3", "tau = 0.0", {"a.toml:11:", "flow.tau", "above 0"}},
       {"tau = 1e-3", "tau = -1", {"a.toml:11:", "flow.tau = -1", "above 0"}},
+      {"every = 2", "every = 4294967296", {"output.every = 4294967296", "1e+09"}},
+      {"every = 2", "checkpoint_every = 4294967296", {"output.checkpoint_every"}},
+      {"particles = 101", "every = 4294967296", {"held_out.every"}},
       {"tau = 1e-3", "tau = nan", {"a.toml:11:", "flow.tau", "above 0"}},
       {"tau = 1e-3", "tau = \"small\"", {"a.toml:11:", "flow.tau", "\"small\"", "a number"}},
       {"tau = 1e-3", "", {"flow.tau", "missing"}},

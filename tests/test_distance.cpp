@@ -71,6 +71,19 @@ TEST_CASE("distances of two files") {
   distance(options, lines);
   check_contains(lines.str(), {"60 and 80 points in dimension 3", "mmd", "+-", "bandwidth 0.7"});
 
+  // Clouds in a subspace: no Gaussian, which only matters to those who ask for one.
+  options.metrics = {"gaussian"};
+  Matrix<double> flat = y;
+  for (Index i = 0; i < flat.rows(); ++i) flat(i, 1) = 0.3;
+  write_npy(options.b, flat.view());
+  CHECK_ERROR(measured(options), ValueError, "no constant coordinate");
+  write_npy(options.b, y.view().rows_from(0, 3));
+  CHECK_ERROR(measured(options), ValueError, "more points than dimensions");
+  write_npy(options.b, flat.view());
+  options.metrics = {};
+  CHECK(measured(options).contains("mmd"));
+  CHECK_FALSE(measured(options).contains("gaussian_w2"));
+
   options.b = folder.path / "line.npy";
   write_npy(options.b, Matrix<double>(4, 1, 1.0).view());
   CHECK_ERROR(measured(options), ShapeError, "in dimension 1");

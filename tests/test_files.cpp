@@ -202,6 +202,10 @@ TEST_CASE("atomic writes replace the whole file or nothing") {
   write_file_atomically(folder.path / "link", piece(one));
   CHECK(fs::is_symlink(folder.path / "link"));
   CHECK(get(path) == "first ");
+  fs::create_symlink("later", folder.path / "ahead");  // of its file
+  write_file_atomically(folder.path / "ahead", piece(two));
+  CHECK(fs::is_symlink(folder.path / "ahead"));
+  CHECK(get(folder.path / "later") == "second");
 
   CHECK(contains(io_error([&] { write_file_atomically(folder.path / "no" / "x", piece(one)); }),
                  "create the folder first"));

@@ -178,6 +178,11 @@ TEST_CASE("the same seed gives the same bits for any number of threads; another 
   const FitResult one = fit(data.x, data.label, options);
   CHECK(one.potential.theta == two.potential.theta);
   CHECK(one.history.back().validation_loss == two.history.back().validation_loss);
+  options.batch = 700;
+  const FitResult whole = fit(data.x, data.label, options);
+  options.batch = std::numeric_limits<Index>::max();
+  CHECK(fit(data.x, data.label, options).potential.theta == whole.potential.theta);
+  options.batch = quick().batch;
   options.seed = 4;
   CHECK(fit(data.x, data.label, options).potential.theta != one.potential.theta);
   options.seed = 3;

@@ -345,7 +345,13 @@ TEST_CASE("densities of flows: what cannot be asked") {
   CHECK_ERROR(flow.expectation(Expression::potential("x[0]", 1), 10), ShapeError, "dimension 2");
   CHECK_ERROR(flow.expectation(Expression::potential("x[0]", 2), 1), ValueError, "at least 2");
   CHECK_ERROR(FlowDensity({map}, Density::gaussian(3, 0.0, 1.0)), ShapeError, "dimension 3");
+  CHECK_ERROR(FlowDensity({map}, normal, {.tolerance = NAN}), ValueError, "tolerance = nan");
+  CHECK_ERROR(FlowDensity({map}, normal, {.iterations = 0}), ValueError, "iterations = 0");
+  CHECK_ERROR(FlowDensity({map}, normal, {.particles = 0}), ValueError, "particles = 0");
   BrenierMap open = map;
+  open.theta.pop_back();
+  CHECK_ERROR(FlowDensity({map, open}, normal), ShapeError, "map 2");
+  open = map;
   open.closes_step = false;
   CHECK_ERROR(FlowDensity({map, open}, normal), ValueError, "whole steps");
   BrenierMap extrapolated = map;

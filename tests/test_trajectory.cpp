@@ -140,6 +140,31 @@ TEST_CASE("second order without densities is the second order with them") {
   CHECK(with.trajectory().x().elements() == without.trajectory().x().elements());
 }
 
+TEST_CASE("what a trajectory is restored from, and what maps are evaluated into, is checked") {
+  const Cloud start = Density::gaussian(2, 0.0, 1.0).sample(5, Sampling::random, 1);
+  Numbers numbers(8);
+  Team team(1);
+  Trajectory cloud({start.x, {}}, true);
+  BrenierMap map = affine(2, numbers, 0.5);
+  cloud.advance(map, team);
+  CHECK(cloud.jacobian().empty());  // by default only densities need them
+  Trajectory again = Trajectory::restore(cloud.x(), {}, cloud.previous(), cloud.jacobian(), true);
+  map.base = MapBase::extrapolated;
+  cloud.advance(map, team);
+  again.advance(map, team);
+  CHECK(again.x().elements() == cloud.x().elements());
+  CHECK_ERROR(Trajectory::restore(start.x, start.log_density, start.x, {}, true), ValueError,
+              "need Jacobians");
+
+  Matrix<double> displacement(5, 2), narrow(5, 1), hessian(5, 3);
+  CHECK_ERROR(map.evaluate(start.x, narrow, nullptr, {}, team), ShapeError, "(5, 2) into a matrix (5, 1)");
+  CHECK_ERROR(map.evaluate(start.x, displacement, nullptr, hessian, team), ShapeError, "(5, 4)");
+  map.theta.pop_back();
+  CHECK_ERROR(map.evaluate(start.x, displacement, nullptr, {}, team), ShapeError, "parameters for a network");
+  CHECK_ERROR(map.inverse(start.x, displacement, {}, team), ShapeError, "parameters for a network");
+  CHECK_ERROR(write_map("never.safetensors", map), ShapeError, "parameters for a network");
+}
+
 TEST_CASE("redrawn clouds carry densities where a gradient depends on them") {
   const Density start = Density::gaussian(2, 0.0, 1.0);
   for (const int order : {1, 2}) {

@@ -120,24 +120,23 @@ int exit_code(RunStatus status) {
 }
 
 /// Draws the figures of a run that has completed steps, where that was asked for.
-int finish(const RunArguments& arguments, const std::filesystem::path& folder, RunStatus status,
-           std::ostream& out) {
+int finish(const RunArguments& arguments, const RunResult& result, std::ostream& out) {
   out.flush();
   // Whoever presses Ctrl-C does not wait for figures.
-  const bool draw = arguments.plot && status != RunStatus::interrupted;
-  if (draw && plot({folder}, {}) != 0 && status == RunStatus::done) return ExitCode::failed;
-  return exit_code(status);
+  const bool draw = arguments.plot && result.status != RunStatus::interrupted;
+  if (draw && plot({result.folder}, {}) != 0 && result.status == RunStatus::done) return ExitCode::failed;
+  return exit_code(result.status);
 }
 
 int run_command(const RunArguments& arguments, std::ostream& out, bool terminal) {
   const Config config = load_config(arguments.config, arguments.overrides());
   RunOptions options;
-  options.out =
-      arguments.out.empty() ? RunFolder::default_path(arguments.config.stem().string()) : arguments.out;
+  options.out = arguments.out;
+  options.name = arguments.config.stem().string();
   options.log = arguments.quiet ? nullptr : &out;
   options.terminal = terminal;
   const bool go_on = arguments.resume && RunFolder::is_run(options.out);
-  return finish(arguments, options.out, (go_on ? resume(config, options) : run(config, options)).status, out);
+  return finish(arguments, go_on ? resume(config, options) : run(config, options), out);
 }
 
 int resume_command(const RunArguments& arguments, std::ostream& out, bool terminal) {
@@ -147,7 +146,7 @@ int resume_command(const RunArguments& arguments, std::ostream& out, bool termin
   options.terminal = terminal;
   const RunFolder folder = RunFolder::open(options.out);
   const Config config = load_config(folder.config(), arguments.overrides());
-  return finish(arguments, options.out, resume(config, options).status, out);
+  return finish(arguments, resume(config, options), out);
 }
 
 void add_run_options(CLI::App& command, RunArguments& arguments) {

@@ -101,9 +101,10 @@ void read_held_out(Section& section, const Config& config, HeldOutConfig& held_o
   // Second order keeps d^2 numbers a particle.
   const double dim = config.cloud.dim;
   const bool jacobians = config.flow.order == 2 && config.functional.needs_density();
-  const double fallback = !config.cloud.density ? 0
-                          : jacobians           ? std::clamp(5e7 / (dim * dim), 1000.0, 100'000.0)
-                                                : 100'000;
+  const double fallback = !config.cloud.density                    ? 0
+                          : !config.functional.distances().empty() ? 2000  // all pairs with the reference
+                          : jacobians ? std::clamp(5e7 / (dim * dim), 1000.0, 100'000.0)
+                                      : 100'000;
   held_out.particles = section.integer("particles", {0, most}, static_cast<long long>(fallback));
   if (held_out.particles > 0 && !config.cloud.density) {
     section.fail("particles",
@@ -117,16 +118,16 @@ void read_held_out(Section& section, const Config& config, HeldOutConfig& held_o
     section.fail("sampling",
                  "= \"whitened\" needs cloud.density = \"gaussian\" and more particles than dimensions");
   }
-  held_out.every = static_cast<int>(section.integer("every", at_least(1), 1));
+  held_out.every = static_cast<int>(section.integer("every", {1, most}, 1));
   // All pairs of 100,000 particles take seconds: up to the last step some of them stand for all.
   held_out.pair_limit = section.integer("pair_limit", {0, most}, 8192);
 }
 
 void read_output(Section& section, Config& config) {
-  config.clouds_every =
-      static_cast<int>(section.integer("every", at_least(1), std::max(1, config.steps / 10)));
+  constexpr double most = 1e9;
+  config.clouds_every = static_cast<int>(section.integer("every", {1, most}, std::max(1, config.steps / 10)));
   config.checkpoint_every =
-      static_cast<int>(section.integer("checkpoint_every", at_least(1), std::max(1, config.steps / 20)));
+      static_cast<int>(section.integer("checkpoint_every", {1, most}, std::max(1, config.steps / 20)));
 }
 
 void read_exact(Section& section, const Config& config, ExactConfig& exact) {

@@ -55,6 +55,22 @@ Line sinkhorn_line(const Matrix<double>& a, const Matrix<double>& b, double epsi
   return {debiased ? "sinkhorn_divergence" : "sinkhorn", {t.value, 0}, false, about.str()};
 }
 
+/// Between the Gaussians of the same moments. ValueError: a cloud in a subspace.
+std::vector<Line> gaussian_lines(const Matrix<double>& a, const Matrix<double>& b) {
+  constexpr const char* remedy =
+      "gaussian: a cloud that lies in a subspace has no such density; it takes more points than dimensions, "
+      "and "
+      "no constant coordinate";
+  if (std::min(a.rows(), b.rows()) <= a.cols()) throw ValueError(remedy);
+  const GaussianState p = gaussian_fit(a), q = gaussian_fit(b);
+  try {
+    return {{"gaussian_symmetric_kl", {symmetric_kl(p, q), 0}, false, "of mean and covariance"},
+            {"gaussian_w2", {wasserstein_2(p, q), 0}, false, "of mean and covariance"}};
+  } catch (const ValueError&) {
+    throw ValueError(remedy);
+  }
+}
+
 std::vector<Line> measure(const DistanceOptions& options, const Matrix<double>& a, const Matrix<double>& b) {
   const auto wanted = [&](const char* name) {
     return options.metrics.empty() ||
@@ -79,10 +95,12 @@ std::vector<Line> measure(const DistanceOptions& options, const Matrix<double>& 
     }
     for (const bool debiased : {false, true}) lines.push_back(sinkhorn_line(a, b, epsilon, debiased, team));
   }
-  if (wanted("gaussian") && std::min(a.rows(), b.rows()) > a.cols()) {
-    const GaussianState p = gaussian_fit(a), q = gaussian_fit(b);
-    lines.push_back({"gaussian_symmetric_kl", {symmetric_kl(p, q), 0}, false, "of mean and covariance"});
-    lines.push_back({"gaussian_w2", {wasserstein_2(p, q), 0}, false, "of mean and covariance"});
+  if (wanted("gaussian")) {
+    try {
+      for (Line& line : gaussian_lines(a, b)) lines.push_back(std::move(line));
+    } catch (const ValueError&) {
+      if (!options.metrics.empty()) throw;  // otherwise the other metrics are what there is to say
+    }
   }
   return lines;
 }

@@ -178,7 +178,8 @@ class StatedReference : public Reference {
         parameters_(config.parameters),
         dim_(config.cloud.dim),
         start_(config.flow.start_time),
-        end_(config.duration()) {}
+        end_(config.duration()),
+        mass_(config.flow.mass) {}
 
   std::string name() const override { return "[exact]"; }
   Known exact(double elapsed) const override {
@@ -205,10 +206,11 @@ class StatedReference : public Reference {
     return out;
   }
   std::vector<double> exact_quantiles(double elapsed, Index n) const override {
-    // The support is found by widening until the mass no longer grows; then the cumulated trapezoids are
-    // inverted.
+    // The support is found by widening until the mass no longer grows and is that of the flow: a mass that
+    // settles early lies before a gap. Then the cumulated trapezoids are inverted.
     constexpr Index cells = 200'000;
     double width = 1, mass = -1;
+    bool whole = false;
     std::vector<double> x(cells + 1), total(cells + 1);
     for (int round = 0; round < 24; ++round, width *= 1.5) {
       for (Index i = 0; i <= cells; ++i) x[i] = width * (2.0 * static_cast<double>(i) / cells - 1);
@@ -219,9 +221,10 @@ class StatedReference : public Reference {
         total[i] = total[i - 1] + 0.5 * (rho[i - 1] + rho[i]) * (x[i] - x[i - 1]);
       const bool settled = mass > 0 && std::abs(total[cells] - mass) <= 1e-7 * mass;
       mass = total[cells];
-      if (settled) break;
+      whole = settled && std::abs(mass - mass_) <= 1e-2 * mass_;
+      if (whole) break;
     }
-    if (!(mass > 0) || !std::isfinite(mass)) return {};
+    if (!whole) return {};
     std::vector<double> out(n);
     Index cell = 0;
     for (Index i = 0; i < n; ++i) {
@@ -238,12 +241,8 @@ class StatedReference : public Reference {
   ExactConfig exact_;
   Parameters parameters_;
   int dim_;
-  double start_, end_;
+  double start_, end_, mass_;
 };
-
-}  // namespace
-
-namespace {
 
 std::unique_ptr<Reference> closed_form(const Config& config) {
   const ExactConfig& stated = config.exact;

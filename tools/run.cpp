@@ -37,7 +37,10 @@ class Runner {
         reference_(find_reference(config)),
         flow_(config.functional, config.initial_cloud(), config.flow) {
     if (config_.held_out.particles > 0) {
-      held_out_ = Trajectory(config_.held_out_cloud(config_.held_out.particles), config_.flow.order == 2);
+      Cloud cloud = config_.held_out_cloud(config_.held_out.particles);
+      // Densities cost a Hessian a particle and map, and at the second order d^2 numbers to keep.
+      if (!config_.functional.needs_density()) cloud.log_density.clear();
+      held_out_ = flow_.track(std::move(cloud));
     }
     if (config_.flow.inner.refresh > 0) {
       flow_.set_source([this](std::uint32_t draw) { return config_.fresh_cloud(draw); });
@@ -47,7 +50,8 @@ class Runner {
   RunResult start() {
     // From before the first file to after the last one; what is asked for meanwhile is remembered.
     const InterruptScope scope(ask, this);
-    const RunFolder folder = RunFolder::create(options_.out);
+    const RunFolder folder =
+        options_.out.empty() ? RunFolder::create_numbered(options_.name) : RunFolder::create(options_.out);
     try {
       begin(folder);
     } catch (...) {
@@ -86,17 +90,12 @@ class Runner {
     return seconds_before_ + std::chrono::duration<double>(Clock::now() - start_).count();
   }
 
-  const Trajectory& judged() const { return config_.held_out.particles > 0 ? held_out_ : flow_.trajectory(); }
-
-  void carry_held_out(std::size_t first_map) {
-    if (config_.held_out.particles == 0) return;
-    for (std::size_t m = first_map; m < flow_.maps().size(); ++m)
-      held_out_.advance(flow_.maps()[m], flow_.team());
-  }
+  bool has_held_out() const { return config_.held_out.particles > 0; }
+  const Trajectory& judged() const { return has_held_out() ? flow_.tracked(held_out_) : flow_.trajectory(); }
 
   double held_out_functional(Index pair_limit) const {
-    if (config_.held_out.particles == 0) return kUnknown;
-    return flow_.functional_of(held_out_, pair_limit).total();
+    if (!has_held_out()) return kUnknown;
+    return flow_.functional_of(judged(), pair_limit).total();
   }
 
   void begin(const RunFolder& folder) {
@@ -123,7 +122,6 @@ class Runner {
     }
     flow_.restore(std::move(saved.cloud), read_maps(folder.path(), saved.step),
                   {std::move(saved.theta), saved.gradient_scale, saved.draws, saved.next_tau});
-    carry_held_out(0);
     folder.forget_after(saved.step);
     try {
       seconds_before_ = nlohmann::json::parse(read_text(folder.summary())).value("seconds_total", 0.0);
@@ -148,13 +146,12 @@ class Runner {
         const std::size_t maps = flow_.maps().size();
         const std::optional<StepReport> report = flow_.step();
         if (!report) break;
-        carry_held_out(maps);
         record(*report);
         save_step(folder, maps);
         const HistoryRow& row = history_.back();
         // Where F is judged on held-out particles, steps between its evaluations say nothing.
-        const bool judged = config_.held_out.particles == 0 || !std::isnan(row.held_out);
-        const bool below = judged && below_infimum(config_, history_, row.functional, row.held_out).flag;
+        const bool known = !has_held_out() || !std::isnan(row.held_out);
+        const bool below = known && below_infimum(config_, history_, row.functional, row.held_out).flag;
         progress.step(row, below);
         const std::string solves = trouble_of_solves(row);
         if (!solves.empty() && !told_) progress.line(solves);  // once: history.csv has all of them
@@ -178,6 +175,7 @@ class Runner {
       throw;
     }
     result.steps = flow_.steps();
+    result.folder = folder.path();
     finish(folder, result, progress);
     return result;
   }
@@ -204,9 +202,11 @@ class Runner {
     row.divergence = report.functional.divergence;
     const bool last = at_end();
     row.held_out = kUnknown;
+    const Clock::time_point begin = Clock::now();
     if (last || report.step % config_.held_out.every == 0) {
       row.held_out = held_out_functional(config_.held_out.pair_limit);
     }
+    const double judging = std::chrono::duration<double>(Clock::now() - begin).count();
     row.std = deviation(judged().x());
     row.exact = row.scheme = row.std_exact = row.std_scheme = kUnknown;
     if (reference_) {
@@ -239,9 +239,9 @@ class Runner {
     row.cg_indefinite = static_cast<double>(report.cg.indefinite);
     row.sinkhorn_error = report.sinkhorn.marginal_error;
     row.sinkhorn_unconverged = static_cast<double>(report.sinkhorn.unconverged);
-    row.seconds = report.seconds;
+    row.seconds = report.seconds + judging;
     row.inner_seconds = report.inner_seconds;
-    row.cloud_seconds = report.cloud_seconds;
+    row.cloud_seconds = report.cloud_seconds + judging;
     row.certificate_seconds = report.certificate_seconds;
     history_.push_back(row);
   }
@@ -283,6 +283,10 @@ class Runner {
 
   /// Pairs of the last evaluations: all pairs take seconds, which an interrupt does not wait for.
   Index last_pairs() const { return interrupted() ? config_.held_out.pair_limit : kMostPairs; }
+  /// Transport takes hundreds of passes over them.
+  Index last_held_out_pairs() const {
+    return config_.functional.distances().empty() ? last_pairs() : config_.held_out.pair_limit;
+  }
 
   void write_summary(const RunFolder& folder, const std::string& status, const std::string& reason = "") {
     const HistoryRow& row = history_.back();
@@ -297,7 +301,7 @@ class Runner {
     input.held_out = row.held_out;
     if (!running) {
       input.functional = last_ = flow_.functional_of(flow_.trajectory(), last_pairs());
-      if (!finished_) input.held_out = held_out_functional(last_pairs());
+      if (!finished_) input.held_out = held_out_functional(last_held_out_pairs());
     }
     input.warnings = overfitting(config_, history_, input.functional.total(), input.held_out);
     if (!unbounded_.empty()) input.warnings.push_back(unbounded_);
@@ -341,8 +345,8 @@ class Runner {
       folder.write_cloud(flow_.steps(), flow_.trajectory());
       write_history(folder);
       write_checkpoint(folder);
-      if (result.status == RunStatus::done && config_.held_out.particles > 0) {
-        history_.back().held_out = held_out_functional(last_pairs());
+      if (result.status == RunStatus::done && has_held_out()) {
+        history_.back().held_out = held_out_functional(last_held_out_pairs());
         finished_ = true;
         write_history(folder);
       }
@@ -364,9 +368,10 @@ class Runner {
     std::ostringstream out;
     if (result.status == RunStatus::failed) out << "failed: " << result.reason << "\n";
     if (device_failed_)
-      out << "continue on another device with: brenier resume " << options_.out.string() << " --device cpu\n";
+      out << "continue on another device with: brenier resume " << result.folder.string()
+          << " --device cpu\n";
     if (result.status == RunStatus::interrupted)
-      out << "interrupted; continue with: brenier resume " << options_.out.string() << "\n";
+      out << "interrupted; continue with: brenier resume " << result.folder.string() << "\n";
     out.precision(7);
     out << result.steps;
     if (!config_.adaptive()) out << " of " << config_.steps;
@@ -382,7 +387,7 @@ class Runner {
     for (const std::string& warning : overfitting(config_, history_, row.functional, row.held_out)) {
       out << "\nWARNING: " << warning;
     }
-    out << "\nresults in " << options_.out.string();
+    out << "\nresults in " << result.folder.string();
     progress.line(out.str());
   }
 
@@ -394,7 +399,7 @@ class Runner {
   std::string device_ = describe_device(config_.flow.device);
   std::string backend_ = backend<T>(config_.flow.device).name;
   std::string unbounded_ = unbounded(config_);
-  Trajectory held_out_;
+  std::size_t held_out_ = 0;  // its number
   std::vector<HistoryRow> history_;
   ObjectiveValue last_;  // of the last summary but those while the run is on
   Clock::time_point start_ = Clock::now();
@@ -412,8 +417,9 @@ std::string essence(const Config& config, bool failed) {
   std::string out, line, table;
   while (std::getline(in, line)) {
     if (line.starts_with("[")) table = line;
-    const bool free = table == "[output]" || (failed && table == "[inner]") || line.starts_with("steps =") ||
-                      line.starts_with("threads =") || line.starts_with("device =");
+    const bool free = table == "[output]" || (failed && table == "[inner]") ||
+                      (table == "[flow]" && line.starts_with("steps =")) ||
+                      (table.empty() && (line.starts_with("threads =") || line.starts_with("device =")));
     if (!free) out += line + "\n";
   }
   return out;

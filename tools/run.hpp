@@ -12,7 +12,8 @@
 namespace brenier::app {
 
 struct RunOptions {
-  std::filesystem::path out;              // run folder
+  std::filesystem::path out;              // run folder; empty: runs/NAME-1, or the next number that is free
+  std::string name = "flow";              // NAME
   std::ostream* log = nullptr;            // progress; nullptr: silent
   bool terminal = false;                  // redraw one line
   std::function<void(int step)> on_step;  // after each step is recorded
@@ -24,6 +25,7 @@ struct RunResult {
   RunStatus status = RunStatus::done;  // interrupted: also while the last numbers were computed
   std::string reason;                  // of a failure
   int steps = 0;                       // completed
+  std::filesystem::path folder;        // where it is
 };
 
 /// Checks everything, then makes the folder and runs. Errors before the first step leave nothing behind; a

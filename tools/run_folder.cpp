@@ -56,26 +56,50 @@ bool is_unused(const fs::path& path) {
   return !code;
 }
 
+/// Makes a folder, and those above it. False where something of that name is there: of several processes only
+/// one gets true. IoError.
+bool make(const fs::path& path) {
+  std::error_code code;
+  if (path.has_parent_path()) fs::create_directories(path.parent_path(), code);
+  const bool made = fs::create_directory(path, code);
+  std::error_code ignored;
+  if (!made && !fs::exists(path, ignored)) {
+    throw IoError("'" + path.string() + "': the folder cannot be made: " + code.message());
+  }
+  return made;
+}
+
 }  // namespace
 
 RunFolder RunFolder::create(const fs::path& path) {
   std::error_code code;
-  const bool existed = fs::exists(path, code);
-  if (existed && !fs::is_directory(path, code)) {
+  if (make(path)) return prepared(path, true);
+  if (!fs::is_directory(path, code)) {
     throw ValueError("'" + path.string() + "' exists and is not a folder; choose another one with --out");
   }
-  if (existed && !is_unused(path)) {
+  if (!is_unused(path)) {
     throw ValueError(
         "'" + path.string() +
         "' exists and is not empty; choose another folder with --out, or continue that run with --resume");
   }
-  RunFolder folder(path, !existed);
+  return prepared(path, false);
+}
+
+RunFolder RunFolder::create_numbered(const std::string& stem) {
+  for (int n = 1;; ++n) {
+    const fs::path path = fs::path("runs") / (stem + "-" + std::to_string(n));
+    if (make(path)) return prepared(path, true);
+  }
+}
+
+RunFolder RunFolder::prepared(const fs::path& path, bool made) {
+  RunFolder folder(path, made);
+  std::error_code code;
   for (const char* part : kParts) {
     fs::create_directories(path / part, code);
-    if (code) {
-      folder.remove();
-      throw IoError("'" + (path / part).string() + "': the folder cannot be made: " + code.message());
-    }
+    if (!code) continue;
+    folder.remove();
+    throw IoError("'" + (path / part).string() + "': the folder cannot be made: " + code.message());
   }
   return folder;
 }
@@ -94,14 +118,6 @@ bool RunFolder::is_run(const fs::path& path) {
   return fs::is_regular_file(path / "config.toml", code) &&
          std::all_of(std::begin(kParts), std::end(kParts),
                      [&](const char* part) { return fs::is_directory(path / part, code); });
-}
-
-fs::path RunFolder::default_path(const std::string& stem) {
-  std::error_code code;
-  for (int n = 1;; ++n) {
-    fs::path path = fs::path("runs") / (stem + "-" + std::to_string(n));
-    if (!fs::exists(path, code)) return path;
-  }
 }
 
 fs::path RunFolder::cloud(int step) const {

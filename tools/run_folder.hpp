@@ -37,8 +37,8 @@ class RunFolder {
   static RunFolder create(const std::filesystem::path& path);
   /// IoError: the folder is no run.
   static RunFolder open(const std::filesystem::path& path);
-  /// runs/STEM-N with the first N >= 1 that is free.
-  static std::filesystem::path default_path(const std::string& stem);
+  /// Makes runs/STEM-N with the first N >= 1 that is free, also where other processes look for one at once.
+  static RunFolder create_numbered(const std::string& stem);
   /// Whether it has a config.toml and the subfolders; a run that was killed early has nothing more.
   static bool is_run(const std::filesystem::path& path);
 
@@ -67,6 +67,8 @@ class RunFolder {
 
  private:
   RunFolder(std::filesystem::path path, bool made) : path_(std::move(path)), made_(made) {}
+  /// With its subfolders.
+  static RunFolder prepared(const std::filesystem::path& path, bool made);
   std::filesystem::path path_;
   bool made_;  // this process made the folder
 };

@@ -30,9 +30,11 @@ AtomicFile::AtomicFile(const fs::path& path) : path_(path), target_(path) {
   std::error_code ignored;
   if (path.filename().empty() || fs::is_directory(path, ignored))
     throw IoError("cannot write '" + path.string() + "': it names a folder; give the name of a file");
-  if (fs::is_symlink(path, ignored)) {
-    const fs::path resolved = fs::weakly_canonical(path, ignored);
-    if (!resolved.empty()) target_ = resolved;
+  // Also a link to a file that is not there yet.
+  constexpr int most_links = 40;
+  for (int link = 0; link < most_links && fs::is_symlink(target_, ignored); ++link) {
+    const fs::path next = fs::read_symlink(target_, ignored);
+    target_ = next.is_absolute() ? next : folder_of(target_) / next;
   }
   if (fs::exists(target_, ignored) && !fs::is_regular_file(target_, ignored)) {
     // Renaming over a device or a pipe would remove it.

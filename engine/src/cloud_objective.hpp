@@ -18,8 +18,8 @@ class CloudObjective {
       : objective_(objective), ops_(ops), seed_(seed), states_(objective.divergence.size()) {}
 
   /// F; x (N, d), log_density (N) where there are internal terms. Interactions and divergences of more than
-  /// `pair_limit` particles are taken over that many, evenly spaced by number; 0 takes all. Does not depend
-  /// on earlier calls.
+  /// `pair_limit` particles are taken over that many, one of each run of particles; 0 takes all. Does not
+  /// depend on earlier calls.
   ObjectiveValue value(const Matrix<double>& x, const std::vector<double>& log_density, Index pair_limit,
                        Team& team);
 

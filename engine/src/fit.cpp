@@ -168,7 +168,8 @@ class Training {
   double epoch(const Labelled<T>& points, int number, double rate) {
     const std::vector<Index> order = permutation(
         points.size(), Random(options_.seed, RandomStream::minibatch), static_cast<std::uint32_t>(number));
-    const Index batches = (points.size() + options_.batch - 1) / options_.batch;
+    const Index batch = std::min<Index>(options_.batch, points.size());
+    const Index batches = (points.size() + batch - 1) / batch;
     double sum = 0;
     for (Index b = 0; b < batches; ++b) {
       const Index first = points.size() * b / batches;

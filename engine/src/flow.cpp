@@ -8,6 +8,7 @@
 #include "brenier/oracles.hpp"
 #include "engine/src/extrapolation.hpp"
 #include "engine/src/flow_state.hpp"
+#include "engine/src/shape_check.hpp"
 #include "engine/src/show.hpp"
 #include "engine/src/time_stepping.hpp"
 #include "engine/src/wall_clock.hpp"
@@ -123,6 +124,8 @@ std::optional<StepReport> Flow<T>::step() {
     s.theta.assign(before.theta.begin(), before.theta.end());
     s.gradient_scale = before.gradient_scale;
     s.draws = before.draws;
+    s.next_tau = before.next_tau;
+    s.known.reset();
   };
   const AdaptiveOptions& adaptive = s.options.adaptive;
   if (s.adaptive() && !(s.time() < adaptive.end_time)) return std::nullopt;
@@ -160,17 +163,25 @@ std::optional<StepReport> Flow<T>::step() {
     }
   }
   report.rejected = rejected;
-  s.cloud = std::move(next);
-  const double tracked = now();
-  for (Trajectory& held_out : s.tracked) {
-    for (std::size_t m = first_map; m < s.maps.size(); ++m) held_out.advance(s.maps[m], s.team);
+  const double begin = now();
+  std::vector<Trajectory> tracked;
+  try {
+    tracked = s.tracked;
+    for (Trajectory& held_out : tracked) {
+      for (std::size_t m = first_map; m < s.maps.size(); ++m) held_out.advance(s.maps[m], s.team);
+    }
+  } catch (...) {  // no memory
+    undo();
+    throw;
   }
+  s.cloud = std::move(next);
+  s.tracked = std::move(tracked);
   ++s.steps;
   const double mass = s.options.mass;
   report.functional = times(mass, report.functional);
   report.transport *= mass;
   report.decrease *= mass;
-  report.cloud_seconds += now() - tracked;
+  report.cloud_seconds += now() - begin;
   report.seconds = now() - start;
   return report;
 }
@@ -230,8 +241,7 @@ ObjectiveValue Flow<T>::functional_of(const Trajectory& cloud, Index pair_limit)
 
 template <class T>
 std::size_t Flow<T>::track(Cloud held_out) {
-  const bool density = !held_out.log_density.empty();
-  Trajectory cloud(std::move(held_out), state_->options.order == 2, density);
+  Trajectory cloud(std::move(held_out), state_->options.order == 2);
   if (cloud.x().cols() != state_->net.dim()) {
     throw ShapeError("flow: a held-out cloud of dimension " + std::to_string(cloud.x().cols()) +
                      " in a flow of dimension " + std::to_string(state_->net.dim()));
@@ -243,7 +253,11 @@ std::size_t Flow<T>::track(Cloud held_out) {
 
 template <class T>
 const Trajectory& Flow<T>::tracked(std::size_t number) const {
-  return state_->tracked.at(number);
+  if (number >= state_->tracked.size()) {
+    throw ValueError("flow: cloud " + std::to_string(number) + " was asked for; " +
+                     std::to_string(state_->tracked.size()) + " are tracked, from 0");
+  }
+  return state_->tracked[number];
 }
 
 template <class T>
@@ -266,6 +280,7 @@ void Flow<T>::restore(Trajectory cloud, std::vector<BrenierMap> maps, const Chec
     throw ShapeError("flow: the checkpoint has " + std::to_string(checkpoint.theta.size()) +
                      " parameters, the network has " + std::to_string(parameters));
   }
+  for (const BrenierMap& map : maps) check_parameters("flow: a restored map", map.net, map.theta);
   if (s.functional.needs_density() && !cloud.has_density()) {
     throw ValueError("flow: the restored cloud has no log-densities, and the functional needs them");
   }
@@ -275,6 +290,7 @@ void Flow<T>::restore(Trajectory cloud, std::vector<BrenierMap> maps, const Chec
   s.theta.assign(checkpoint.theta.begin(), checkpoint.theta.end());
   s.gradient_scale = checkpoint.gradient_scale;
   s.draws = checkpoint.draws;
+  s.known.reset();
   if (s.adaptive() && checkpoint.next_tau > 0) s.next_tau = checkpoint.next_tau;
   for (Trajectory& held_out : s.tracked) {
     for (const BrenierMap& map : s.maps) held_out.advance(map, s.team);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "engine/src/flow_origins.hpp"
+#include "engine/src/shape_check.hpp"
 #include "engine/src/show.hpp"
 #include "kernels/runtime/error.hpp"
 
@@ -78,6 +79,15 @@ FlowDensity::State::State(std::vector<BrenierMap> all, std::optional<Density> de
       particles(std::move(points)),
       options(o),
       team(o.threads) {
+  if (!(options.tolerance > 0) || !std::isfinite(options.tolerance)) {
+    throw ValueError("flow density: tolerance = " + show(options.tolerance) + "; it must be above 0");
+  }
+  if (options.iterations < 1) {
+    throw ValueError("flow density: iterations = " + std::to_string(options.iterations) + "; at least 1");
+  }
+  if (options.particles < 1) {
+    throw ValueError("flow density: particles = " + std::to_string(options.particles) + "; at least 1");
+  }
   if (particles.rows() < 1 || particles.cols() < 1) throw ValueError("flow density: no particles are given");
   for (const double value : particles.elements()) {
     if (!std::isfinite(value)) throw ValueError("flow density: a particle has the coordinate " + show(value));
@@ -88,6 +98,7 @@ FlowDensity::State::State(std::vector<BrenierMap> all, std::optional<Density> de
                        std::to_string(maps[m].net.dim()) + ", the initial density of dimension " +
                        std::to_string(dim()));
     }
+    check_parameters("flow density: map " + std::to_string(m + 1), maps[m].net, maps[m].theta);
     if (maps[m].closes_step) ends.push_back(m + 1);
   }
   if (ends.back() != maps.size()) {
@@ -215,10 +226,7 @@ FlowDensity::Mean FlowDensity::State::mean(const F& values, Index n, std::uint64
 }
 
 FlowDensity::FlowDensity(std::vector<BrenierMap> maps, Density initial, FlowDensityOptions options) {
-  if (options.particles < 1) {
-    throw ValueError("flow density: particles = " + std::to_string(options.particles) + "; at least 1");
-  }
-  Matrix<double> particles = initial.sample(options.particles, Sampling::stratified).x;
+  Matrix<double> particles = initial.sample(std::max<Index>(options.particles, 1), Sampling::stratified).x;
   state_ =
       std::make_unique<State>(std::move(maps), std::move(initial), Function(), std::move(particles), options);
 }

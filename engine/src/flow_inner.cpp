@@ -57,7 +57,7 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
       objective(functional.objective(options.mass)),
       ops(backend<T>(options.device)),
       team(options.threads),
-      cloud(std::move(initial), options.order == 2),
+      cloud(std::move(initial), options.order == 2, true),
       next_tau(options.tau),
       evaluation(objective, cpu::operations<double>(), options.seed) {
   if (functional.empty()) throw ValueError("flow: the functional has no terms");
@@ -195,6 +195,7 @@ typename Flow<T>::State::Solution Flow<T>::State::attempt(const InnerTask& task,
     const double first_gradient = solution.inner.first_gradient;
     solution.inner = iterate(inner, state, std::min(state.iteration + segment, inner.iterations));
     report.iterations += solution.inner.iterations;
+    solution.iterations += solution.inner.iterations;
     report.cg.add(solution.inner.cg);
     report.sinkhorn.add(solution.inner.sinkhorn);
     if (!first) solution.inner.first_gradient = first_gradient;
@@ -250,7 +251,8 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
   };
   const double tau = like.tau;
   const InnerTask task{base, like.base, like.ratio, tau, static_cast<std::uint32_t>(maps.size())};
-  const double before = value(base.x, base.log_density, kPairLimit).total();
+  const bool same = like.base == MapBase::current && known;
+  const double before = (same ? *known : value(base.x, base.log_density, kPairLimit)).total();
   // A rise is a divergence where it is worth moving the cloud by 3 % of its size, a measure that does not see
   // constants in F. The start of the inner loop may lie above `before` as well: the first map is the identity
   // only nearly.
@@ -269,7 +271,7 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
     report.rate = rate;
     if (!solution.inner.finite) {
       reason = "the gradient of the inner problem was not finite at iteration " +
-               std::to_string(solution.inner.iterations);
+               std::to_string(solution.iterations);
       continue;
     }
     BrenierMap map = like;
@@ -290,6 +292,7 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
     }
     if (gradient_scale == 0) gradient_scale = solution.inner.first_gradient;
     lap(report.cloud_seconds);
+    known = moved.functional;
     report.functional = moved.functional;
     report.transport = moved.transport;
     report.decrease = before - moved.value();

@@ -196,25 +196,31 @@ Carried carry(Maps maps, Matrix<double> start, Team& team) {
   for (Index i = 0; i < n; ++i) {
     for (Index c = 0; c < d; ++c) out.jacobian(i, c * (d + 1)) = 1;
   }
-  Trajectory cloud(Cloud{std::move(start), {}}, true);
-  Matrix<double> before(d, d);
+  Trajectory cloud(Cloud{std::move(start), {}}, true, true);
   for (const BrenierMap& map : maps) {
     const Matrix<double>& r = cloud.jacobian();
     const Trajectory::Base base = cloud.base(map, team);
     if (!base.admissible) {
-      ExtrapolationJacobian e(d, map.ratio);
-      for (Index i = 0; i < n; ++i) {
-        e.evaluate(r.row(i));
-        if (!e.monotone()) out.admissible[i] = 0;
-      }
+      team.run([&](int rank) {
+        const auto [begin, end] = team.share(n, rank);
+        ExtrapolationJacobian e(d, map.ratio);
+        for (Index i = begin; i < end; ++i) {
+          e.evaluate(r.row(i));
+          if (!e.monotone()) out.admissible[i] = 0;
+        }
+      });
     }
     cloud.advance(map, base, team);
     if (!map.closes_step) continue;
-    for (Index i = 0; i < n; ++i) {
-      const MatrixView<double> j(out.jacobian.row(i), d, d);
-      std::copy_n(j.data, d * d, before.data());
-      dense::multiply({cloud.jacobian().row(i), d, d}, before, j);
-    }
+    team.run([&](int rank) {
+      const auto [begin, end] = team.share(n, rank);
+      Matrix<double> before(d, d);
+      for (Index i = begin; i < end; ++i) {
+        const MatrixView<double> j(out.jacobian.row(i), d, d);
+        std::copy_n(j.data, d * d, before.data());
+        dense::multiply({cloud.jacobian().row(i), d, d}, before, j);
+      }
+    });
   }
   out.x = cloud.x();
   for (Index i = 0; i < n; ++i) {

@@ -46,13 +46,15 @@ struct Flow<T>::State {
   int steps = 0;
   double next_tau = 0;  // of adaptive steps
   mutable CloudObjective evaluation;
+  std::optional<ObjectiveValue> known;  // F after the last map, on at most kPairLimit particles
   std::function<Cloud(std::uint32_t)> source;
   std::atomic<bool> interrupted{false};
 
   struct Solution {
     std::vector<T> theta;
     std::vector<double> physical;
-    InnerReport inner;
+    InnerReport inner;   // of the last of its segments
+    int iterations = 0;  // of all
   };
 
   State(Functional f, Cloud initial, FlowOptions o);

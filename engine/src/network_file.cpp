@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <set>
 
+#include "engine/src/shape_check.hpp"
 #include "engine/src/show.hpp"
 #include "kernels/runtime/error.hpp"
 
@@ -166,6 +167,7 @@ std::vector<double> NetworkFile::parameters(const Icnn& net, bool optional_quadr
 }
 
 TensorFile network_file(const Icnn& net, std::span<const double> theta, const std::string& format) {
+  check_parameters(format, net, theta);
   const Architecture& a = net.architecture();
   TensorFile file;
   for (const ParameterTensor& tensor : net.tensors()) {

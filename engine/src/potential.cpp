@@ -3,6 +3,7 @@
 
 #include "brenier/safetensors.hpp"
 #include "engine/src/network_file.hpp"
+#include "engine/src/shape_check.hpp"
 #include "kernels/runtime/error.hpp"
 
 namespace brenier {
@@ -13,6 +14,8 @@ void LearnedPotential::evaluate(MatrixView<const double> x, double* value, Matri
     throw ShapeError("learned potential: points of dimension " + std::to_string(x.cols) +
                      " for a network of dimension " + std::to_string(net.dim()));
   }
+  check_parameters("learned potential", net, theta);
+  check_result("learned potential: gradients", gradient, x.rows, x.cols);
   const Operations<double>& exact = cpu::operations<double>();
   if (value) {
     MapOutputs<double> out;

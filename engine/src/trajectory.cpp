@@ -9,6 +9,7 @@
 
 #include "brenier/map.hpp"
 #include "engine/src/extrapolation.hpp"
+#include "engine/src/shape_check.hpp"
 #include "engine/src/show.hpp"
 #include "kernels/runtime/error.hpp"
 
@@ -25,6 +26,9 @@ void BrenierMap::evaluate(MatrixView<const double> x, MatrixView<double> displac
     throw ShapeError("map: points have dimension " + std::to_string(x.cols) + ", the map is of dimension " +
                      std::to_string(net.dim()));
   }
+  check_parameters("map", net, theta);
+  check_result("map: displacements", displacement, x.rows, x.cols);
+  check_result("map: Hessians", hessian, x.rows, x.cols * x.cols);
   MapOutputs<double> out;
   out.displacement = displacement;
   out.log_det = log_det;
@@ -39,20 +43,21 @@ NewtonReport BrenierMap::inverse(MatrixView<const double> y, MatrixView<double> 
                      std::to_string(y.cols) + ", into " + std::to_string(x.rows) + " of dimension " +
                      std::to_string(x.cols) + "; the map is of dimension " + std::to_string(net.dim()));
   }
+  check_parameters("map", net, theta);
   return invert_gradient(cpu::operations<double>(), net, theta.data(), y, x, false, options, team);
 }
 
-Trajectory::Trajectory(Cloud start, bool second_order, bool jacobians)
+Trajectory::Trajectory(Cloud start, bool second_order, std::optional<bool> jacobians)
     : x_(std::move(start.x)),
       log_density_(std::move(start.log_density)),
       second_order_(second_order),
-      jacobians_(second_order && jacobians) {
+      jacobians_(second_order && jacobians.value_or(has_density())) {
   if (x_.rows() < 1 || x_.cols() < 1) throw ValueError("cloud: no particles; at least one is needed");
   if (!log_density_.empty() && static_cast<Index>(log_density_.size()) != x_.rows()) {
     throw ShapeError("cloud: " + std::to_string(log_density_.size()) + " log-densities for " +
                      std::to_string(x_.rows()) + " particles");
   }
-  if (second_order && !jacobians && has_density()) {
+  if (second_order && !jacobians_ && has_density()) {
     throw ValueError("trajectory: densities of second-order steps need Jacobians");
   }
   for (Index i = 0; i < x_.rows(); ++i) {
@@ -157,7 +162,8 @@ Trajectory Trajectory::restore(Matrix<double> x, std::vector<double> log_density
   };
   fits(previous, x.cols(), "the previous cloud");
   fits(jacobian, x.cols() * x.cols(), "the Jacobian");
-  Trajectory out(Cloud{std::move(x), std::move(log_density)}, second_order);
+  const bool jacobians = previous.empty() || !jacobian.empty();
+  Trajectory out(Cloud{std::move(x), std::move(log_density)}, second_order, jacobians);
   out.previous_ = std::move(previous);
   out.jacobian_ = std::move(jacobian);
   return out;

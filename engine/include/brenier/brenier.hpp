@@ -18,5 +18,6 @@
 #include "brenier/version.hpp"
 #include "kernels/runtime/error.hpp"
 #include "solvers/entropic_transport.hpp"
+#include "solvers/hutchpp.hpp"
 #include "solvers/metrics.hpp"
 #include "solvers/wasserstein.hpp"

@@ -73,7 +73,7 @@ class Density {
   std::vector<double> log_density(MatrixView<const double> x) const;
 
   /// Draws n particles, whatever the mass. ValueError: n < 1; whitened where the density is not Gaussian or
-  /// n <= d.
+  /// n <= d. NumericalError: whitened where the drawn cloud has no full covariance.
   Cloud sample(Index n, Sampling how = Sampling::random, std::uint64_t seed = 0,
                RandomStream stream = RandomStream::cloud) const;
 

@@ -135,7 +135,8 @@ class Flow {
   /// where interrupt() was called: the step is undone as well. Nor does it do anything at adaptive.end_time.
   std::optional<StepReport> step();
 
-  /// Ends a running step() from another thread or a signal handler, after the current inner iteration.
+  /// Ends a running step() from another thread or a signal handler, after the current inner iteration. Where
+  /// none runs, the next one; a step that throws forgets it.
   void interrupt() noexcept;
 
   int steps() const;
@@ -149,10 +150,14 @@ class Flow {
   Team& team() const;                           // its threads, for work between steps
 
   /// Carries another cloud along from now on; returns its number. Held-out clouds do not influence the flow.
+  /// ShapeError: its dimension. ValueError: no particles, some that are not finite.
   std::size_t track(Cloud held_out);
+  /// ValueError: no such number.
   const Trajectory& tracked(std::size_t number) const;
-  /// F of a cloud, times the mass. Interactions cost a time quadratic in its size: with a `pair_limit` they
-  /// are taken over that many of its particles, one of each run of N / pair_limit. (Step reports use 8192.)
+  /// F of a cloud, times the mass. Interactions and distances cost a time quadratic in its size: with a
+  /// `pair_limit` they are taken over that many of its particles, one at random of each run of N /
+  /// pair_limit. (Step reports use 8192.) ShapeError: its dimension. ValueError: no log-densities where F
+  /// needs them.
   ObjectiveValue functional_of(const Trajectory& cloud, Index pair_limit = 0) const;
 
   /// Where new clouds come from when inner.refresh > 0: draw(k) for k = 1, 2, ... returns a cloud from rho_0.
@@ -168,7 +173,8 @@ class Flow {
   };
   Checkpoint checkpoint() const;
   /// Continues a flow bit for bit, from what trajectory(), maps() and checkpoint() gave. Clouds that are
-  /// tracked already must be at their start: they are carried through all maps.
+  /// tracked already must be at their start: they are carried through all maps. ShapeError: dimension or
+  /// numbers of parameters. ValueError: no log-densities where F needs them.
   void restore(Trajectory cloud, std::vector<BrenierMap> maps, const Checkpoint& checkpoint);
 
  private:

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,19 +27,19 @@ struct BrenierMap {
   MapBase base = MapBase::current;
   bool closes_step = true;  // false for the start-up steps of order 2 but the last
   int step = 0;             // the step of the flow it belongs to, from 1
-  double time = 0;          // of the flow after this map
+  double time = 0;          // of the flow after this map's step
   double tau = 0;           // length of the JKO problem that it solves
   /// Of the step's length to that of the step before, omega: e = omega^2/(1 + 2 omega), 1/3 for equal steps.
   /// Only where the base is extrapolated.
   double ratio = 1;
 
   /// Displacements grad u(x) - x (N, d) and, where wanted, log det of the Hessian (N) and the Hessian (N,
-  /// d*d). ShapeError: x.cols is not the dimension.
+  /// d*d). ShapeError: x.cols is not the dimension, results of other shapes, theta of another length.
   void evaluate(MatrixView<const double> x, MatrixView<double> displacement, double* log_det,
                 MatrixView<double> hessian, Team& team) const;
 
   /// x (N, d) with grad u(x_i) = y_i, by Newton's method from x = y. See invert_gradient() for how it ends.
-  /// ShapeError: columns of y or x that are not the dimension, or other rows.
+  /// ShapeError: columns of y or x that are not the dimension, or other rows; theta of another length.
   NewtonReport inverse(MatrixView<const double> y, MatrixView<double> x, const NewtonOptions& options,
                        Team& team) const;
 };
@@ -55,9 +56,9 @@ class Trajectory {
   Trajectory() = default;
   /// `second_order` keeps the cloud before, and with `jacobians` those of the last step (N d^2 doubles): they
   /// carry densities and tell whether a step is admissible; without densities a cloud can follow without
-  /// them. ValueError: no particles, positions that are not finite, densities without Jacobians at the second
-  /// order. ShapeError: log-densities of another length.
-  Trajectory(Cloud start, bool second_order, bool jacobians = true);
+  /// them, and does by default. ValueError: no particles, positions that are not finite, densities without
+  /// Jacobians at the second order. ShapeError: log-densities of another length.
+  Trajectory(Cloud start, bool second_order, std::optional<bool> jacobians = {});
 
   const Matrix<double>& x() const { return x_; }                           // (N, d)
   const std::vector<double>& log_density() const { return log_density_; }  // N, or empty
@@ -83,7 +84,8 @@ class Trajectory {
   /// Smallest log det H that the last map had on this cloud; 0 before, and where densities are not carried.
   double min_log_det() const { return min_log_det_; }
 
-  /// Restores a saved trajectory, between two steps; shapes must agree (ShapeError).
+  /// Restores a saved trajectory, between two steps, without Jacobians where it had none. ShapeError: shapes
+  /// that do not agree. ValueError: densities without Jacobians after a step of the second order.
   static Trajectory restore(Matrix<double> x, std::vector<double> log_density, Matrix<double> previous,
                             Matrix<double> jacobian, bool second_order);
 
