@@ -40,7 +40,8 @@ class Barenblatt {
   double standard_deviation(double t) const;  // of one coordinate
   double energy(double t) const;
 
-  /// Natural logarithm of rho at x (dim values); -infinity on and outside the edge of the support.
+  /// Natural logarithm of rho at x (dim values); -infinity on and outside the edge of the support. ShapeError:
+  /// another number of coordinates.
   double log_density(std::span<const double> x, double t) const;
   double density(std::span<const double> x, double t) const;
 
@@ -120,7 +121,7 @@ class GaussianFlow {
   /// The JKO iterates 0 .. steps. With B = I + tau A and Q = B^(-1/2) S B^(-1/2), one step takes the
   /// covariance S to B^(-1/2) X B^(-1/2), where X has the eigenvectors of Q and sqrt(X) = (sqrt(q) + sqrt(q +
   /// 4 tau diffusion))/2; the mean to B^-1 (mean + tau A b). ValueError: tau <= 0, steps < 0, order other
-  /// than 1 and 2, I + tau A not positive definite.
+  /// than 1 and 2, I + tau A not positive definite. NumericalError: an iterate that is singular to rounding.
   std::vector<GaussianState> iterates(const GaussianState& initial, double tau, int steps,
                                       int order = 1) const;
 
