@@ -40,8 +40,8 @@ class Barenblatt {
   double standard_deviation(double t) const;  // of one coordinate
   double energy(double t) const;
 
-  /// Natural logarithm of rho at x (dim values); -infinity on and outside the edge of the support. ShapeError:
-  /// another number of coordinates.
+  /// Natural logarithm of rho at x (dim values); -infinity on and outside the edge of the support.
+  /// ShapeError: another number of coordinates.
   double log_density(std::span<const double> x, double t) const;
   double density(std::span<const double> x, double t) const;
 
