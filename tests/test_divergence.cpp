@@ -9,8 +9,11 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <functional>
+#include <map>
 #include <memory>
 #include <new>
+#include <tuple>
 
 #include "kernels/divergence.hpp"
 #include "kernels/ops.hpp"
@@ -115,6 +118,14 @@ double plain_sinkhorn(const Matrix<double>& x, const Matrix<double>& y, const st
   return value;
 }
 
+/// A value that takes seconds, for all types that compare with it.
+double once(const std::tuple<Index, double, bool>& which, const std::function<double()>& compute) {
+  static std::map<std::tuple<Index, double, bool>, double> known;
+  const auto [found, fresh] = known.try_emplace(which);
+  if (fresh) found->second = compute();
+  return found->second;
+}
+
 const std::vector<Index> kSizes = kReduced    ? std::vector<Index>{33}
                                   : kEmulated ? std::vector<Index>{1, 7, 33, 70}
                                               : std::vector<Index>{1, 7, 31, 33, 257};
@@ -212,7 +223,8 @@ TEST_CASE_TEMPLATE("the entropic value equals that of an independent loop", T, f
         const Index n = equal ? 19 : 17;
         const Matrix<double> x = cloud(n, d, 5), y = equal ? x : cloud(19, d, 6, -0.5, 1.5);
         const std::vector<double> a = equal_weights(n), b = equal ? a : random_weights(19, 7);
-        const double expected = plain_sinkhorn(x, y, a, b, epsilon);
+        const double expected =
+            once({d, epsilon, equal}, [&] { return plain_sinkhorn(x, y, a, b, epsilon); });
         SinkhornOptions options = kExact;
         options.epsilon = epsilon;
         for (Backend<T> backend : all_backends<T>()) {
