@@ -191,6 +191,21 @@ def check_inner(main: ModuleType, folder: Path) -> None:
     assert "runs failed" in str(raises(Failed, lambda: check.step_inner(60)))
 
 
+def check_sinkhorn(main: ModuleType, folder: Path) -> None:
+    check = main.Check(options(folder))
+    sizes = '"n": 9, "dim": 2, "schedule": 3, "iterations": 100'
+    sizes += ', "seconds_median": 1e-3, "pairs_per_second": 1e9'
+    for error, right in (("1e-8", True), ("null", False), ("1e-2", False)):
+        program(check.binary("bench/brenier_bench_sinkhorn"), f"echo '{{{sizes}, \"error\": {error}}}'")
+        if right:
+            text = render({}, [Step("sinkhorn", data=check.step_sinkhorn(9))])
+            assert "| 9, 2, 3, 100 | 1000.0 | 1e+09 | 1.0e-08 |" in text, text
+        else:
+            assert "value error" in str(raises(Failed, lambda: check.step_sinkhorn(9)))
+    program(check.binary("bench/brenier_bench_sinkhorn"), "echo 'SKIPPED: none'; exit 77")
+    raises(NoDevice, lambda: check.step_sinkhorn(9))
+
+
 def check_steps(main: ModuleType, folder: Path) -> None:
     """No step and no report ends the others."""
 
@@ -250,7 +265,7 @@ def check_steps(main: ModuleType, folder: Path) -> None:
 
 def self_test(main: ModuleType) -> None:
     check_parsers(main)
-    for part in (check_tests, check_build, check_machine, check_inner, check_steps):
+    for part in (check_tests, check_build, check_machine, check_inner, check_sinkhorn, check_steps):
         with tempfile.TemporaryDirectory() as folder:
             part(main, Path(folder))
     print("gpu_check: self-test passed")
