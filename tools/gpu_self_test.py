@@ -115,8 +115,11 @@ def check_tests(main: ModuleType, folder: Path) -> None:
         assert "begun" in found["test_hangs"]["reason"], found
         assert "test_bad: failed 1 cases: sums" in str(error), error
         assert found["test_bad, BRENIER_SYNC_LAUNCHES=1"]["reason"].endswith("sums 1")
-        assert len(saved) == 5 and "passed" in saved[0]  # what is known is kept after each of them
-        tests[:] = tests[:1]
+        assert len(saved) == 6 and "passed" in saved[0]  # what is known is kept after each of them
+        slow = program(folder / "test_slow", "sleep 4; echo at last")
+        tests[:] = [GpuTest("test_slow", [str(slow)]), *(tests[:1] * 5)]  # 3 s at first, then what is left
+        assert check.step_tests(9)["tests"]["test_slow"]["status"] == "passed"
+        tests[:] = tests[-1:]
         assert check.step_tests(6)["tests"]["test_good"]["status"] == "passed"
         program(folder / "test_good", "echo 'SKIPPED: driver too old'; exit 77")
         assert "driver too old" in str(raises(NoDevice, lambda: check.step_tests(6)))

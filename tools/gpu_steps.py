@@ -198,6 +198,12 @@ class Check:
                 first, end - time.monotonic(), self.log("tests"), {"BRENIER_SYNC_LAUNCHES": "1"}
             )
             found[f"{first.name}, BRENIER_SYNC_LAUNCHES=1"] = verdict
+            self.note({"tests": found})
+        for test in tests:  # slow rather than hanging? Where the others have left much more time than it had
+            left = end - time.monotonic()
+            if found[test.name]["status"] == "out of time" and left > 1.5 * found[test.name]["seconds"]:
+                found[test.name], _ = run_test(test, left, self.log("tests"))
+                self.note({"tests": found})
         wrong = [name for name in (test.name for test in tests) if found[name]["status"] != "passed"]
         skipped = [name for name in wrong if found[name]["status"] == "skipped"]
         if skipped and len(skipped) == sum(found[test.name]["status"] != "not built" for test in tests):
