@@ -24,6 +24,7 @@ struct Timing {
   double median = 0;
   double least = 0;
   std::size_t samples = 0;
+  int repetitions = 1;  // of a block
 };
 
 /// Something to be timed: body(count) does `count` repetitions.
@@ -64,7 +65,7 @@ class Subject {
     std::vector<double> sorted = samples_;
     std::sort(sorted.begin(), sorted.end());
     const std::size_t n = sorted.size();
-    return {n % 2 == 1 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2, sorted.front(), n};
+    return {n % 2 == 1 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2, sorted.front(), n, count_};
   }
 
  private:

@@ -120,7 +120,8 @@ struct InnerProblem {
   std::uint32_t step = 0;
   double tolerance = 0;       // stop where |gradient| <= tolerance * gradient_scale; 0: never
   double gradient_scale = 0;  // 0: the gradient of the first iteration of this call
-  const std::atomic<bool>* interrupt = nullptr;  // ends the loop after the current iteration
+  // Ends the loop after the current iteration; on a device after those that are queued, a few dozen at most.
+  const std::atomic<bool>* interrupt = nullptr;
 };
 
 /// What the inner loop changes: parameters and the moments of Adam, all of length net->parameters().

@@ -233,19 +233,25 @@ TEST_CASE("a porous medium's gradient approaches the exact one with the number o
   }
 }
 
-TEST_CASE("clouds of several chunks and networks beyond shared memory equal the reference") {
+TEST_CASE_TEMPLATE("large clouds and networks beyond shared memory equal the reference", T, float, double) {
   if (kReduced) return;
   Team one(1);
-  const auto check = [&](const Step<double>& step) {
-    const std::vector<double> expected = step.gradient(ref::operations<double>(), one);
-    for (const Backend<double>& backend : backends<double>()) {
+  const auto check = [&](const Step<T>& step) {
+    CAPTURE(step.x.rows());
+    const std::vector<double> expected = step.gradient(ref::operations<T>(), one);
+    for (const Backend<T>& backend : backends<T>()) {
       CAPTURE(backend.ops->name);
       Team team(backend.threads);
-      CHECK_CLOSE(step.gradient(*backend.ops, team), expected, 16 * net_tolerance<double>(step.net, 8200));
+      CHECK_CLOSE(step.gradient(*backend.ops, team), expected, 4 * net_tolerance<T>(step.net, 16));
     }
   };
-  check({{.dim = 2, .hidden = {3, 2}}, 8200, every_internal(), false});
-  check({{.dim = 2, .hidden = {320, 320, 320}, .residual = true, .quadratic_rank = 1}, 5, every_internal()});
+  // The layered form of the cuda backend takes 8192 particles at a time; its tiles are larger above 4096.
+  if (!kEmulated || sizeof(T) == 8) {
+    check({{.dim = 2, .hidden = {3, 2}}, 8200, every_internal(), false});
+    check(
+        {{.dim = 2, .hidden = {320, 320, 320}, .residual = true, .quadratic_rank = 1}, 5, every_internal()});
+  }
+  if (!kEmulated || sizeof(T) == 4) check({{.dim = 2, .hidden = {33, 9}}, 4100, every_internal(), false});
 }
 
 TEST_CASE("without off-diagonal elements one probe is exact") {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// One JKO step on the device. Inside the inner loop the host only launches.
+// One JKO step on the device. Inside the inner loop the host launches, and looks where the device is without
+// holding it up.
 #pragma once
 
 #include <memory>
@@ -280,6 +281,34 @@ class DeviceAdam {
   DeviceBuffer<unsigned> ticket_;
 };
 
+/// Keeps the host two launches ahead of the device, instead of all of them: what it decides (an interruption,
+/// an end of the launching) then comes soon. It waits for a launch behind which two others are queued, and
+/// reads the flag through a stream of its own, which waits for nothing: the device is never held up.
+class LaunchPace {
+ public:
+  /// After a launch into `stream`; from the third on two waits of the host. Whether the device has decided to
+  /// stop, two launches back or since: later iterations do nothing.
+  bool launched(const DeviceBuffer<Control>& control, Stream& stream) {
+    if (ends_.empty()) ends_ = std::vector<Event>(kAhead);
+    Event& end = ends_[count_ % kAhead];
+    bool stop = false;
+    if (count_++ >= kAhead) {
+      end.synchronise();
+      if (!beside_) beside_.emplace();
+      // The device may be writing: of what comes only this aligned word, which is 0 or 1, means something.
+      stop = download(control, *beside_).front().stop != 0;
+    }
+    end.record(stream);
+    return stop;
+  }
+
+ private:
+  static constexpr std::size_t kAhead = 2;
+  std::vector<Event> ends_;
+  std::size_t count_ = 0;
+  std::optional<Stream> beside_;
+};
+
 template <class T, class Policy>
 void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
                         Team&) {
@@ -296,28 +325,36 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
   // Iterations of one graph: the host launches seldom. Layer by layer, one iteration is launches enough.
   const int unrolled = step.net().layered() ? 1 : 16;
   // Recorded once, replayed without the host: the iteration number, the decision to stop and the norm that
-  // decides it stay on the device. An interruption ends the launching.
-  const auto record = [&](int iterations) {
-    return Graph::capture(stream, [&] {
-      for (int k = 0; k < iterations; ++k) {
-        step.launch_gradient();
-        adam.launch();
-      }
-    });
+  // decides it stay on the device.
+  const auto iterate = [&](int iterations) {
+    for (int k = 0; k < iterations; ++k) {
+      step.launch_gradient();
+      adam.launch();
+    }
   };
+  const auto record = [&](int iterations) { return Graph::capture(stream, [&] { iterate(iterations); }); };
   step.prepare();
   const int todo = until - state.iteration;
-  Graph one = record(1);
-  std::optional<Graph> many;
-  if (unrolled > 1 && todo >= unrolled) many.emplace(record(unrolled));
+  const bool recorded = !stream.options().synchronise_launches;
+  std::optional<Graph> one, many;
+  if (recorded) one.emplace(record(1));
+  if (recorded && unrolled > 1 && todo >= unrolled) many.emplace(record(unrolled));
   InnerReport report;
   const auto interrupted = [&] {
     return problem.interrupt && problem.interrupt->load(std::memory_order_relaxed);
   };
-  for (int k = 0; k < todo && !report.interrupted;) {
+  LaunchPace pace;
+  bool stopped = false;
+  for (int k = 0; k < todo && !report.interrupted && !stopped;) {
     const bool all = many && k + unrolled <= todo && !interrupted();
-    (all ? *many : one).launch(stream);
+    if (!recorded) {
+      iterate(1);
+    } else {
+      (all ? *many : *one).launch(stream);
+    }
     k += all ? unrolled : 1;
+    // The single iterations at the end of a loop are together less than one of its large graphs.
+    if (all || unrolled == 1) stopped = pace.launched(step.control(), stream);
     report.interrupted = interrupted();
   }
   const Control control = download(step.control(), stream).front();

@@ -226,6 +226,7 @@ void Graph::launch(Stream& stream) {
   if (MemoryProbe::active()) return;
   if (stream.capturing()) throw DeviceError("Graph::launch into a stream that is capturing");
   check(cudaGraphLaunch(state_->executable, device::native(stream)), "cudaGraphLaunch");
+  if (stream.options().synchronise_launches) stream.synchronise();
 }
 
 int Graph::nodes() const {

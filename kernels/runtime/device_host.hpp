@@ -143,9 +143,11 @@ class DevicePointer {
 };
 
 struct StreamOptions {
-  /// Wait after every launch, so that an error is thrown by the launch that caused it. Slow.
+  /// Wait after every launch, so that an error is thrown by the launch that caused it; an inner loop then
+  /// launches its kernels one by one, without a graph. Slow.
   bool synchronise_launches = false;
-  /// The defaults, with synchronise_launches where BRENIER_SYNC_LAUNCHES is set and not 0.
+  /// What a stream has that is told nothing: synchronise_launches where the environment variable
+  /// BRENIER_SYNC_LAUNCHES is set and not 0. Read once for each stream.
   static StreamOptions from_environment() {
     const char* value = std::getenv("BRENIER_SYNC_LAUNCHES");
     return {.synchronise_launches = value && *value && std::string(value) != "0"};
@@ -157,7 +159,7 @@ class Event;
 /// A queue of work for the device; work runs in order. Move-only, not for two threads at once.
 class Stream {
  public:
-  explicit Stream(StreamOptions options = {});
+  explicit Stream(StreamOptions options = StreamOptions::from_environment());
   /// Waits for the work in the queue. Throws DeviceError where any of it failed.
   void synchronise();
   /// Later work of this stream starts after what `event` recorded.

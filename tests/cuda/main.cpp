@@ -5,11 +5,12 @@
 
 #include <cstdio>
 
+#include "kernels/cuda/devices.hpp"
 #include "kernels/ops.hpp"
 
 int main(int argc, char** argv) {
   if (brenier::cuda::devices() == 0) {
-    std::printf("SKIPPED: there is no CUDA device here, or no driver for it\n");
+    std::printf("SKIPPED: no CUDA device: %s\n", brenier::cuda::trouble().c_str());
     return 77;
   }
   return doctest::Context(argc, argv).run();

@@ -3,6 +3,7 @@
 // (compute-sanitizer), and random draws in bulk. The full comparison is tests/test_backends.cpp.
 #include <doctest/doctest.h>
 
+#include <memory>
 #include <vector>
 
 #include "brenier/expression.hpp"
@@ -10,6 +11,7 @@
 #include "tests/emulator/sound_kernels.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"
+#include "tests/support/step_case.hpp"
 
 using namespace brenier;
 using namespace brenier::test;
@@ -28,7 +30,8 @@ double tolerance() {
 std::vector<Architecture> architectures() {
   return {{.dim = 1, .hidden = {12, 5}},
           {.dim = 3, .hidden = {8, 17, 6}, .quadratic_rank = 2},
-          {.dim = 2, .hidden = {9, 9}, .residual = true}};
+          {.dim = 2, .hidden = {9, 9}, .residual = true},
+          {.dim = 5, .hidden = {9, 6}}};
 }
 
 /// What every case needs; the reference's numbers and the device's are computed from the same inputs.
@@ -165,6 +168,82 @@ TEST_CASE_TEMPLATE("small: an inner loop with every kind of term, whole cloud an
       return state.theta;
     });
   }
+}
+
+TEST_CASE_TEMPLATE("small: solves and the stochastic log-determinant", T, float, double) {
+  for (const Architecture& architecture : architectures()) {
+    Inputs<T> in(architecture);
+    CAPTURE(in.d);
+    const Matrix<T> probes = Numbers(41).matrix<T>(kParticles, 2 * in.d, -1, 1);
+    // A few steps: a solve that has arrived goes on with rounding errors.
+    compare<T>([&](const Operations<T>& ops) {
+      Matrix<T> z(kParticles, 2 * in.d);
+      const CgOptions options{.iterations = 2};
+      CHECK(ops.solve_hessian(in.net, in.theta.data(), in.x, probes, z, options, in.team).indefinite == 0);
+      return std::vector<T>(z.elements().begin(), z.elements().end());
+    });
+    compare<T>([&](const Operations<T>& ops) {
+      std::vector<double> estimate(kParticles), variance(kParticles);
+      ops.log_det_lanczos(in.net, in.theta.data(), in.x, probes, 2, estimate.data(), variance.data(),
+                          in.team);
+      estimate.insert(estimate.end(), variance.begin(), variance.end());
+      return estimate;
+    });
+  }
+}
+
+TEST_CASE_TEMPLATE("small: distances to a cloud, costs stored and computed anew", T, float, double) {
+  // At this epsilon 60 steps meet the marginals to rounding: backends update in orders of their own.
+  const Matrix<T> x = Numbers(43).matrix<T>(kParticles, 3, -1, 1);
+  DivergenceTerm term;
+  term.reference = std::make_shared<const Matrix<double>>(Numbers(47).matrix<double>(40, 3, -0.5, 1.5));
+  using Form = DivergenceTerm::Form;
+  for (const Form form : {Form::sinkhorn, Form::mmd, Form::energy}) {
+    for (const std::ptrdiff_t storage : {std::ptrdiff_t{0}, SinkhornOptions{}.storage}) {
+      if (form != Form::sinkhorn && storage == 0) continue;
+      CAPTURE(static_cast<int>(form));
+      CAPTURE(storage);
+      term.form = form;
+      term.sinkhorn = {.epsilon = 1, .iterations = 60, .tolerance = 0, .debiased = true, .storage = storage};
+      Team team(1);
+      compare<T>([&](const Operations<T>& ops) {
+        Matrix<T> force(kParticles, 3);
+        double value = 1e9;
+        ops.divergence(term, {x}, &value, force, nullptr, team);
+        std::vector<double> all(force.elements().begin(), force.elements().end());
+        all.push_back(value);
+        return all;
+      });
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("small: the gradient of a JKO step, log det exact and by solves, with a distance", T,
+                   float, double) {
+  for (const int d : {2, 5}) {  // from 5 on a warp factorises H
+    for (const bool stochastic : {false, true}) {
+      CAPTURE(d);
+      CAPTURE(stochastic);
+      StepCase<T> step({.dim = d, .hidden = {9, 5}, .quadratic_rank = 1}, kParticles);
+      DivergenceTerm term;
+      term.weight = 0.5;
+      term.reference = std::make_shared<const Matrix<double>>(Numbers(53).matrix<double>(20, d, 0.5, 2.5));
+      term.sinkhorn = {.epsilon = 1, .iterations = 60, .warm_iterations = 60, .tolerance = 0};
+      step.objective.divergence.push_back(term);
+      if (stochastic)
+        step.problem.log_det = {.method = LogDetOptions::Method::cg, .probes = 2, .iterations = 2};
+      Team team(1);
+      compare<T>([&](const Operations<T>& ops) { return step.gradient(ops, team); });
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("large: a cloud that takes the tiles of large clouds", T, float, double) {
+#if !defined(BRENIER_TEST_REDUCED)
+  const StepCase<T> step({.dim = 2, .hidden = {9, 5}, .quadratic_rank = 1}, 4100);
+  Team team(1);
+  compare<T>([&](const Operations<T>& ops) { return step.gradient(ops, team); });
+#endif
 }
 
 TEST_CASE("bulk: draws of 200,000 particles have the host's bits") {
