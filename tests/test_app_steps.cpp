@@ -35,6 +35,7 @@ TEST_CASE("adaptive steps: a run goes on bit for bit, and its files know the len
   CHECK(rows.back().time == 8e-3);
   for (const HistoryRow& row : rows) CHECK((row.step == 0 || row.time_error <= 0.03));
   CHECK(rows[2].tau != rows[3].tau);
+  CHECK(summary_of(options.out)["warnings"].empty());
   CHECK(summary_of(options.out)["tau"] == "auto");
   CHECK(summary_of(options.out)["exact"]["std"].get<double>() ==
         doctest::Approx(rows.back().std_exact).epsilon(1e-12));
@@ -48,6 +49,15 @@ TEST_CASE("adaptive steps: a run goes on bit for bit, and its files know the len
   CHECK(resume(config(), options).status == RunStatus::done);
   CHECK(read_text(folder.path / "parts" / "checkpoint.safetensors") ==
         read_text(folder.path / "whole" / "checkpoint.safetensors"));
+
+  // A number of steps may end it before its time.
+  RunOptions brief;
+  brief.out = folder.path / "brief";
+  std::vector<std::string> few = adaptive;
+  few.push_back("flow.steps=2");
+  run(parse_config(text, "tiny.toml", ".", few), brief);
+  check_contains(summary_of(brief.out)["warnings"].dump(),
+                 {"flow.steps = 2 ended the flow at t = ", "of 0.008"});
 
   // What push does from the files is what the run did.
   const Cloud initial = config().initial_cloud();

@@ -302,6 +302,9 @@ TEST_CASE("--set replaces values, and says what is wrong with them") {
   CHECK(tiny({"functional.0.weight=2"}).functional.terms()[0].weight == 2);
   CHECK(tiny({"device=ref"}).flow.device == "ref");  // a bare word
   CHECK(tiny({"device=\"ref\""}).flow.device == "ref");
+  const std::string well =
+      tiny_with("term = \"porous_medium\"\nm = 2", "term = \"potential\"\nexpression = \"0\"");
+  CHECK(parse_config(well, "a.toml", ".", {"functional.0.expression=0.5*sum(x^2)"}).functional.gaussian(1));
   CHECK(tiny({"parameters.k=3"}).parameters.at("k").value(0, 0) == 3);  // a new table
   CHECK(tiny({"flow.tau=1", "flow.tau=2"}).flow.tau == 2);              // the last one counts
   check_contains(config_error(kTiny, {"flow.tau=-1"}), {"--set flow.tau=-1", "above 0"});

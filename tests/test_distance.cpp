@@ -43,7 +43,7 @@ TEST_CASE("distances of two files") {
   CHECK(all["energy_distance"]["value"] == energy.value);
   CHECK(all["energy_distance"]["standard_error"] == energy.error);
   CHECK(all["mmd"]["value"] == mmd_squared(x, y, median_distance(x, y), team).value);
-  CHECK(all["w2"]["about"] == "exact between 60 points of each");
+  CHECK(all["w2"]["about"] == "exact between 60 points of each, drawn at random");
   CHECK(all.contains("gaussian_w2"));
 
   options.metrics = {"mmd"};
@@ -70,6 +70,13 @@ TEST_CASE("distances of two files") {
   std::ostringstream lines;
   distance(options, lines);
   check_contains(lines.str(), {"60 and 80 points in dimension 3", "mmd", "+-", "bandwidth 0.7"});
+
+  // Points of low discrepancy: every other one would fill only half of space.
+  write_npy(options.a, Density::gaussian(2, 0, 1).sample(512, Sampling::random, 3).x.view());
+  write_npy(options.b, Density::gaussian(2, 0, 1).sample(2048, Sampling::stratified).x.view());
+  options.metrics = {"w2"};
+  CHECK(measured(options)["w2"]["value"].get<double>() < 0.4);
+  write_npy(options.a, x.view());
 
   // Clouds in a subspace: no Gaussian, which only matters to those who ask for one.
   options.metrics = {"gaussian"};

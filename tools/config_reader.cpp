@@ -56,17 +56,15 @@ std::string type_name(const toml::node& node) {
   return "a date or a time";
 }
 
-/// The value of an override: TOML, or a bare word such as cpu or runs/a.npy.
+/// The value of an override: TOML, or text without quotes such as runs/a.npy or sum(x^2).
 toml::table override_value(const std::string& assignment, const std::string& text) {
   try {
     return toml::parse("value = " + text);
   } catch (const toml::parse_error& error) {
     // A whole number that does not parse has too many digits.
     const bool number = !text.empty() && text.find_first_not_of("+-0123456789") == std::string::npos;
-    const bool word = !text.empty() && !number && std::all_of(text.begin(), text.end(), [](unsigned char c) {
-      return std::isalnum(c) != 0 ||
-             std::string_view("_-./:").find(static_cast<char>(c)) != std::string_view::npos;
-    });
+    const bool word =
+        !text.empty() && !number && std::string_view("[{\"'").find(text.front()) == std::string_view::npos;
     if (word) return toml::table{{"value", text}};
     throw ConfigError("--set " + assignment + ": the value is not TOML: " + std::string(error.description()));
   }

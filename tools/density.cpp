@@ -65,10 +65,16 @@ Problem load(const PointOptions& options, const char* suffix) {
   return {std::move(config), std::move(flow), std::move(points), time, std::move(out)};
 }
 
-/// "30 points at step 5, t = 0.1: "
+/// "30 points at step 5, t = 0.1: ", with a word on those that are no points.
 std::ostream& begin_line(std::ostream& log, const Problem& problem) {
-  return log << problem.points.rows() << " points at step " << problem.flow.steps()
-             << ", t = " << problem.time << ": ";
+  Index broken = 0;
+  for (Index i = 0; i < problem.points.rows(); ++i) {
+    const double* x = problem.points.row(i);
+    broken += !std::all_of(x, x + problem.points.cols(), [](double c) { return std::isfinite(c); });
+  }
+  log << problem.points.rows() << " points at step " << problem.flow.steps() << ", t = " << problem.time;
+  if (broken > 0) log << ", " << broken << " with coordinates that are not finite";
+  return log << ": ";
 }
 
 }  // namespace

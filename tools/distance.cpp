@@ -7,6 +7,7 @@
 #include "brenier/npy.hpp"
 #include "brenier/oracles.hpp"
 #include "kernels/runtime/error.hpp"
+#include "kernels/runtime/subset.hpp"
 #include "solvers/entropic_transport.hpp"
 #include "solvers/metrics.hpp"
 #include "solvers/wasserstein.hpp"
@@ -17,13 +18,6 @@ namespace {
 
 /// Points of an exact W2 in more than one dimension, and of entropic transport: a second or two.
 constexpr Index kAssigned = 2000;
-
-/// One of each of `count` runs of points.
-Matrix<double> subset(const Matrix<double>& x, Index count) {
-  Matrix<double> out(count, x.cols());
-  for (Index k = 0; k < count; ++k) std::copy_n(x.row(k * x.rows() / count), x.cols(), out.row(k));
-  return out;
-}
 
 /// A result by name; `about` says what it was computed from.
 struct Line {
@@ -36,22 +30,25 @@ struct Line {
 Line wasserstein(const Matrix<double>& a, const Matrix<double>& b) {
   if (a.cols() == 1) return {"w2", {wasserstein_1d(a.elements(), b.elements()), 0}, false, "exact"};
   const Index n = std::min({a.rows(), b.rows(), kAssigned});
-  const std::string about =
-      n < std::max(a.rows(), b.rows()) ? "exact between " + std::to_string(n) + " points of each" : "exact";
-  return {"w2", {wasserstein_assignment(subset(a, n), subset(b, n)), 0}, false, about};
+  const std::string about = n < std::max(a.rows(), b.rows())
+                                ? "exact between " + std::to_string(n) + " points of each, drawn at random"
+                                : "exact";
+  return {"w2", {wasserstein_assignment(subset(a, n, 0), subset(b, n, 0)), 0}, false, about};
 }
 
 /// Entropic transport, plain or as a Sinkhorn divergence.
 Line sinkhorn_line(const Matrix<double>& a, const Matrix<double>& b, double epsilon, bool debiased,
                    Team& team) {
-  const auto some = [](const Matrix<double>& x) { return subset(x, std::min(x.rows(), kAssigned)); };
+  const auto some = [](const Matrix<double>& x) { return subset(x, kAssigned, 0); };
   const SinkhornOptions options{.epsilon = epsilon, .iterations = 1000, .debiased = debiased};
   const EntropicTransport t = entropic_transport(some(a), some(b), options, team);
   std::ostringstream about;
   about << "cost |x - y|^2/2, epsilon " << epsilon;
-  if (std::max(a.rows(), b.rows()) > kAssigned) about << ", at most " << kAssigned << " points of each";
-  about << (t.report.unconverged > 0 ? ", NOT converged: " : ", ") << "marginals to " << std::setprecision(2)
-        << t.report.marginal_error << " in " << t.report.iterations << " iterations";
+  if (std::max(a.rows(), b.rows()) > kAssigned)
+    about << ", at most " << kAssigned << " points of each, drawn at random";
+  about << (t.report.unconverged > 0 ? ", NOT converged (--epsilon larger converges sooner): " : ", ")
+        << "marginals to " << std::setprecision(2) << t.report.marginal_error << " in " << t.report.iterations
+        << " iterations";
   return {debiased ? "sinkhorn_divergence" : "sinkhorn", {t.value, 0}, false, about.str()};
 }
 

@@ -84,6 +84,15 @@ class Runner {
     return flow_.steps() >= config_.steps ||
            (config_.adaptive() && flow_.time() >= config_.flow.adaptive.end_time);
   }
+  /// What a run of adaptive steps did not reach because flow.steps ended it; empty where it did.
+  std::string short_of_end() const {
+    const double end = config_.flow.adaptive.end_time;
+    if (!config_.adaptive() || flow_.steps() < config_.steps || flow_.time() >= end) return "";
+    std::ostringstream out;
+    out << "flow.steps = " << config_.steps << " ended the flow at t = " << flow_.time() << " of " << end
+        << "; it goes on with: brenier resume RUN --steps N";
+    return out.str();
+  }
   bool interrupted() const { return interrupted_.load(std::memory_order_relaxed); }
 
   double seconds() const {
@@ -119,6 +128,11 @@ class Runner {
       throw IoError("'" + folder.history().string() + "' has " + std::to_string(history_.size()) +
                     " rows up to step " + std::to_string(saved.step) +
                     " of the checkpoint; it needs one for each step from 0");
+    }
+    if (saved.step > config_.steps) {
+      throw ConfigError("'" + folder.path().string() + "' has " + std::to_string(saved.step) +
+                        " steps already; flow.steps = " + std::to_string(config_.steps) +
+                        " takes none of them back");
     }
     flow_.restore(std::move(saved.cloud), read_maps(folder.path(), saved.step),
                   {std::move(saved.theta), saved.gradient_scale, saved.draws, saved.next_tau});
@@ -305,6 +319,7 @@ class Runner {
     }
     input.warnings = overfitting(config_, history_, input.functional.total(), input.held_out);
     if (!unbounded_.empty()) input.warnings.push_back(unbounded_);
+    if (const std::string early = short_of_end(); !early.empty()) input.warnings.push_back(early);
     input.std = row.std;
     input.judged = running ? nullptr : &judged().x();
     input.steps = flow_.steps();
@@ -387,6 +402,7 @@ class Runner {
     for (const std::string& warning : overfitting(config_, history_, row.functional, row.held_out)) {
       out << "\nWARNING: " << warning;
     }
+    if (const std::string early = short_of_end(); !early.empty()) out << "\nWARNING: " << early;
     out << "\nresults in " << result.folder.string();
     progress.line(out.str());
   }
@@ -412,15 +428,16 @@ class Runner {
 };
 
 /// Lines of a resolved configuration that a resumed run must share with the one it continues.
-std::string essence(const Config& config, bool failed) {
+std::vector<std::string> essence(const Config& config, bool failed) {
   std::istringstream in(config.resolved);
-  std::string out, line, table;
+  std::vector<std::string> out;
+  std::string line, table;
   while (std::getline(in, line)) {
     if (line.starts_with("[")) table = line;
     const bool free = table == "[output]" || (failed && table == "[inner]") ||
                       (table == "[flow]" && line.starts_with("steps =")) ||
                       (table.empty() && (line.starts_with("threads =") || line.starts_with("device =")));
-    if (!free) out += line + "\n";
+    if (!free) out.push_back(line);
   }
   return out;
 }
@@ -455,12 +472,16 @@ RunResult run(const Config& config, const RunOptions& options) {
 RunResult resume(const Config& config, const RunOptions& options) {
   const RunFolder folder = RunFolder::open(options.out);
   const bool failed = has_failed(folder);
-  if (essence(config, failed) != essence(load_config(folder.config()), failed)) {
-    throw ConfigError(
-        "'" + options.out.string() +
-        "' was started with other settings; a resumed run may change flow.steps, device, threads "
-        "and [output] only" +
-        (failed ? ", and [inner], because it failed" : ", and [inner] where it has failed"));
+  const std::vector<std::string> now = essence(config, failed),
+                                 then = essence(load_config(folder.config()), failed);
+  if (now != then) {
+    const auto [one, other] = std::mismatch(now.begin(), now.end(), then.begin(), then.end());
+    throw ConfigError("'" + options.out.string() + "' was started with other settings: " +
+                      (other == then.end() ? "without" : *other + " instead of") + " " +
+                      (one == now.end() ? "" : *one) +
+                      "; a resumed run may change flow.steps, device, threads "
+                      "and [output] only" +
+                      (failed ? ", and [inner], because it failed" : ", and [inner] where it has failed"));
   }
   return with_precision(config, options, [&](auto& runner) { return runner.continue_in(folder); });
 }

@@ -6,17 +6,11 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/runtime/subset.hpp"
 #include "solvers/dense.hpp"
 
 namespace brenier {
 namespace {
-
-Matrix<double> evenly(const Matrix<double>& x, Index most) {
-  const Index n = std::min(x.rows(), most);
-  Matrix<double> out(n, x.cols());
-  for (Index i = 0; i < n; ++i) std::copy_n(x.row(i * x.rows() / n), x.cols(), out.row(i));
-  return out;
-}
 
 double smallest_eigenvalue(const BrenierMap& map, const Matrix<double>& x, Team& team) {
   const Index n = x.rows();
@@ -57,8 +51,8 @@ MapCertificates certify(const BrenierMap& map, const Matrix<double>& x, Team& te
   // A few per cent of a step at most, also where the step needs no Hessians.
   const Index spectra = std::clamp<Index>((Index{1} << 22) / (d * d * d), 16, 1024);
   const Index trips = std::clamp<Index>((Index{1} << 18) / (d * d), 16, 256);
-  return {smallest_eigenvalue(map, evenly(x, spectra), team),
-          largest_round_trip(map, evenly(x, trips), team)};
+  return {smallest_eigenvalue(map, subset(x, spectra, 0), team),
+          largest_round_trip(map, subset(x, trips, 0), team)};
 }
 
 }  // namespace brenier

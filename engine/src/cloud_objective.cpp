@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/runtime/philox.hpp"
+#include "kernels/runtime/subset.hpp"
 
 namespace brenier {
 
@@ -25,24 +25,14 @@ ObjectiveValue CloudObjective::value(const Matrix<double>& x, const std::vector<
     ops_.evaluate(*term.net, term.theta->data(), x, outputs, team);
     for (const double one : v) out.potential += term.weight * one * share;
   }
-  Matrix<double> subset;
+  Matrix<double> some;
   const bool pairs = !objective_.interaction.empty() || !objective_.divergence.empty();
   if (pair_limit > 0 && n > pair_limit && pairs) {
-    subset = Matrix<double>(pair_limit, x.cols());
-    // One of each of `pair_limit` runs of particles, at random: a fixed stride would pick out a sub-lattice
-    // of a low-discrepancy cloud.
-    const Random random(seed_, RandomStream::pairs);
-    for (Index i = 0; i < pair_limit; ++i) {
-      const Index first = i * n / pair_limit;
-      const Index run = (i + 1) * n / pair_limit - first;
-      const Index pick =
-          first + random.below(static_cast<std::uint32_t>(run), 0, 0, static_cast<std::uint64_t>(i));
-      for (Index c = 0; c < x.cols(); ++c) subset(i, c) = x(pick, c);
-    }
+    some = subset(x, pair_limit, seed_);
   }
   for (const InteractionTerm& term : objective_.interaction) {
     double energy = 0;
-    ops_.interaction(term.kernel, subset.empty() ? x : subset, &energy, {}, team);
+    ops_.interaction(term.kernel, some.empty() ? x : some, &energy, {}, team);
     out.interaction += term.weight * energy;
   }
   for (std::size_t k = 0; k < objective_.divergence.size(); ++k) {
@@ -51,7 +41,7 @@ ObjectiveValue CloudObjective::value(const Matrix<double>& x, const std::vector<
     state.has_reference = states_[k].has_reference;
     state.reference_value = states_[k].reference_value;
     double value = 0;
-    ops_.divergence(objective_.divergence[k], {subset.empty() ? x : subset}, &value, {}, &state, team);
+    ops_.divergence(objective_.divergence[k], {some.empty() ? x : some}, &value, {}, &state, team);
     out.divergence += objective_.divergence[k].weight * value;
     out.distances.push_back(value);
     states_[k].has_reference = state.has_reference;

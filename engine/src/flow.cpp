@@ -116,6 +116,10 @@ Flow<T>& Flow<T>::operator=(Flow&&) noexcept = default;
 template <class T>
 std::optional<StepReport> Flow<T>::step() {
   State& s = *state_;
+  if (s.options.inner.refresh > 0 && !s.source) {
+    throw ValueError("flow: inner.refresh = " + std::to_string(s.options.inner.refresh) +
+                     " takes new clouds, and there is no source of them; see set_source()");
+  }
   const double start = now();
   const Checkpoint before = checkpoint();
   const std::size_t first_map = s.maps.size();

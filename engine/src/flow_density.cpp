@@ -11,6 +11,7 @@
 #include "engine/src/shape_check.hpp"
 #include "engine/src/show.hpp"
 #include "kernels/runtime/error.hpp"
+#include "kernels/runtime/subset.hpp"
 
 namespace brenier {
 namespace {
@@ -27,14 +28,6 @@ double deviation(const Matrix<double>& x) {
   }
   const double out = std::sqrt(sum / static_cast<double>(x.rows()));
   return out > 1e-100 ? out : 1.0;
-}
-
-/// At most `most` of the rows, evenly spaced by number.
-Matrix<double> thinned(const Matrix<double>& x, Index most) {
-  const Index n = std::min(x.rows(), most);
-  Matrix<double> out(n, x.cols());
-  for (Index i = 0; i < n; ++i) std::copy_n(x.row(i * x.rows() / n), x.cols(), out.row(i));
-  return out;
 }
 
 Index count(const std::vector<InverseStatus>& status, InverseStatus which) {
@@ -234,7 +227,7 @@ FlowDensity::FlowDensity(std::vector<BrenierMap> maps, Density initial, FlowDens
 FlowDensity::FlowDensity(std::vector<BrenierMap> maps, Function log_density, Matrix<double> particles,
                          FlowDensityOptions options)
     : state_(std::make_unique<State>(std::move(maps), std::nullopt, std::move(log_density),
-                                     thinned(particles, std::max<Index>(options.particles, 1)), options)) {}
+                                     subset(particles, std::max<Index>(options.particles, 1), 0), options)) {}
 
 FlowDensity::~FlowDensity() = default;
 FlowDensity::FlowDensity(FlowDensity&&) noexcept = default;

@@ -185,7 +185,7 @@ typename Flow<T>::State::Solution Flow<T>::State::attempt(const InnerTask& task,
     inner.log_density = base.log_density.empty() ? nullptr : base.log_density.data();
   };
   use(task.base);
-  const int segment = options.inner.refresh > 0 && source ? options.inner.refresh : inner.iterations;
+  const int segment = options.inner.refresh > 0 ? options.inner.refresh : inner.iterations;
   Solution solution;
   for (bool first = true; state.iteration < inner.iterations; first = false) {
     if (!first) {

@@ -92,7 +92,7 @@ struct StepReport {
   /// The estimate of AdaptiveOptions at order 2, NaN otherwise; how many longer steps were tried before.
   double time_error = std::numeric_limits<double>::quiet_NaN();
   int rejected = 0;
-  /// Of all maps of the step, at particles that are evenly spaced by number; NaN without certificates.
+  /// Of all maps of the step, at particles that are spread over the cloud; NaN without certificates.
   /// The smallest eigenvalue of H, at up to min(1024, 2^22 / d^3) of them; the largest |grad u*(grad u(x)) -
   /// x|, the inverse found by Newton's method, at up to min(256, 2^18 / d^2), and infinite where it does not
   /// converge. At least 16 particles each.
@@ -133,6 +133,7 @@ class Flow {
   /// where it does not fit the device (the message says what would), DeviceError where the device fails; the
   /// flow is then as it was before the call, and nothing of the step is left on the device. Returns nothing
   /// where interrupt() was called: the step is undone as well. Nor does it do anything at adaptive.end_time.
+  /// ValueError: inner.refresh without set_source().
   std::optional<StepReport> step();
 
   /// Ends a running step() from another thread or a signal handler, after the current inner iteration. Where
