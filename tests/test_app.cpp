@@ -495,6 +495,12 @@ TEST_CASE("push carries a cloud as the run did") {
     CHECK(read_text(folder.path / "moved-log-density.npy") == read_text(clouds / "log_density_000005.npy"));
     pushing.steps = 2;
     push(pushing, log);
+    if (order == std::string("2")) {
+      PushOptions one = pushing;
+      one.maps = options.out / "maps" / "step_000003.safetensors";
+      one.steps = 0;
+      CHECK_ERROR(push(one, log), ValueError, "begins with the map of step 3");
+    }
     CHECK(read_text(folder.path / "moved.npy") == read_text(clouds / "step_000002.npy"));
 
     pushing.steps = 6;

@@ -181,11 +181,12 @@ class CommandLine {
     add_run_options(*resume_, arguments_);
 
     push_ = app_.add_subcommand("push", "carry other points through the maps of a run");
-    push_->add_option("MAPS", push_options_.maps, "run folder, folder of maps, or one map")->required();
-    push_->add_option("CLOUD", push_options_.cloud, ".npy file of the points, (N, d)")->required();
+    push_->add_option("RUN", push_options_.maps, "run folder, folder of maps, or one map")->required();
+    push_->add_option("POINTS", push_options_.cloud, ".npy file of the points, (N, d)")->required();
     push_->add_option("--log-density", push_options_.log_density, ".npy file of their log-densities, (N)");
-    push_->add_option("-o,--out", push_options_.out, ".npy file to write (CLOUD-pushed.npy)");
-    push_->add_option("--steps", push_options_.steps, "the first K steps only")->check(CLI::PositiveNumber);
+    push_->add_option("-o,--out", push_options_.out, ".npy file to write (POINTS-pushed.npy)");
+    push_->add_option("--step,--steps", push_options_.steps, "up to step K (the last one)")
+        ->check(CLI::PositiveNumber);
     push_->add_option("--threads", push_options_.threads, "threads; 0: all processors")
         ->check(CLI::NonNegativeNumber);
 

@@ -20,6 +20,11 @@ void push(const PushOptions& options, std::ostream& log) {
     throw ShapeError("'" + options.cloud.string() + "' has points in dimension " +
                      std::to_string(cloud.x.cols()) + ", the maps are of dimension " + std::to_string(dim));
   }
+  if (maps.front().base == MapBase::extrapolated) {
+    throw ValueError("'" + options.maps.string() + "' begins with the map of step " +
+                     std::to_string(maps.front().step) +
+                     ", of the second order: it starts from two clouds; give the whole run");
+  }
   const bool second_order = std::any_of(
       maps.begin(), maps.end(), [](const BrenierMap& map) { return map.base == MapBase::extrapolated; });
   const fs::path stem = options.cloud.parent_path() / options.cloud.stem();
