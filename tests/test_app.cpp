@@ -530,6 +530,8 @@ TEST_CASE("the command line: exit codes and messages") {
   CHECK(command({"--help"}).code == 0);
   check_contains(command({"--help"}).out, {"run", "resume", "push", "info", "plot", "Examples"});
   CHECK(command({"run", "--help"}).code == 0);
+  check_contains(command({"info", "--help"}).out, {"PATH", "brenier --help"});
+  CHECK(command({"info", "--help"}).out.find("[cloud]") == std::string::npos);
   check_contains(command({"--version"}).out, {"."});
   CHECK(command({}).code == 2);
   CHECK(command({"walk"}).code == 2);

@@ -76,8 +76,10 @@ constexpr const char* kExamples =
     "\n"
     "Exit codes: 0 done, 1 the flow diverged (its folder has the steps so far), 2 wrong options, "
     "configuration or\n"
-    "files, 130 interrupted (Ctrl-C ends after the current\n"
-    "iteration and leaves a run that can be resumed; twice kills).";
+    "files, 130 interrupted (Ctrl-C ends after the current iteration and leaves a run that can be resumed;\n"
+    "twice kills).";
+
+constexpr const char* kWhere = "Examples, a file to start from, and exit codes: brenier --help";
 
 /// A seed is a whole number of TOML, which has 64 bits with a sign.
 std::string check_seed(std::string& text) {
@@ -224,6 +226,7 @@ class CommandLine {
     plot_ = app_.add_subcommand("plot", "draw density, objective and certificates of runs into figures/");
     plot_->add_option("RUN", plot_runs_, "run folders; several give means with bands")->required();
     plot_->add_option("-o,--out", plot_out_, "folder for the figures");
+    for (CLI::App* command : app_.get_subcommands({})) command->footer(kWhere);
   }
 
   CLI::App& app() { return app_; }
