@@ -328,6 +328,7 @@ TEST_CASE("a killed run goes on from its last checkpoint, and longer than planne
 
   CHECK(resume(tiny({"flow.steps=7"}), options).steps == 7);
   CHECK_ERROR(resume(tiny({"flow.steps=6"}), options), ConfigError, "7 steps already");
+  CHECK(load_config(options.out / "config.toml").steps == 7);
   CHECK(summary_of(options.out)["steps"] == 7);
   options.out = folder.path / "seven";
   run(tiny({"flow.steps=7"}), options);

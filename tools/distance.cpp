@@ -56,8 +56,7 @@ Line sinkhorn_line(const Matrix<double>& a, const Matrix<double>& b, double epsi
 std::vector<Line> gaussian_lines(const Matrix<double>& a, const Matrix<double>& b) {
   constexpr const char* remedy =
       "gaussian: a cloud that lies in a subspace has no such density; it takes more points than dimensions, "
-      "and "
-      "no constant coordinate";
+      "and no constant coordinate";
   if (std::min(a.rows(), b.rows()) <= a.cols()) throw ValueError(remedy);
   const GaussianState p = gaussian_fit(a), q = gaussian_fit(b);
   try {

@@ -63,9 +63,9 @@ class Runner {
 
   RunResult continue_in(const RunFolder& folder) {
     const InterruptScope scope(ask, this);
-    folder.write_text(folder.config(), config_.resolved);
     if (std::filesystem::exists(folder.checkpoint())) {
-      load(folder);
+      load(folder);  // first: what it refuses leaves config.toml as it was
+      folder.write_text(folder.config(), config_.resolved);
     } else {
       folder.forget_after(-1);  // ended within its first step
       begin(folder);

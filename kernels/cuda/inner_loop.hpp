@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// One JKO step on the device. Inside the inner loop the host launches, and looks where the device is without
-// holding it up.
+// One JKO step on the device. Inside the inner loop the host launches, and looks where the device is while it
+// still has work.
 #pragma once
 
 #include <memory>
@@ -283,7 +283,8 @@ class DeviceAdam {
 
 /// Keeps the host two launches ahead of the device, instead of all of them: what it decides (an interruption,
 /// an end of the launching) then comes soon. It waits for a launch behind which two others are queued, and
-/// reads the flag through a stream of its own, which waits for nothing: the device is never held up.
+/// reads the flag through a stream of its own, which waits for nothing. Whether two are enough for the shortest
+/// launches is to be measured on a device.
 class LaunchPace {
  public:
   /// After a launch into `stream`; from the third on two waits of the host. Whether the device has decided to

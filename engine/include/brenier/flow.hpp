@@ -136,8 +136,9 @@ class Flow {
   /// ValueError: inner.refresh without set_source().
   std::optional<StepReport> step();
 
-  /// Ends a running step() from another thread or a signal handler, after the current inner iteration. Where
-  /// none runs, the next one; a step that throws forgets it.
+  /// Ends a running step() from another thread or a signal handler, after the current inner iteration (on a
+  /// CUDA device those that are queued, a few dozen). Where none runs, the next one; a step that throws
+  /// forgets it.
   void interrupt() noexcept;
 
   int steps() const;
