@@ -2,8 +2,8 @@
 // Differentiation of the tape, programs, and the functions of Var.
 #include <string>
 
-#include "autodiff/tape.hpp"
-#include "kernels/runtime/error.hpp"
+#include "brenier/base/error.hpp"
+#include "brenier/tape.hpp"
 
 namespace brenier {
 namespace {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Recording: checks, constant folding, identities, common subexpressions. Differentiation is in gradient.cpp.
-#include "autodiff/tape.hpp"
+#include "brenier/tape.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -8,8 +8,8 @@
 #include <string>
 #include <utility>
 
-#include "kernels/ref/program.hpp"
-#include "kernels/runtime/error.hpp"
+#include "brenier/base/error.hpp"
+#include "kernels/ref/cloud/program.hpp"
 
 namespace brenier {
 namespace {

@@ -11,7 +11,7 @@
 #include <optional>
 #include <vector>
 
-#include "kernels/runtime/view.hpp"
+#include "brenier/base/view.hpp"
 
 namespace brenier::dense {
 

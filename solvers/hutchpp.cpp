@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
-#include "solvers/hutchpp.hpp"
+#include "brenier/hutchpp.hpp"
 
 #include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
 
-#include "kernels/runtime/error.hpp"
-#include "kernels/runtime/philox.hpp"
+#include "brenier/base/error.hpp"
+#include "brenier/base/philox.hpp"
 
 namespace brenier {
 namespace {

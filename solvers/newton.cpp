@@ -2,7 +2,7 @@
 // Points are taken in blocks, to bound the memory for Hessians. In a block every point is a small machine of
 // its own: each round evaluates the network once at the trial points of all that have not ended, and each of
 // them then takes its trial, or halves its step.
-#include "solvers/newton.hpp"
+#include "brenier/newton.hpp"
 
 #include <Eigen/Core>
 #include <algorithm>

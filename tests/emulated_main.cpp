@@ -6,7 +6,7 @@
 
 #include <string>
 
-#include "kernels/runtime/device.hpp"
+#include "kernels/device/device.hpp"
 
 int main(int argc, char** argv) {
   using namespace brenier::device;

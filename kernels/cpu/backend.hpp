@@ -3,9 +3,9 @@
 // BRENIER_ISA and BRENIER_VECTOR_BYTES.
 #pragma once
 
+#include "kernels/cpu/network/solves.hpp"
 #include "kernels/cpu/parallel.hpp"
-#include "kernels/cpu/solves.hpp"
-#include "kernels/cpu/step.hpp"
+#include "kernels/cpu/step/step.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
 

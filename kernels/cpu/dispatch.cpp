@@ -3,8 +3,8 @@
 #include <cstring>
 #include <string>
 
-#include "kernels/ops.hpp"
-#include "kernels/runtime/error.hpp"
+#include "brenier/base/error.hpp"
+#include "brenier/operations.hpp"
 
 namespace brenier::cpu {
 

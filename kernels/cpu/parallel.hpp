@@ -2,9 +2,9 @@
 // Operations on clouds, tile by tile: rows of a matrix into lanes and back, tiles dealt out to threads.
 #pragma once
 
+#include "brenier/base/team.hpp"
+#include "kernels/base/arena.hpp"
 #include "kernels/cpu/simd.hpp"
-#include "kernels/runtime/arena.hpp"
-#include "kernels/runtime/team.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
 

@@ -19,7 +19,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "kernels/runtime/view.hpp"
+#include "brenier/base/view.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
 

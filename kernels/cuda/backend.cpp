@@ -3,9 +3,9 @@
 // device.
 #include <string>
 
-#include "kernels/cuda/variants.hpp"
-#include "kernels/runtime/device.hpp"
-#include "kernels/runtime/error.hpp"
+#include "brenier/base/error.hpp"
+#include "kernels/cuda/network/variants.hpp"
+#include "kernels/device/device.hpp"
 
 namespace brenier::cuda {
 

@@ -3,11 +3,11 @@
 // and by the host compiler for the emulator. Clouds come from and go to host memory.
 #pragma once
 
-#include "kernels/cuda/clouds.hpp"
-#include "kernels/cuda/device_net.hpp"
-#include "kernels/cuda/inner_loop.hpp"
-#include "kernels/cuda/solve_kernels.hpp"
-#include "kernels/cuda/variants.hpp"
+#include "kernels/cuda/cloud/clouds.hpp"
+#include "kernels/cuda/network/device_net.hpp"
+#include "kernels/cuda/network/solve_kernels.hpp"
+#include "kernels/cuda/network/variants.hpp"
+#include "kernels/cuda/step/inner_loop.hpp"
 
 namespace brenier::cuda {
 

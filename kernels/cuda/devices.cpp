@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The devices of the cuda backend: compiled as CUDA into the library, and by the host compiler for the
 // emulated device.
-#include "kernels/cuda/devices.hpp"
-
-#include "kernels/runtime/device.hpp"
+#include "brenier/cuda_devices.hpp"
+#include "kernels/device/device.hpp"
 
 namespace brenier::cuda {
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The cuda backend in builds without it: the same symbols, and a clear error.
-#include "kernels/cuda/devices.hpp"
-#include "kernels/ops.hpp"
-#include "kernels/runtime/error.hpp"
+#include "brenier/base/error.hpp"
+#include "brenier/cuda_devices.hpp"
+#include "brenier/operations.hpp"
 
 namespace brenier::cuda {
 namespace {

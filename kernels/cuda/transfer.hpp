@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "kernels/cuda/program.hpp"
-#include "kernels/runtime/device.hpp"
+#include "kernels/cuda/cloud/program.hpp"
+#include "kernels/device/device.hpp"
 
 namespace brenier::cuda {
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The operations of the reference backend; meanings and shapes are in kernels/ops.hpp.
+// The operations of the reference backend; meanings and shapes are in kernels/include/brenier/operations.hpp.
 #pragma once
 
-#include "kernels/ops.hpp"
+#include "brenier/operations.hpp"
 
 namespace brenier::ref {
 

@@ -5,8 +5,8 @@
 
 #include <cstdio>
 
-#include "kernels/cuda/devices.hpp"
-#include "kernels/ops.hpp"
+#include "brenier/cuda_devices.hpp"
+#include "brenier/operations.hpp"
 
 int main(int argc, char** argv) {
   if (brenier::cuda::devices() == 0) {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Every operation of the cuda backend once, on problems small enough for tools that watch each access
-// (compute-sanitizer), and random draws in bulk. The full comparison is tests/test_backends.cpp.
+// (compute-sanitizer), and random draws in bulk. The full comparison is tests/kernels/test_backends.cpp.
 #include <doctest/doctest.h>
 
 #include <memory>
 #include <vector>
 
 #include "brenier/expression.hpp"
-#include "kernels/ops.hpp"
+#include "brenier/operations.hpp"
 #include "tests/emulator/sound_kernels.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"

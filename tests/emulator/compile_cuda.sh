@@ -24,7 +24,8 @@ fi
 version=$("$nvcc" --version | sed -n 's/.*, V\([0-9.]*\).*/\1/p')
 mkdir -p "$out"
 rm -f "$out"/*.ptxas "$out/verdict"
-flags=(-std=c++20 -O1 --expt-relaxed-constexpr -Werror all-warnings -I "$root" -I "$root/engine/include"
+flags=(-std=c++20 -O1 --expt-relaxed-constexpr -Werror all-warnings -I "$root"
+       -I "$root/kernels/include" -I "$root/autodiff/include" -I "$root/solvers/include" -I "$root/engine/include"
        -Xcompiler "-Wall,-Wextra,-Wshadow")
 both=(-gencode "arch=compute_80,code=sm_80" -gencode "arch=compute_90,code=[sm_90,compute_90]")
 one=(-gencode "arch=compute_90,code=sm_90")
@@ -53,8 +54,8 @@ done
 
 # Tests and benchmarks in the dialect: what only a machine with a GPU builds otherwise.
 compile tests/emulator/test_emulator.cpp test_emulator "${both[@]}"
-for source in tests/cuda/test_operations.cpp tests/test_device_loop.cpp tests/test_pairs.cpp \
-              bench/device_ceilings.cpp; do
+for source in tests/cuda/test_operations.cpp tests/kernels/test_device_loop.cpp tests/kernels/test_pairs.cpp \
+              bench/operations/device_ceilings.cpp; do
   compile "$source" "$(basename "${source%.*}")" "${one[@]}"
 done
 compile tests/main.cpp main "${one[@]}"

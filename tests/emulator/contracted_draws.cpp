@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The draws of kernels/runtime/philox.hpp as a compiler makes them that contracts products and sums (as nvcc
+// The draws of kernels/include/brenier/base/philox.hpp as a compiler makes them that contracts products and sums (as nvcc
 // does, and the vectorised backends): this file is compiled with -O3 -mfma -ffp-contract=fast where there are
 // such flags. Another namespace keeps its inline functions apart from everybody else's.
 #include <array>
@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #define brenier brenier_contracted
-#include "kernels/runtime/philox.hpp"
+#include "brenier/base/philox.hpp"
 
 namespace brenier_contracted {
 

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/runtime/device.hpp"
+#include "kernels/device/device.hpp"
 
 using namespace brenier;
 using namespace brenier::device;

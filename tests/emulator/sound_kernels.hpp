@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "kernels/runtime/device.hpp"
+#include "kernels/device/device.hpp"
 
 namespace brenier::test {
 

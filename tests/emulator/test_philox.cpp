@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/runtime/philox.hpp"
+#include "brenier/base/philox.hpp"
 #include "tests/support/near.hpp"
 
 namespace brenier_contracted {

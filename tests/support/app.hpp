@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "tests/support/temporary_folder.hpp"
-#include "tools/commands.hpp"
-#include "tools/config.hpp"
+#include "tools/command/commands.hpp"
+#include "tools/config/config.hpp"
 
 namespace brenier::test {
 

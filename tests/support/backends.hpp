@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/ops.hpp"
+#include "brenier/operations.hpp"
 #if defined(BRENIER_TEST_EMULATED)
-#include "kernels/runtime/emulator.hpp"
+#include "kernels/device/emulator/emulator.hpp"
 #endif
 #include "tests/support/near.hpp"
 

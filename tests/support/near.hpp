@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/runtime/view.hpp"
+#include "brenier/base/view.hpp"
 
 namespace brenier::test {
 

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/ops.hpp"
-#include "kernels/runtime/philox.hpp"
+#include "brenier/base/philox.hpp"
+#include "brenier/operations.hpp"
 
 namespace brenier::test {
 

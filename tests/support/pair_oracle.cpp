@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/ops.hpp"
+#include "brenier/operations.hpp"
 
 namespace brenier::test {
 namespace {

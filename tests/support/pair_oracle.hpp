@@ -4,8 +4,8 @@
 
 #include <vector>
 
-#include "kernels/objective.hpp"
-#include "kernels/runtime/view.hpp"
+#include "brenier/base/view.hpp"
+#include "brenier/model/objective.hpp"
 
 namespace brenier::test {
 

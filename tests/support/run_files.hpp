@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "tools/report.hpp"
-#include "tools/run_folder.hpp"
+#include "tools/runs/report.hpp"
+#include "tools/runs/run_folder.hpp"
 
 namespace brenier::test {
 

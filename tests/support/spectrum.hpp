@@ -7,8 +7,8 @@
 #include <stdexcept>
 #include <vector>
 
-#include "kernels/ops.hpp"
-#include "kernels/runtime/philox.hpp"
+#include "brenier/base/philox.hpp"
+#include "brenier/operations.hpp"
 
 namespace brenier::test {
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "brenier/expression.hpp"
-#include "kernels/ops.hpp"
+#include "brenier/operations.hpp"
 #include "tests/support/nets.hpp"
 
 namespace brenier::test {

@@ -29,8 +29,8 @@ COLUMNS = 5
 
 
 def load_plot():
-    """tools/plot.py, which reads run folders."""
-    path = HERE.parents[2] / "tools" / "plot.py"
+    """tools/plot/plot.py, which reads run folders."""
+    path = HERE.parents[2] / "tools" / "plot" / "plot.py"
     spec = importlib.util.spec_from_file_location("plot", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -7,8 +7,8 @@
 #include <span>
 #include <vector>
 
-#include "kernels/runtime/philox.hpp"
-#include "kernels/runtime/view.hpp"
+#include "brenier/base/philox.hpp"
+#include "brenier/base/view.hpp"
 
 namespace brenier {
 

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "brenier/functional.hpp"
-#include "kernels/divergence.hpp"
+#include "brenier/model/divergence.hpp"
 
 namespace brenier {
 

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/devices.hpp"
-#include "kernels/ops.hpp"
+#include "brenier/cuda_devices.hpp"
+#include "brenier/operations.hpp"
 
 namespace brenier {
 

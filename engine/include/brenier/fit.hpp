@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "brenier/operations.hpp"
 #include "brenier/potential.hpp"
-#include "kernels/ops.hpp"
 
 namespace brenier {
 

@@ -15,7 +15,7 @@
 #include "brenier/density.hpp"
 #include "brenier/functional.hpp"
 #include "brenier/map.hpp"
-#include "kernels/ops.hpp"
+#include "brenier/operations.hpp"
 
 namespace brenier {
 

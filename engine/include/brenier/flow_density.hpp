@@ -18,7 +18,7 @@
 #include "brenier/density.hpp"
 #include "brenier/expression.hpp"
 #include "brenier/map.hpp"
-#include "solvers/newton.hpp"
+#include "brenier/newton.hpp"
 
 namespace brenier {
 

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "brenier/expression.hpp"
+#include "brenier/model/objective.hpp"
 #include "brenier/potential.hpp"
-#include "kernels/objective.hpp"
 
 namespace brenier {
 

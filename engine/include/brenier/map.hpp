@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "brenier/density.hpp"
-#include "kernels/icnn.hpp"
-#include "kernels/ops.hpp"
-#include "solvers/newton.hpp"
+#include "brenier/model/icnn.hpp"
+#include "brenier/newton.hpp"
+#include "brenier/operations.hpp"
 
 namespace brenier {
 

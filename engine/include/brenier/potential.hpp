@@ -6,8 +6,8 @@
 #include <filesystem>
 #include <vector>
 
-#include "kernels/icnn.hpp"
-#include "kernels/ops.hpp"
+#include "brenier/model/icnn.hpp"
+#include "brenier/operations.hpp"
 
 namespace brenier {
 

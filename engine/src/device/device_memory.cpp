@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+#include "engine/src/device/device_memory.hpp"
+
+#include <bit>
+#include <cstdio>
+
+#include "brenier/cuda_devices.hpp"
+
+namespace brenier {
+
+std::string bytes_text(std::size_t bytes) {
+  constexpr const char* units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+  if (bytes < 1024) return std::to_string(bytes) + " bytes";
+  double value = static_cast<double>(bytes);
+  int unit = 0;
+  for (; value >= 1024 && unit < 4; ++unit) value /= 1024;
+  char text[40];
+  std::snprintf(text, sizeof text, "%.*f %s", value < 10 ? 2 : value < 100 ? 1 : 0, value, units[unit]);
+  return text;
+}
+
+template <class T>
+OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDeviceMemory& cause) {
+  const Index particles = problem.x.rows;
+  const std::size_t needed = cuda::inner_loop_memory(problem);
+  const std::size_t free = cuda::memory_free();
+  const auto count = [](Index n) { return std::to_string(n); };
+  const std::string message =
+      "flow: step " + count(step) + ": the inner problem of " + count(particles) +
+      " particles in dimension " + count(problem.x.cols) +
+      (problem.minibatch > 0 ? " with minibatches of " + count(problem.minibatch) : "") +
+      " does not fit the CUDA device: it needs " + bytes_text(needed) + ", and " + bytes_text(free) + " of " +
+      bytes_text(cause.total) + " are free (" + bytes_text(cause.requested) + " for " + cause.purpose +
+      " were refused); use ";
+  // Powers of two, and a reserve for what allocations lose between each other.
+  const Index now = problem.minibatch > 0 ? problem.minibatch : particles;
+  constexpr Index kSmallest = 32;
+  for (Index n = static_cast<Index>(std::bit_floor(static_cast<std::size_t>(now - 1))); n >= kSmallest;
+       n /= 2) {
+    problem.minibatch = n;
+    const std::size_t less = cuda::inner_loop_memory(problem);
+    if (less > free - free / 16) continue;
+    return {message + "inner.minibatch = " + count(n) + ", which needs " + bytes_text(less) +
+                ", fewer particles, or the device \"cpu\"",
+            cause};
+  }
+  return {message + "fewer particles, a smaller network or the device \"cpu\"; no minibatch would fit",
+          cause};
+}
+
+template OutOfDeviceMemory does_not_fit(InnerProblem<float>, int, const OutOfDeviceMemory&);
+template OutOfDeviceMemory does_not_fit(InnerProblem<double>, int, const OutOfDeviceMemory&);
+
+}  // namespace brenier

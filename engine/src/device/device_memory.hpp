@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: MIT
+// What to say where an inner problem does not fit the memory of the device.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "brenier/base/error.hpp"
+#include "brenier/operations.hpp"
+
+namespace brenier {
+
+/// "1.50 GiB", "12.0 MiB", "800 bytes".
+std::string bytes_text(std::size_t bytes);
+
+/// The error for the inner problem of step `step` that ran out of the current device's memory: how large it
+/// is, how much it needs, how much is free, and the largest minibatch that fits. To be called after all that
+/// the problem held has been released.
+template <class T>
+OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDeviceMemory& cause);
+
+}  // namespace brenier

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT
+#include "brenier/atomic_file.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <string>
+#include <system_error>
+
+#include "brenier/base/error.hpp"
+
+namespace brenier {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string reason(int code) {
+  return std::system_category().message(code);
+}
+
+fs::path folder_of(const fs::path& file) {
+  return file.has_parent_path() ? file.parent_path() : fs::path(".");
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(const fs::path& path) : path_(path), target_(path) {
+  std::error_code ignored;
+  if (path.filename().empty() || fs::is_directory(path, ignored))
+    throw IoError("cannot write '" + path.string() + "': it names a folder; give the name of a file");
+  // Also a link to a file that is not there yet.
+  constexpr int most_links = 40;
+  for (int link = 0; link < most_links && fs::is_symlink(target_, ignored); ++link) {
+    const fs::path next = fs::read_symlink(target_, ignored);
+    target_ = next.is_absolute() ? next : folder_of(target_) / next;
+  }
+  if (fs::exists(target_, ignored) && !fs::is_regular_file(target_, ignored)) {
+    // Renaming over a device or a pipe would remove it.
+    descriptor_ = ::open(target_.c_str(), O_WRONLY | O_CLOEXEC);
+    if (descriptor_ < 0) fail("open", errno);
+    return;
+  }
+  // The process number and O_EXCL keep writers apart, in other processes and in other threads.
+  constexpr int attempts = 10000;
+  for (int attempt = 0; attempt < attempts; ++attempt) {
+    const std::string name =
+        ".brenier-" + std::to_string(::getpid()) + "-" + std::to_string(attempt) + ".tmp";
+    const fs::path candidate = folder_of(target_) / name;
+    descriptor_ = ::open(candidate.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (descriptor_ >= 0) {
+      temporary_ = candidate;
+      return;
+    }
+    if (errno != EEXIST) break;
+  }
+  fail("create a temporary file beside it", errno);
+}
+
+AtomicFile::~AtomicFile() {
+  discard();
+}
+
+void AtomicFile::write(std::span<const std::byte> bytes) {
+  if (descriptor_ < 0) throw IoError("cannot write '" + path_.string() + "': the file is already closed");
+  // Linux moves at most 2^31 - 4096 bytes in one call.
+  constexpr std::size_t largest = std::size_t{1} << 30;
+  while (!bytes.empty()) {
+    const ssize_t written =
+        ::write(descriptor_, bytes.data(), bytes.size() < largest ? bytes.size() : largest);
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      fail("write", errno);
+    }
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+}
+
+void AtomicFile::commit() {
+  if (descriptor_ < 0) throw IoError("cannot write '" + path_.string() + "': the file is already closed");
+  // Pipes and some devices have nothing to flush and say EINVAL.
+  if (::fsync(descriptor_) != 0 && !(temporary_.empty() && (errno == EINVAL || errno == ENOTSUP)))
+    fail("flush", errno);
+  const int descriptor = descriptor_;
+  descriptor_ = -1;
+  if (::close(descriptor) != 0 && errno != EINTR) fail("close", errno);
+  if (temporary_.empty()) return;
+  if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail("rename the temporary file to it", errno);
+  temporary_.clear();
+  // The rename itself lives in the folder; some file systems cannot flush a folder and say EINVAL.
+  const int folder = ::open(folder_of(target_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return;
+  const int code = ::fsync(folder) == 0 ? 0 : errno;
+  ::close(folder);
+  if (code != 0 && code != EINVAL && code != ENOTSUP && code != EROFS) fail("flush the folder of", code);
+}
+
+void AtomicFile::discard() noexcept {
+  if (descriptor_ >= 0) ::close(descriptor_);
+  descriptor_ = -1;
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  temporary_.clear();
+}
+
+void AtomicFile::fail(const char* what, int code) {
+  discard();
+  std::string remedy;
+  if (code == ENOSPC || code == EDQUOT) remedy = "; free some space and try again";
+  if (code == ENOENT) remedy = "; create the folder first";
+  throw IoError("cannot write '" + path_.string() + "' (" + what + "): " + reason(code) + remedy);
+}
+
+void write_file_atomically(const fs::path& path, std::span<const std::byte> bytes) {
+  write_file_atomically(path, {bytes});
+}
+
+void write_file_atomically(const fs::path& path, std::initializer_list<std::span<const std::byte>> pieces) {
+  AtomicFile file(path);
+  for (const auto piece : pieces) file.write(piece);
+  file.commit();
+}
+
+}  // namespace brenier

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT
+#include "brenier/descent.hpp"
+
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "brenier/base/error.hpp"
+#include "brenier/device.hpp"
+#include "engine/src/flow/cloud_objective.hpp"
+#include "kernels/base/show.hpp"
+#include "kernels/model/adam.hpp"
+
+namespace brenier {
+
+struct Descent::State {
+  Objective objective;
+  Matrix<double> x;
+  DescentOptions options;
+  Team team;
+  CloudObjective evaluation;
+  Matrix<double> force, first_moment, second_moment;
+  SinkhornReport sinkhorn;
+  int steps = 0;
+
+  State(const Functional& functional, Matrix<double> start, DescentOptions o)
+      : objective(functional.objective()),
+        x(std::move(start)),
+        options(std::move(o)),
+        team(options.threads),
+        evaluation(objective, backend<double>(options.device)),
+        force(x.rows(), x.cols()),
+        first_moment(x.rows(), x.cols()),
+        second_moment(x.rows(), x.cols()) {}
+};
+
+Descent::Descent(const Functional& functional, Matrix<double> x, DescentOptions options) {
+  if (functional.empty()) throw ValueError("descent: the functional has no terms");
+  if (functional.needs_density()) {
+    throw ValueError(
+        "descent: the functional has an internal energy, which particles without a density do not have; use "
+        "a "
+        "flow");
+  }
+  if (x.rows() < 1 || x.cols() < 1) throw ValueError("descent: no particles; at least one is needed");
+  if (functional.dimension() != 0 && functional.dimension() != x.cols()) {
+    throw ShapeError("descent: the functional is for dimension " + std::to_string(functional.dimension()) +
+                     ", the particles have dimension " + std::to_string(x.cols()));
+  }
+  for (const double value : x.elements()) {
+    if (!std::isfinite(value))
+      throw ValueError("descent: a particle has the coordinate " + show(value) + "; it must be finite");
+  }
+  if (!(options.rate > 0) || !std::isfinite(options.rate))
+    throw ValueError("descent: rate = " + show(options.rate) + "; it must be above 0");
+  state_ = std::make_unique<State>(functional, std::move(x), std::move(options));
+}
+
+Descent::~Descent() = default;
+Descent::Descent(Descent&&) noexcept = default;
+Descent& Descent::operator=(Descent&&) noexcept = default;
+
+void Descent::step() {
+  State& s = *state_;
+  const DeviceScope scope(s.options.device);
+  s.sinkhorn.add(s.evaluation.force(s.x, s.force, s.team));
+  for (const double value : s.force.elements()) {
+    if (!std::isfinite(value)) {
+      throw NumericalError("descent: the gradient is not finite after " + std::to_string(s.steps) +
+                           " steps; use a rate below " + show(s.options.rate));
+    }
+  }
+  const double share = 1 / static_cast<double>(s.x.rows());
+  AdamOptions adam;
+  adam.rate = s.options.rate;
+  AdamStep<double> update(adam, s.steps, 1);
+  for (std::size_t k = 0; k < s.x.elements().size(); ++k) {
+    const double gradient = share * s.force.elements()[k];
+    double& x = s.x.elements()[k];
+    if (s.options.method == DescentOptions::Method::sgd) {
+      x -= s.options.rate * gradient;
+    } else {
+      update.update(x, s.first_moment.elements()[k], s.second_moment.elements()[k], gradient,
+                    -std::numeric_limits<double>::infinity(), 1);
+    }
+  }
+  ++s.steps;
+}
+
+int Descent::steps() const {
+  return state_->steps;
+}
+const SinkhornReport& Descent::sinkhorn() const {
+  return state_->sinkhorn;
+}
+const Matrix<double>& Descent::x() const {
+  return state_->x;
+}
+ObjectiveValue Descent::functional() const {
+  State& s = *state_;
+  const DeviceScope scope(s.options.device);
+  return s.evaluation.value(s.x, {}, 0, s.team);
+}
+
+}  // namespace brenier

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: MIT
+// F and its gradient on a cloud, in double precision. For .cpp files only.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "brenier/operations.hpp"
+
+namespace brenier {
+
+/// Evaluates an objective, and keeps what its divergences know of their references and last plans. Not
+/// thread-safe. The objective must outlive it.
+class CloudObjective {
+ public:
+  /// `seed` of the particles that stand for others where there is a pair limit.
+  CloudObjective(const Objective& objective, const Operations<double>& ops, std::uint64_t seed = 0)
+      : objective_(objective), ops_(ops), seed_(seed), states_(objective.divergence.size()) {}
+
+  /// F; x (N, d), log_density (N) where there are internal terms. Interactions and divergences of more than
+  /// `pair_limit` particles are taken over that many, one of each run of particles; 0 takes all. Does not
+  /// depend on earlier calls.
+  ObjectiveValue value(const Matrix<double>& x, const std::vector<double>& log_density, Index pair_limit,
+                       Team& team);
+
+  /// The gradient of the first variation of all terms but the internal ones, (N, d): N times dF/dx_i.
+  /// Divergences start from the plans of the call before; returns what became of their solves.
+  SinkhornReport force(MatrixView<const double> x, MatrixView<double> force, Team& team);
+
+ private:
+  const Objective& objective_;
+  const Operations<double>& ops_;
+  std::uint64_t seed_;
+  std::vector<DivergenceState> states_;
+};
+
+}  // namespace brenier

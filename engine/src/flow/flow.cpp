@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: MIT
+// Algorithm 1 of the paper, at both orders, with steps of equal or adaptive length and held-out clouds.
+#include "brenier/flow.hpp"
+
+#include <cmath>
+#include <utility>
+
+#include "brenier/base/error.hpp"
+#include "brenier/oracles.hpp"
+#include "engine/src/checks/shape_check.hpp"
+#include "engine/src/flow/extrapolation.hpp"
+#include "engine/src/flow/state.hpp"
+#include "engine/src/flow/time_stepping.hpp"
+#include "kernels/base/show.hpp"
+#include "kernels/base/wall_clock.hpp"
+
+namespace brenier {
+namespace {
+
+ObjectiveValue times(double mass, const ObjectiveValue& value) {
+  return {mass * value.potential, mass * value.interaction, mass * value.internal, mass * value.divergence,
+          value.distances};
+}
+
+constexpr int kMostRejected = 20;  // steps in turn, each at most 0.9 times as long as the one before
+
+NumericalError no_step_length(const StepReport& report, double tolerance, int rejected) {
+  return NumericalError("flow: step " + std::to_string(report.step) + ": no length meets the tolerance " +
+                        show(tolerance) + ": after " + std::to_string(rejected) + " shorter ones, tau = " +
+                        show(report.tau) + " has the error " + show(report.time_error) +
+                        "; use a larger adaptive.tolerance, or more inner iterations and particles: their " +
+                        "noise in the velocities counts as error");
+}
+
+}  // namespace
+
+template <class T>
+double Flow<T>::State::time() const {
+  if (!adaptive()) return options.start_time + steps * options.tau;
+  return maps.empty() ? options.start_time : maps.back().time;
+}
+
+/// Of the last step, from the times of the maps, which a file keeps.
+template <class T>
+double Flow<T>::State::last_length() const {
+  if (!adaptive() || maps.empty()) return options.tau;
+  double before = options.start_time;
+  for (const BrenierMap& map : maps) before = map.step < steps ? map.time : before;
+  return maps.back().time - before;
+}
+
+/// The first step of order 2, which has none before it: short ones of order 1.
+template <class T>
+bool Flow<T>::State::start_up(Trajectory& next, StepReport& report) {
+  BrenierMap map{.net = net, .theta = {}};
+  map.step = report.step;
+  map.time = report.time;
+  map.tau = report.tau / startup_steps;
+  const Matrix<double> start = next.x();
+  Matrix<double> second, last;
+  for (int k = 1; k <= startup_steps; ++k) {
+    map.closes_step = k == startup_steps;
+    if (map.closes_step) last = next.x();
+    if (!take(next, next.base(map, team), map, report)) return false;
+    if (k == 1) second = next.x();
+  }
+  // The velocity of the first of them against that of the last, seven of their lengths later.
+  Matrix<double> end = second;
+  for (std::size_t k = 0; k < end.elements().size(); ++k)
+    end.elements()[k] += next.x().elements()[k] - last.elements()[k];
+  const ThreeTimes ends{start, second, end, map.tau, map.tau};
+  report.time_error = startup_steps * order_difference(map.tau, ends.acceleration() / (startup_steps - 1));
+  return true;
+}
+
+/// All inner problems of one step of length report.tau.
+template <class T>
+bool Flow<T>::State::advance(Trajectory& next, StepReport& report) {
+  if (options.order == 2 && !next.has_previous()) return start_up(next, report);
+  BrenierMap map{.net = net, .theta = {}};
+  map.step = report.step;
+  map.time = report.time;
+  map.tau = report.tau;
+  report.order = 1;
+  const double before = last_length();
+  Trajectory::Base base;
+  if (options.order == 2) {
+    const double ratio = adaptive() ? report.tau / before : 1;
+    base = next.base(MapBase::extrapolated, ratio, team);
+    if (base.admissible) {
+      map.base = MapBase::extrapolated;
+      map.ratio = ratio;
+      map.tau = problem_length(ratio) * report.tau;
+      report.order = 2;
+    }
+  }
+  if (map.base == MapBase::current) base = next.base(map, team);
+  if (!take(next, base, map, report)) return false;
+  if (options.order == 2) {
+    const ThreeTimes last{cloud.previous(), cloud.x(), next.x(), before, report.tau};
+    report.time_error = order_difference(report.tau, last.acceleration());
+  }
+  return true;
+}
+
+template <class T>
+Flow<T>::Flow(Functional functional, Cloud initial, FlowOptions options)
+    : state_(std::make_unique<State>(std::move(functional), std::move(initial), std::move(options))) {}
+template <class T>
+Flow<T>::~Flow() = default;
+template <class T>
+Flow<T>::Flow(Flow&&) noexcept = default;
+template <class T>
+Flow<T>& Flow<T>::operator=(Flow&&) noexcept = default;
+
+template <class T>
+std::optional<StepReport> Flow<T>::step() {
+  State& s = *state_;
+  if (s.options.inner.refresh > 0 && !s.source) {
+    throw ValueError("flow: inner.refresh = " + std::to_string(s.options.inner.refresh) +
+                     " takes new clouds, and there is no source of them; see set_source()");
+  }
+  const double start = now();
+  const Checkpoint before = checkpoint();
+  const std::size_t first_map = s.maps.size();
+  const auto undo = [&] {
+    s.maps.erase(s.maps.begin() + static_cast<std::ptrdiff_t>(first_map), s.maps.end());
+    s.theta.assign(before.theta.begin(), before.theta.end());
+    s.gradient_scale = before.gradient_scale;
+    s.draws = before.draws;
+    s.next_tau = before.next_tau;
+    s.known.reset();
+  };
+  const AdaptiveOptions& adaptive = s.options.adaptive;
+  if (s.adaptive() && !(s.time() < adaptive.end_time)) return std::nullopt;
+  StepReport report;
+  Trajectory next;
+  int rejected = 0;
+  for (double tau = s.next_tau;; ++rejected) {
+    if (s.adaptive()) tau = fitted_length(tau, s.time(), adaptive.end_time);
+    report = {};
+    report.step = s.steps + 1;
+    report.tau = tau;
+    report.time = s.adaptive() ? s.time() + tau : s.options.start_time + report.step * tau;
+    if (tau == adaptive.end_time - s.time()) report.time = adaptive.end_time;
+    report.order = s.options.order;
+    next = s.cloud;
+    try {
+      if (!s.advance(next, report)) {
+        undo();
+        s.interrupted = false;  // not where a step is rejected: an interrupt may have come meanwhile
+        return std::nullopt;
+      }
+      if (!s.adaptive()) break;
+      const double proposed = next_length(tau, report.time_error, adaptive.tolerance);
+      if (report.time_error <= adaptive.tolerance) {
+        s.next_tau = proposed;
+        break;
+      }
+      if (rejected == kMostRejected) throw no_step_length(report, adaptive.tolerance, rejected);
+      tau = proposed;
+      undo();
+    } catch (...) {
+      undo();
+      s.interrupted = false;
+      throw;
+    }
+  }
+  report.rejected = rejected;
+  const double begin = now();
+  std::vector<Trajectory> tracked;
+  try {
+    tracked = s.tracked;
+    for (Trajectory& held_out : tracked) {
+      for (std::size_t m = first_map; m < s.maps.size(); ++m) held_out.advance(s.maps[m], s.team);
+    }
+  } catch (...) {  // no memory
+    undo();
+    throw;
+  }
+  s.cloud = std::move(next);
+  s.tracked = std::move(tracked);
+  ++s.steps;
+  const double mass = s.options.mass;
+  report.functional = times(mass, report.functional);
+  report.transport *= mass;
+  report.decrease *= mass;
+  report.cloud_seconds += now() - begin;
+  report.seconds = now() - start;
+  return report;
+}
+
+template <class T>
+void Flow<T>::interrupt() noexcept {
+  state_->interrupted.store(true, std::memory_order_relaxed);
+}
+
+template <class T>
+int Flow<T>::steps() const {
+  return state_->steps;
+}
+template <class T>
+double Flow<T>::time() const {
+  return state_->time();
+}
+template <class T>
+const FlowOptions& Flow<T>::options() const {
+  return state_->options;
+}
+template <class T>
+const Icnn& Flow<T>::network() const {
+  return state_->net;
+}
+template <class T>
+const Trajectory& Flow<T>::trajectory() const {
+  return state_->cloud;
+}
+template <class T>
+const std::vector<BrenierMap>& Flow<T>::maps() const {
+  return state_->maps;
+}
+template <class T>
+Team& Flow<T>::team() const {
+  return state_->team;
+}
+
+template <class T>
+ObjectiveValue Flow<T>::functional() const {
+  return functional_of(state_->cloud);
+}
+
+template <class T>
+ObjectiveValue Flow<T>::functional_of(const Trajectory& cloud, Index pair_limit) const {
+  if (cloud.x().cols() != state_->net.dim()) {
+    throw ShapeError("flow: a cloud of dimension " + std::to_string(cloud.x().cols()) +
+                     " in a flow of dimension " + std::to_string(state_->net.dim()));
+  }
+  if (state_->functional.needs_density() && !cloud.has_density()) {
+    throw ValueError("flow: the functional needs log-densities, and this cloud has none");
+  }
+  const ObjectiveValue value = state_->value(cloud.x(), cloud.log_density(), pair_limit);
+  const double mass = state_->options.mass;
+  return times(mass, value);
+}
+
+template <class T>
+std::size_t Flow<T>::track(Cloud held_out) {
+  Trajectory cloud(std::move(held_out), state_->options.order == 2);
+  if (cloud.x().cols() != state_->net.dim()) {
+    throw ShapeError("flow: a held-out cloud of dimension " + std::to_string(cloud.x().cols()) +
+                     " in a flow of dimension " + std::to_string(state_->net.dim()));
+  }
+  for (const BrenierMap& map : state_->maps) cloud.advance(map, state_->team);
+  state_->tracked.push_back(std::move(cloud));
+  return state_->tracked.size() - 1;
+}
+
+template <class T>
+const Trajectory& Flow<T>::tracked(std::size_t number) const {
+  if (number >= state_->tracked.size()) {
+    throw ValueError("flow: cloud " + std::to_string(number) + " was asked for; " +
+                     std::to_string(state_->tracked.size()) + " are tracked, from 0");
+  }
+  return state_->tracked[number];
+}
+
+template <class T>
+void Flow<T>::set_source(std::function<Cloud(std::uint32_t)> draw) {
+  state_->source = std::move(draw);
+}
+
+template <class T>
+typename Flow<T>::Checkpoint Flow<T>::checkpoint() const {
+  return {
+      {state_->theta.begin(), state_->theta.end()}, state_->gradient_scale, state_->draws, state_->next_tau};
+}
+
+template <class T>
+void Flow<T>::restore(Trajectory cloud, std::vector<BrenierMap> maps, const Checkpoint& checkpoint) {
+  State& s = *state_;
+  const Index parameters = s.net.parameters();
+  if (cloud.x().cols() != s.net.dim()) throw ShapeError("flow: the restored cloud has another dimension");
+  if (!checkpoint.theta.empty() && static_cast<Index>(checkpoint.theta.size()) != parameters) {
+    throw ShapeError("flow: the checkpoint has " + std::to_string(checkpoint.theta.size()) +
+                     " parameters, the network has " + std::to_string(parameters));
+  }
+  for (const BrenierMap& map : maps) check_parameters("flow: a restored map", map.net, map.theta);
+  if (s.functional.needs_density() && !cloud.has_density()) {
+    throw ValueError("flow: the restored cloud has no log-densities, and the functional needs them");
+  }
+  s.cloud = std::move(cloud);
+  s.maps = std::move(maps);
+  s.steps = s.maps.empty() ? 0 : s.maps.back().step;
+  s.theta.assign(checkpoint.theta.begin(), checkpoint.theta.end());
+  s.gradient_scale = checkpoint.gradient_scale;
+  s.draws = checkpoint.draws;
+  s.known.reset();
+  if (s.adaptive() && checkpoint.next_tau > 0) s.next_tau = checkpoint.next_tau;
+  for (Trajectory& held_out : s.tracked) {
+    for (const BrenierMap& map : s.maps) held_out.advance(map, s.team);
+  }
+}
+
+template class Flow<float>;
+template class Flow<double>;
+
+}  // namespace brenier

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+#include "engine/src/flow/log_det.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "brenier/base/philox.hpp"
+
+namespace brenier {
+
+LogDetOptions log_det_options(const LogDetChoice& choice, int dim) {
+  const bool cg = choice.method == LogDetChoice::Method::cg ||
+                  (choice.method == LogDetChoice::Method::automatic && dim >= kStochasticDim);
+  return {.method = cg ? LogDetOptions::Method::cg : LogDetOptions::Method::exact,
+          .probes = choice.probes,
+          .iterations = choice.iterations,
+          .tolerance = choice.tolerance};
+}
+
+template <class T>
+LogDetCheck check_log_det(const Operations<T>& ops, const InnerProblem<T>& problem,
+                          const std::vector<T>& theta, Team& team) {
+  constexpr Index kParticles = 64;
+  constexpr int kProbes = 8;
+  constexpr int kSteps = 15;
+  const Icnn& net = *problem.net;
+  const int d = net.dim();
+  const Index all = problem.x.rows;
+  const Index n = std::min(all, kParticles);
+  Matrix<T> x(n, d), probes(n, Index{kProbes} * d);
+  const RademacherProbes signs(problem.seed, problem.step, static_cast<std::uint32_t>(problem.iterations), d);
+  for (Index i = 0; i < n; ++i) {
+    for (int c = 0; c < d; ++c) x(i, c) = problem.x(i * all / n, c) / static_cast<T>(problem.scale);
+    for (int k = 0; k < kProbes; ++k) {
+      signs.for_components(static_cast<std::uint64_t>(i), k, [&](int c, bool negative) {
+        probes(i, Index{k} * d + c) = negative ? T(-1) : T(1);
+      });
+    }
+  }
+  std::vector<double> estimate(n), variance(n), exact(n);
+  ops.log_det_lanczos(net, theta.data(), x, probes, kSteps, estimate.data(), variance.data(), team);
+  MapOutputs<double> out;
+  out.log_det = exact.data();
+  const std::vector<double> precise(theta.begin(), theta.end());
+  cpu::operations<double>().evaluate(net, precise.data(), cast<double>(x), out, team);
+  LogDetCheck check;
+  for (Index i = 0; i < n; ++i) {
+    check.error += (estimate[i] - exact[i]) / static_cast<double>(n);
+    check.deviation += variance[i] / kProbes;
+  }
+  check.deviation = std::sqrt(check.deviation) / static_cast<double>(n);
+  return check;
+}
+
+template LogDetCheck check_log_det(const Operations<float>&, const InnerProblem<float>&,
+                                   const std::vector<float>&, Team&);
+template LogDetCheck check_log_det(const Operations<double>&, const InnerProblem<double>&,
+                                   const std::vector<double>&, Team&);
+
+}  // namespace brenier

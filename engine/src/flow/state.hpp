@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+// What a flow keeps, and the parts of a step: the inner problem (engine/src/flow/inner.cpp) and the steps
+// that are made of it (engine/src/flow/flow.cpp). For .cpp files only.
+#pragma once
+
+#include "brenier/flow.hpp"
+#include "engine/src/flow/cloud_objective.hpp"
+
+namespace brenier {
+
+/// One inner problem: from which points (with the ratio of BrenierMap), how long, and the number that its
+/// draws are keyed with.
+struct InnerTask {
+  const Trajectory::Base& base;
+  MapBase kind;
+  double ratio;
+  double tau;
+  std::uint32_t number;
+};
+
+/// A trajectory moved through one map, and what the inner problem says of it.
+struct Trial {
+  Trajectory cloud;
+  ObjectiveValue functional;
+  double transport;
+  double value() const { return functional.total() + transport; }
+};
+
+/// Interactions of larger clouds are reported from this many particles.
+constexpr Index kPairLimit = 8192;
+
+template <class T>
+struct Flow<T>::State {
+  Functional functional;
+  FlowOptions options;
+  Icnn net;
+  Objective objective;
+  const Operations<T>& ops;
+  mutable Team team;
+  Trajectory cloud;
+  std::vector<Trajectory> tracked;
+  std::vector<BrenierMap> maps;
+  std::vector<T> theta;  // of the last inner problem, normalised coordinates
+  double gradient_scale = 0;
+  std::uint32_t draws = 0;
+  int steps = 0;
+  double next_tau = 0;  // of adaptive steps
+  mutable CloudObjective evaluation;
+  std::optional<ObjectiveValue> known;  // F after the last map, on at most kPairLimit particles
+  std::function<Cloud(std::uint32_t)> source;
+  std::atomic<bool> interrupted{false};
+
+  struct Solution {
+    std::vector<T> theta;
+    std::vector<double> physical;
+    InnerReport inner;   // of the last of its segments
+    int iterations = 0;  // of all
+  };
+
+  State(Functional f, Cloud initial, FlowOptions o);
+  void check_curvature() const;
+  static Architecture architecture(const FlowOptions& options, const Cloud& cloud);
+  bool adaptive() const { return options.adaptive.tolerance > 0; }
+  double time() const;
+  double last_length() const;
+  ObjectiveValue value(const Matrix<double>& x, const std::vector<double>& log_density,
+                       Index pair_limit) const;
+  InnerProblem<T> problem(const InnerTask& task, double rate) const;
+  InnerState<T> start(std::uint32_t number) const;
+  Trajectory::Base fresh_base(MapBase kind, double ratio);
+  InnerReport iterate(const InnerProblem<T>& problem, InnerState<T>& state, int until) const;
+  Solution attempt(const InnerTask& task, double rate, StepReport& report);
+  Trial trial(const Trajectory& from, const Trajectory::Base& base, const BrenierMap& map) const;
+  void check(const InnerTask& task, const std::vector<T>& theta, StepReport& report) const;
+  bool take(Trajectory& next, const Trajectory::Base& base, const BrenierMap& like, StepReport& report);
+  bool start_up(Trajectory& next, StepReport& report);
+  bool advance(Trajectory& next, StepReport& report);
+};
+
+}  // namespace brenier

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: MIT
+// Divergences between a cloud and a fixed one on the device: Sinkhorn's algorithm on the logarithms, and
+// kernel means.
+//
+//   computes   soft minima over the other cloud, forces x_i - sum_j P_ij y_j / a_i, and for MMD and energy
+//              distance grad_i sum_j b_j k(x_i, y_j)
+//   layout     x (n, d) and its transpose, y (m, d) and its; E = f + g - C (n, m) and its transpose, so that
+//              rows and columns are one kernel, both with the potentials as they were when E was made:
+//              entries that matter are small and keep their digits. A solve changes f and g by df and dg
+//   warps      one for each row: its lanes take columns in turn, and keep a running largest exponent and the
+//              sum relative to it. Costs are sums of squared differences, 8 rows a warp
+//   stop       a solve whose marginals are met leaves the launches that remain without work, as does an inner
+//              loop that has stopped
+#pragma once
+
+#include "kernels/cuda/network/tile_kernels.hpp"
+#include "kernels/device/device.hpp"
+
+namespace brenier::cuda {
+
+using namespace brenier::device;
+
+inline constexpr int kRowThreads = 256;  // 8 warps
+inline constexpr int kCostRows = 8;      // of a warp
+inline constexpr int kForceParts = 4;    // components of a lane that are summed at once
+
+/// One of two clouds.
+template <class T>
+struct DevicePoints {
+  const T* x = nullptr;        // (n, d)
+  const T* xt = nullptr;       // (d, n)
+  const T* weights = nullptr;  // (n)
+  int n = 0;
+  int d = 0;
+};
+
+/// Of a transport problem, on the device.
+struct SinkhornState {
+  int met = 0;         // the marginals are met: no more steps
+  int iterations = 0;  // of this solve
+  int most_iterations = 0;
+  int solves = 0, unconverged = 0;
+  double error = 0;  // of the last update of f, before it
+  double worst = 0;
+};
+
+/// A pass over the rows: f from g, or with the clouds exchanged g from f.
+template <class T>
+struct SoftMinimumArgs {
+  DevicePoints<T> x, y;
+  const double* f = nullptr;  // (n): what is in E
+  const double* g = nullptr;  // (m)
+  const T* df = nullptr;      // (n): the rest
+  const T* dg = nullptr;      // (m)
+  const T* e = nullptr;       // (n, m), or null: computed
+  T* out = nullptr;           // (n): the new df
+  double epsilon = 1;
+  int half = 0;             // goes half of the way
+  int check = 0;            // 1: measures the marginal error; 2: and may end the solve
+  int last = 0;             // of a solve
+  double tolerance = 0;     // 0: never
+  double* error = nullptr;  // (n)
+  unsigned* ticket = nullptr;
+  SinkhornState* state = nullptr;
+  const Control* control = nullptr;
+  T* force = nullptr;              // (n, d): += factor * (offset + x_i - sum_j P_ij y_j / a_i), or null
+  const double* offset = nullptr;  // (d), or null
+  T factor = 1;
+};
+
+BRENIER_DEVICE inline bool stopped(const Control* control) {
+  return control && control->stop;
+}
+
+/// |x_i - y_j|^2 / 2.
+template <class T>
+BRENIER_DEVICE T cost_between(const DevicePoints<T>& x, int i, const DevicePoints<T>& y, int j) {
+  T sum = 0;
+  for (int c = 0; c < x.d; ++c) {
+    const T z = x.x[Index{i} * x.d + c] - y.xt[Index{c} * y.n + j];
+    sum = fma(z, z, sum);
+  }
+  return sum / 2;
+}
+
+/// log sum_k w_k exp(v_k), as the largest v and the sum relative to it.
+template <class T>
+struct RunningSum {
+  T top = -std::numeric_limits<T>::max();
+  T sum = 0;
+
+  BRENIER_DEVICE void add(T v, T weight) {
+    if (v > top) {
+      sum = sum * exp(top - v) + weight;
+      top = v;
+    } else {
+      sum += weight * exp(v - top);
+    }
+  }
+  /// Over the lanes of a warp, the same in each.
+  BRENIER_DEVICE void reduce() {
+    for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
+      const T other_top = shuffle_xor(top, mask), other_sum = shuffle_xor(sum, mask);
+      const T high = other_top > top ? other_top : top;
+      const T mine = sum * exp(top - high), theirs = other_sum * exp(other_top - high);
+      top = high;
+      sum = mine + theirs;
+    }
+  }
+};
+
+struct SoftMinimumShared {
+  BlockScratch<double> scratch;
+  int last;
+};
+
+/// force_i += factor (sum_j w_j (x_i - y_j) / sum_j w_j + offset), w_j = weight(j) of the other cloud; a
+/// warp's work. The weights of 32 columns at a time go round the lanes, which hold components.
+template <class T, class Weight>
+BRENIER_DEVICE void add_weighted_differences(const DevicePoints<T>& x, int i, const DevicePoints<T>& y,
+                                             bool normalised, T factor, const double* offset, T* force,
+                                             const Weight& weight) {
+  for (int c0 = 0; c0 < x.d; c0 += kForceParts * kWarpSize) {
+    T sum[kForceParts] = {};
+    T z = 0;
+    for (int j0 = 0; j0 < y.n; j0 += kWarpSize) {
+      const int own = j0 + lane();
+      const T w = own < y.n ? weight(own) : T(0);
+      z += w;
+      const unsigned active = ballot(w != T(0));
+      for (int l = 0; l < kWarpSize; ++l) {
+        if (!(active >> l & 1u)) continue;
+        const T of_column = shuffle(w, l);
+        BRENIER_UNROLL
+        for (int k = 0; k < kForceParts; ++k) {
+          const int c = c0 + k * kWarpSize + lane();
+          if (c >= x.d) continue;
+          sum[k] = fma(of_column, x.x[Index{i} * x.d + c] - y.x[Index{j0 + l} * y.d + c], sum[k]);
+        }
+      }
+    }
+    z = warp_sum(z);
+    const T share = normalised ? factor / z : factor;
+    for (int k = 0; k < kForceParts; ++k) {
+      const int c = c0 + k * kWarpSize + lane();
+      if (c >= x.d) continue;
+      T& out = force[Index{i} * x.d + c];
+      out += share * sum[k] + (offset ? factor * static_cast<T>(offset[c]) : T(0));
+    }
+  }
+}
+
+template <class T>
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kRowThreads,
+                                     1) void soft_minimum_kernel(BRENIER_ARGUMENT SoftMinimumArgs<T> args) {
+  SoftMinimumShared& shared = shared_storage<SoftMinimumShared>();
+  const bool idle = stopped(args.control) || (args.state->met && !args.last);
+  const T inverse = static_cast<T>(1 / args.epsilon);
+  const int rows = warp_count();
+  for (int i = block_index() * rows + warp(); !idle && i < args.x.n; i += grid_size() * rows) {
+    const T* e = args.e ? args.e + Index{i} * args.y.n : nullptr;
+    const auto entry = [&](int j) {
+      return e ? e[j]
+               : static_cast<T>(args.f[i] + args.g[j] -
+                                static_cast<double>(cost_between(args.x, i, args.y, j)));
+    };
+    RunningSum<T> sum;
+    for (int j = lane(); j < args.y.n; j += kWarpSize) {
+      sum.add((entry(j) + args.dg[j]) * inverse, args.y.weights[j]);
+    }
+    sum.reduce();
+    const double before = static_cast<double>(args.df[i]);
+    const double after = -args.epsilon * (static_cast<double>(sum.top) + log(static_cast<double>(sum.sum)));
+    const T next = static_cast<T>(args.half ? (before + after) / 2 : after);
+    sync_warp();  // all lanes have read df
+    if (lane() == 0) {
+      args.out[i] = next;
+      if (args.check) {
+        args.error[i] =
+            static_cast<double>(args.x.weights[i]) * abs(exp((before - after) / args.epsilon) - 1) / 2;
+      }
+    }
+    if (args.force) {
+      add_weighted_differences(args.x, i, args.y, true, args.factor, args.offset, args.force, [&](int j) {
+        return args.y.weights[j] * exp((entry(j) + (args.dg[j] + next)) * inverse);
+      });
+    }
+  }
+  // The block that comes last sums the errors, in one order.
+  if (args.check && last_block(args.ticket, shared.last) && !idle) {
+    double error = 0;
+    for (int i = thread_index(); i < args.x.n; i += block_size()) error += args.error[i];
+    error = block_reduce_sum(error, shared.scratch);
+    if (thread_index() == 0) {
+      SinkhornState& state = *args.state;
+      const bool before = state.met;
+      if (!before) state.error = error;
+      if (args.check == 2 && args.tolerance > 0 && error <= args.tolerance) state.met = 1;
+      if (!args.last && !state.met) ++state.iterations;
+      if (args.last) {
+        ++state.solves;
+        if (args.tolerance > 0 && !(state.error <= args.tolerance)) ++state.unconverged;
+        if (!(state.error <= state.worst)) state.worst = state.error;
+        if (state.iterations > state.most_iterations) state.most_iterations = state.iterations;
+      }
+    }
+  }
+}
+
+/// What begins a solve: one block for each component of the cloud.
+template <class T>
+struct CentreArgs {
+  const T* image = nullptr;  // (n, d)
+  const T* weights = nullptr;
+  int n = 0, d = 0;
+  const double* moved = nullptr;  // (d): the cloud's shift less the mean of the reference
+  int about_own_mean = 1;         // else about the reference's
+  T* x = nullptr;                 // (n, d)
+  T* xt = nullptr;                // (d, n)
+  double* offset = nullptr;       // (d): the distance of the means, 0 where about the reference's
+  const Control* control = nullptr;
+};
+
+template <class T>
+BRENIER_KERNEL void centre_kernel(BRENIER_ARGUMENT CentreArgs<T> args) {
+  SoftMinimumShared& shared = shared_storage<SoftMinimumShared>();
+  const int c = block_index();
+  double sum = 0;
+  for (int i = thread_index(); i < args.n; i += block_size()) {
+    sum += static_cast<double>(args.weights[i]) * static_cast<double>(args.image[Index{i} * args.d + c]);
+  }
+  sum = block_reduce_sum(sum, shared.scratch);
+  // The weights, rounded to T, sum to 1 only nearly; what is left over is in the offset's rounding.
+  const double origin = args.about_own_mean ? sum : -args.moved[c];
+  const bool idle = stopped(args.control);
+  for (int i = thread_index(); !idle && i < args.n; i += block_size()) {
+    const T value = static_cast<T>(static_cast<double>(args.image[Index{i} * args.d + c]) - origin);
+    args.x[Index{i} * args.d + c] = value;
+    args.xt[Index{c} * args.n + i] = value;
+  }
+  if (!idle && thread_index() == 0) args.offset[c] = args.about_own_mean ? sum + args.moved[c] : 0.0;
+}
+
+/// Potentials in one place: f += df, df = 0. Begins a solve where `state` is given.
+template <class T>
+BRENIER_KERNEL void fold_kernel(double* f, T* df, const T* next, int n, SinkhornState* state,
+                                const Control* control) {
+  const bool idle = stopped(control);
+  for (int i = block_index() * block_size() + thread_index(); !idle && i < n;
+       i += grid_size() * block_size()) {
+    f[i] += static_cast<double>(next[i]);
+    df[i] = T(0);
+  }
+  if (!idle && state && block_index() == 0 && thread_index() == 0) {
+    state->met = 0;
+    state->iterations = 0;
+  }
+}
+
+/// df = dg = next, of a symmetric problem.
+template <class T>
+BRENIER_KERNEL void copy_kernel(const T* next, T* df, T* dg, int n) {
+  for (int i = block_index() * block_size() + thread_index(); i < n; i += grid_size() * block_size()) {
+    df[i] = next[i];
+    dg[i] = next[i];
+  }
+}
+
+/// E = f + g - C and its transpose, or null; 8 rows a warp, 64 a block, 32 columns.
+template <class T>
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kRowThreads, 1) void cost_kernel(DevicePoints<T> x, DevicePoints<T> y,
+                                                                      const double* f, const double* g, T* e,
+                                                                      T* et, const Control* control) {
+  const int columns = (y.n + kWarpSize - 1) / kWarpSize;
+  const int block_rows = kCostRows * warp_count();
+  const int tiles = (x.n + block_rows - 1) / block_rows * columns;
+  const bool idle = stopped(control);
+  for (int tile = block_index(); !idle && tile < tiles; tile += grid_size()) {
+    const int i0 = tile / columns * block_rows + warp() * kCostRows;
+    const int j = tile % columns * kWarpSize + lane();
+    if (i0 >= x.n || j >= y.n) continue;
+    T sum[kCostRows] = {};
+    for (int c = 0; c < x.d; ++c) {
+      const T b = y.xt[Index{c} * y.n + j];
+      BRENIER_UNROLL
+      for (int r = 0; r < kCostRows; ++r) {
+        const int i = i0 + r < x.n ? i0 + r : x.n - 1;
+        const T z = x.x[Index{i} * x.d + c] - b;
+        sum[r] = fma(z, z, sum[r]);
+      }
+    }
+    BRENIER_UNROLL
+    for (int r = 0; r < kCostRows; ++r) {
+      const int i = i0 + r;
+      if (i >= x.n) continue;
+      const T value = static_cast<T>(f[i] + g[j] - static_cast<double>(sum[r]) / 2);
+      e[Index{i} * y.n + j] = value;
+      if (et) et[Index{j} * x.n + i] = value;
+    }
+  }
+}
+
+/// MMD and energy distance: force_i += factor * grad_i sum_j b_j k(x_i, y_j), and value_i = sum_j b_j k.
+template <class T>
+struct KernelMeanArgs {
+  DevicePoints<T> x, y;
+  int mmd = 1;
+  T rate = 1;  // 1 / bandwidth^2
+  T factor = 1;
+  T* force = nullptr;       // (n, d), or null
+  double* value = nullptr;  // (n), or null
+  const Control* control = nullptr;
+};
+
+template <class T>
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kRowThreads,
+                                     1) void kernel_mean_kernel(BRENIER_ARGUMENT KernelMeanArgs<T> args) {
+  const bool idle = stopped(args.control);
+  for (int i = block_index() * warp_count() + warp(); !idle && i < args.x.n;
+       i += grid_size() * warp_count()) {
+    if (args.value) {
+      double sum = 0;
+      for (int j = lane(); j < args.y.n; j += kWarpSize) {
+        const T c = cost_between(args.x, i, args.y, j);
+        sum += static_cast<double>(args.y.weights[j] * (args.mmd ? exp(-args.rate * c) : -sqrt(2 * c)));
+      }
+      sum = warp_sum(sum);
+      if (lane() == 0) args.value[i] = sum;
+    }
+    if (!args.force) continue;
+    const T factor = -args.factor;
+    add_weighted_differences(args.x, i, args.y, false, factor, nullptr, args.force, [&](int j) {
+      const T c = cost_between(args.x, i, args.y, j);
+      const T q = args.mmd ? args.rate * exp(-args.rate * c) : (c > T(0) ? 1 / sqrt(2 * c) : T(0));
+      return args.y.weights[j] * (q + (c - c));  // not finite where the cost is not
+    });
+  }
+}
+
+}  // namespace brenier::cuda

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: MIT
+// The host's side of the device by the CUDA runtime and cuBLAS. The only file that calls them.
+#include <cublas_v2.h>
+
+#include <atomic>
+#include <cstring>
+#include <string>
+
+#include "kernels/device/device.hpp"
+
+namespace brenier::device {
+inline namespace BRENIER_DIALECT {
+namespace {
+
+std::atomic<std::uint64_t> synchronisations{0};
+
+/// Throws DeviceError in CUDA's words. Clears the error, so that the next call does not meet it again.
+void check(cudaError_t status, const std::string& what) {
+  if (status == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());
+  throw DeviceError(what + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status));
+}
+
+void check(cublasStatus_t status, const char* what) {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  throw DeviceError(std::string(what) + ": " + cublasGetStatusName(status) + ": " +
+                    cublasGetStatusString(status));
+}
+
+cudaStream_t native(const Stream& stream) {
+  return static_cast<cudaStream_t>(stream.native());
+}
+void* pointer(detail::Address address) {
+  return reinterpret_cast<void*>(address);
+}
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+}  // namespace
+
+struct Stream::State {
+  StreamOptions options;
+  cudaStream_t stream = nullptr;
+};
+struct Event::State {
+  cudaEvent_t event = nullptr;
+};
+struct Graph::State {
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+};
+struct Blas::State {
+  DeviceBuffer<unsigned char> workspace;
+  cublasHandle_t handle = nullptr;
+};
+
+// --- devices -----------------------------------------------------------------------------------------------
+
+int device_count() noexcept {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  static_cast<void>(cudaGetLastError());
+  return 0;
+}
+
+std::string device_trouble() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaSuccess) return count > 0 ? "" : "CUDA finds no device";
+  static_cast<void>(cudaGetLastError());
+  return std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status);
+}
+
+namespace {
+void check_device(int k) {
+  const int count = device_count();
+  if (count == 0)
+    throw NotAvailable("no CUDA device on this machine (" + device_trouble() + "); use the device \"cpu\"");
+  if (k < 0 || k >= count)
+    throw NotAvailable("CUDA device " + std::to_string(k) + " does not exist: this machine has " +
+                       std::to_string(count) + ", numbered from 0");
+}
+}  // namespace
+
+void use_device(int k) {
+  check_device(k);
+  check(cudaSetDevice(k), "cudaSetDevice(" + std::to_string(k) + ")");
+}
+
+int current_device() {
+  if (device_count() == 0) return 0;
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  return device;
+}
+
+DeviceProperties properties() {
+  DeviceProperties p = properties_of(current_device());
+  check(cudaMemGetInfo(&p.memory_free, &p.memory_total), "cudaMemGetInfo");
+  return p;
+}
+
+DeviceProperties properties_of(int device) {
+  check_device(device);
+  cudaDeviceProp all{};
+  check(cudaGetDeviceProperties(&all, device), "cudaGetDeviceProperties");
+  DeviceProperties p;
+  p.name = all.name;
+  p.compute_major = all.major;
+  p.compute_minor = all.minor;
+  p.multiprocessors = all.multiProcessorCount;
+  p.max_threads_per_block = all.maxThreadsPerBlock;
+  p.max_grid = attribute(cudaDevAttrMaxGridDimX, device);
+  p.shared_per_block = all.sharedMemPerBlock;
+  p.shared_per_block_opt_in = all.sharedMemPerBlockOptin;
+  p.shared_per_multiprocessor = all.sharedMemPerMultiprocessor;
+  p.memory_total = all.totalGlobalMem;
+  return p;
+}
+
+std::size_t most_shared_bytes() {
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  return static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+}
+
+std::uint64_t host_synchronisations() noexcept {
+  return synchronisations;
+}
+
+// --- streams and events ------------------------------------------------------------------------------------
+
+Stream::Stream(StreamOptions options) : state_(new State{options}) {
+  if (MemoryProbe::active()) return;
+  check(cudaStreamCreateWithFlags(&state_->stream, cudaStreamNonBlocking), "cudaStreamCreate");
+}
+void Stream::Delete::operator()(State* state) const noexcept {
+  if (state->stream) cudaStreamDestroy(state->stream);
+  delete state;
+}
+void Stream::synchronise() {
+  if (MemoryProbe::active()) return;
+  ++synchronisations;
+  check(cudaStreamSynchronize(state_->stream), "cudaStreamSynchronize");
+}
+void Stream::wait(const Event& event) {
+  if (MemoryProbe::active()) return;
+  check(cudaStreamWaitEvent(state_->stream, event.state().event), "cudaStreamWaitEvent");
+}
+bool Stream::capturing() const {
+  if (MemoryProbe::active()) return false;
+  cudaStreamCaptureStatus status{};
+  check(cudaStreamIsCapturing(state_->stream, &status), "cudaStreamIsCapturing");
+  return status != cudaStreamCaptureStatusNone;
+}
+const StreamOptions& Stream::options() const {
+  return state_->options;
+}
+void* Stream::native() const {
+  return state_->stream;
+}
+
+Event::Event() : state_(new State) {
+  check(cudaEventCreate(&state_->event), "cudaEventCreate");
+}
+void Event::Delete::operator()(State* state) const noexcept {
+  if (state->event) cudaEventDestroy(state->event);
+  delete state;
+}
+void Event::record(Stream& stream) {
+  if (MemoryProbe::active()) return;
+  check(cudaEventRecord(state_->event, device::native(stream)), "cudaEventRecord");
+}
+void Event::synchronise() {
+  if (MemoryProbe::active()) return;
+  ++synchronisations;
+  check(cudaEventSynchronize(state_->event), "cudaEventSynchronize");
+}
+double Event::milliseconds_since(const Event& start) {
+  if (MemoryProbe::active()) return 0;
+  synchronise();
+  float milliseconds = 0;
+  const cudaError_t status = cudaEventElapsedTime(&milliseconds, start.state_->event, state_->event);
+  if (status == cudaErrorInvalidResourceHandle) {
+    static_cast<void>(cudaGetLastError());
+    throw ValueError("milliseconds_since: both events must have been recorded");
+  }
+  check(status, "cudaEventElapsedTime");
+  return static_cast<double>(milliseconds);
+}
+
+// --- graphs ------------------------------------------------------------------------------------------------
+
+Graph Graph::capture(Stream& stream, const std::function<void()>& work) {
+  if (stream.capturing()) throw DeviceError("Graph::capture: the stream is capturing already");
+  Graph graph(new State);
+  if (MemoryProbe::active()) return graph;
+  check(cudaStreamBeginCapture(device::native(stream), cudaStreamCaptureModeThreadLocal),
+        "cudaStreamBeginCapture");
+  try {
+    work();
+  } catch (...) {
+    cudaGraph_t abandoned = nullptr;
+    if (cudaStreamEndCapture(device::native(stream), &abandoned) == cudaSuccess && abandoned)
+      cudaGraphDestroy(abandoned);
+    static_cast<void>(cudaGetLastError());
+    throw;
+  }
+  check(cudaStreamEndCapture(device::native(stream), &graph.state_->graph),
+        "Graph::capture (did the work wait, allocate, release or copy to or from the host?)");
+  check(cudaGraphInstantiate(&graph.state_->executable, graph.state_->graph, 0), "cudaGraphInstantiate");
+  return graph;
+}
+
+void Graph::Delete::operator()(State* state) const noexcept {
+  if (state->executable) cudaGraphExecDestroy(state->executable);
+  if (state->graph) cudaGraphDestroy(state->graph);
+  delete state;
+}
+
+void Graph::launch(Stream& stream) {
+  if (MemoryProbe::active()) return;
+  if (stream.capturing()) throw DeviceError("Graph::launch into a stream that is capturing");
+  check(cudaGraphLaunch(state_->executable, device::native(stream)), "cudaGraphLaunch");
+  if (stream.options().synchronise_launches) stream.synchronise();
+}
+
+int Graph::nodes() const {
+  if (!state_->graph) return 0;  // captured by a MemoryProbe
+  std::size_t count = 0;
+  check(cudaGraphGetNodes(state_->graph, nullptr, &count), "cudaGraphGetNodes");
+  return static_cast<int>(count);
+}
+
+// --- matrix products ---------------------------------------------------------------------------------------
+
+Blas::Blas() : state_(new State) {
+  // The sizes that cuBLAS recommends: 32 MiB from compute capability 9 on, 4 MiB before.
+  const std::size_t bytes = properties().compute_major >= 9 ? std::size_t{32} << 20 : std::size_t{4} << 20;
+  state_->workspace = DeviceBuffer<unsigned char>(static_cast<Index>(bytes));
+  if (MemoryProbe::active()) return;
+  check(cublasCreate(&state_->handle), "cublasCreate");
+  check(cublasSetMathMode(state_->handle, CUBLAS_DEFAULT_MATH), "cublasSetMathMode");  // no TF32
+}
+
+void Blas::Delete::operator()(State* state) const noexcept {
+  if (state->handle) {
+    cublasDestroy(state->handle);
+    ++synchronisations;
+  }
+  delete state;
+}
+
+template <class T>
+void gemm(Blas& blas, Stream& stream, Transpose transpose_a, Transpose transpose_b, int m, int n, int k,
+          std::type_identity_t<T> alpha, DevicePointer<const T> a, int lda,
+          std::type_identity_t<DevicePointer<const T>> b, int ldb, std::type_identity_t<T> beta,
+          std::type_identity_t<DevicePointer<T>> c, int ldc) {
+  if (MemoryProbe::active()) return;
+  const cublasHandle_t handle = blas.state().handle;
+  check(cublasSetStream(handle, native(stream)), "cublasSetStream");  // takes the workspace away
+  const auto& workspace = blas.state().workspace;
+  check(cublasSetWorkspace(handle, pointer(workspace.pointer().address()),
+                           static_cast<std::size_t>(workspace.size())),
+        "cublasSetWorkspace");
+  // Row-major C = A B is column-major C^T = B^T A^T.
+  const auto operation = [](Transpose t) { return t == Transpose::no ? CUBLAS_OP_N : CUBLAS_OP_T; };
+  const auto* a_at = static_cast<const T*>(pointer(a.address()));
+  const auto* b_at = static_cast<const T*>(pointer(b.address()));
+  auto* c_at = static_cast<T*>(pointer(c.address()));
+  if constexpr (std::is_same_v<T, float>) {
+    check(cublasSgemm(handle, operation(transpose_b), operation(transpose_a), n, m, k, &alpha, b_at, ldb,
+                      a_at, lda, &beta, c_at, ldc),
+          "cublasSgemm");
+  } else {
+    check(cublasDgemm(handle, operation(transpose_b), operation(transpose_a), n, m, k, &alpha, b_at, ldb,
+                      a_at, lda, &beta, c_at, ldc),
+          "cublasDgemm");
+  }
+}
+template void gemm<float>(Blas&, Stream&, Transpose, Transpose, int, int, int, float,
+                          DevicePointer<const float>, int, DevicePointer<const float>, int, float,
+                          DevicePointer<float>, int);
+template void gemm<double>(Blas&, Stream&, Transpose, Transpose, int, int, int, double,
+                           DevicePointer<const double>, int, DevicePointer<const double>, int, double,
+                           DevicePointer<double>, int);
+
+// --- memory and launches -----------------------------------------------------------------------------------
+
+namespace detail {
+
+Address allocate(std::size_t bytes, const char* purpose) {
+  if (MemoryProbe* probe = MemoryProbe::active()) return probe->allocate(bytes);
+  ++synchronisations;
+  void* memory = nullptr;
+  const cudaError_t status = cudaMalloc(&memory, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    static_cast<void>(cudaGetLastError());
+    std::size_t free = 0;
+    std::size_t total = 0;
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    throw OutOfDeviceMemory(purpose, bytes, free, total);
+  }
+  check(status, "cudaMalloc of " + std::to_string(bytes) + " bytes");
+  return reinterpret_cast<Address>(memory);
+}
+
+void release(Address address) noexcept {
+  if (MemoryProbe* probe = MemoryProbe::active(); probe && probe->release(address)) return;
+  ++synchronisations;
+  cudaFree(pointer(address));  // a destructor cannot report; the next checked call will
+}
+
+void copy_to_device(Address to, const void* from, std::size_t bytes, Stream& stream) {
+  if (MemoryProbe::active()) return;
+  check(cudaMemcpyAsync(pointer(to), from, bytes, cudaMemcpyHostToDevice, native(stream)), "copy_to_device");
+  stream.synchronise();
+}
+
+void copy_to_host(void* to, Address from, std::size_t bytes, Stream& stream) {
+  if (MemoryProbe::active()) {
+    if (bytes > 0) std::memset(to, 0, bytes);
+    return;
+  }
+  check(cudaMemcpyAsync(to, pointer(from), bytes, cudaMemcpyDeviceToHost, native(stream)), "copy_to_host");
+  stream.synchronise();
+}
+
+void copy_on_device(Address to, Address from, std::size_t bytes, Stream& stream) {
+  if (MemoryProbe::active()) return;
+  check(cudaMemcpyAsync(pointer(to), pointer(from), bytes, cudaMemcpyDeviceToDevice, native(stream)),
+        "copy_on_device");
+}
+
+void fill_zero(Address to, std::size_t bytes, Stream& stream) {
+  if (MemoryProbe::active()) return;
+  check(cudaMemsetAsync(pointer(to), 0, bytes, native(stream)), "fill_zero");
+}
+
+bool prepare_launch(const void* kernel, const Launch& shape) {
+  if (MemoryProbe::active()) return false;
+  constexpr std::size_t kWithoutAsking = 48 * 1024;
+  if (shape.shared_bytes <= kWithoutAsking) return true;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shape.shared_bytes)),
+        describe(shape));
+  return true;
+}
+
+void finish_launch(const Launch& shape) {
+  check(cudaGetLastError(), describe(shape));
+  if (!shape.stream.options().synchronise_launches || shape.stream.capturing()) return;
+  ++synchronisations;
+  check(cudaStreamSynchronize(native(shape.stream)), describe(shape));
+}
+
+}  // namespace detail
+}  // namespace BRENIER_DIALECT
+}  // namespace brenier::device

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+// The emulator behind the device dialect on machines without a GPU. One device per process, as real programs
+// see it; launches run at once, one at a time. The threads of a block are fibers on one OS thread: each runs
+// until it waits at a barrier or a warp operation, in forward or reverse order.
+//
+// What finds which mistake; tests/emulator plants each of them.
+//
+// Always:
+// * divergent barriers and warp operations, with the source lines of both; a thread that returns before a
+//   barrier that others wait at
+// * Array indices, misaligned vector accesses, writes just outside a device buffer or the shared memory, or
+//   into a released buffer (guard zones, checked at the end of a launch)
+// * more shared memory than was launched with, launches beyond the device's limits, copies beyond a buffer
+// * waiting, allocating, releasing or copying to or from the host during a capture
+// * the host touching device memory (SIGSEGV: it is mapped without access outside kernels and copies;
+//   is_device_address() tells a signal handler)
+//
+// By value:
+// * shared memory and fresh buffers are NaN (all bits set): what reads them before they are written is
+//   not finite
+// * a missing barrier or a write-after-read hazard changes the result between the forward and the reverse
+//   order; a race between blocks, with their order (Options::blocks, interleave)
+//
+// TSan build: data races of threads and of neighbouring blocks, also where the values happen to be right.
+// Barriers order memory; shuffles and votes do not.
+//
+// ASan build: accesses outside buffers and after their release, reads too, at the line of the kernel.
+//
+// Not found: a kernel that spins on another thread's progress (it hangs), bank conflicts, registers, weak
+// memory, stream order (launches are immediate), the accuracy of CUDA's elementary functions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <source_location>
+
+#include "brenier/base/portable.hpp"
+
+namespace brenier::device {
+inline namespace BRENIER_DIALECT {
+struct Launch;
+}  // namespace BRENIER_DIALECT
+}  // namespace brenier::device
+
+namespace brenier::device::emulator {
+
+enum class Order { forward, reverse, shuffled };
+
+/// How the emulated device runs what is launched, and what it is. Sizes in bytes.
+struct Options {
+  Order threads = Order::forward;
+  Order blocks = Order::forward;
+  std::uint64_t seed = 0;                     // of shuffled orders
+  bool interleave = false;                    // run two blocks of a grid by turns
+  std::size_t memory = std::size_t{1} << 30;  // of the device, at most 2 GiB
+  std::size_t shared_memory = 227 * 1024;     // of a block, at most
+  int devices = 1;                            // one memory for all: device_launches() tells them apart
+};
+
+const Options& options();
+
+/// Sets options for its lifetime.
+class ScopedOptions {
+ public:
+  explicit ScopedOptions(const Options& options);
+  ~ScopedOptions();
+  ScopedOptions(const ScopedOptions&) = delete;
+  ScopedOptions& operator=(const ScopedOptions&) = delete;
+
+ private:
+  Options before_;
+};
+
+/// Bytes in device buffers now.
+std::size_t memory_in_use();
+/// Kernels that device k has run so far in this process.
+std::uint64_t device_launches(int k);
+
+/// Whether an address lies in device memory. For signal handlers.
+bool is_device_address(const void* address) noexcept;
+
+// What the dialect is made of; each throws DeviceError outside kernels.
+int thread_index();
+int block_index();
+int block_size();
+int grid_size();
+void sync_block(const std::source_location& where);
+void sync_warp(const std::source_location& where);
+std::uint64_t exchange(std::uint64_t value, int source_lane, const std::source_location& where);
+unsigned ballot(bool predicate, const std::source_location& where);
+/// Every lane gives up to 8 floats; given(lane, k, the number returned) is one of a lane, until the caller's
+/// next warp operation.
+unsigned give(const float* values, int count, const std::source_location& where);
+float given(int lane, int k, unsigned operation);
+void* shared_memory(std::size_t offset, std::size_t bytes, std::size_t alignment,
+                    const std::source_location& where);
+void* aligned(const void* address, std::size_t alignment, const std::source_location& where);
+[[noreturn]] void report_index(int index, int size);
+
+/// Runs `body` once in each thread of a launch, or records that where the stream is capturing.
+void submit(const Launch& shape, std::function<void()> body);
+
+}  // namespace brenier::device::emulator

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+// A fixed team of threads that runs one function at a time, with barriers inside it.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "brenier/base/view.hpp"
+
+namespace brenier {
+
+/// Threads that sleep between calls of run(). Not copyable; run() must not be called from two threads at once
+/// or from inside itself. Results of the library never depend on the number of threads: work is split by
+/// problem size, and only dealt out by rank.
+class Team {
+ public:
+  /// `threads` >= 1, the calling thread included; 0 takes what the machine offers to this process.
+  explicit Team(int threads = 0);
+  ~Team();
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  int size() const { return size_; }
+
+  /// Processors that the system lets this process use; at least 1.
+  static int available();
+
+  /// Calls body(rank) on every thread, rank in [0, size()), and waits for all. An exception in a body is
+  /// thrown again here once all have ended; a body that waits at a barrier must not throw on one rank alone.
+  void run(const std::function<void(int)>& body);
+
+  /// Inside run(): waits until every rank has arrived.
+  void barrier();
+
+  /// The part of [0, count) that `rank` works on: contiguous and as even as possible.
+  std::pair<Index, Index> share(Index count, int rank) const {
+    return {count * rank / size_, count * (rank + 1) / size_};
+  }
+
+ private:
+  struct Workers;
+  int size_;
+  std::atomic<int> arrived_{0};
+  std::atomic<unsigned> generation_{0};
+  std::unique_ptr<Workers> workers_;
+};
+
+}  // namespace brenier

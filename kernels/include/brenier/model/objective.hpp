@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT
+// The functional F of a JKO step as data that every backend can evaluate: weighted sums of potential,
+// interaction and internal energies.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "brenier/model/icnn.hpp"
+#include "brenier/model/program.hpp"
+
+namespace brenier {
+
+/// W of 1/2 double-integral W(x - y): one of three forms.
+struct PairKernel {
+  enum class Form {
+    quadratic_log,  // quadratic r^2 + log_coefficient log r + constant: moments, and one reciprocal a pair
+    radial,         // program in r = |x - y|
+    vector,         // program in x - y, an even function
+  };
+  Form form = Form::quadratic_log;
+  double quadratic = 0;
+  double log_coefficient = 0;
+  double constant = 0;
+  Program program{};
+};
+
+/// weight * 1/2 double-integral W(x - y) d rho d rho. The self pair i = j of a cloud is excluded, and the sum
+/// over pairs is divided by N (N - 1): unbiased for independent particles.
+struct InteractionTerm {
+  double weight = 1;
+  PairKernel kernel;
+};
+
+/// weight * integral f(rho) dx.
+struct InternalTerm {
+  enum class Form {
+    entropy,  // f(t) = t log t
+    power,    // f(t) = t^m / (m - 1)
+    general,  // programs in t
+  };
+  double weight = 1;
+  Form form = Form::entropy;
+  double exponent = 2;  // m > 1, for Form::power
+  Program program{};    // f(t)
+  Program surrogate{};  // w(t) = f'(t) - f(t)/t, the weight of log det H (the paper's Table 3)
+};
+
+/// weight * integral u d rho, u a network in physical coordinates.
+struct NetworkTerm {
+  double weight = 1;
+  std::shared_ptr<const Icnn> net;
+  std::shared_ptr<const std::vector<double>> theta;  // net->parameters()
+};
+
+/// Entropic optimal transport between clouds with the cost 1/2 |x - y|^2: Sinkhorn's algorithm on the
+/// logarithms, epsilon lowered step by step (Feydy et al., AISTATS 2019; Schmitzer, SIAM J. Sci. Comput. 41,
+/// 2019). The value is min <P, C> + epsilon KL(P | a x b) = <a, f> + <b, g>.
+struct SinkhornOptions {
+  double epsilon = 0.0025;  // > 0, in the unit of the cost; the square of a blur
+  double scaling = 0.5;  // in (0, 1): sqrt(epsilon) falls by this factor, from a bound of the largest cost on
+  int iterations = 100;  // most steps at the last epsilon, >= 1; a step updates f and g
+  int warm_iterations = 10;  // the same where there are potentials of a call before, and no schedule; >= 1
+  double tolerance = 1e-6;   // ends them where the marginals are met to this, in total variation; 0: all
+                             // steps. 128 rounding units of T end them in any case
+  bool debiased = false;     // less half of the two clouds' values with themselves (Sinkhorn divergence)
+  std::ptrdiff_t storage = std::ptrdiff_t{1} << 30;  // bytes: most that the costs between two clouds take;
+                                                     // see stores_costs()
+};
+
+/// weight * D(rho, reference): how far the particles, of equal weight, are from a fixed cloud. MMD and energy
+/// distance are those of the two empirical measures themselves, pairs of a particle with itself included:
+/// they are 0 between equal clouds, and so are their forces.
+struct DivergenceTerm {
+  enum class Form {
+    sinkhorn,  // entropic optimal transport
+    mmd,       // squared maximum mean discrepancy, kernel exp(-|x - y|^2 / (2 bandwidth^2))
+    energy,    // energy distance
+  };
+  double weight = 1;
+  Form form = Form::sinkhorn;
+  std::shared_ptr<const Matrix<double>> reference;  // (M, d), physical coordinates
+  std::vector<double> reference_weights;            // (M), > 0, sum 1; empty: 1/M each
+  SinkhornOptions sinkhorn;
+  double bandwidth = 1;  // of mmd, > 0
+};
+
+/// All terms of F. Potentials are summed into one program, weights included.
+struct Objective {
+  Program potential;  // in x; no code where there is no potential
+  std::vector<InternalTerm> internal;
+  std::vector<InteractionTerm> interaction;
+  std::vector<NetworkTerm> network;
+  std::vector<DivergenceTerm> divergence;
+
+  bool has_potential() const { return !potential.code.empty(); }
+};
+
+/// Values of the parts of F, weights included, natural logarithms.
+struct ObjectiveValue {
+  double potential = 0;
+  double interaction = 0;
+  double internal = 0;
+  double divergence = 0;
+  std::vector<double> distances = {};  // D of each term of the divergence, without its weight and the mass
+  double total() const { return potential + interaction + internal + divergence; }
+};
+
+}  // namespace brenier

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT
+#include "brenier/model/divergence.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+#include <string>
+
+#include "brenier/base/error.hpp"
+
+namespace brenier {
+namespace {
+
+std::string show_value(double value) {
+  std::ostringstream out;
+  out << value;
+  return out.str();
+}
+
+// Half the squared diameter of two clouds stays in the range of float, with room for sums of squares.
+constexpr double kFarthest = 1e17;
+
+}  // namespace
+
+void SinkhornReport::add(const SinkhornReport& other) {
+  iterations = std::max(iterations, other.iterations);
+  // Not std::max: a NaN is to be seen.
+  if (!(other.marginal_error <= marginal_error)) marginal_error = other.marginal_error;
+  solves += other.solves;
+  schedules += other.schedules;
+  unconverged += other.unconverged;
+}
+
+bool TransportDuals::fit(Index n, Index m) const {
+  return n > 0 && static_cast<Index>(f.size()) == n && static_cast<Index>(g.size()) == m;
+}
+
+void TransportDuals::reset(Index n, Index m) {
+  f.assign(n, 0.0);
+  g.assign(m, 0.0);
+}
+
+CentredReference::CentredReference(const DivergenceTerm& term)
+    : y(*term.reference), mean(y.cols(), 0.0), weights(term.reference_weights) {
+  if (weights.empty()) weights.assign(y.rows(), 1.0 / static_cast<double>(y.rows()));
+  for (Index j = 0; j < y.rows(); ++j) {
+    for (Index c = 0; c < y.cols(); ++c) mean[c] += weights[j] * y(j, c);
+  }
+  for (Index j = 0; j < y.rows(); ++j) {
+    for (Index c = 0; c < y.cols(); ++c) y(j, c) -= mean[c];
+  }
+}
+
+CentredReference::~CentredReference() = default;
+
+double first_epsilon(double bound, const SinkhornOptions& options) {
+  return std::isfinite(bound) ? std::max(bound, options.epsilon) : options.epsilon;
+}
+
+double next_epsilon(double epsilon, const SinkhornOptions& options) {
+  return std::max(options.epsilon, epsilon * options.scaling * options.scaling);
+}
+
+bool stores_costs(Index n, Index m, Index d, std::size_t element, const SinkhornOptions& options) {
+  constexpr Index kFewDimensions = 16;  // measured with brenier_bench_sinkhorn --storage
+  // In double: n m may not fit an Index.
+  const double bytes = static_cast<double>(n) * static_cast<double>(m) * static_cast<double>(element);
+  if (!(bytes <= static_cast<double>(options.storage))) return false;
+  return element < sizeof(double) || d > kFewDimensions || bytes <= static_cast<double>(kSmallCosts);
+}
+
+double warm_limit(double schedule_error) {
+  // Twice what the schedule reaches: where that is bad too, starting again from nothing helps nobody.
+  return std::max(0.1, 2 * schedule_error);
+}
+
+void check_cloud(MatrixView<const double> x, const std::vector<double>& weights, const char* where) {
+  const std::string at = where;
+  if (x.rows < 1 || x.cols < 1) {
+    throw ShapeError(at + ": a cloud of " + std::to_string(x.rows) + " points in dimension " +
+                     std::to_string(x.cols) + "; at least one point is needed");
+  }
+  for (Index i = 0; i < x.rows; ++i) {
+    for (Index c = 0; c < x.cols; ++c) {
+      if (!(std::abs(x(i, c)) <= kFarthest)) {
+        throw ValueError(at + ": point " + std::to_string(i) + " has the coordinate " + show_value(x(i, c)) +
+                         "; all must be finite and below " + show_value(kFarthest) +
+                         ", or the cost overflows: choose another unit of length");
+      }
+    }
+  }
+  if (weights.empty()) return;
+  if (static_cast<Index>(weights.size()) != x.rows) {
+    throw ShapeError(at + ": " + std::to_string(weights.size()) + " weights for " + std::to_string(x.rows) +
+                     " points; give one each, or none for equal weights");
+  }
+  double sum = 0;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    if (!(weights[i] > 0) || !std::isfinite(weights[i])) {
+      throw ValueError(at + ": weight " + std::to_string(i) + " is " + show_value(weights[i]) +
+                       "; weights are above 0: leave out points that have none");
+    }
+    sum += weights[i];
+  }
+  if (!(std::abs(sum - 1) <= 1e-9)) {
+    throw ValueError(at + ": the weights sum to " + show_value(sum) + "; divide them by that");
+  }
+}
+
+void check_divergence(const DivergenceTerm& term, const char* where) {
+  const std::string at = where;
+  if (!term.reference) throw ValueError(at + ": no reference cloud; give the points to compare with");
+  check_cloud(*term.reference, term.reference_weights, where);
+  const auto wrong = [&](const char* name, double value, const char* allowed) {
+    throw ValueError(at + ": " + name + " = " + show_value(value) + "; it must be " + allowed);
+  };
+  if (term.form == DivergenceTerm::Form::sinkhorn) {
+    const SinkhornOptions& o = term.sinkhorn;
+    if (!(o.epsilon > 0) || !std::isfinite(o.epsilon))
+      wrong("epsilon", o.epsilon, "above 0, in the unit of the cost");
+    if (!(o.scaling > 0 && o.scaling < 1)) wrong("scaling", o.scaling, "above 0 and below 1");
+    if (o.iterations < 1) wrong("iterations", o.iterations, "at least 1");
+    if (o.warm_iterations < 1) wrong("warm_iterations", o.warm_iterations, "at least 1");
+    if (!(o.tolerance >= 0)) wrong("tolerance", o.tolerance, "at least 0");
+  }
+  if (term.form == DivergenceTerm::Form::mmd && (!(term.bandwidth > 0) || !std::isfinite(term.bandwidth))) {
+    wrong("bandwidth", term.bandwidth, "above 0, for example the median distance");
+  }
+}
+
+}  // namespace brenier

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: MIT
+#include "brenier/model/icnn.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "brenier/base/error.hpp"
+#include "brenier/base/philox.hpp"
+
+namespace brenier {
+namespace {
+
+constexpr double kUnbounded = -std::numeric_limits<double>::infinity();
+
+void validate(const Architecture& a) {
+  const auto fail = [](const std::string& what) { throw ValueError("ICNN architecture: " + what); };
+  if (a.dim < 1) fail("dim = " + std::to_string(a.dim) + "; it must be at least 1");
+  if (a.hidden.empty()) fail("no hidden layers; give at least one width, e.g. hidden = [100, 20]");
+  for (const int width : a.hidden) {
+    if (width < 1) fail("a hidden width is " + std::to_string(width) + "; widths must be at least 1");
+    if (a.residual && width != a.hidden.front()) {
+      fail("a residual network needs equal widths, got " + std::to_string(a.hidden.front()) + " and " +
+           std::to_string(width));
+    }
+  }
+  const std::size_t layers = a.residual ? 2 * a.hidden.size() - 1 : a.hidden.size();
+  if (layers > kMaxLayers) {
+    fail(std::to_string(layers) + " hidden layers (a residual block counts two); at most " +
+         std::to_string(kMaxLayers) + " are supported");
+  }
+  if (a.quadratic_rank < 0) {
+    fail("quadratic_rank = " + std::to_string(a.quadratic_rank) + "; it must be at least 0");
+  }
+  if (!(a.sharpness > 0 && a.sharpness <= 1e6)) {
+    fail("sharpness = " + std::to_string(a.sharpness) + "; it must be above 0, and at most 1e6");
+  }
+  if (!(a.floor >= 0)) fail("floor = " + std::to_string(a.floor) + "; it must be at least 0");
+  if (!(a.alpha_min >= 0)) fail("alpha_min = " + std::to_string(a.alpha_min) + "; it must be at least 0");
+}
+
+}  // namespace
+
+Index Icnn::add(std::string name, Index rows, Index cols, double lower, double rate, bool nonnegative) {
+  tensors_.push_back({std::move(name), parameters_, rows, cols, lower, rate, nonnegative});
+  parameters_ += rows * cols;
+  return tensors_.back().offset;
+}
+
+Icnn::Icnn(Architecture architecture) : architecture_(std::move(architecture)) {
+  validate(architecture_);
+  const Architecture& arch = architecture_;
+  const double sharp = arch.sharpness;
+  const auto free = [&](const std::string& name, Index rows, Index cols, double rate = 1) {
+    return add(name, rows, cols, kUnbounded, rate, false);
+  };
+  const auto positive = [&](const std::string& name, Index rows, Index cols, double rate = 1) {
+    return add(name, rows, cols, arch.floor, rate, true);
+  };
+  for (std::size_t l = 0; l < arch.hidden.size(); ++l) {
+    const int width = arch.hidden[l];
+    const std::string prefix = "layer" + std::to_string(l) + ".";
+    const int before = layers_.empty() ? 0 : layers_.back().width;
+    Layer layer;
+    layer.width = width;
+    if (l > 0 && arch.residual) {
+      Layer inner;
+      inner.width = width;
+      inner.weight = positive(prefix + "inner.weight", width, before);
+      inner.bias = free(prefix + "inner.bias", width, 1, sharp);
+      layers_.push_back(inner);
+      layer.weight = positive(prefix + "outer.weight", width, width);
+      layer.skip = static_cast<int>(layers_.size()) - 2;
+      layer.scale = positive(prefix + "skip.scale", width, 1);
+    } else if (l > 0) {
+      layer.weight = positive(prefix + "hidden.weight", width, before);
+    }
+    layer.input_weight = free(prefix + "input.weight", width, arch.dim, sharp);
+    layer.bias = free(prefix + "bias", width, 1, sharp);
+    layers_.push_back(layer);
+  }
+  output_weight_ = positive("output.hidden.weight", 1, layers_.back().width, 1 / sharp);
+  output_input_ = free("output.input.weight", 1, arch.dim);
+  output_bias_ = free("output.bias", 1, 1);
+  alpha_ = add("quadratic.alpha", 1, 1, arch.learn_alpha ? arch.alpha_min : kUnbounded,
+               arch.learn_alpha ? 1 : 0, true);
+  if (arch.quadratic_rank > 0) factor_ = free("quadratic.factor", arch.quadratic_rank, arch.dim);
+}
+
+namespace {
+
+/// Uniform and normal draws numbered in the order of the parameters.
+class ParameterDraws {
+ public:
+  ParameterDraws(std::uint64_t seed, std::uint32_t draw)
+      : random_(seed, RandomStream::parameters), draw_(draw) {}
+  double uniform(double low, double high) { return low + (high - low) * random_.uniform(draw_, 0, next_++); }
+  double normal(double deviation) { return deviation * random_.normals(draw_, 1, next_++)[0]; }
+
+ private:
+  Random random_;
+  std::uint32_t draw_;
+  std::uint64_t next_ = 0;
+};
+
+void fill(std::vector<double>& theta, Index offset, Index count, const auto& draw) {
+  if (offset < 0) return;
+  for (Index i = 0; i < count; ++i) theta[offset + i] = draw();
+}
+
+void initialise_paper(const Icnn& net, std::vector<double>& theta, ParameterDraws& draws) {
+  const double input_bound = 1.0 / std::sqrt(net.dim());
+  const auto uniform = [&](double bound) { return [&draws, bound] { return draws.uniform(-bound, bound); }; };
+  int before = 0;
+  for (const Layer& layer : net.layers()) {
+    const double hidden_bound = before > 0 ? 1.0 / std::sqrt(before) : input_bound;
+    fill(theta, layer.weight, Index{layer.width} * before, uniform(hidden_bound));
+    fill(theta, layer.scale, layer.width, [] { return 1.0; });
+    fill(theta, layer.input_weight, Index{layer.width} * net.dim(), uniform(input_bound));
+    fill(theta, layer.bias, layer.width, uniform(hidden_bound));
+    before = layer.width;
+  }
+  fill(theta, net.output_weight(), before, uniform(1.0 / std::sqrt(before)));
+  fill(theta, net.output_input(), net.dim(), uniform(input_bound));
+  for (const ParameterTensor& tensor : net.tensors()) {
+    if (!tensor.nonnegative) continue;
+    for (Index i = 0; i < tensor.size(); ++i) {
+      double& weight = theta[tensor.offset + i];
+      weight = std::max(weight, net.architecture().floor);
+    }
+  }
+}
+
+void initialise_identity(const Icnn& net, std::vector<double>& theta, ParameterDraws& draws) {
+  constexpr double kSlope = 2.0;    // of the first layer: bends of unit width across a cloud of unit variance
+  constexpr double kOutput = 0.02;  // size of the part of grad u that is not the identity
+  const int dim = net.dim();
+  int before = 0;
+  for (const Layer& layer : net.layers()) {
+    const double slope = before == 0 ? kSlope : 1.0;
+    fill(theta, layer.weight, Index{layer.width} * before, [&] { return draws.uniform(0.0, 2.0 / before); });
+    fill(theta, layer.scale, layer.width, [] { return 0.5; });
+    fill(theta, layer.input_weight, Index{layer.width} * dim,
+         [&] { return draws.normal(slope / std::sqrt(dim)); });
+    fill(theta, layer.bias, layer.width, [&] { return draws.normal(slope) - (before == 0 ? 0.0 : 1.0); });
+    before = layer.width;
+  }
+  const double last = before;
+  fill(theta, net.output_weight(), before, [&] { return draws.uniform(0.0, 2.0 * kOutput / last); });
+}
+
+}  // namespace
+
+std::vector<double> initial_parameters(const Icnn& net, Initialisation how, std::uint64_t seed,
+                                       std::uint32_t draw, double alpha) {
+  if (!(alpha >= 0)) throw ValueError("alpha = " + std::to_string(alpha) + "; it must be at least 0");
+  std::vector<double> theta(net.parameters(), 0.0);
+  ParameterDraws draws(seed, draw);
+  if (how == Initialisation::paper) {
+    initialise_paper(net, theta, draws);
+  } else {
+    initialise_identity(net, theta, draws);
+  }
+  const Architecture& arch = net.architecture();
+  for (const ParameterTensor& tensor : net.tensors()) {
+    if (tensor.offset == net.alpha()) break;  // the quadratic part has no bends
+    for (Index k = tensor.offset; k < tensor.offset + tensor.size(); ++k) theta[k] *= tensor.rate;
+  }
+  theta[net.alpha()] = arch.learn_alpha ? std::max(alpha, arch.alpha_min) : alpha;
+  const int rank = net.rank();
+  if (rank == 0) return theta;
+  const double in_alpha = arch.learn_alpha ? std::max(alpha / 2, arch.alpha_min) : alpha;
+  const double rest = alpha - in_alpha;
+  if (rank >= net.dim() && rest > 0) {
+    // Half of the quadratic part in B, so that B^T B can grow and shrink in every direction: alpha I + B^T B
+    // is alpha times the identity at the start. A rank above d splits the rows evenly.
+    theta[net.alpha()] = in_alpha;
+    for (int r = 0; r < rank; ++r) {
+      const int copies = (rank - 1 - r % net.dim()) / net.dim() + 1;
+      theta[net.factor() + Index{r} * net.dim() + r % net.dim()] = std::sqrt(rest / copies);
+    }
+  } else {
+    // B = 0 is a saddle: start with small random rows.
+    fill(theta, net.factor(), Index{rank} * net.dim(),
+         [&] { return draws.normal(0.1 / std::sqrt(net.dim())); });
+  }
+  return theta;
+}
+
+std::vector<double> rescaled(const Icnn& net, std::span<const double> theta, std::span<const double> shift,
+                             std::span<const double> scale, double value_shift, double value_scale) {
+  const int dim = net.dim();
+  std::vector<double> out(theta.begin(), theta.end());
+  for (const Layer& layer : net.layers()) {
+    if (layer.input_weight < 0) continue;
+    for (int i = 0; i < layer.width; ++i) {
+      for (int c = 0; c < dim; ++c) {
+        double& weight = out[layer.input_weight + Index{i} * dim + c];
+        weight /= scale[c];
+        out[layer.bias + i] -= weight * shift[c];
+      }
+    }
+  }
+  for (int i = 0; i < net.layers().back().width; ++i) out[net.output_weight() + i] *= value_scale;
+  double* const slope = out.data() + net.output_input();
+  double& constant = out[net.output_bias()];
+  constant = value_shift + value_scale * constant;
+  for (int c = 0; c < dim; ++c) {
+    slope[c] *= value_scale / scale[c];
+    constant -= slope[c] * shift[c];
+  }
+  // s/2 |(x - m)/S|^2 has no other form here than s alpha/S^2 |x - m|^2 / 2.
+  const double alpha = theta[net.alpha()];
+  for (int c = 0; c < dim && alpha != 0; ++c) {
+    if (scale[c] != scale[0]) {
+      throw ValueError("rescaled: coordinates of the scales " + std::to_string(scale[0]) + " and " +
+                       std::to_string(scale[c]) + " for a network with alpha = " + std::to_string(alpha) +
+                       "; use one scale, or alpha = 0");
+    }
+    out[net.alpha()] = value_scale * alpha / (scale[0] * scale[0]);
+    slope[c] -= out[net.alpha()] * shift[c];
+    constant += 0.5 * out[net.alpha()] * shift[c] * shift[c];
+  }
+  for (int r = 0; r < net.rank(); ++r) {
+    double* row = out.data() + net.factor() + Index{r} * dim;
+    double projection = 0;
+    for (int c = 0; c < dim; ++c) {
+      row[c] *= std::sqrt(value_scale) / scale[c];
+      projection += row[c] * shift[c];
+    }
+    for (int c = 0; c < dim; ++c) slope[c] -= projection * row[c];
+    constant += 0.5 * projection * projection;
+  }
+  return out;
+}
+
+void write_as_force(const Icnn& net, std::span<const double> theta, std::span<const double> shift,
+                    std::span<double> out) {
+  const int dim = net.dim();
+  std::copy(theta.begin(), theta.end(), out.begin());
+  for (const Layer& layer : net.layers()) {
+    if (layer.input_weight < 0) continue;
+    for (int i = 0; i < layer.width; ++i) {
+      const double* row = theta.data() + layer.input_weight + Index{i} * dim;
+      for (int c = 0; c < dim; ++c) out[layer.bias + i] += row[c] * shift[c];
+    }
+  }
+  double* const slope = out.data() + net.output_input();
+  for (int c = 0; c < dim; ++c) slope[c] += theta[net.alpha()] * shift[c];
+  for (int r = 0; r < net.rank(); ++r) {
+    const double* row = theta.data() + net.factor() + Index{r} * dim;
+    double projection = 0;
+    for (int c = 0; c < dim; ++c) projection += row[c] * shift[c];
+    for (int c = 0; c < dim; ++c) slope[c] += projection * row[c];
+  }
+  out[net.alpha()] += 1;
+}
+
+std::vector<double> denormalised(const Icnn& net, std::span<const double> theta,
+                                 std::span<const double> shift, double scale) {
+  const int dim = net.dim();
+  std::vector<double> out(theta.begin(), theta.end());
+  double constant = scale * scale * theta[net.output_bias()];
+  for (const Layer& layer : net.layers()) {
+    if (layer.input_weight < 0) continue;
+    for (int i = 0; i < layer.width; ++i) {
+      double moved = 0;
+      for (int c = 0; c < dim; ++c) {
+        const Index k = layer.input_weight + Index{i} * dim + c;
+        out[k] = theta[k] / scale;
+        moved += out[k] * shift[c];
+      }
+      out[layer.bias + i] -= moved;
+    }
+  }
+  for (int i = 0; i < net.layers().back().width; ++i) out[net.output_weight() + i] *= scale * scale;
+  // 1/2 (x - m)^T Q (x - m) = 1/2 x^T Q x - (Q m).x + constant, Q = alpha I + B^T B.
+  std::vector<double> q_shift(dim);
+  for (int c = 0; c < dim; ++c) q_shift[c] = theta[net.alpha()] * shift[c];
+  for (int r = 0; r < net.rank(); ++r) {
+    const double* row = theta.data() + net.factor() + Index{r} * dim;
+    double projection = 0;
+    for (int c = 0; c < dim; ++c) projection += row[c] * shift[c];
+    for (int c = 0; c < dim; ++c) q_shift[c] += projection * row[c];
+  }
+  for (int c = 0; c < dim; ++c) {
+    const double slope = scale * theta[net.output_input() + c];
+    out[net.output_input() + c] = slope + shift[c] - q_shift[c];
+    constant += -slope * shift[c] + 0.5 * q_shift[c] * shift[c];
+  }
+  out[net.output_bias()] = constant;
+  return out;
+}
+
+}  // namespace brenier

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT
+#include "brenier/wasserstein.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "brenier/base/error.hpp"
+
+namespace brenier {
+namespace {
+
+void check_points(const char* function, const double* values, Index count) {
+  for (Index k = 0; k < count; ++k) {
+    if (!std::isfinite(values[k]))
+      throw ValueError(std::string(function) + ": a point has the coordinate " + std::to_string(values[k]) +
+                       "; all must be finite");
+  }
+}
+
+/// Dual variables of an assignment problem, and the matching so far.
+class Assignment {
+ public:
+  explicit Assignment(const Matrix<double>& cost)
+      : cost_(cost),
+        n_(cost.rows()),
+        row_price_(n_, 0.0),
+        column_price_(n_, std::numeric_limits<double>::infinity()),
+        row_of_(n_, -1),
+        column_of_(n_, -1),
+        distance_(n_),
+        before_(n_),
+        reached_(n_) {
+    // Each column's price is its least cost, taken by the row that has it: most rows need no path.
+    for (Index i = 0; i < n_; ++i) {
+      for (Index j = 0; j < n_; ++j) column_price_[j] = std::min(column_price_[j], cost(i, j));
+    }
+    for (Index i = 0; i < n_; ++i) {
+      for (Index j = 0; j < n_ && column_of_[i] < 0; ++j) {
+        if (row_of_[j] < 0 && cost(i, j) == column_price_[j]) match(i, j);
+      }
+    }
+  }
+
+  std::vector<Index> solve() {
+    for (Index i = 0; i < n_; ++i) {
+      if (column_of_[i] < 0) augment(i);
+    }
+    return column_of_;
+  }
+
+ private:
+  void match(Index row, Index column) {
+    row_of_[column] = row;
+    column_of_[row] = column;
+  }
+  double reduced(Index row, Index column) const {
+    return cost_(row, column) - row_price_[row] - column_price_[column];
+  }
+
+  /// Dijkstra over reduced costs, from a free row to the nearest free column; then prices and matching.
+  void augment(Index start) {
+    std::fill(reached_.begin(), reached_.end(), char{0});
+    for (Index j = 0; j < n_; ++j) {
+      distance_[j] = reduced(start, j);
+      before_[j] = start;
+    }
+    std::vector<Index> columns;
+    Index end = -1;
+    double length = 0;
+    for (;;) {
+      Index nearest = -1;
+      for (Index j = 0; j < n_; ++j) {
+        if (!reached_[j] && (nearest < 0 || distance_[j] < distance_[nearest])) nearest = j;
+      }
+      length = distance_[nearest];
+      if (row_of_[nearest] < 0) {
+        end = nearest;
+        break;
+      }
+      reached_[nearest] = 1;
+      columns.push_back(nearest);
+      const Index row = row_of_[nearest];
+      for (Index j = 0; j < n_; ++j) {
+        if (reached_[j]) continue;
+        const double through = length + reduced(row, j);
+        if (through < distance_[j]) {
+          distance_[j] = through;
+          before_[j] = row;
+        }
+      }
+    }
+    row_price_[start] += length;
+    for (const Index j : columns) {
+      row_price_[row_of_[j]] += length - distance_[j];
+      column_price_[j] -= length - distance_[j];
+    }
+    for (Index j = end; j >= 0;) {
+      const Index row = before_[j];
+      const Index next = column_of_[row];
+      match(row, j);
+      j = row == start ? -1 : next;
+    }
+  }
+
+  const Matrix<double>& cost_;
+  Index n_;
+  std::vector<double> row_price_, column_price_;
+  std::vector<Index> row_of_, column_of_;
+  std::vector<double> distance_;
+  std::vector<Index> before_;
+  std::vector<char> reached_;
+};
+
+}  // namespace
+
+double wasserstein_1d(std::vector<double> x, std::span<const double> y) {
+  if (x.empty() || y.empty()) throw ShapeError("wasserstein_1d: a cloud without points");
+  check_points("wasserstein_1d", x.data(), static_cast<Index>(x.size()));
+  check_points("wasserstein_1d", y.data(), static_cast<Index>(y.size()));
+  std::vector<double> target(y.begin(), y.end());
+  std::sort(x.begin(), x.end());
+  std::sort(target.begin(), target.end());
+  // Both quantile functions are steps; between two steps of either the distance is constant. Levels are
+  // counted in units of 1/(n m), which are whole numbers.
+  const std::size_t n = x.size(), m = target.size();
+  double sum = 0;
+  for (std::size_t i = 0, j = 0, level = 0; i < n && j < m;) {
+    const std::size_t next = std::min((i + 1) * m, (j + 1) * n);
+    const double distance = x[i] - target[j];
+    sum += static_cast<double>(next - level) * distance * distance;
+    level = next;
+    if (level == (i + 1) * m) ++i;
+    if (level == (j + 1) * n) ++j;
+  }
+  return std::sqrt(sum / (static_cast<double>(n) * static_cast<double>(m)));
+}
+
+std::vector<Index> assign(const Matrix<double>& cost) {
+  if (cost.rows() < 1 || cost.rows() != cost.cols()) {
+    throw ShapeError("assign: a cost matrix of " + std::to_string(cost.rows()) + " x " +
+                     std::to_string(cost.cols()) + "; it must be square, with at least one row");
+  }
+  check_points("assign", cost.data(), cost.rows() * cost.cols());
+  return Assignment(cost).solve();
+}
+
+double wasserstein_assignment(MatrixView<const double> x, MatrixView<const double> y) {
+  if (x.rows < 1 || x.rows != y.rows || x.cols != y.cols) {
+    throw ShapeError("wasserstein_assignment: clouds of " + std::to_string(x.rows) + " x " +
+                     std::to_string(x.cols) + " and " + std::to_string(y.rows) + " x " +
+                     std::to_string(y.cols) + "; both need as many points, at least one, of one dimension");
+  }
+  if (x.rows > kMostAssigned) {
+    throw ValueError("wasserstein_assignment: " + std::to_string(x.rows) + " points; at most " +
+                     std::to_string(kMostAssigned) + " can be assigned exactly, take a subset");
+  }
+  const Index n = x.rows;
+  Matrix<double> cost(n, n);
+  for (Index i = 0; i < n; ++i) {
+    check_points("wasserstein_assignment", x.row(i), x.cols);
+    check_points("wasserstein_assignment", y.row(i), y.cols);
+    for (Index j = 0; j < n; ++j) {
+      double square = 0;
+      for (Index c = 0; c < x.cols; ++c) square += (x(i, c) - y(j, c)) * (x(i, c) - y(j, c));
+      cost(i, j) = square;
+    }
+  }
+  const std::vector<Index> column = assign(cost);
+  double sum = 0;
+  for (Index i = 0; i < n; ++i) sum += cost(i, column[i]);
+  return std::sqrt(sum / static_cast<double>(n));
+}
+
+}  // namespace brenier

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: MIT
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "brenier/base/error.hpp"
+#include "brenier/tape.hpp"
+#include "kernels/ref/cloud/program.hpp"
+
+using namespace brenier;
+
+namespace {
+
+/// |a - b| relative to the larger of the two; 0 where they are equal.
+double difference(double a, double b) {
+  return a == b ? 0.0 : std::abs(a - b) / std::max(std::abs(a), std::abs(b));
+}
+
+template <class T>
+struct Result {
+  T value = 0;
+  std::vector<T> gradient;
+};
+
+template <class T = double>
+Result<T> run(const Program& program, const std::vector<T>& x) {
+  std::vector<T> workspace(program.workspace(), std::numeric_limits<T>::quiet_NaN());
+  Result<T> result{T(0), std::vector<T>(x.size())};
+  ref::evaluate<T>(program, x.data(), workspace.data(), &result.value, result.gradient.data());
+  return result;
+}
+
+using Function = std::function<Var(Var)>;
+
+Program compiled(int n, const Function& f) {
+  Tape tape(n);
+  return compile(tape, f(tape.input()), tape.input());
+}
+
+double value_of(const Program& p, std::vector<double> x) {
+  return run(p, x).value;
+}
+
+/// The gradient against central differences of the value.
+void check_differences(const std::string& name, const Program& p, const std::vector<double>& x) {
+  const Result<double> exact = run(p, x);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double h = 1e-5 * std::max(1.0, std::abs(x[i]));
+    std::vector<double> up = x, down = x;
+    up[i] += h;
+    down[i] -= h;
+    const double slope = (value_of(p, up) - value_of(p, down)) / (up[i] - down[i]);
+    CAPTURE(name);
+    CAPTURE(i);
+    CHECK(std::abs(exact.gradient[i] - slope) < 1e-8 * (1 + std::abs(slope)));
+  }
+}
+
+int count(const Program& p, OpCode op) {
+  int n = 0;
+  for (const Instruction& step : p.code) n += step.op == op;
+  return n;
+}
+
+Matrix<double> ugly_matrix(Index rows, Index cols) {
+  Matrix<double> m(rows, cols);
+  for (Index i = 0; i < rows; ++i)
+    for (Index j = 0; j < cols; ++j) m(i, j) = std::sin(1.0 + 3.7 * double(i) + 1.9 * double(j));
+  return m;
+}
+
+struct Scalar {
+  const char* name;
+  Function f;
+  double (*value)(double);
+  double (*slope)(double);
+  double (*curvature)(double);
+  std::vector<double> points;
+};
+
+double sigma(double x) {
+  return 1 / (1 + std::exp(-x));
+}
+
+const std::vector<Scalar>& scalar_functions() {
+  static const std::vector<double> any = {-2.3, -0.7, 0.4, 1.9}, positive = {0.3, 1.7, 6.1};
+  // clang-format off
+  static const std::vector<Scalar> table = {
+      {"exp", [](Var x) { return exp(x); }, [](double x) { return std::exp(x); },
+       [](double x) { return std::exp(x); }, [](double x) { return std::exp(x); }, any},
+      {"log", [](Var x) { return log(x); }, [](double x) { return std::log(x); },
+       [](double x) { return 1 / x; }, [](double x) { return -1 / (x * x); }, positive},
+      {"sqrt", [](Var x) { return sqrt(x); }, [](double x) { return std::sqrt(x); },
+       [](double x) { return 0.5 / std::sqrt(x); },
+       [](double x) { return -0.25 / (x * std::sqrt(x)); }, positive},
+      {"abs", [](Var x) { return abs(x); }, [](double x) { return std::abs(x); },
+       [](double x) { return x < 0 ? -1.0 : 1.0; }, [](double) { return 0.0; }, any},
+      {"sin", [](Var x) { return sin(x); }, [](double x) { return std::sin(x); },
+       [](double x) { return std::cos(x); }, [](double x) { return -std::sin(x); }, any},
+      {"cos", [](Var x) { return cos(x); }, [](double x) { return std::cos(x); },
+       [](double x) { return -std::sin(x); }, [](double x) { return -std::cos(x); }, any},
+      {"tanh", [](Var x) { return tanh(x); }, [](double x) { return std::tanh(x); },
+       [](double x) { return 1 / std::pow(std::cosh(x), 2); },
+       [](double x) { return -2 * std::tanh(x) / std::pow(std::cosh(x), 2); }, any},
+      {"softplus", [](Var x) { return softplus(x); }, [](double x) { return std::log1p(std::exp(x)); },
+       [](double x) { return sigma(x); }, [](double x) { return sigma(x) * sigma(-x); }, any},
+      {"sigmoid", [](Var x) { return sigmoid(x); }, [](double x) { return sigma(x); },
+       [](double x) { return sigma(x) * sigma(-x); },
+       [](double x) { return sigma(x) * sigma(-x) * (sigma(-x) - sigma(x)); }, any},
+      {"x^3", [](Var x) { return pow(x, 3); }, [](double x) { return x * x * x; },
+       [](double x) { return 3 * x * x; }, [](double x) { return 6 * x; }, any},
+      {"x^11", [](Var x) { return pow(x, 11); }, [](double x) { return std::pow(x, 11); },
+       [](double x) { return 11 * std::pow(x, 10); }, [](double x) { return 110 * std::pow(x, 9); }, any},
+      {"x^-2", [](Var x) { return pow(x, -2); }, [](double x) { return 1 / (x * x); },
+       [](double x) { return -2 / (x * x * x); }, [](double x) { return 6 / std::pow(x, 4); }, any},
+      {"x^2.7", [](Var x) { return pow(x, 2.7); }, [](double x) { return std::pow(x, 2.7); },
+       [](double x) { return 2.7 * std::pow(x, 1.7); },
+       [](double x) { return 4.59 * std::pow(x, 0.7); }, positive},
+      {"x^1.5", [](Var x) { return pow(x, 1.5); }, [](double x) { return std::pow(x, 1.5); },
+       [](double x) { return 1.5 * std::sqrt(x); }, [](double x) { return 0.75 / std::sqrt(x); }, positive},
+      {"2^x", [](Var x) { return pow(2.0, x); }, [](double x) { return std::exp2(x); },
+       [](double x) { return std::log(2.0) * std::exp2(x); },
+       [](double x) { return std::log(2.0) * std::log(2.0) * std::exp2(x); }, any},
+      {"x^x", [](Var x) { return pow(x, x); }, [](double x) { return std::pow(x, x); },
+       [](double x) { return std::pow(x, x) * (std::log(x) + 1); },
+       [](double x) { return std::pow(x, x) * (std::pow(std::log(x) + 1, 2) + 1 / x); }, positive},
+      {"1/x", [](Var x) { return 1.0 / x; }, [](double x) { return 1 / x; },
+       [](double x) { return -1 / (x * x); }, [](double x) { return 2 / (x * x * x); }, any},
+      {"x/(1+x^2)", [](Var x) { return x / (1 + x * x); }, [](double x) { return x / (1 + x * x); },
+       [](double x) { return (1 - x * x) / std::pow(1 + x * x, 2); },
+       [](double x) { return 2 * x * (x * x - 3) / std::pow(1 + x * x, 3); }, any},
+      {"max(x,1)x", [](Var x) { return max(x, 1.0) * x; }, [](double x) { return x > 1 ? x * x : x; },
+       [](double x) { return x > 1 ? 2 * x : 1.0; }, [](double x) { return x > 1 ? 2.0 : 0.0; }, any},
+      {"min(x,1)x", [](Var x) { return min(1.0, x) * x; }, [](double x) { return x < 1 ? x * x : x; },
+       [](double x) { return x < 1 ? 2 * x : 1.0; }, [](double x) { return x < 1 ? 2.0 : 0.0; }, any},
+  };
+  // clang-format on
+  return table;
+}
+
+}  // namespace
+
+TEST_CASE("tape: functions of one number, their first and second derivatives") {
+  for (const Scalar& s : scalar_functions()) {
+    const Program first = compiled(1, s.f);
+    const Program second = compiled(1, [&](Var x) { return gradient(s.f(x), x); });
+    for (double x : s.points) {
+      CAPTURE(s.name);
+      CAPTURE(x);
+      const Result<double> r = run(first, {x});
+      CHECK(difference(r.value, s.value(x)) < 1e-14);
+      CHECK(difference(r.gradient[0], s.slope(x)) < 2e-14);
+      CHECK(difference(run(second, {x}).value, s.slope(x)) < 2e-14);
+      CHECK(difference(run(second, {x}).gradient[0], s.curvature(x)) < 1e-12);
+      check_differences(s.name, first, {x});
+    }
+  }
+}
+
+TEST_CASE("tape: functions of a vector against central differences") {
+  const Matrix<double> m = ugly_matrix(5, 7);
+  const std::vector<double> c = {0.3, -1.2, 0.8, 2.1, -0.4, 0.6, 1.1};
+  const std::vector<std::pair<const char*, Function>> table = {
+      {"sum", [](Var x) { return sum(sin(x) * x); }},
+      {"dot", [&](Var x) { return dot(exp(0.3 * x), x - c); }},
+      {"norm", [](Var x) { return norm(x - 2.0); }},
+      {"component", [](Var x) { return x[0] * x[6] * x[6] - log(abs(x[3])); }},
+      {"matvec", [&](Var x) { return sum(tanh(m * x) * (m * x)); }},
+      {"one row", [&](Var x) { return exp(0.1 * matvec(ugly_matrix(1, 7), x)); }},
+      {"one column", [](Var x) { return norm(ugly_matrix(3, 1) * x[2] + 1.0); }},
+      {"scalar with vector", [](Var x) { return sum(pow(abs(x), 1.0 + 0.1 * x[1] * x[1]) / norm(x)); }},
+      {"vector over vector", [](Var x) { return sum(x / (2.0 + cos(x)) / (1.0 + x * x)); }},
+      {"min, max", [&](Var x) { return sum(min(x, x.constant(c)) * max(x, 0.1) * max(x[2], x)); }},
+      {"logsumexp", [&](Var x) { return logsumexp(3.0 * x) * logsumexp(m * x) + logsumexp(x[2]); }},
+      {"broadcast", [](Var x) { return sum(x.tape().broadcast(x[1], 7) * sigmoid(x)); }},
+      {"scatter", [](Var x) { return norm(softplus(x) + x.tape().scatter(x[0] * x[1], 4, 7)); }},
+      {"gradient of a gradient", [](Var x) { return norm(gradient(sum(exp(0.2 * x) * x) / norm(x), x)); }},
+  };
+  const std::vector<double> x = {0.7, -1.3, 0.45, 1.6, -0.35, 2.2, -0.9};
+  for (const auto& [name, f] : table) check_differences(name, compiled(7, f), x);
+}
+
+TEST_CASE("tape: a Hessian, column by column, in closed form") {
+  // 1/2 x^T M x with M not symmetric: gradient (M + M^T) x / 2, Hessian (M + M^T) / 2.
+  const Matrix<double> m = ugly_matrix(3, 3);
+  const std::vector<double> x = {0.2, -0.7, 1.3};
+  for (int i = 0; i < 3; ++i) {
+    const Program p = compiled(3, [&](Var v) { return gradient(0.5 * dot(v, m * v), v)[i]; });
+    const Result<double> r = run(p, x);
+    double expected = 0;
+    for (int j = 0; j < 3; ++j) {
+      const double h = 0.5 * (m(i, j) + m(j, i));
+      expected += h * x[j];
+      CHECK(difference(r.gradient[j], h) < 1e-15);
+    }
+    CHECK(difference(r.value, expected) < 1e-14);
+  }
+}
+
+TEST_CASE("tape: conventions where there is no derivative") {
+  const auto slope = [](const Function& f, double x) { return run(compiled(1, f), {x}).gradient[0]; };
+  CHECK(slope([](Var x) { return abs(x); }, 0.0) == 0.0);
+  CHECK(slope([](Var x) { return max(2.0 * x, x); }, 0.0) == 2.0);  // a tie returns, and follows, the first
+  CHECK(slope([](Var x) { return min(2.0 * x, x); }, 0.0) == 2.0);
+  CHECK(slope([](Var x) { return pow(x, 4); }, 0.0) == 0.0);
+  CHECK(std::isfinite(slope([](Var x) { return pow(x, x * x + 1.0); }, 0.0)));
+  CHECK(run(compiled(1, [](Var x) { return pow(x, 9); }), {-1.5}).value == std::pow(-1.5, 9));
+  for (const Function& f :
+       std::vector<Function>{[](Var x) { return norm(x); }, [](Var x) { return norm(x) * norm(x); },
+                             [](Var x) { return sqrt(norm(x)); }, [](Var x) { return pow(dot(x, x), 0.25); },
+                             [](Var x) { return pow(norm(x), 1.5); }, [](Var x) { return exp(-norm(x)); },
+                             [](Var x) { return norm(gradient(pow(norm(x), 3), x)); }}) {
+    const Program p = compiled(3, f);
+    for (double g : run<double>(p, {0, 0, 0}).gradient) CHECK(g == 0.0);
+    for (float g : run<float>(p, {0, 0, 0}).gradient) CHECK(g == 0.0F);
+    // The length of a tiny vector underflows in float before the vector does.
+    for (float g : run<float>(p, {1e-24F, -1e-30F, 0}).gradient) CHECK(std::isfinite(g));
+  }
+  const Result<float> small = run<float>(compiled(2, [](Var x) { return norm(x); }), {3e-15F, 4e-15F});
+  CHECK(std::abs(small.gradient[0] - 0.6F) < 1e-6F);
+  CHECK(std::abs(run<float>(compiled(2, [](Var x) { return norm(x); }), {3e-25F, 4e-25F}).gradient[1]) <=
+        1.0F);
+}
+
+TEST_CASE("tape: float agrees with double") {
+  const Program p =
+      compiled(4, [](Var x) { return norm(tanh(x) * x) + softplus(sum(x)) / (1.0 + exp(x[1])); });
+  const std::vector<double> x = {0.3, -1.25, 0.8, 0.05};
+  const Result<double> d = run(p, x);
+  const Result<float> f = run<float>(p, {x.begin(), x.end()});
+  CHECK(difference(f.value, d.value) < 1e-6);
+  for (int i = 0; i < 4; ++i) CHECK(difference(f.gradient[i], d.gradient[i]) < 5e-6);
+  CHECK(f.value != d.value);  // computed in float, not cast at the end
+}
+
+TEST_CASE("tape: simplification") {
+  const auto same = [](const Function& f, const Function& g) {
+    Tape tape(3);
+    return f(tape.input()).index() == g(tape.input()).index();
+  };
+  const Function id = [](Var x) { return x; };
+  CHECK(same([](Var x) { return x * 1.0 + 0.0; }, id));
+  CHECK(same([](Var x) { return -(-x) / 1.0 - 0.0; }, id));
+  CHECK(same([](Var x) { return pow(x, 1.0); }, id));
+  CHECK(same([](Var x) { return pow(x, 2.0); }, [](Var x) { return x * x; }));
+  CHECK(same([](Var x) { return 2.0 * x - x; }, id));
+  CHECK(same([](Var x) { return x - x; }, [](Var x) { return 0.0 * x; }));
+  CHECK(same([](Var x) { return sum(x * x); }, [](Var x) { return dot(x, x); }));
+  CHECK(same([](Var x) { return norm(x) * norm(x); }, [](Var x) { return dot(-x, -x); }));
+  CHECK(
+      same([](Var x) { return sum((2.0 * x[0]) * (3.0 * x)); }, [](Var x) { return 6.0 * (sum(x) * x[0]); }));
+  CHECK(same([](Var x) { return exp(x) * sin(x); }, [](Var x) { return sin(x) * exp(x); }));
+  CHECK(same([](Var x) { return cos(-x) + abs(-x) - tanh(-x); },
+             [](Var x) { return tanh(x) + (abs(x) + cos(x)); }));
+  CHECK_FALSE(same([](Var x) { return x * x; }, id));
+  CHECK_FALSE(same([](Var x) { return x - 1.0; }, [](Var x) { return 1.0 - x; }));
+  CHECK_FALSE(same([](Var x) { return x * 0.5; }, [](Var x) { return x * 0.25; }));
+}
+
+TEST_CASE("tape: constants fold, equal instructions are shared, dead ones are dropped") {
+  const Program quadratic = compiled(9, [](Var x) { return 0.5 * sum(x * x); });
+  CHECK(quadratic.code.size() == 4);  // x, dot, 0.5, product: the gradient is x itself
+  CHECK(quadratic.gradient == 0);
+
+  Tape tape(2);
+  const Var x = tape.input();
+  const Var c = exp(x.constant(0.3)) * matvec(ugly_matrix(2, 2), x.constant({1.0, 2.0}))[1];
+  double folded = 0;
+  CHECK(tape.is_constant(c, &folded));
+  CHECK(difference(folded, std::exp(0.3) * (ugly_matrix(2, 2)(1, 0) + 2 * ugly_matrix(2, 2)(1, 1))) < 1e-15);
+
+  const Program shared = compiled(2, [](Var v) { return exp(v[0] * v[1]) + sin(exp(v[0] * v[1])); });
+  CHECK(count(shared, OpCode::exp) == 1);  // in the value and in the gradient
+  const Program dead = compiled(2, [](Var v) {
+    tanh(v);
+    return sum(v);
+  });
+  CHECK(count(dead, OpCode::tanh) == 0);
+  const Program symmetric = compiled(3, [](Var v) {
+    Matrix<double> m(3, 3, 0.25);
+    m(0, 0) = m(1, 1) = m(2, 2) = 2;
+    return 0.5 * dot(v, m * v);
+  });
+  CHECK(count(symmetric, OpCode::matvec) == 1);  // M = M^T is found by its elements
+  CHECK(symmetric.constants.size() == 10);
+  // Contributions to one adjoint merge, whichever comes first.
+  CHECK(compiled(1, [](Var v) { return 0.5 * v * v + exp(v); }).code.size() == compiled(1, [](Var v) {
+                                                                                 const Var e = exp(v);
+                                                                                 return e + 0.5 * v * v;
+                                                                               }).code.size());
+}
+
+TEST_CASE("tape: the gradient of a constant is full of zeros, and long tapes need no stack") {
+  const Result<double> flat = run(compiled(5, [](Var x) { return x.constant(3.5); }), {1, 2, 3, 4, 5});
+  CHECK(flat.value == 3.5);
+  CHECK(flat.gradient == std::vector<double>(5, 0.0));
+  const Program chain = compiled(1, [](Var x) {
+    Var y = x;
+    for (int i = 0; i < 100000; ++i) y = sin(y);
+    return y;
+  });
+  CHECK(chain.code.size() >= 300000);
+  CHECK(std::isfinite(run(chain, {0.7}).gradient[0]));
+}
+
+TEST_CASE("tape: misuse is reported") {
+  Tape tape(3), other(3);
+  const Var x = tape.input();
+  CHECK_THROWS_AS(x + x.constant({1.0, 2.0}), ShapeError);
+  CHECK_THROWS_AS(dot(x, x[0]), ShapeError);
+  CHECK_THROWS_AS(x[3], ShapeError);
+  CHECK_THROWS_AS(x[-1], ShapeError);
+  CHECK_THROWS_AS(matvec(ugly_matrix(3, 2), x), ShapeError);
+  CHECK_THROWS_AS(gradient(x, x), ShapeError);
+  CHECK_THROWS_AS(compile(tape, x, x), ShapeError);
+  CHECK_THROWS_AS(compile(tape, sum(x), x[0]), ValueError);
+  CHECK_THROWS_AS(x + other.input(), ValueError);
+  CHECK_THROWS_AS(gradient(sum(x), other.input()), ValueError);
+  CHECK_THROWS_AS(Var() + x, ValueError);
+  CHECK_THROWS_AS(Tape(0), ShapeError);
+}

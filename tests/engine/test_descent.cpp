@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT
+// Direct optimisation of particles: closed forms, and gradients of every term against differences of F.
+#include <doctest/doctest.h>
+
+#include <brenier/brenier.hpp>
+#include <cmath>
+#include <limits>
+
+#include "brenier/base/error.hpp"
+#include "tests/support/near.hpp"
+#include "tests/support/nets.hpp"
+
+using namespace brenier;
+using namespace brenier::test;
+using Method = DescentOptions::Method;
+
+TEST_CASE("gradient descent on a parabola is geometric, at the share of a particle") {
+  const Matrix<double> start = Numbers(3).matrix<double>(7, 3, -1, 1);
+  Descent descent(potential("0.5*sum(x^2)", 3), start, {.method = Method::sgd, .rate = 0.7, .threads = 1});
+  for (int k = 0; k < 20; ++k) descent.step();
+  Matrix<double> expected = start;
+  for (double& x : expected.elements()) x *= std::pow(1 - 0.7 / 7, 20);
+  CHECK_CLOSE(descent.x(), expected, 1e-14);
+  CHECK(descent.steps() == 20);
+  double squares = 0;
+  for (const double x : expected.elements()) squares += x * x;
+  CHECK_REL(descent.functional().total(), squares / 14, 1e-13);
+}
+
+TEST_CASE("Adam moves every coordinate by its rate at first, whatever the size of the gradient") {
+  const Matrix<double> start = Numbers(5).matrix<double>(6, 2, 0.5, 2);
+  Descent descent(potential("1e5*sum(x^2)", 2), start, {.method = Method::adam, .rate = 0.01, .threads = 1});
+  descent.step();
+  for (std::size_t k = 0; k < start.elements().size(); ++k)
+    CHECK_REL(start.elements()[k] - descent.x().elements()[k], 0.01, 1e-9);
+}
+
+TEST_CASE("one step of gradient descent is the gradient of F, term by term") {
+  const Index n = 9, d = 3;
+  Numbers numbers(7);
+  const Matrix<double> start = numbers.matrix<double>(n, d, -1, 1);
+  const Matrix<double> reference = numbers.matrix<double>(11, d, -1, 1);
+  const Icnn net({.dim = static_cast<int>(d), .hidden = {5, 4}});
+  const std::pair<const char*, Functional> terms[] = {
+      {"potential", potential("sum(x^4) + x[0]*x[1]", d)},
+      {"network", 2 * learned_potential({net, generic_parameters<double>(net, 61)}, "V")},
+      {"interaction", interaction("0.5*r^2 - log(r)", d)},
+      {"sinkhorn", 3 * sinkhorn(reference, {.epsilon = 0.1, .iterations = 10'000, .tolerance = 1e-12})},
+      {"debiased",
+       sinkhorn(reference, {.epsilon = 0.1, .iterations = 10'000, .tolerance = 1e-12, .debiased = true})},
+      {"mmd", mmd(reference, 0.8)},
+      {"energy", energy_distance_to(reference)}};
+  Functional sum;
+  for (const auto& [name, term] : terms) sum = sum + term;
+  const auto check = [&](const Functional& functional) {
+    Descent descent(functional, start, {.method = Method::sgd, .rate = 1, .threads = 1});
+    const auto value = [&](const Matrix<double>& x) {
+      return Descent(functional, x, {.threads = 1}).functional().total();
+    };
+    descent.step();
+    Matrix<double> slope(n, d), expected(n, d);
+    const double h = 1e-5;
+    for (Index i = 0; i < n; ++i) {
+      for (Index c = 0; c < d; ++c) {
+        slope(i, c) = start(i, c) - descent.x()(i, c);
+        Matrix<double> x = start;
+        x(i, c) += h;
+        const double up = value(x);
+        x(i, c) -= 2 * h;
+        expected(i, c) = (up - value(x)) / (2 * h);
+      }
+    }
+    CHECK_CLOSE(slope, expected, 1e-7);
+  };
+  for (const auto& [name, term] : terms) {
+    CAPTURE(name);
+    check(term);
+  }
+  check(sum);
+}
+
+TEST_CASE("descent towards a cloud arrives there") {
+  Numbers numbers(9);
+  const Matrix<double> start = numbers.matrix<double>(12, 2, -1, 1),
+                       reference = numbers.matrix<double>(12, 2, 2, 4);
+  Descent descent(sinkhorn(reference, {.epsilon = 1e-3, .iterations = 2000, .debiased = true}), start,
+                  {.method = Method::sgd, .rate = 6, .threads = 2});
+  const double before = descent.functional().total();
+  for (int k = 0; k < 60; ++k) descent.step();
+  CHECK(descent.functional().total() < 1e-3 * before);
+  CHECK(descent.sinkhorn().solves >= 60);
+}
+
+TEST_CASE("what descent rejects, and what it leaves as it was") {
+  const Matrix<double> x(3, 2, 1.0);
+  CHECK_ERROR(Descent(Functional(), x), ValueError, "no terms");
+  CHECK_ERROR(Descent(entropy(), x), ValueError, "internal energy");
+  CHECK_ERROR(Descent(potential("sum(x)", 3), x), ShapeError, "dimension 3");
+  CHECK_ERROR(Descent(potential("sum(x)", 2), Matrix<double>()), ValueError, "no particles");
+  CHECK_ERROR(Descent(potential("sum(x)", 2), x, {.rate = 0}), ValueError, "rate = 0");
+  CHECK_ERROR(Descent(potential("sum(x)", 2), x, {.device = "abacus"}), ValueError, "abacus");
+  Matrix<double> bad = x;
+  bad(1, 1) = std::numeric_limits<double>::quiet_NaN();
+  CHECK_ERROR(Descent(potential("sum(x)", 2), bad), ValueError, "nan");
+  Descent runaway(potential("sum(x^4)", 2), x, {.method = Method::sgd, .rate = 1e200});
+  runaway.step();
+  const std::vector<double> before = runaway.x().elements();
+  CHECK_ERROR(runaway.step(), NumericalError, "1e+200");
+  CHECK(runaway.x().elements() == before);
+  CHECK(runaway.steps() == 1);
+}

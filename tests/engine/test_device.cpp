@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: MIT
+// Which device computes: every name, in builds without the cuda backend, with it where there is no device,
+// and (built for the emulated device) with one and with several devices; what happens where the memory of one
+// is full.
+#include <doctest/doctest.h>
+
+#include <brenier/brenier.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "engine/src/device/device_memory.hpp"
+#include "kernels/device/device.hpp"
+#include "tests/support/inner_problem.hpp"
+#include "tests/support/near.hpp"
+
+using namespace brenier;
+using namespace brenier::test;
+
+namespace {
+
+/// A step of this takes milliseconds, on the emulated device too.
+template <class T>
+Flow<T> small_flow(const std::string& device, Index minibatch = 0, Index particles = 200) {
+  FlowOptions options;
+  options.tau = 1e-2;
+  options.seed = 5;
+  options.device = device;
+  options.threads = 1;
+  options.network.hidden = {9, 5};
+  options.inner.iterations = 3;
+  options.inner.minibatch = minibatch;
+  return Flow<T>(porous_medium(2), Density::gaussian(2, 0.0, 1.0).sample(particles, Sampling::random, 3),
+                 options);
+}
+
+template <class Type, class Call>
+std::string message_of(Call&& call) {
+  try {
+    call();
+  } catch (const Type& error) {
+    return error.what();
+  }
+  return "(nothing was thrown)";
+}
+
+void check_contains(const std::string& message, std::initializer_list<const char*> pieces) {
+  CAPTURE(message);
+  for (const std::string piece : pieces) {
+    CAPTURE(piece);
+    CHECK(message.find(piece) != std::string::npos);
+  }
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("auto is the CPU, variants and the reference have names of their own", T, float, double) {
+  const std::string best = cpu::variants().front();
+  CHECK(&backend<T>("auto") == &cpu::operations<T>());
+  CHECK(&backend<T>("cpu") == &cpu::operations<T>());
+  CHECK(&backend<T>("cpu:" + best) == &cpu::operations<T>());
+  CHECK(&backend<T>("ref") == &ref::operations<T>());
+  CHECK(resolved_device("auto") == "cpu:" + best);
+  CHECK(resolved_device("ref") == "ref");
+  for (const char* variant : cpu::variants()) {
+    const std::string name = "cpu:" + std::string(variant);
+    CHECK(resolved_device(name) == name);
+    CHECK(describe_device(name) == name);
+  }
+  CHECK(small_flow<T>("auto").step().has_value());
+}
+
+TEST_CASE("names that are no device") {
+  for (const char* name : {"gpu", "", "CUDA", "cuda ", "cuda0"}) {
+    CAPTURE(name);
+    check_contains(message_of<ValueError>([&] { backend<float>(name); }), {name, "auto, cpu", "cuda:K"});
+    CHECK_THROWS_AS(small_flow<float>(name), ValueError);
+  }
+  for (const char* name : {"cuda:", "cuda:x", "cuda:-1", "cuda:1x", "cuda: 1", "cuda:99999999999"}) {
+    CAPTURE(name);
+    check_contains(message_of<ValueError>([&] { backend<double>(name); }), {name, "from 0"});
+    CHECK_THROWS_AS(resolved_device(name), ValueError);
+    CHECK_THROWS_AS(DeviceScope{name}, ValueError);
+  }
+}
+
+TEST_CASE("CUDA devices: those that there are, and why there are no others") {
+  const BuildInfo info = build_info();
+  CHECK(info.cuda == cuda::compiled());
+  CHECK(static_cast<int>(info.cuda_devices.size()) == cuda::devices());
+  CHECK(info.cuda_trouble.empty() == (cuda::devices() > 0));
+  if (!cuda::compiled()) {
+    for (const char* name : {"cuda", "cuda:0", "cuda:3"}) {
+      CAPTURE(name);
+      const std::string message = message_of<NotAvailable>([&] { backend<float>(name); });
+      check_contains(message, {"no CUDA backend", "-DBRENIER_CUDA=ON", "\"cpu\""});
+      CHECK(message_of<NotAvailable>([&] { small_flow<double>(name); }) == message);
+      CHECK_THROWS_AS(describe_device(name), NotAvailable);
+    }
+    CHECK_THROWS_AS(DeviceScope{"cuda:0"}, NotAvailable);
+    CHECK_THROWS_AS(cuda::device_info(0), NotAvailable);
+    CHECK_THROWS_AS(cuda::memory_free(), NotAvailable);
+    CHECK(cuda::current_device() == 0);
+    return;
+  }
+  if (cuda::devices() == 0) {
+    for (const char* name : {"cuda", "cuda:0", "cuda:3"}) {
+      const std::string message = message_of<NotAvailable>([&] { backend<float>(name); });
+      check_contains(message, {name, info.cuda_trouble.c_str(), "\"cpu\"", "\"auto\""});
+    }
+    CHECK_THROWS_AS(DeviceScope{"cuda:0"}, NotAvailable);
+    return;
+  }
+  const std::string beyond = "cuda:" + std::to_string(cuda::devices() + 6);
+  const std::string count = "this machine has " + std::to_string(cuda::devices()) + " CUDA device";
+  check_contains(message_of<NotAvailable>([&] { backend<float>(beyond); }),
+                 {beyond.c_str(), count.c_str(), "cuda:0"});
+  CHECK_THROWS_AS(DeviceScope{beyond}, NotAvailable);
+  CHECK(&backend<float>("cuda:0") == &cuda::operations<float>());
+  CHECK(resolved_device("cuda:0") == "cuda:0");
+  check_contains(describe_device("cuda:0"), {"cuda:0 (", info.cuda_devices[0].c_str()});
+  CHECK(small_flow<float>("cuda:0").step().has_value());
+}
+
+TEST_CASE("sizes of memory in words") {
+  CHECK(bytes_text(0) == "0 bytes");
+  CHECK(bytes_text(1023) == "1023 bytes");
+  CHECK(bytes_text(1024) == "1.00 KiB");
+  CHECK(bytes_text(12'900'000) == "12.3 MiB");
+  CHECK(bytes_text(std::size_t{80} << 30) == "80.0 GiB");
+  CHECK(bytes_text(std::size_t{1000} << 30) == "1000 GiB");
+}
+
+#if defined(BRENIER_TEST_EMULATED)
+
+namespace emulator = brenier::device::emulator;
+
+namespace {
+
+emulator::Options with_devices(int count) {
+  emulator::Options options = emulator::options();
+  options.devices = count;
+  return options;
+}
+emulator::Options with_memory(std::size_t bytes) {
+  emulator::Options options = emulator::options();
+  options.memory = bytes;
+  return options;
+}
+
+emulator::Options with_shared_memory(std::size_t bytes) {
+  emulator::Options options = emulator::options();
+  options.shared_memory = bytes;
+  return options;
+}
+
+/// K of "inner.minibatch = K" in a message; 0 where there is none.
+Index advised(const std::string& message) {
+  const std::string key = "inner.minibatch = ";
+  const std::size_t at = message.find(key);
+  return at == std::string::npos ? 0 : std::stol(message.substr(at + key.size()));
+}
+
+/// The first iterations of an inner loop.
+InnerReport run(const SmallProblem<float>& problem, int iterations) {
+  InnerState<float> state = problem.state();
+  Team team(1);
+  return cuda::operations<float>().inner_loop(problem.inner, state, iterations, team);
+}
+
+}  // namespace
+
+TEST_CASE("no device, one device, several") {
+  {
+    const emulator::ScopedOptions none(with_devices(0));
+    const std::string message = message_of<NotAvailable>([] { backend<float>("cuda"); });
+    check_contains(message, {"\"cuda\"", cuda::trouble().c_str(), "\"cpu\"", "\"auto\""});
+    CHECK_FALSE(cuda::trouble().empty());
+    CHECK(small_flow<float>("auto").step().has_value());
+  }
+  check_contains(message_of<NotAvailable>([] { backend<float>("cuda:7"); }), {"1 CUDA device, \"cuda:0\""});
+  const emulator::ScopedOptions two(with_devices(2));
+  check_contains(message_of<NotAvailable>([] { backend<float>("cuda:7"); }),
+                 {"2 CUDA devices, \"cuda:0\" to \"cuda:1\""});
+  CHECK(describe_device("cuda:1") == "cuda:1 (emulated, 2.00 GiB)");
+  CHECK(build_info().cuda_devices == std::vector<std::string>{"emulated", "emulated"});
+}
+
+TEST_CASE("a flow computes on its device and leaves the program's own choice alone") {
+  const emulator::ScopedOptions three(with_devices(3));
+  const auto launches = [] {
+    return std::vector{emulator::device_launches(0), emulator::device_launches(1),
+                       emulator::device_launches(2)};
+  };
+  const auto step_on = [&](Flow<float>& flow) {
+    const auto before = launches();
+    flow.step();
+    const auto after = launches();
+    return std::vector<bool>{after[0] > before[0], after[1] > before[1], after[2] > before[2]};
+  };
+  using Used = std::vector<bool>;
+  Flow<float> one = small_flow<float>("cuda:1"), current = small_flow<float>("cuda"),
+              host = small_flow<float>("cpu");
+  CHECK(step_on(one) == Used{false, true, false});
+  CHECK(device::current_device() == 0);
+  CHECK(step_on(current) == Used{true, false, false});
+
+  device::use_device(2);
+  CHECK(step_on(one) == Used{false, true, false});
+  CHECK(device::current_device() == 2);
+  CHECK(step_on(current) == Used{false, false, true});
+  CHECK(resolved_device("cuda") == "cuda:2");
+  CHECK(step_on(host) == Used{false, false, false});
+  {
+    // Also where the step fails.
+    const emulator::ScopedOptions scarce([&] {
+      emulator::Options options = with_memory(5000);
+      options.devices = 3;
+      return options;
+    }());
+    CHECK_THROWS_AS(one.step(), OutOfDeviceMemory);
+    CHECK(device::current_device() == 2);
+  }
+  // What is current belongs to a thread: another one begins at 0, and a flow may move there.
+  std::thread([&] {
+    CHECK(device::current_device() == 0);
+    CHECK(step_on(one) == Used{false, true, false});
+    CHECK(device::current_device() == 0);
+  }).join();
+  CHECK(device::current_device() == 2);
+  {
+    const DeviceScope scope("cuda:1");
+    CHECK(device::current_device() == 1);
+    const DeviceScope nothing("cpu");
+    CHECK(device::current_device() == 1);
+  }
+  CHECK(device::current_device() == 2);
+  device::use_device(0);
+}
+
+TEST_CASE_TEMPLATE("what fits the shared memory of one device and not of another goes layer by layer there",
+                   T, float, double) {
+  // Tiles of 8 particles take between 163 KiB (compute capability 8.0) and 227 KiB (9.0).
+  const int width = std::is_same_v<T, float> ? 112 : 72;
+  const SmallProblem<T> problem(40, {width, width});
+  const std::vector<T> theta = problem.theta();
+  Team team(1);
+  const auto gradient = [&](const Operations<T>& ops) {
+    std::vector<double> out(theta.size());
+    ops.objective_gradient(problem.inner, theta.data(), 0, out.data(), team);
+    return out;
+  };
+  const std::vector<double> expected = gradient(ref::operations<T>());
+  const auto launches = [&](std::size_t shared) {
+    const emulator::ScopedOptions options(with_shared_memory(shared));
+    const std::uint64_t before = emulator::device_launches(0);
+    CHECK_CLOSE(gradient(cuda::operations<T>()), expected, tol<T>(300));
+    return emulator::device_launches(0) - before;
+  };
+  CHECK(launches(227 * 1024) == 4);  // images, learned potential, step, update
+  CHECK(launches(163 * 1024) > 11);
+}
+
+TEST_CASE("the memory that an inner loop needs is known before it has it") {
+  for (const Index n : {Index{40}, Index{1000}, Index{3000}}) {
+    CAPTURE(n);
+    const SmallProblem<float> problem(n);
+    const std::uint64_t waits = device::host_synchronisations();
+    const std::size_t needed = cuda::inner_loop_memory(problem.inner);
+    CHECK(device::host_synchronisations() == waits);  // nothing was allocated or copied
+    CHECK(emulator::memory_in_use() == 0);
+    {
+      const emulator::ScopedOptions exact(with_memory(needed));
+      CHECK(run(problem, 2).iterations == 2);
+    }
+    // Each of a few tens of buffers counts as a multiple of 256 bytes; the emulator charges what was asked
+    // for.
+    const emulator::ScopedOptions less(with_memory(needed - 40 * 256));
+    CHECK_THROWS_AS(run(problem, 2), OutOfDeviceMemory);
+  }
+}
+
+TEST_CASE("wherever an allocation fails, what was allocated before is released") {
+  const SmallProblem<float> problem(300);
+  const device::DeviceBuffer<float> of_the_program(100);
+  const std::size_t before = emulator::memory_in_use();
+  REQUIRE(before == 400);
+  const std::size_t needed = cuda::inner_loop_memory(problem.inner);
+  int failures = 0;
+  for (std::size_t memory = before; memory < before + needed; memory += needed / 200) {
+    const emulator::ScopedOptions scarce(with_memory(memory));
+    try {
+      run(problem, 1);
+    } catch (const OutOfDeviceMemory& error) {
+      ++failures;
+      CHECK(error.total == memory);
+      CHECK(error.free < error.requested);
+      CHECK(error.free <= memory - before);
+      CHECK_FALSE(error.purpose.empty());
+    }
+    CHECK(emulator::memory_in_use() == before);
+  }
+  CHECK(failures >= 150);
+  CHECK(run(problem, 1).iterations == 1);
+}
+
+TEST_CASE_TEMPLATE("a step that does not fit is undone; the minibatch that is advised fits", T, float,
+                   double) {
+  constexpr Index particles = 1000;
+  Flow<T> flow = small_flow<T>("cuda", 0, particles), undisturbed = small_flow<T>("cuda", 0, particles);
+  REQUIRE(flow.step().has_value());
+  REQUIRE(undisturbed.step().has_value());
+  const auto checkpoint = flow.checkpoint();
+  const Matrix<double> x = flow.trajectory().x();
+
+  // Two thirds of what the step takes: found from below.
+  std::size_t enough = 4096;
+  for (bool fits = false; !fits; enough += fits ? 0 : enough / 8) {
+    const emulator::ScopedOptions scarce(with_memory(enough));
+    Flow<T> probe = small_flow<T>("cuda", 0, particles);
+    try {
+      fits = probe.step().has_value();
+    } catch (const OutOfDeviceMemory&) {
+    }
+  }
+  std::string message;
+  {
+    const emulator::ScopedOptions scarce(with_memory(enough * 2 / 3));
+    try {
+      flow.step();
+    } catch (const OutOfDeviceMemory& error) {
+      message = error.what();
+      CHECK(error.total == enough * 2 / 3);
+      CHECK(error.requested > error.free);
+    }
+    CHECK(emulator::memory_in_use() == 0);
+    check_contains(message, {"step 2", "1000 particles in dimension 2", "needs", "are free",
+                             "fewer particles", "inner.minibatch = ", "\"cpu\""});
+    CHECK(flow.steps() == 1);
+    CHECK(flow.maps().size() == 1);
+    CHECK(flow.checkpoint().theta == checkpoint.theta);
+    CHECK(flow.trajectory().x().elements() == x.elements());
+
+    const Index minibatch = advised(message);
+    CHECK(minibatch >= 32);
+    CHECK(minibatch < particles);
+    Flow<T> smaller = small_flow<T>("cuda", minibatch, particles);
+    CHECK(smaller.step().has_value());
+
+    // On the way out: the same step, on the CPU.
+    Flow<T> elsewhere = small_flow<T>("cpu", 0, particles);
+    elsewhere.restore(flow.trajectory(), flow.maps(), flow.checkpoint());
+    CHECK(elsewhere.step()->step == 2);
+  }
+  // With memory again: the same bits as if nothing had happened.
+  REQUIRE(flow.step().has_value());
+  REQUIRE(undisturbed.step().has_value());
+  CHECK(flow.trajectory().x().elements() == undisturbed.trajectory().x().elements());
+  CHECK(flow.checkpoint().theta == undisturbed.checkpoint().theta);
+}
+
+#endif

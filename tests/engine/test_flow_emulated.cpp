@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: MIT
+// Whole experiments on the emulated device beside the same on the CPU, runs that change the device on their
+// way, and runs that do not fit the device's memory.
+#include <doctest/doctest.h>
+
+#include <brenier/brenier.hpp>
+#include <csignal>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <sstream>
+
+#include "kernels/device/device.hpp"
+#include "tests/support/app.hpp"
+#include "tests/support/backends.hpp"
+#include "tests/support/near.hpp"
+#include "tests/support/nets.hpp"
+#include "tests/support/run_files.hpp"
+#include "tools/command/commands.hpp"
+#include "tools/runs/report.hpp"
+#include "tools/runs/run.hpp"
+#include "tools/runs/run_folder.hpp"
+
+using namespace brenier;
+using namespace brenier::app;
+using namespace brenier::test;
+namespace emulator = brenier::device::emulator;
+
+namespace {
+
+using Overrides = std::vector<std::string>;
+
+/// An experiment of the paper, as bench/paper has it, with fewer particles, steps and iterations.
+Config experiment(const std::string& name, Overrides overrides) {
+  const std::string iterations = kReduced ? "4" : "20";
+  const Overrides small = {"cloud.particles=80", "flow.steps=" + std::to_string(kReduced ? 2 : 3),
+                           "inner.iterations=" + iterations, "held_out.particles=0", "threads=1"};
+  overrides.insert(overrides.begin(), small.begin(), small.end());
+  return load_config(std::string(BRENIER_SOURCE_DIR) + "/bench/paper/" + name + ".toml", overrides);
+}
+
+/// How far two backends may be apart after so many inner iterations in T, relative to the largest number. An
+/// iteration moves a parameter by at most Adam's rate, 1e-3 here, in units of the normalised cloud. The
+/// relative error of that move is that of a gradient's component, which Adam divides by its own size: for a
+/// component a hundred times smaller than the largest, a few thousand rounding units. An iteration adds a few
+/// rounding units, then, and the sum of their magnitudes bounds what they add up to.
+template <class T>
+double distance_allowed(int iterations) {
+  return tol<T>(4 * iterations);
+}
+
+template <class T>
+void check_same_flow(const std::string& name, const Overrides& overrides, const Functional& more = {}) {
+  CAPTURE(name);
+  const Config config = experiment(name, overrides);
+  const auto flow_on = [&](const char* device) {
+    FlowOptions options = config.flow;
+    options.device = device;
+    return Flow<T>(config.functional + more, config.initial_cloud(), options);
+  };
+  Flow<T> expected = flow_on("cpu"), actual = flow_on("cuda");
+  const Matrix<double> start = expected.trajectory().x();
+  int iterations = 0;
+  const std::uint64_t before = emulator::device_launches(0);
+  for (int step = 1; step <= config.steps; ++step) {
+    CAPTURE(step);
+    const std::optional<StepReport> a = actual.step(), e = expected.step();
+    REQUIRE(a.has_value());
+    REQUIRE(e.has_value());
+    CHECK(a->iterations == e->iterations);
+    CHECK(a->retries == 0);
+    iterations += e->iterations;
+    const double tolerance = distance_allowed<T>(iterations);
+    CHECK_CLOSE(actual.trajectory().x(), expected.trajectory().x(), tolerance);
+    CHECK_CLOSE(actual.trajectory().log_density(), expected.trajectory().log_density(), tolerance);
+    CHECK_REL(a->functional.total(), e->functional.total(), tolerance);
+    REQUIRE(actual.maps().size() == expected.maps().size());
+    CHECK_CLOSE(actual.maps().back().theta, expected.maps().back().theta, tolerance);
+    // The flow moves, by far more than the backends may differ.
+    CHECK(worst_error(expected.trajectory().x(), start) > 20 * tolerance);
+  }
+  CHECK(emulator::device_launches(0) > before);
+  CHECK(emulator::memory_in_use() == 0);
+}
+
+/// What a finished run has come to: the cloud, and F of every step.
+struct Outcome {
+  Matrix<double> cloud;
+  std::vector<double> functional;
+  explicit Outcome(const fs::path& run) : cloud(read_npy(run / "clouds" / "step_000004.npy")) {
+    for (const HistoryRow& row : history_of(run)) functional.push_back(row.functional);
+  }
+};
+
+constexpr int kIterations = kReduced ? 3 : 10;
+Config four_steps(const std::string& device, const Overrides& more = {}) {
+  Overrides overrides = {"precision=double", "flow.steps=4", "cloud.particles=64",
+                         "inner.iterations=" + std::to_string(kIterations), "device=" + device};
+  overrides.insert(overrides.end(), more.begin(), more.end());
+  return experiment("porous_medium", overrides);
+}
+constexpr int kFourSteps = 4 * kIterations;
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("the paper's experiments take the same course on the device as on the CPU", T, float,
+                   double) {
+  for (const char* name : {"porous_medium", "nonlinear_fokker_planck", "aggregation"})
+    check_same_flow<T>(name, {"flow.order=1"});
+}
+
+TEST_CASE_TEMPLATE("second order in time on the device", T, float, double) {
+  check_same_flow<T>("porous_medium", {"flow.order=2", "flow.steps=2"});
+}
+
+TEST_CASE_TEMPLATE("minibatches on the device: the CPU's draws", T, float, double) {
+  check_same_flow<T>("nonlinear_fokker_planck", {"inner.minibatch=48"});
+  check_same_flow<T>("aggregation", {"inner.minibatch=48", "flow.steps=2"});
+}
+
+TEST_CASE_TEMPLATE("stochastic log-determinants on the device: the CPU's probes", T, float, double) {
+  check_same_flow<T>("porous_medium", {"inner.logdet=cg", "inner.probes=2", "inner.cg_iterations=3"});
+  check_same_flow<T>("nonlinear_fokker_planck", {"inner.logdet=cg", "inner.minibatch=48", "flow.steps=2"});
+}
+
+TEST_CASE_TEMPLATE("learned potentials on the device", T, float, double) {
+  const Icnn net({.dim = 1, .hidden = {6, 6}, .residual = true});
+  const Functional learned = 2 * learned_potential({net, generic_parameters<double>(net, 9)});
+  check_same_flow<T>("nonlinear_fokker_planck", {}, learned);
+  check_same_flow<T>("aggregation", {"inner.minibatch=48", "flow.steps=2"}, learned);
+}
+
+TEST_CASE("a run that was begun on one device goes on with another one") {
+  const TemporaryFolder folder;
+  RunOptions options;
+  const auto whole_on = [&](const char* device) {
+    options.out = folder.path / ("whole-" + std::string(device));
+    REQUIRE(run(four_steps(device), options).status == RunStatus::done);
+    return Outcome(options.out);
+  };
+  const Outcome cpu = whole_on("cpu"), cuda = whole_on("cuda");
+  CHECK(
+      summary_of(folder.path / "whole-cuda")["device"].get<std::string>().starts_with("cuda:0 (emulated, "));
+  CHECK(summary_of(folder.path / "whole-cuda")["backend"] == "cuda");
+  CHECK(summary_of(folder.path / "whole-cpu")["device"].get<std::string>().starts_with("cpu:"));
+
+  for (const auto& [first, second] : {std::pair("cpu", "cuda"), std::pair("cuda", "cpu")}) {
+    CAPTURE(first);
+    options.out = folder.path / (std::string(first) + "-" + second);
+    options.on_step = [](int step) {
+      if (step == 2) std::raise(SIGINT);
+    };
+    REQUIRE(run(four_steps(first), options).status == RunStatus::interrupted);
+    options.on_step = nullptr;
+    REQUIRE(resume(four_steps(second), options).status == RunStatus::done);
+    CHECK(summary_of(options.out)["device"].get<std::string>().starts_with(second));
+    const Outcome changed(options.out);
+    const Outcome& unchanged = first == std::string("cpu") ? cpu : cuda;
+    CHECK_CLOSE(changed.cloud, unchanged.cloud, distance_allowed<double>(kFourSteps));
+    CHECK_CLOSE(changed.functional, unchanged.functional, distance_allowed<double>(kFourSteps));
+    for (int step = 0; step <= 2; ++step) CHECK(changed.functional[step] == unchanged.functional[step]);
+  }
+}
+
+TEST_CASE("a run that outgrows the device's memory keeps its steps and goes on elsewhere") {
+  const TemporaryFolder folder;
+  RunOptions options;
+  options.out = folder.path / "whole";
+  REQUIRE(run(four_steps("cuda"), options).status == RunStatus::done);
+  const Outcome whole(options.out);
+
+  std::optional<emulator::ScopedOptions> scarce;
+  const auto fill_device_at = [&](int when) {
+    options.on_step = [&scarce, when](int step) {
+      if (step != when) return;
+      emulator::Options now = emulator::options();
+      now.memory = 20'000;
+      scarce.emplace(now);
+    };
+  };
+  // Checkpoints are far apart: the one of the failure is written by the failure.
+  const Overrides rare = {"output.checkpoint_every=3"};
+  for (const char* second : {"cpu", "cuda"}) {
+    CAPTURE(second);
+    options.out = folder.path / (std::string("part-") + second);
+    fill_device_at(2);
+    const RunResult result = run(four_steps("cuda", rare), options);
+    scarce.reset();
+    options.on_step = nullptr;
+    CHECK(emulator::memory_in_use() == 0);
+    CHECK(result.status == RunStatus::failed);
+    CHECK(result.steps == 2);
+    check_contains(result.reason,
+                   {"step 3", "64 particles", "19.5 KiB", "no minibatch would fit", "\"cpu\""});
+    const nlohmann::json summary = summary_of(options.out);
+    CHECK(summary["status"] == "failed");
+    CHECK(summary["reason"] == result.reason);
+    CHECK(summary["steps"] == 2);
+    CHECK(read_maps(options.out).size() == 2);
+    CHECK(history_of(options.out).size() == 3);
+
+    REQUIRE(resume(four_steps(second, rare), options).status == RunStatus::done);
+    const Outcome resumed(options.out);
+    CHECK_CLOSE(resumed.cloud, whole.cloud, distance_allowed<double>(kFourSteps));
+    CHECK_CLOSE(resumed.functional, whole.functional, distance_allowed<double>(kFourSteps));
+    if (second == std::string("cuda"))
+      CHECK(resumed.cloud.elements() == whole.cloud.elements());  // to the bit
+  }
+}
+
+TEST_CASE("the command says which device computes, and how to leave one that failed") {
+  const TemporaryFolder folder;
+  const std::string config = (folder.path / "tiny.toml").string(), out = (folder.path / "run").string();
+  put(config, kTiny);
+  const auto command = [](std::vector<std::string> words, std::string& said) {
+    words.insert(words.begin(), "brenier");
+    std::vector<const char*> argv;
+    for (const std::string& word : words) argv.push_back(word.c_str());
+    std::ostringstream output, errors;
+    const int code = run_command_line(static_cast<int>(argv.size()), argv.data(), output, errors);
+    said = output.str() + errors.str();
+    return code;
+  };
+  std::string said;
+  CHECK(command({"run", config, "--device", "cuda:7", "--out", out}, said) == ExitCode::bad_input);
+  check_contains(said, {"cuda:7", "1 CUDA device", "cuda:0"});
+  CHECK_FALSE(fs::exists(out));
+  {
+    emulator::Options scarce = emulator::options();
+    scarce.memory = 3000;
+    const emulator::ScopedOptions scope(scarce);
+    CHECK(command({"run", config, "--device", "cuda", "--out", out}, said) == ExitCode::failed);
+  }
+  CHECK(said.starts_with("device cuda:0 (emulated, 2.93 KiB), double, "));
+  check_contains(said, {"failed: flow: step 1", "37 particles", "brenier resume", "--device cpu"});
+  CHECK(command({"resume", out, "--device", "cpu"}, said) == ExitCode::ok);
+  CHECK(said.starts_with("device cpu:"));
+  CHECK(summary_of(out)["status"] == "done");
+  CHECK(command({"info"}, said) == ExitCode::ok);
+  check_contains(said, {"cuda       cuda:0 emulated"});
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT
+// The inner loop on a device: the host launches and seldom waits, and what an inner loop promises holds there
+// too.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "brenier/operations.hpp"
+#include "kernels/device/device.hpp"
+#include "tests/support/inner_problem.hpp"
+#include "tests/support/near.hpp"
+
+using namespace brenier;
+using namespace brenier::test;
+
+namespace {
+
+constexpr Index kParticles = 70;
+
+/// Those of cuda::variants, without the one that the environment variable BRENIER_TEST_WITHOUT names: cuBLAS
+/// is left out under tools that watch every access, its kernels are many.
+std::vector<std::string> variants() {
+  const char* without = std::getenv("BRENIER_TEST_WITHOUT");
+  std::vector<std::string> list;
+  for (const char* variant : cuda::variants<double>()) {
+    if (!without || variant != std::string(without)) list.emplace_back(variant);
+  }
+  return list;
+}
+
+}  // namespace
+
+TEST_CASE("the host waits twice for each graph from the third on, and not for single iterations") {
+  SmallProblem<double> problem(kParticles);
+  Team team(1);
+  for (const std::string& variant : variants()) {
+    CAPTURE(variant);
+    const Operations<double>& ops = cuda::operations<double>(variant.c_str());
+    const auto waits = [&](int iterations) {
+      problem.inner.iterations = iterations;
+      InnerState<double> state = problem.state();
+      const std::uint64_t before = device::host_synchronisations();
+      const InnerReport report = ops.inner_loop(problem.inner, state, iterations, team);
+      CHECK(report.iterations == iterations);
+      return static_cast<int>(device::host_synchronisations() - before);
+    };
+    // For a launch behind which two others are queued, and for the flag that ends a loop, which is read
+    // beside them: neither holds the device up. Layer by layer a graph is one iteration, otherwise 16.
+    const auto graphs = [&](int iterations) { return variant == "cublas" ? iterations : iterations / 16; };
+    const int once = waits(1);
+    for (const int iterations : {2, 7, 53}) {
+      CAPTURE(iterations);
+      CHECK(waits(iterations) - once == 2 * std::max(0, graphs(iterations) - 2));
+    }
+  }
+}
+
+TEST_CASE("launching ends soon after the device has decided to stop") {
+  SmallProblem<double> problem(kParticles);
+  Team team(1);
+  problem.inner.iterations = 2000;
+  for (const std::string& variant : variants()) {
+    CAPTURE(variant);
+    const Operations<double>& ops = cuda::operations<double>(variant.c_str());
+    const auto waits = [&](int until) {
+      InnerState<double> state = problem.state();
+      const std::uint64_t before = device::host_synchronisations();
+      const InnerReport report = ops.inner_loop(problem.inner, state, until, team);
+      CHECK(report.converged == (problem.inner.tolerance > 0));
+      CHECK(report.iterations < 20);
+      return static_cast<int>(device::host_synchronisations() - before);
+    };
+    const int once = waits(1);
+    problem.inner.tolerance = 0.999;
+    // The graph in which the tolerance was met and two more; what converges below 20 iterations has met it
+    // in the second graph of 16, or in the 20th of one.
+    CHECK(waits(2000) - once <= 2 * (variant == "cublas" ? 20 : 2));
+    problem.inner.tolerance = 0;
+  }
+}
+
+TEST_CASE("with BRENIER_SYNC_LAUNCHES the host waits for every kernel, and the numbers are the same") {
+  SmallProblem<double> problem(kParticles);
+  Team team(1);
+  for (const std::string& variant : variants()) {
+    CAPTURE(variant);
+    const Operations<double>& ops = cuda::operations<double>(variant.c_str());
+    const auto waits = [&](InnerState<double>& state, const char* value) {
+      ::setenv("BRENIER_SYNC_LAUNCHES", value, 1);
+      const std::uint64_t before = device::host_synchronisations();
+      ops.inner_loop(problem.inner, state, 5, team);
+      ::unsetenv("BRENIER_SYNC_LAUNCHES");
+      return device::host_synchronisations() - before;
+    };
+    InnerState<double> queued = problem.state(), checked = problem.state();
+    CHECK(waits(queued, "0") + 10 <= waits(checked, "1"));  // two kernels an iteration at least
+    CHECK(checked.theta == queued.theta);
+  }
+}
+
+TEST_CASE(
+    "on the device an inner loop continues, stops on its tolerance, and keeps theta from what is not "
+    "finite") {
+  Team team(1);
+  for (const std::string& variant : variants()) {
+    CAPTURE(variant);
+    SmallProblem<double> problem(kParticles);
+    const Operations<double>& ops = cuda::operations<double>(variant.c_str());
+    InnerState<double> whole = problem.state(), parts = problem.state();
+    ops.inner_loop(problem.inner, whole, 6, team);
+    ops.inner_loop(problem.inner, parts, 2, team);
+    ops.inner_loop(problem.inner, parts, 6, team);
+    CHECK(parts.theta == whole.theta);
+    CHECK(parts.iteration == 6);
+
+    problem.inner.tolerance = 0.999;
+    InnerState<double> early = problem.state();
+    const InnerReport converged = ops.inner_loop(problem.inner, early, 20, team);
+    CHECK(converged.converged);
+    CHECK(converged.iterations < 20);
+    CHECK(early.iteration == converged.iterations);
+    problem.inner.tolerance = 0;
+
+    std::atomic<bool> interrupt{true};
+    problem.inner.interrupt = &interrupt;
+    InnerState<double> stopped = problem.state();
+    const InnerReport interrupted = ops.inner_loop(problem.inner, stopped, 20, team);
+    CHECK(interrupted.interrupted);
+    CHECK(interrupted.iterations == 1);
+    problem.inner.interrupt = nullptr;
+
+    problem.log_density[40] = std::nan("");
+    InnerState<double> broken = problem.state();
+    const InnerReport report = ops.inner_loop(problem.inner, broken, 20, team);
+    CHECK_FALSE(report.finite);
+    CHECK(report.iterations == 0);
+    CHECK(broken.theta == problem.state().theta);
+  }
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT
+// Runs whose steps have adaptive lengths, runs without an end, and what a run near a cloud tells at its end.
+#include <doctest/doctest.h>
+
+#include <brenier/brenier.hpp>
+#include <csignal>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "brenier/entropic_transport.hpp"
+#include "tests/support/app.hpp"
+#include "tests/support/near.hpp"
+#include "tests/support/run_files.hpp"
+#include "tools/command/commands.hpp"
+#include "tools/runs/report.hpp"
+#include "tools/runs/run.hpp"
+#include "tools/runs/run_folder.hpp"
+
+using namespace brenier;
+using namespace brenier::app;
+using namespace brenier::test;
+
+TEST_CASE("adaptive steps: a run goes on bit for bit, and its files know the lengths") {
+  const TemporaryFolder folder;
+  const std::vector<std::string> adaptive = {"flow.tau=auto", "flow.end_time=8e-3", "flow.tolerance=0.03",
+                                             "flow.first_tau=3e-4", "output.checkpoint_every=2"};
+  std::string text = tiny_with("steps = 5", "");
+  const auto config = [&] { return parse_config(text, "tiny.toml", ".", adaptive); };
+  RunOptions options;
+  options.out = folder.path / "whole";
+  const RunResult whole = run(config(), options);
+  CHECK(whole.status == RunStatus::done);
+  CHECK(whole.steps > 4);
+  const std::vector<HistoryRow> rows = history_of(options.out);
+  CHECK(rows.back().time == 8e-3);
+  for (const HistoryRow& row : rows) CHECK((row.step == 0 || row.time_error <= 0.03));
+  CHECK(rows[2].tau != rows[3].tau);
+  CHECK(summary_of(options.out)["warnings"].empty());
+  CHECK(summary_of(options.out)["tau"] == "auto");
+  CHECK(summary_of(options.out)["exact"]["std"].get<double>() ==
+        doctest::Approx(rows.back().std_exact).epsilon(1e-12));
+
+  options.out = folder.path / "parts";
+  options.on_step = [](int step) {
+    if (step == 3) std::raise(SIGINT);
+  };
+  CHECK(run(config(), options).status == RunStatus::interrupted);
+  options.on_step = nullptr;
+  CHECK(resume(config(), options).status == RunStatus::done);
+  CHECK(read_text(folder.path / "parts" / "checkpoint.safetensors") ==
+        read_text(folder.path / "whole" / "checkpoint.safetensors"));
+
+  // A number of steps may end it before its time.
+  RunOptions brief;
+  brief.out = folder.path / "brief";
+  std::vector<std::string> few = adaptive;
+  few.push_back("flow.steps=2");
+  run(parse_config(text, "tiny.toml", ".", few), brief);
+  check_contains(summary_of(brief.out)["warnings"].dump(),
+                 {"flow.steps = 2 ended the flow at t = ", "of 0.008"});
+
+  // What push does from the files is what the run did.
+  const Cloud initial = config().initial_cloud();
+  Trajectory again(initial, true);
+  Team team(1);
+  for (const BrenierMap& map : read_maps(options.out)) again.advance(map, team);
+  char name[32];
+  std::snprintf(name, sizeof name, "step_%06d.npy", whole.steps);
+  CHECK(again.x().elements() == read_npy(options.out / "clouds" / name).elements());
+}
+
+TEST_CASE("a potential that curves down is said so, first and in the summary") {
+  const TemporaryFolder folder;
+  const std::string text =
+      "[cloud]\ndensity = \"gaussian\"\ndim = 2\nparticles = 40\n[[functional]]\nterm = \"potential\"\n"
+      "expression = \"dot(x, A*x)\"\n[parameters]\nA = [[1.0, 0.0], [0.0, -0.5]]\n[flow]\ntau = 0.1\nsteps = "
+      "1\n"
+      "[network]\nhidden = [4]\n[inner]\niterations = 5\n";
+  put(folder.path / "saddle.toml", text);
+  const Output said =
+      command({"run", (folder.path / "saddle.toml").string(), "--out", (folder.path / "run").string()});
+  CHECK(said.code == ExitCode::ok);
+  check_contains(said.out + said.err, {"WARNING: V curves down by -1 "});
+  check_contains(summary_of(folder.path / "run")["warnings"].dump(), {"curves down by -1 "});
+  CHECK(unbounded(tiny()).empty());
+}
+
+TEST_CASE("a flow near a cloud tells its distances at the end, without their weights") {
+  const TemporaryFolder folder;
+  const std::string text =
+      "[cloud]\ndensity = \"gaussian\"\ndim = 2\nparticles = 40\n[[functional]]\nterm = \"potential\"\n"
+      "expression = \"sum(x^2)\"\n[[functional]]\nterm = \"sinkhorn\"\nreference = \"initial\"\n"
+      "epsilon = 0.01\nweight = 3.0\n[[functional]]\nterm = \"mmd\"\nreference = \"initial\"\n"
+      "bandwidth = 0.5\nweight = 20.0\n[flow]\ntau = 0.1\nsteps = 2\n[network]\nhidden = [4]\n[inner]\n"
+      "iterations = 30\n[held_out]\nparticles = 200\n";
+  put(folder.path / "near.toml", text);
+  const fs::path out = folder.path / "run";
+  const Output said = command({"run", (folder.path / "near.toml").string(), "--out", out.string()});
+  REQUIRE(said.code == ExitCode::ok);
+  const nlohmann::json summary = summary_of(out), distances = summary["distances"];
+  REQUIRE(distances.size() == 2);
+
+  // What the clouds in the folder say.
+  const Matrix<double> first = read_npy(out / "clouds" / "step_000000.npy"),
+                       last = read_npy(out / "clouds" / "step_000002.npy");
+  Team team(1);
+  const double transport = entropic_transport(last, first, {.epsilon = 0.01}, team).value;
+  CHECK(transport > 0);
+  CHECK(relative_error(distances[0]["value"], transport) <= 1e-12);
+  CHECK(distances[0]["weight"] == 3.0);
+  check_contains(distances[0]["text"], {"entropic transport", "0.01"});
+  check_contains(distances[1]["text"], {"MMD", "0.5"});
+  CHECK(distances[1]["value"].get<double>() > 0);
+  CHECK(relative_error(3 * distances[0]["value"].get<double>() + 20 * distances[1]["value"].get<double>(),
+                       summary["functional"]["divergence"]) <= 1e-14);
+
+  char value[32], potential[32];
+  std::snprintf(value, sizeof value, "%.4g", transport);
+  std::snprintf(potential, sizeof potential, "potential %.4g",
+                summary["functional"]["potential"].get<double>());
+  check_contains(said.out + said.err,
+                 {potential, "entropic transport (epsilon 0.01) to 40 points ", "MMD^2"});
+  CHECK((said.out + said.err).find(std::string(value).substr(0, 5)) != std::string::npos);
+}

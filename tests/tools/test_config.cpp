@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: MIT
+// Configurations: what they mean, and what can be wrong with them.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "brenier/npy.hpp"
+#include "brenier/potential.hpp"
+#include "tests/support/app.hpp"
+#include "tools/config/config.hpp"
+#include "tools/runs/run.hpp"
+#include "tools/runs/run_folder.hpp"
+
+using namespace brenier;
+using namespace brenier::app;
+using namespace brenier::test;
+
+namespace {
+
+std::string config_error(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  try {
+    parse_config(text, "a.toml", fs::temp_directory_path(), overrides);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "(no error)";
+}
+
+}  // namespace
+
+TEST_CASE("configuration: malformed TOML and unknown names have their line and a suggestion") {
+  check_contains(config_error("seed = 1\n[cloud\n"), {"a.toml:2:"});
+  check_contains(config_error("seed = 1\nseed = 2\n"), {"a.toml:2:"});
+  check_contains(config_error(tiny_with("tau =", "tua =")),
+                 {"a.toml:11:", "flow.tua", "unknown key", "'tau'"});
+  check_contains(config_error(tiny_with("[network]", "[netwrok]")),
+                 {"a.toml:13:", "netwrok", "table", "'network'"});
+  check_contains(config_error(tiny_with("particles = 37", "particels = 37")),
+                 {"a.toml:6:", "cloud.particels", "'particles'", "density = \"barenblatt\""});
+  check_contains(config_error(tiny_with("particles = 37", "particles = 37\nmean = 1")),
+                 {"a.toml:7:", "cloud.mean"});
+  check_contains(config_error(tiny_with("\"porous_medium\"", "\"porous\"")),
+                 {"a.toml:8:", "functional.0.term", "\"porous\"", "\"porous_medium\"", "entropy"});
+  check_contains(config_error(tiny_with("\"barenblatt\"", "\"gausian\"")),
+                 {"a.toml:4:", "\"gaussian\"", "mixture"});
+}
+
+TEST_CASE("configuration: types and ranges") {
+  struct Case {
+    const char* from;
+    const char* to;
+    std::initializer_list<const char*> pieces;
+  };
+  const Case cases[] = {
+      {"tau = 1e-3", "tau = 0.0", {"a.toml:11:", "flow.tau", "above 0"}},
+      {"tau = 1e-3", "tau = -1", {"a.toml:11:", "flow.tau = -1", "above 0"}},
+      {"every = 2", "every = 4294967296", {"output.every = 4294967296", "1e+09"}},
+      {"every = 2", "checkpoint_every = 4294967296", {"output.checkpoint_every"}},
+      {"particles = 101", "every = 4294967296", {"held_out.every"}},
+      {"tau = 1e-3", "tau = nan", {"a.toml:11:", "flow.tau", "above 0"}},
+      {"tau = 1e-3", "tau = \"small\"", {"a.toml:11:", "flow.tau", "\"small\"", "a number"}},
+      {"tau = 1e-3", "", {"flow.tau", "missing"}},
+      {"tau = 1e-3", "tau = \"auto\"", {"flow.end_time", "missing"}},
+      {"tau = 1e-3", "tau = \"auto\"\nend_time = 1e-4", {"a.toml:12:", "flow.end_time", "above 0.001"}},
+      {"tau = 1e-3", "tau = \"auto\"\nend_time = 1\norder = 1", {"a.toml:13:", "flow.order = 1", "2"}},
+      {"tau = 1e-3", "tau = \"auto\"\nend_time = 1\ntolerance = 0", {"flow.tolerance", "above 0"}},
+      {"tau = 1e-3", "tau = \"auto\"\nend_time = 1\nfirst_tau = 2", {"flow.first_tau = 2", "0.999"}},
+      {"tau = 1e-3", "tau = 1e-3\nend_time = 1", {"a.toml:12:", "flow.end_time", "where tau is a number"}},
+      {"steps = 5", "steps = 0", {"a.toml:12:", "flow.steps = 0", "at least 1"}},
+      {"steps = 5", "steps = 5.5", {"a.toml:12:", "flow.steps", "whole number"}},
+      {"steps = 5", "steps = 5\norder = 3", {"a.toml:13:", "flow.order = 3", "at most 2"}},
+      {"particles = 37", "particles = 0", {"a.toml:6:", "cloud.particles = 0", "at least 1"}},
+      {"time = 1e-3", "time = 0", {"a.toml:5:", "cloud.time", "above 0"}},
+      {"time = 1e-3", "time = 1e-3\nm = 1", {"a.toml:6:", "cloud.m", "above 1"}},
+      {"hidden = [7, 5]", "hidden = []", {"a.toml:14:", "network.hidden", "empty"}},
+      {"hidden = [7, 5]", "hidden = [7, 0]", {"a.toml:14:", "network.hidden", "at least 1"}},
+      {"hidden = [7, 5]", "hidden = 7", {"a.toml:14:", "network.hidden", "list of widths"}},
+      {"hidden = [7, 5]",
+       "hidden = [7, 5]\nresidual = 1",
+       {"a.toml:15:", "network.residual", "true or false"}},
+      {"hidden = [7, 5]",
+       "hidden = [7, 5]\nresidual = true",
+       {"a.toml:14:", "network.hidden", "no valid network"}},
+      {"iterations = 23", "iterations = 0", {"a.toml:16:", "inner.iterations", "at least 1"}},
+      {"rate = 1e-2", "rate = 1e-2\nbeta1 = 1", {"a.toml:18:", "inner.beta1", "below 1"}},
+      {"rate = 1e-2",
+       "rate = 1e-2\nlogdet = \"hutchinson\"",
+       {"a.toml:18:", "inner.logdet", "\"hutchinson\"", "auto", "exact", "cg"}},
+      {"rate = 1e-2", "rate = 1e-2\nprobes = 0", {"a.toml:18:", "inner.probes", "at least 1"}},
+      {"rate = 1e-2", "rate = 1e-2\ncg_iterations = 1001", {"a.toml:18:", "inner.cg_iterations", "1000"}},
+      {"rate = 1e-2", "rate = 1e-2\ncg_tolerance = 1.0", {"a.toml:18:", "inner.cg_tolerance", "below 1"}},
+      {"every = 2", "every = 0", {"a.toml:21:", "output.every", "at least 1"}},
+      {"seed = 3", "seed = -3", {"a.toml:1:", "seed", "at least 0"}},
+      {"seed = 3", "device = \"gpu\"", {"a.toml:1:", "device", "gpu", "auto"}},
+      {"\"double\"", "\"half\"", {"a.toml:2:", "precision", "float"}},
+      {"[[functional]]", "[functional]", {"a.toml:7:", "functional", "[[functional]]"}},
+  };
+  for (const Case& c : cases) {
+    CAPTURE(c.to);
+    check_contains(config_error(tiny_with(c.from, c.to)), c.pieces);
+  }
+  check_contains(config_error("seed = 1\n"), {"cloud", "missing"});
+  check_contains(config_error(kTiny, {"network.hidden=[20000, 20000]"}),
+                 {"network.hidden", "400100003 parameters", "at most 50000000"});
+  check_contains(config_error(kTiny, {"seed=18446744073709551615"}), {"--set seed", "not TOML"});
+}
+
+TEST_CASE("configuration: expressions, parameters and dimensions") {
+  const auto potential = [](const std::string& text) {
+    return tiny_with("term = \"porous_medium\"\nm = 2",
+                     "term = \"potential\"\nexpression = \"" + text + "\"");
+  };
+  check_contains(config_error(potential("sum(x^2")), {"a.toml:9:", "functional.0.expression", "column 8"});
+  check_contains(config_error(potential("k*sum(x^2)")), {"a.toml:9:", "'k'", "column 1"});
+  check_contains(config_error(potential("x[3]")), {"a.toml:9:", "functional.0.expression"});
+  check_contains(config_error(tiny_with("term = \"porous_medium\"\nm = 2", "term = \"potential\"")),
+                 {"functional.0.expression", "missing"});
+  check_contains(config_error(kTiny + "[parameters]\nsum = 2\n"), {"a.toml:23:", "parameters.sum", "taken"});
+  check_contains(config_error(kTiny + "[parameters]\nA = [[1, 2], [3]]\n"),
+                 {"a.toml:23:", "parameters.A", "equal length"});
+  check_contains(config_error(kTiny + "[parameters]\nA = \"no-such.npy\"\n"),
+                 {"no-such.npy", "no such file"});
+  check_contains(config_error(kTiny + "[exact]\ndensity = \"max(1 - x, t)\"\n"),
+                 {"a.toml:23:", "exact.density", "time"});
+
+  const std::string gaussian =
+      tiny_with("density = \"barenblatt\"\ntime = 1e-3", "density = \"gaussian\"\nmean = [1, 2]");
+  check_contains(config_error(gaussian + "[parameters]\n", {"cloud.dim=3"}), {"cloud.dim", "2 elements"});
+  check_contains(config_error(gaussian, {"cloud.variance=[[1,2,3],[1,2,3],[1,2,3]]"}),
+                 {"cloud.variance", "dimensions"});
+  check_contains(config_error(gaussian, {"cloud.variance=[[1,2],[2,1]]"}),
+                 {"cloud.variance", "positive definite"});
+  check_contains(config_error(gaussian, {"cloud.variance=-1"}), {"cloud.variance", "positive"});
+  check_contains(config_error(gaussian, {"cloud.sampling=whitened", "cloud.particles=2"}),
+                 {"cloud.particles", "more than"});
+  check_contains(config_error(kTiny, {"cloud.sampling=whitened"}), {"cloud.sampling", "gaussian"});
+  CHECK(config_error(gaussian) == "(no error)");
+}
+
+TEST_CASE("configuration: learned potentials") {
+  const TemporaryFolder folder;
+  const Icnn net({.dim = 2, .hidden = {3}});
+  std::vector<double> theta = initial_parameters(net, Initialisation::identity, 1);
+  write_potential(folder.path / "v.safetensors", {net, theta});
+  const auto text = [](const std::string& path, int dim) {
+    return tiny_with(
+        "density = \"barenblatt\"\ntime = 1e-3\nparticles = 37\n[[functional]]\n"
+        "term = \"porous_medium\"\nm = 2",
+        "density = \"gaussian\"\ndim = " + std::to_string(dim) +
+            "\nparticles = 37\n[[functional]]\nterm = \"learned_potential\"\npath = \"" + path +
+            "\"\nweight = 0.25");
+  };
+  const auto error = [&](const std::string& toml) {
+    try {
+      parse_config(toml, "a.toml", folder.path);
+    } catch (const Error& failure) {
+      return std::string(failure.what());
+    }
+    return std::string("(no error)");
+  };
+  // Paths are relative to the file's folder, and absolute in the resolved configuration.
+  const Config config = parse_config(text("v.safetensors", 2), "a.toml", folder.path);
+  REQUIRE(config.functional.learned().size() == 1);
+  CHECK(config.functional.learned()[0].term.weight == 0.25);
+  CHECK(*config.functional.learned()[0].term.theta == theta);
+  check_contains(config.resolved, {"learned_potential", (folder.path / "v.safetensors").c_str()});
+  const Config again = parse_config(config.resolved, "b.toml", "/");
+  CHECK(*again.functional.learned()[0].term.theta == theta);
+
+  check_contains(error(text("v.safetensors", 3)),
+                 {"a.toml:9:", "functional.0.path", "dimension 2", "dimension 3"});
+  check_contains(error(text("w.safetensors", 2)), {"functional.0.path", "w.safetensors", "no such file"});
+  check_contains(error(tiny_with("term = \"porous_medium\"\nm = 2", "term = \"learned_potential\"")),
+                 {"functional.0.path", "the name of a file"});
+  theta[net.output_weight()] = -0.5;
+  write_potential(folder.path / "v.safetensors", {net, theta});
+  check_contains(error(text("v.safetensors", 2)), {"a.toml:9:", "output.hidden.weight", "-0.5"});
+}
+
+TEST_CASE("configuration: distances from a cloud") {
+  const TemporaryFolder folder;
+  Matrix<double> points(3, 1);
+  points(1, 0) = 1;
+  points(2, 0) = 3;
+  write_npy(folder.path / "y.npy", points.view());
+  write_npy(folder.path / "plane.npy", Matrix<double>(3, 2).view());
+  const auto text = [](const std::string& term) {
+    return tiny_with("term = \"porous_medium\"\nm = 2", term + "\nweight = 0.25");
+  };
+  const auto parse = [&](const std::string& term) { return parse_config(text(term), "a.toml", folder.path); };
+  const auto error = [&](const std::string& term) {
+    try {
+      parse(term);
+    } catch (const Error& failure) {
+      return std::string(failure.what());
+    }
+    return std::string("(no error)");
+  };
+  const Config config = parse(
+      "term = \"sinkhorn\"\nreference = \"y.npy\"\nblur = 0.5\nscaling = 0.7\niterations = 7\n"
+      "warm_iterations = 3\ntolerance = 1e-3\ndebiased = true");
+  REQUIRE(config.functional.distances().size() == 1);
+  const DivergenceTerm& term = config.functional.distances()[0].term;
+  CHECK(term.weight == 0.25);
+  CHECK(term.reference->elements() == points.elements());
+  CHECK(term.sinkhorn.epsilon == 0.25);
+  CHECK(term.sinkhorn.scaling == 0.7);
+  CHECK(term.sinkhorn.iterations == 7);
+  CHECK(term.sinkhorn.warm_iterations == 3);
+  CHECK(term.sinkhorn.tolerance == 1e-3);
+  CHECK(term.sinkhorn.debiased);
+  const Config again = parse_config(config.resolved, "b.toml", "/");
+  CHECK(again.functional.describe() == config.functional.describe());
+  CHECK(again.functional.distances()[0].term.reference->elements() == points.elements());
+
+  const Config initial = parse("term = \"mmd\"\nreference = \"initial\"");
+  CHECK(initial.functional.distances()[0].term.reference->elements() == initial.initial_cloud().x.elements());
+  CHECK(parse_config(initial.resolved, "b.toml", "/").functional.describe() == initial.functional.describe());
+  // Distances 1, 2 and 3.
+  CHECK(parse("term = \"mmd\"\nreference = \"y.npy\"\nbandwidth = \"median\"")
+            .functional.distances()[0]
+            .term.bandwidth == 2);
+  CHECK(parse("term = \"energy_distance\"\nreference = \"y.npy\"").functional.distances().size() == 1);
+
+  check_contains(error("term = \"sinkhorn\""), {"functional.0.reference", "missing"});
+  check_contains(error("term = \"sinkhorn\"\nreference = \"z.npy\""), {"functional.0.reference", "z.npy"});
+  check_contains(error("term = \"sinkhorn\"\nreference = \"plane.npy\""),
+                 {"functional.0.reference", "dimension 2", "dimension 1"});
+  check_contains(error("term = \"sinkhorn\"\nreference = \"y.npy\"\nepsilon = 0"),
+                 {"functional.0.epsilon", "above 0"});
+  check_contains(error("term = \"sinkhorn\"\nreference = \"y.npy\"\nepsilon = 1\nblur = 1"),
+                 {"functional.0.blur", "epsilon = blur^2"});
+  check_contains(error("term = \"mmd\"\nreference = \"y.npy\"\nbandwidth = -1"),
+                 {"functional.0.bandwidth", "above 0"});
+  check_contains(error("term = \"energy_distance\"\nreference = \"y.npy\"\nepsilon = 1"),
+                 {"functional.0.epsilon", "unknown key"});
+}
+
+TEST_CASE("configuration: clouds from files") {
+  const TemporaryFolder folder;
+  Matrix<double> points(5, 2);
+  for (Index i = 0; i < 5; ++i) points(i, 0) = static_cast<double>(i), points(i, 1) = 0.5;
+  write_npy(folder.path / "x.npy", points.view());
+  const std::vector<double> density(5, -1.0), short_density(4, -1.0);
+  write_npy(folder.path / "rho.npy", std::span<const double>(density));
+  write_npy(folder.path / "short.npy", std::span<const double>(short_density));
+  const std::string text =
+      "[cloud]\ndensity = \"file\"\npath = \"x.npy\"\n[[functional]]\nterm = \"entropy\"\n[flow]\ntau = "
+      "0.1\nsteps = 1\n"
+      "[inner]\niterations = 2\n[network]\nhidden = [3]\n";
+  const auto error = [&](const std::vector<std::string>& overrides) -> std::string {
+    try {
+      const Config config = parse_config(text, "f.toml", folder.path, overrides);
+      RunOptions options;
+      options.out = folder.path / "run";
+      run(config, options);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "(no error)";
+  };
+  check_contains(error({}), {"f.toml:1:", "cloud.log_density", "missing", "internal energy"});
+  check_contains(error({"cloud.log_density=short.npy"}), {"cloud.log_density", "5 particles"});
+  check_contains(error({"cloud.log_density=rho.npy", "cloud.dim=3"}), {"cloud.dim", "dimension 2"});
+  check_contains(error({"cloud.log_density=rho.npy", "cloud.path=none.npy"}), {"none.npy", "no such file"});
+  check_contains(error({"cloud.log_density=rho.npy", "held_out.particles=7"}),
+                 {"held_out.particles", "must be 0"});
+  check_contains(error({"cloud.log_density=rho.npy", "inner.refresh=1"}), {"inner.refresh", "must be 0"});
+  check_contains(error({"cloud.log_density=rho.npy", "cloud.particles=3"}),
+                 {"cloud.particles", "unknown key"});
+
+  const std::string whole = read_text(folder.path / "x.npy");
+  put(folder.path / "x.npy", whole.substr(0, whole.size() - 3));
+  check_contains(error({"cloud.log_density=rho.npy"}), {"x.npy"});
+  put(folder.path / "x.npy", "PK\x03\x04 not an array");
+  check_contains(error({"cloud.log_density=rho.npy"}), {"x.npy"});
+  points(3, 1) = NAN;
+  write_npy(folder.path / "x.npy", points.view());
+  check_contains(error({"cloud.log_density=rho.npy"}),
+                 {"f.toml:3: cloud.path", "x.npy", "particle 3", "nan", "finite"});
+  CHECK_FALSE(fs::exists(folder.path / "run"));  // nothing half-written
+
+  points(3, 1) = 1;
+  write_npy(folder.path / "x.npy", points.view());
+  const std::vector<double> holes = {-1, -INFINITY, NAN, -1, -1};
+  write_npy(folder.path / "holes.npy", std::span<const double>(holes));
+  check_contains(error({"cloud.log_density=holes.npy"}),
+                 {"--set cloud.log_density=holes.npy", "holes.npy", "particle 2", "nan", "finite, or -inf"});
+  CHECK(error({"cloud.log_density=rho.npy"}) == "(no error)");
+  const Config again =
+      load_config(folder.path / "run" / "config.toml");  // relative names have become absolute
+  CHECK(again.initial_cloud().x.elements() == points.elements());
+}
+
+TEST_CASE("--set replaces values, and says what is wrong with them") {
+  CHECK(tiny({"flow.tau=2.5e-4"}).flow.tau == 2.5e-4);
+  CHECK(tiny({"flow.order=2"}).flow.order == 2);
+  CHECK(tiny({"network.hidden=[4, 3, 2]"}).flow.network.hidden == std::vector<int>{4, 3, 2});
+  CHECK(tiny({"functional.0.weight=2"}).functional.terms()[0].weight == 2);
+  CHECK(tiny({"device=ref"}).flow.device == "ref");  // a bare word
+  CHECK(tiny({"device=\"ref\""}).flow.device == "ref");
+  const std::string well =
+      tiny_with("term = \"porous_medium\"\nm = 2", "term = \"potential\"\nexpression = \"0\"");
+  CHECK(parse_config(well, "a.toml", ".", {"functional.0.expression=0.5*sum(x^2)"}).functional.gaussian(1));
+  CHECK(tiny({"parameters.k=3"}).parameters.at("k").value(0, 0) == 3);  // a new table
+  CHECK(tiny({"flow.tau=1", "flow.tau=2"}).flow.tau == 2);              // the last one counts
+  check_contains(config_error(kTiny, {"flow.tau=-1"}), {"--set flow.tau=-1", "above 0"});
+  check_contains(config_error(kTiny, {"flow.tua=1"}), {"--set flow.tua=1", "'tau'"});
+  check_contains(config_error(kTiny, {"flow.tau"}), {"--set flow.tau", "key=value"});
+  check_contains(config_error(kTiny, {"flow..tau=1"}), {"empty"});
+  check_contains(config_error(kTiny, {"flow.tau.x=1"}), {"--set flow.tau.x=1", "no keys"});
+  check_contains(config_error(kTiny, {"functional.1.weight=2"}), {"list of 1"});
+  check_contains(config_error(kTiny, {"network.hidden=[4,"}), {"not TOML"});
+}
+
+TEST_CASE("the resolved configuration loads again and means the same") {
+  const std::string mixture =
+      "[cloud]\ndensity = \"mixture\"\ndim = 2\nparticles = 9\nweights = [1, 3]\n[[cloud.components]]\n"
+      "density = \"gaussian\"\nmean = [1, -1]\nvariance = [[2, 0.5], [0.5, 1]]\n[[cloud.components]]\n"
+      "density = \"uniform\"\nlower = -1\nupper = [1, 2.5]\n[parameters]\na = [1, 2]\nM = [[1, 0], [0, "
+      "2]]\nk = 0.1\n"
+      "[[functional]]\nterm = \"potential\"\nexpression = \"k*dot(x - a, M*x)\"\n[[functional]]\nterm = "
+      "\"interaction\"\n"
+      "expression = \"r^2\"\nweight = 0.5\n[[functional]]\nterm = \"internal\"\nexpression = \"t*log(t)\"\n"
+      "[flow]\ntau = 0.1\nsteps = 3\n[exact]\ndensity = \"exp(-time)\"\nstd = 2\nfunctional = -1.5\n";
+  for (const std::string& text : {kTiny, mixture}) {
+    const Config first = parse_config(text, "a.toml", ".", {"flow.order=2"});
+    const Config second = parse_config(first.resolved, "b.toml", "/");
+    CHECK(second.resolved == first.resolved);
+    CHECK(second.flow.order == 2);
+    CHECK(second.functional.describe() == first.functional.describe());
+    CHECK(second.initial_cloud().x.elements() == first.initial_cloud().x.elements());
+    CHECK(second.held_out_cloud(11).log_density == first.held_out_cloud(11).log_density);
+  }
+  check_contains(
+      parse_config(kTiny, "a.toml", ".").resolved,
+      {"tau = 0.001", "start_time = 0.001", "beta2 = 0.999", "activation = \"softplus\"", "every = 2"});
+}
+
+TEST_CASE("configuration: the log-determinant of the inner loop") {
+  const auto choice = [](const std::vector<std::string>& overrides) {
+    return parse_config(kTiny, "a.toml", fs::temp_directory_path(), overrides).flow.inner.log_det;
+  };
+  CHECK(choice({}).method == LogDetChoice::Method::automatic);
+  CHECK(choice({"inner.logdet=exact"}).method == LogDetChoice::Method::exact);
+  const LogDetChoice cg =
+      choice({"inner.logdet=cg", "inner.probes=3", "inner.cg_iterations=7", "inner.cg_tolerance=1e-2"});
+  CHECK(cg.method == LogDetChoice::Method::cg);
+  CHECK(cg.probes == 3);
+  CHECK(cg.iterations == 7);
+  CHECK(cg.tolerance == 1e-2);
+  CHECK(parse_config(kTiny, "a.toml", fs::temp_directory_path(), {}).resolved.find("logdet = \"auto\"") !=
+        std::string::npos);
+}

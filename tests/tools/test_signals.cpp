@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: MIT
+// Ctrl-C and SIGTERM at any time of a run: what is left can be resumed, and resuming changes no bit.
+#include <doctest/doctest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/support/app.hpp"
+#include "tests/support/near.hpp"
+#include "tests/support/run_files.hpp"
+#include "tools/command/commands.hpp"
+#include "tools/runs/report.hpp"
+#include "tools/runs/run.hpp"
+#include "tools/runs/run_folder.hpp"
+
+using namespace brenier;
+using namespace brenier::app;
+using namespace brenier::test;
+
+namespace {
+
+/// Runs `body` in a process of its own; its return value is the exit code.
+template <class Body>
+pid_t in_child(Body&& body) {
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) ::_exit(body());
+  return child;
+}
+
+int status_of(pid_t child) {
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  return status;
+}
+
+/// Maps, checkpoint and numbers of two runs agree to the bit.
+void check_same_state(const fs::path& a, const fs::path& b) {
+  CHECK(read_text(a / "checkpoint.safetensors") == read_text(b / "checkpoint.safetensors"));
+  const std::vector<HistoryRow> one = history_of(a), two = history_of(b);
+  REQUIRE(one.size() == two.size());
+  for (std::size_t i = 0; i < one.size(); ++i) {
+    CHECK(one[i].functional == two[i].functional);
+    CHECK(one[i].held_out == two[i].held_out);
+  }
+  CHECK(summary_of(a)["status"] == summary_of(b)["status"]);
+  CHECK(summary_of(a)["functional"] == summary_of(b)["functional"]);
+}
+
+}  // namespace
+
+TEST_CASE("a signal right after the folder appears leaves a run that goes on") {
+  for (const int signal : {SIGINT, SIGTERM}) {
+    for (const int delay : {0, 3, 40}) {
+      CAPTURE(signal);
+      CAPTURE(delay);
+      const TemporaryFolder folder;
+      const fs::path config = folder.path / "tiny.toml", out = folder.path / "run";
+      put(config, kTiny);
+      const pid_t child = in_child([&] {
+        return command({"run", config.string(), "--out", out.string(), "--set", "flow.steps=100000", "--set",
+                        "functional.0.m=3", "--set", "output.every=100000"})
+            .code;
+      });
+      for (int k = 0; k < 20'000 && !fs::exists(out); ++k)
+        std::this_thread::sleep_for(std::chrono::microseconds(500));
+      std::this_thread::sleep_for(std::chrono::milliseconds(delay));
+      CHECK(::kill(child, signal) == 0);
+      const int status = status_of(child);
+      REQUIRE(WIFEXITED(status));
+      CHECK(WEXITSTATUS(status) == ExitCode::interrupted);
+      REQUIRE(RunFolder::is_run(out));
+      CHECK(summary_of(out)["status"] == "interrupted");
+      const int steps = summary_of(out)["steps"].get<int>() + 1;
+      CHECK(command({"resume", out.string(), "--steps", std::to_string(steps)}).code == ExitCode::ok);
+      CHECK(summary_of(out)["status"] == "done");
+      CHECK(read_maps(out).size() == static_cast<std::size_t>(steps));
+    }
+  }
+}
+
+TEST_CASE("a signal after the last step counts, and resuming finishes the numbers") {
+  const TemporaryFolder folder;
+  const Config config = tiny();
+  RunOptions options;
+  options.out = folder.path / "whole";
+  REQUIRE(run(config, options).status == RunStatus::done);
+  options.out = folder.path / "parts";
+  options.on_step = [](int step) {
+    if (step == 5) std::raise(SIGTERM);
+  };
+  const RunResult result = run(config, options);
+  CHECK(result.status == RunStatus::interrupted);
+  CHECK(result.steps == 5);
+  CHECK(summary_of(options.out)["status"] == "interrupted");
+  options.on_step = nullptr;
+  CHECK(resume(config, options).status == RunStatus::done);
+  check_same_state(folder.path / "whole", folder.path / "parts");
+}
+
+TEST_CASE("an interrupt does not wait for all pairs of the held-out cloud") {
+  const TemporaryFolder folder;
+  const Config config =
+      tiny({"functional.0={term = \"interaction\", expression = \"cos(r)\"}", "held_out.pair_limit=5"});
+  RunOptions options;
+  options.out = folder.path / "parts";
+  options.on_step = [](int step) {
+    if (step == 2) std::raise(SIGINT);
+  };
+  REQUIRE(run(config, options).status == RunStatus::interrupted);
+  CHECK(summary_of(options.out)["heldout_functional"] == history_of(options.out).back().held_out);
+  options.on_step = nullptr;
+  REQUIRE(resume(config, options).status == RunStatus::done);
+  // All 101 particles, not the 5 of the limit.
+  const std::vector<HistoryRow> rows = history_of(options.out);
+  options.out = folder.path / "limited";
+  options.on_step = [](int step) {
+    if (step == 5) std::raise(SIGINT);
+  };
+  REQUIRE(run(config, options).status == RunStatus::interrupted);
+  CHECK(history_of(options.out).back().functional == rows.back().functional);
+  CHECK(history_of(options.out).back().held_out != rows.back().held_out);
+}
+
+TEST_CASE("a second signal kills, and what it leaves goes on") {
+  for (const bool same : {true, false}) {
+    const TemporaryFolder folder;
+    const Config config = tiny({"output.checkpoint_every=1"});
+    RunOptions options;
+    options.out = folder.path / "parts";
+    options.on_step = [&](int step) {
+      if (step != 3) return;
+      std::raise(SIGINT);
+      std::raise(same ? SIGINT : SIGTERM);
+    };
+    const int status = status_of(in_child([&] {
+      run(config, options);
+      return 0;
+    }));
+    REQUIRE(WIFSIGNALED(status));
+    CHECK(WTERMSIG(status) == (same ? SIGINT : SIGTERM));
+    CHECK(summary_of(options.out)["status"] == "running");
+    options.on_step = nullptr;
+    CHECK(resume(config, options).status == RunStatus::done);
+    options.out = folder.path / "whole";
+    REQUIRE(run(config, options).status == RunStatus::done);
+    check_same_state(folder.path / "whole", folder.path / "parts");
+  }
+}
+
+TEST_CASE("a run killed before its first summary can be run or resumed") {
+  const TemporaryFolder folder;
+  const Config config = tiny();
+  RunOptions options;
+  options.out = folder.path / "whole";
+  REQUIRE(run(config, options).status == RunStatus::done);
+
+  options.out = folder.path / "empty";
+  for (const char* part : {"clouds", "maps", "figures"}) fs::create_directories(options.out / part);
+  CHECK_FALSE(RunFolder::is_run(options.out));
+  CHECK(run(config, options).status == RunStatus::done);
+  check_same_state(folder.path / "whole", options.out);
+
+  options.out = folder.path / "configured";
+  for (const char* part : {"clouds", "maps", "figures"}) fs::create_directories(options.out / part);
+  put(options.out / "config.toml", config.resolved);
+  CHECK(resume(config, options).status == RunStatus::done);
+  check_same_state(folder.path / "whole", options.out);
+
+  // A folder of other things is neither.
+  options.out = folder.path / "other";
+  fs::create_directories(options.out / "maps");
+  put(options.out / "maps" / "a.safetensors", "x");
+  CHECK_ERROR(run(config, options), ValueError, "not empty");
+  put(options.out / "config.toml", config.resolved);
+  CHECK_ERROR(resume(config, options), IoError, "not a run folder");
+}
+
+TEST_CASE("the handlers of the caller come back") {
+  static volatile std::sig_atomic_t caught = 0;
+  void (*before)(int) = std::signal(SIGINT, [](int) { caught = 1; });
+  const TemporaryFolder folder;
+  RunOptions options;
+  options.out = folder.path / "run";
+  REQUIRE(run(tiny({"flow.steps=1"}), options).status == RunStatus::done);
+  CHECK(caught == 0);
+  std::raise(SIGINT);
+  std::signal(SIGINT, before);
+  CHECK(caught == 1);
+}

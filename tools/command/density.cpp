@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT
+// `brenier pull` and `brenier density`: where points of a flow come from, and its density there.
+#include <algorithm>
+#include <cmath>
+#include <ostream>
+
+#include "brenier/base/error.hpp"
+#include "brenier/flow_density.hpp"
+#include "brenier/npy.hpp"
+#include "tools/command/commands.hpp"
+#include "tools/config/config.hpp"
+#include "tools/runs/run_folder.hpp"
+
+namespace brenier::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The flow of a run folder and the points, checked against each other.
+struct Problem {
+  Config config;
+  FlowDensity flow;
+  Matrix<double> points;
+  double time;
+  fs::path out;
+};
+
+std::vector<BrenierMap> maps_of(const RunFolder& folder, const std::optional<int>& step) {
+  if (step == 0) return {};
+  try {
+    return read_maps(folder.path(), step.value_or(0));
+  } catch (const IoError& error) {
+    throw IoError(std::string(error.what()) +
+                  "; ask for an earlier step with --step, or make the maps again: brenier run " +
+                  folder.config().string() + " --out OTHER");
+  }
+}
+
+Problem load(const PointOptions& options, const char* suffix) {
+  const RunFolder folder = RunFolder::open(options.run);
+  Config config = load_config(folder.config());
+  Matrix<double> points = read_npy(options.points);
+  if (points.cols() != config.cloud.dim) {
+    throw ShapeError("'" + options.points.string() + "' has points in dimension " +
+                     std::to_string(points.cols()) + ", the run is of dimension " +
+                     std::to_string(config.cloud.dim) + "; the shape must be (N, " +
+                     std::to_string(config.cloud.dim) + ")");
+  }
+  const fs::path stem = options.points.parent_path() / options.points.stem();
+  fs::path out = options.out.empty() ? fs::path(stem.string() + suffix) : options.out;
+  std::error_code code;
+  if (fs::equivalent(out, options.points, code)) {
+    throw ValueError("'" + out.string() + "' is the file of points itself; choose another one with --out");
+  }
+  std::vector<BrenierMap> maps = maps_of(folder, options.step);
+  const double time = maps.empty() ? config.flow.start_time : maps.back().time;
+  FlowDensityOptions flow_options;
+  flow_options.threads = options.threads;
+  // Order 2 starts from particles: those of the run, around which its extrapolations are known to be fit.
+  const auto rho0 = [&]() -> FlowDensity::Function {
+    if (!config.cloud.density) return {};
+    return [density = *config.cloud.density](std::span<const double> x) { return density.log_density(x); };
+  };
+  FlowDensity flow(std::move(maps), rho0(), config.initial_cloud().x, flow_options);
+  return {std::move(config), std::move(flow), std::move(points), time, std::move(out)};
+}
+
+/// "30 points at step 5, t = 0.1: ", with a word on those that are no points.
+std::ostream& begin_line(std::ostream& log, const Problem& problem) {
+  Index broken = 0;
+  for (Index i = 0; i < problem.points.rows(); ++i) {
+    const double* x = problem.points.row(i);
+    broken += !std::all_of(x, x + problem.points.cols(), [](double c) { return std::isfinite(c); });
+  }
+  log << problem.points.rows() << " points at step " << problem.flow.steps() << ", t = " << problem.time;
+  if (broken > 0) log << ", " << broken << " with coordinates that are not finite";
+  return log << ": ";
+}
+
+}  // namespace
+
+void pull(const PointOptions& options, std::ostream& log) {
+  const Problem problem = load(options, "-pulled.npy");
+  const FlowDensity::Origins origins = problem.flow.pull(problem.points);
+  write_npy(problem.out, origins.x);
+  begin_line(log, problem) << origins.count(InverseStatus::outside) << " outside, "
+                           << origins.count(InverseStatus::unconverged)
+                           << " unconverged (rows of NaN); worst round trip " << origins.worst_round_trip
+                           << ": " << problem.out.string() << "\n";
+}
+
+void density(const PointOptions& options, std::ostream& log) {
+  const Problem problem = load(options, "-density.npy");
+  if (!problem.config.cloud.density) {
+    throw ValueError("'" + options.run.string() +
+                     "' starts from a file of particles, whose density is known at the particles only; "
+                     "`brenier push` carries it along with them");
+  }
+  FlowDensity::LogDensities at = problem.flow.log_density(problem.points);
+  const auto zeros = std::count(at.values.begin(), at.values.end(), -std::numeric_limits<double>::infinity());
+  if (options.linear) {
+    for (double& value : at.values) value = std::exp(value);
+  }
+  write_npy(problem.out, std::span<const double>(at.values));
+  begin_line(log, problem) << zeros << " of density 0, of which " << at.count(InverseStatus::outside)
+                           << " outside the image of a map and " << at.count(InverseStatus::unconverged)
+                           << " unconverged; worst round trip " << at.worst_round_trip << ": "
+                           << (options.linear ? "densities in " : "log-densities in ") << problem.out.string()
+                           << "\n";
+}
+
+}  // namespace brenier::app

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT
+#include <algorithm>
+#include <iomanip>
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "brenier/base/error.hpp"
+#include "brenier/entropic_transport.hpp"
+#include "brenier/metrics.hpp"
+#include "brenier/npy.hpp"
+#include "brenier/oracles.hpp"
+#include "brenier/wasserstein.hpp"
+#include "kernels/base/subset.hpp"
+#include "tools/command/commands.hpp"
+
+namespace brenier::app {
+namespace {
+
+/// Points of an exact W2 in more than one dimension, and of entropic transport: a second or two.
+constexpr Index kAssigned = 2000;
+
+/// A result by name; `about` says what it was computed from.
+struct Line {
+  std::string name;
+  Estimate estimate;
+  bool has_error;
+  std::string about;
+};
+
+Line wasserstein(const Matrix<double>& a, const Matrix<double>& b) {
+  if (a.cols() == 1) return {"w2", {wasserstein_1d(a.elements(), b.elements()), 0}, false, "exact"};
+  const Index n = std::min({a.rows(), b.rows(), kAssigned});
+  const std::string about = n < std::max(a.rows(), b.rows())
+                                ? "exact between " + std::to_string(n) + " points of each, drawn at random"
+                                : "exact";
+  return {"w2", {wasserstein_assignment(subset(a, n, 0), subset(b, n, 0)), 0}, false, about};
+}
+
+/// Entropic transport, plain or as a Sinkhorn divergence.
+Line sinkhorn_line(const Matrix<double>& a, const Matrix<double>& b, double epsilon, bool debiased,
+                   Team& team) {
+  const auto some = [](const Matrix<double>& x) { return subset(x, kAssigned, 0); };
+  const SinkhornOptions options{.epsilon = epsilon, .iterations = 1000, .debiased = debiased};
+  const EntropicTransport t = entropic_transport(some(a), some(b), options, team);
+  std::ostringstream about;
+  about << "cost |x - y|^2/2, epsilon " << epsilon;
+  if (std::max(a.rows(), b.rows()) > kAssigned)
+    about << ", at most " << kAssigned << " points of each, drawn at random";
+  about << (t.report.unconverged > 0 ? ", NOT converged (--epsilon larger converges sooner): " : ", ")
+        << "marginals to " << std::setprecision(2) << t.report.marginal_error << " in " << t.report.iterations
+        << " iterations";
+  return {debiased ? "sinkhorn_divergence" : "sinkhorn", {t.value, 0}, false, about.str()};
+}
+
+/// Between the Gaussians of the same moments. ValueError: a cloud in a subspace.
+std::vector<Line> gaussian_lines(const Matrix<double>& a, const Matrix<double>& b) {
+  constexpr const char* remedy =
+      "gaussian: a cloud that lies in a subspace has no such density; it takes more points than dimensions, "
+      "and no constant coordinate";
+  if (std::min(a.rows(), b.rows()) <= a.cols()) throw ValueError(remedy);
+  const GaussianState p = gaussian_fit(a), q = gaussian_fit(b);
+  try {
+    return {{"gaussian_symmetric_kl", {symmetric_kl(p, q), 0}, false, "of mean and covariance"},
+            {"gaussian_w2", {wasserstein_2(p, q), 0}, false, "of mean and covariance"}};
+  } catch (const ValueError&) {
+    throw ValueError(remedy);
+  }
+}
+
+std::vector<Line> measure(const DistanceOptions& options, const Matrix<double>& a, const Matrix<double>& b) {
+  const auto wanted = [&](const char* name) {
+    return options.metrics.empty() ||
+           std::find(options.metrics.begin(), options.metrics.end(), name) != options.metrics.end();
+  };
+  Team team(options.threads);
+  std::vector<Line> lines;
+  if (wanted("w2")) lines.push_back(wasserstein(a, b));
+  if (wanted("energy")) lines.push_back({"energy_distance", energy_distance(a, b, team), true, "unbiased"});
+  if (wanted("mmd")) {
+    const double bandwidth = options.bandwidth > 0 ? options.bandwidth : median_distance(a, b);
+    std::ostringstream about;
+    about << "squared, unbiased, Gaussian kernel of bandwidth " << bandwidth
+          << (options.bandwidth > 0 ? "" : " (the median distance)");
+    lines.push_back({"mmd", mmd_squared(a, b, bandwidth, team), true, about.str()});
+  }
+  if (wanted("sinkhorn")) {
+    double epsilon = options.epsilon;
+    if (!(epsilon > 0)) {
+      const double blur = median_distance(a, b) / 20;
+      epsilon = blur * blur;
+    }
+    for (const bool debiased : {false, true}) lines.push_back(sinkhorn_line(a, b, epsilon, debiased, team));
+  }
+  if (wanted("gaussian")) {
+    try {
+      for (Line& line : gaussian_lines(a, b)) lines.push_back(std::move(line));
+    } catch (const ValueError&) {
+      if (!options.metrics.empty()) throw;  // otherwise the other metrics are what there is to say
+    }
+  }
+  return lines;
+}
+
+}  // namespace
+
+void distance(const DistanceOptions& options, std::ostream& out) {
+  const Matrix<double> a = read_npy(options.a), b = read_npy(options.b);
+  if (a.cols() != b.cols()) {
+    throw ShapeError("'" + options.a.string() + "' has points in dimension " + std::to_string(a.cols()) +
+                     ", '" + options.b.string() + "' in dimension " + std::to_string(b.cols()));
+  }
+  const std::vector<Line> lines = measure(options, a, b);
+  if (options.json) {
+    nlohmann::ordered_json object;
+    object["points"] = {a.rows(), b.rows()};
+    object["dim"] = a.cols();
+    for (const Line& line : lines) {
+      object[line.name]["value"] = line.estimate.value;
+      if (line.has_error) object[line.name]["standard_error"] = line.estimate.error;
+      object[line.name]["about"] = line.about;
+    }
+    out << object.dump(2) << "\n";
+    return;
+  }
+  out << a.rows() << " and " << b.rows() << " points in dimension " << a.cols() << "\n";
+  for (const Line& line : lines) {
+    out << std::left << std::setw(23) << line.name << std::right << std::setw(12) << std::setprecision(5)
+        << line.estimate.value;
+    if (line.has_error)
+      out << " +- " << std::left << std::setw(11) << std::setprecision(2) << line.estimate.error;
+    out << (line.has_error ? " " : std::string(16, ' ')) << line.about << "\n";
+  }
+}
+
+}  // namespace brenier::app

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT
+#include "brenier/fit.hpp"
+
+#include <atomic>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "brenier/atomic_file.hpp"
+#include "brenier/base/error.hpp"
+#include "brenier/device.hpp"
+#include "brenier/npy.hpp"
+#include "tools/command/commands.hpp"
+#include "tools/runs/interrupt.hpp"
+#include "tools/runs/progress.hpp"
+
+namespace brenier::app {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+bool binary(const FitCommand& command) {
+  return command.options.loss == FitOptions::Loss::binary;
+}
+
+/// About twenty lines in all, and every fall of the rate.
+class FitLog {
+ public:
+  FitLog(std::ostream* out, int epochs) : out_(out), every_(epochs > 20 ? epochs / 20 : 1) {}
+
+  void epoch(const FitEpoch& report) {
+    if (!out_) return;
+    if (report.epoch % every_ != 0 && report.epoch != 1 && report.rate == rate_) return;
+    rate_ = report.rate;
+    char text[120];
+    std::snprintf(text, sizeof text, "epoch %4d   rate %-8.2g   loss %-10.5g   validation %.5g", report.epoch,
+                  report.rate, report.train_loss, report.validation_loss);
+    *out_ << text << std::endl;
+  }
+
+ private:
+  std::ostream* out_;
+  int every_;
+  double rate_ = 0;
+};
+
+Json score_json(const FitCommand& command, const FitScore& score) {
+  Json out;
+  out["count"] = score.count;
+  if (score.count == 0) return out;
+  out["loss"] = score.loss;
+  out[binary(command) ? "accuracy" : "r2"] = score.accuracy;
+  if (binary(command)) {
+    out["confusion"] = {{score.confusion[0][0], score.confusion[0][1]},
+                        {score.confusion[1][0], score.confusion[1][1]}};
+  }
+  return out;
+}
+
+Json summary(const FitCommand& command, const FitResult& result) {
+  const FitOptions& options = command.options;
+  Json out;
+  out["data"] = command.data.string();
+  out["labels"] = command.labels.string();
+  out["network"] = command.out.string();
+  out["loss"] = binary(command) ? "binary cross-entropy" : "mean squared error";
+  out["points"] = result.train.count + result.validation.count + result.test.count;
+  out["dim"] = result.potential.net.dim();
+  out["hidden"] = options.hidden;
+  out["residual"] = options.residual;
+  out["parameters"] = result.potential.net.parameters();
+  out["batch"] = options.batch;
+  out["rate"] = options.rate;
+  out["patience"] = options.patience;
+  out["seed"] = options.seed;
+  out["precision"] = command.double_precision ? "double" : "float";
+  out["device"] = resolved_device(options.device);
+  out["status"] = result.interrupted ? "interrupted" : "done";
+  out["epochs"] = result.history.size();
+  out["best_epoch"] = result.best_epoch;
+  out["parameters_of_epoch"] =
+      options.keep_best ? result.best_epoch : static_cast<int>(result.history.size());
+  out["seconds"] = result.seconds;
+  // [label][prediction]; the loss in the units of the labels
+  out["train"] = score_json(command, result.train);
+  out["validation"] = score_json(command, result.validation);
+  out["test"] = score_json(command, result.test);
+  Json& history = out["history"];
+  for (const FitEpoch& epoch : result.history) {
+    history["rate"].push_back(epoch.rate);
+    history["train_loss"].push_back(epoch.train_loss);
+    history["validation_loss"].push_back(epoch.validation_loss);
+  }
+  return out;
+}
+
+void print(const FitCommand& command, const FitResult& result, std::ostream& out) {
+  const FitScore& best = result.test.count > 0 ? result.test : result.validation;
+  char text[160];
+  std::snprintf(text, sizeof text, "%s %.4f and loss %.5g on %td points of the %s set, after %s\n",
+                binary(command) ? "accuracy" : "R^2", best.accuracy, best.loss, best.count,
+                result.test.count > 0 ? "test" : "validation", duration_text(result.seconds).c_str());
+  out << text;
+  if (!binary(command)) return;
+  std::snprintf(text, sizeof text, "%16s %12s %12s\n", "", "predicted 0", "predicted 1");
+  out << text;
+  for (const int label : {0, 1}) {
+    std::snprintf(text, sizeof text, "%16s %12td %12td\n", label == 0 ? "label 0" : "label 1",
+                  best.confusion[label][0], best.confusion[label][1]);
+    out << text;
+  }
+}
+
+}  // namespace
+
+bool fit(const FitCommand& command, std::ostream& out) {
+  const Matrix<double> x = read_npy(command.data), labels = read_npy(command.labels);
+  if (labels.cols() != 1) {
+    throw ShapeError("'" + command.labels.string() + "' has " + std::to_string(labels.cols()) +
+                     " columns; labels are one number for each point, (N)");
+  }
+  std::filesystem::path summary_file = command.out;
+  summary_file.replace_extension(".json");
+  if (summary_file == command.out) {
+    throw ValueError("'" + command.out.string() +
+                     "' ends in .json, which the summary beside the network does; choose NAME.safetensors");
+  }
+  for (const std::filesystem::path& input : {command.data, command.labels}) {
+    std::error_code code;
+    if (std::filesystem::equivalent(command.out, input, code)) {
+      throw ValueError("'" + command.out.string() + "' is one of the inputs; choose another file with --out");
+    }
+  }
+  // Where nothing can be written, say so before the work.
+  { const AtomicFile probe(command.out); }
+  { const AtomicFile probe(summary_file); }
+  std::atomic<bool> stop{false};
+  const InterruptScope scope(
+      [](void* flag) noexcept {
+        static_cast<std::atomic<bool>*>(flag)->store(true, std::memory_order_relaxed);
+      },
+      &stop);
+  FitLog log(command.quiet ? nullptr : &out, command.options.epochs);
+  const FitProgress progress = [&](const FitEpoch& epoch) {
+    log.epoch(epoch);
+    return !stop.load(std::memory_order_relaxed);
+  };
+  const FitResult result = command.double_precision
+                               ? fit<double>(x, labels.elements(), command.options, progress)
+                               : fit<float>(x, labels.elements(), command.options, progress);
+  write_potential(command.out, result.potential);
+  const std::string text = summary(command, result).dump(2) + "\n";
+  write_file_atomically(summary_file, std::as_bytes(std::span<const char>(text)));
+  if (!command.quiet) print(command, result, out);
+  out << (result.interrupted ? "interrupted: " : "") << command.out.string() << " and "
+      << summary_file.string() << "\n";
+  return !result.interrupted;
+}
+
+}  // namespace brenier::app

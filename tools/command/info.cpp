@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "brenier/device.hpp"
+#include "brenier/npy.hpp"
+#include "brenier/safetensors.hpp"
+#include "tools/command/commands.hpp"
+#include "tools/config/config.hpp"
+#include "tools/runs/run_folder.hpp"
+
+namespace brenier::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+void build(std::ostream& out) {
+  const BuildInfo info = build_info();
+  out << "brenier    " << info.version << "\n"
+      << "compiler   " << info.compiler << "\n"
+      << "cuda       ";
+  if (info.cuda_devices.empty()) out << "no (" << info.cuda_trouble << ")";
+  for (std::size_t k = 0; k < info.cuda_devices.size(); ++k)
+    out << (k ? ", " : "") << "cuda:" << k << " " << info.cuda_devices[k];
+  out << "\ncpu        ";
+  for (std::size_t i = 0; i < info.cpu_variants.size(); ++i) out << (i ? ", " : "") << info.cpu_variants[i];
+  out << "\nprocessors " << info.threads << "\n";
+}
+
+void run_folder(const fs::path& path, std::ostream& out) {
+  const RunFolder folder = RunFolder::open(path);
+  try {
+    const auto flat = nlohmann::ordered_json::parse(read_text(folder.summary())).flatten();
+    for (const auto& [key, value] : flat.items()) {
+      std::string name = key.substr(1);
+      std::replace(name.begin(), name.end(), '/', '.');
+      out << name
+          << std::string(name.size() < 28 ? 28 - name.size() : 1, ' ')
+          // An empty list flattens to null.
+          << (value.is_string() ? value.get<std::string>()
+              : value.is_null() ? "none"
+                                : value.dump())
+          << "\n";
+    }
+  } catch (const nlohmann::json::exception& error) {
+    throw IoError("'" + folder.summary().string() + "' is not valid JSON: " + error.what());
+  }
+}
+
+void npy(const fs::path& path, std::ostream& out) {
+  const NpyInfo info = read_npy_info(path);
+  out << info.dtype << " (";
+  for (std::size_t i = 0; i < info.shape.size(); ++i) out << (i ? ", " : "") << info.shape[i];
+  out << ")" << (info.fortran_order ? ", Fortran order" : "") << "\n";
+  const Matrix<double> x = read_npy(path);
+  constexpr Index most = 8;
+  if (x.rows() == 0) {
+    out << "no rows\n";
+    return;
+  }
+  for (Index c = 0; c < std::min(most, x.cols()); ++c) {
+    double sum = 0, squares = 0, low = INFINITY, high = -INFINITY;
+    Index finite = 0;
+    for (Index i = 0; i < x.rows(); ++i) {
+      if (!std::isfinite(x(i, c))) continue;
+      ++finite;
+      sum += x(i, c);
+      low = std::min(low, x(i, c));
+      high = std::max(high, x(i, c));
+    }
+    if (finite == 0) {
+      out << "column " << c << ": no finite values\n";
+      continue;
+    }
+    const double mean = sum / static_cast<double>(finite);
+    for (Index i = 0; i < x.rows(); ++i) {
+      if (std::isfinite(x(i, c))) squares += (x(i, c) - mean) * (x(i, c) - mean);
+    }
+    char text[160];
+    std::snprintf(text, sizeof text, "column %td: from %.6g to %.6g, mean %.6g, deviation %.6g", c, low, high,
+                  mean, std::sqrt(squares / static_cast<double>(finite)));
+    out << text;
+    if (finite < x.rows()) out << ", " << x.rows() - finite << " values not finite";
+    out << "\n";
+  }
+  if (x.cols() > most) out << "and " << x.cols() - most << " more columns\n";
+}
+
+void safetensors(const fs::path& path, std::ostream& out) {
+  const TensorFile file = read_safetensors(path);
+  for (const auto& [key, value] : file.metadata) out << key << " = " << value << "\n";
+  for (const Tensor& tensor : file.tensors) {
+    out << tensor.name << "  " << (tensor.dtype == DType::float32 ? "float32" : "float64") << " (";
+    for (std::size_t i = 0; i < tensor.shape.size(); ++i) out << (i ? ", " : "") << tensor.shape[i];
+    out << ")\n";
+  }
+}
+
+}  // namespace
+
+void info(const std::optional<fs::path>& path, std::ostream& out) {
+  if (!path) return build(out);
+  std::error_code code;
+  if (fs::is_directory(*path, code)) return run_folder(*path, out);
+  if (!fs::exists(*path, code)) throw IoError("'" + path->string() + "': no such file or folder");
+  const std::string extension = path->extension().string();
+  if (extension == ".npy") return npy(*path, out);
+  if (extension == ".safetensors") return safetensors(*path, out);
+  if (extension == ".toml") {
+    const Config config = load_config(*path);
+    if (!config.cloud.density) static_cast<void>(config.initial_cloud());  // files are checked to their end
+    out << "# valid; all keys with their effective values:\n" << config.resolved;
+    return;
+  }
+  throw ValueError("'" + path->string() + "': info knows run folders, .toml, .npy and .safetensors files");
+}
+
+}  // namespace brenier::app

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+// `brenier plot` hands over to plot.py, `brenier fit --plot` to plot_fit.py.
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <system_error>
+
+#include "brenier/base/error.hpp"
+#include "tools/command/commands.hpp"
+#include "tools/runs/run_folder.hpp"
+
+namespace brenier::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Runs a program and waits; 127 where it cannot be started. `silent` drops what it prints.
+int call(const std::vector<std::string>& words, bool silent) {
+  std::vector<char*> arguments;
+  for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
+  arguments.push_back(nullptr);
+  const pid_t child = ::fork();
+  if (child < 0) throw NotAvailable("plot: no new process: " + std::system_category().message(errno));
+  if (child == 0) {
+    if (silent) {
+      const int null = ::open("/dev/null", O_WRONLY);
+      ::dup2(null, 1);
+      ::dup2(null, 2);
+    }
+    ::execvp(arguments[0], arguments.data());
+    ::_exit(127);
+  }
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/// Beside the command, in the installed share folder, or in the source tree it was built from.
+fs::path find_script(const char* name) {
+  std::error_code code;
+  const fs::path command = fs::read_symlink("/proc/self/exe", code).parent_path();
+  const fs::path places[] = {command / name, command / ".." / "share" / "brenier" / name,
+                             fs::path(BRENIER_SOURCE_DIR) / "tools" / "plot" / name};
+  for (const fs::path& place : places) {
+    if (fs::is_regular_file(place, code)) return place.lexically_normal();
+  }
+  throw NotAvailable("plot: " + std::string(name) +
+                     " is neither beside the command nor in share/brenier; install brenier again");
+}
+
+std::string find_python() {
+  std::vector<std::string> candidates = {"python3", "/usr/bin/python3"};
+  if (const char* chosen = std::getenv("PYTHON"); chosen && *chosen)
+    candidates.insert(candidates.begin(), chosen);
+  for (const std::string& python : candidates) {
+    if (call({python, "-c", "import numpy, matplotlib"}, true) == 0) return python;
+  }
+  throw NotAvailable(
+      "plot: no Python with numpy and matplotlib; install them (apt-get install python3-numpy "
+      "python3-matplotlib) or "
+      "set PYTHON to one that has them");
+}
+
+}  // namespace
+
+int plot(const std::vector<fs::path>& runs, const fs::path& out) {
+  for (const fs::path& path : runs) RunFolder::open(path);
+  std::vector<std::string> words = {find_python(), find_script("plot.py").string()};
+  if (!out.empty()) words.insert(words.end(), {"--out", out.string()});
+  words.push_back("--");
+  for (const fs::path& path : runs) words.push_back(path.string());
+  return call(words, false);
+}
+
+int plot_fit(const fs::path& summary) {
+  return call({find_python(), find_script("plot_fit.py").string(), "--", summary.string()}, false);
+}
+
+}  // namespace brenier::app

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+#include <algorithm>
+#include <ostream>
+
+#include "brenier/base/error.hpp"
+#include "brenier/npy.hpp"
+#include "tools/command/commands.hpp"
+#include "tools/runs/run_folder.hpp"
+
+namespace brenier::app {
+
+void push(const PushOptions& options, std::ostream& log) {
+  namespace fs = std::filesystem;
+  const std::vector<BrenierMap> maps = read_maps(options.maps, options.steps);
+  Cloud cloud;
+  cloud.x = read_npy(options.cloud);
+  if (!options.log_density.empty()) cloud.log_density = read_npy_vector(options.log_density);
+  const int dim = maps.front().net.dim();
+  if (cloud.x.cols() != dim) {
+    throw ShapeError("'" + options.cloud.string() + "' has points in dimension " +
+                     std::to_string(cloud.x.cols()) + ", the maps are of dimension " + std::to_string(dim));
+  }
+  if (maps.front().base == MapBase::extrapolated) {
+    throw ValueError("'" + options.maps.string() + "' begins with the map of step " +
+                     std::to_string(maps.front().step) +
+                     ", of the second order: it starts from two clouds; give the whole run");
+  }
+  const bool second_order = std::any_of(
+      maps.begin(), maps.end(), [](const BrenierMap& map) { return map.base == MapBase::extrapolated; });
+  const fs::path stem = options.cloud.parent_path() / options.cloud.stem();
+  const fs::path out = options.out.empty() ? fs::path(stem.string() + "-pushed.npy") : options.out;
+  std::error_code code;
+  if (fs::equivalent(out, options.cloud, code)) {
+    throw ValueError("'" + out.string() + "' is the cloud itself; choose another file with --out");
+  }
+
+  Team team(options.threads);
+  Trajectory trajectory(std::move(cloud), second_order);
+  for (const BrenierMap& map : maps) trajectory.advance(map, team);
+
+  write_npy(out, trajectory.x());
+  log << trajectory.x().rows() << " points through " << maps.back().step
+      << " steps, to t = " << maps.back().time << ": " << out.string() << "\n";
+  if (!trajectory.has_density()) return;
+  const fs::path density = out.parent_path() / (out.stem().string() + "-log-density.npy");
+  write_npy(density, std::span<const double>(trajectory.log_density()));
+  log << "log-densities: " << density.string() << "\n";
+}
+
+}  // namespace brenier::app

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT
+// What a run is made of: a TOML file, checked and turned into the library's types.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "brenier/density.hpp"
+#include "brenier/flow.hpp"
+#include "brenier/functional.hpp"
+#include "brenier/oracles.hpp"
+#include "tools/config/reader.hpp"
+
+namespace brenier::app {
+
+/// [cloud]: the initial density and how its particles are drawn.
+struct CloudConfig {
+  int dim = 1;
+  Index particles = 0;
+  Sampling sampling = Sampling::stratified;
+  std::optional<Density> density;               // nothing for a file
+  std::optional<BarenblattOptions> barenblatt;  // where the density is one of these
+  std::optional<GaussianState> gaussian;
+  std::filesystem::path file, log_density;    // of a file; log_density may be empty
+  std::string file_place, log_density_place;  // where the configuration names them, for messages
+
+  double mass() const { return density ? density->mass() : 1.0; }
+};
+
+/// [held_out]: a second cloud on which F is judged.
+struct HeldOutConfig {
+  Index particles = 0;   // 0: none
+  Index pair_limit = 0;  // particles that interactions are taken over before the last step; 0: all
+  Sampling sampling = Sampling::stratified;
+  int every = 1;  // steps between evaluations of F
+};
+
+/// [exact]: what the user knows about the solution.
+struct ExactConfig {
+  std::optional<double> functional;  // infimum of F, which a long flow reaches
+  std::optional<double> deviation;   // standard deviation at the end
+  std::string density;               // in x and time; empty where not known
+  bool steady = true;                // the density does not name the time
+};
+
+/// A checked configuration.
+struct Config {
+  std::string name;  // of the file, in messages
+  std::string precision = "float";
+  CloudConfig cloud;
+  Functional functional;
+  Parameters parameters;
+  FlowOptions flow;  // seed, device and threads too
+  int steps = 0;     // at most, where their lengths are adaptive
+  bool adaptive() const { return flow.adaptive.tolerance > 0; }
+  /// Of the whole flow, time units of the PDE.
+  double duration() const { return adaptive() ? flow.adaptive.end_time - flow.start_time : flow.tau * steps; }
+  /// Steps of equal length, whose exact iterates are known; 0 where lengths are adaptive.
+  int equal_steps() const { return adaptive() ? 0 : steps; }
+  HeldOutConfig held_out;
+  int clouds_every = 1;
+  int checkpoint_every = 1;
+  ExactConfig exact;
+  std::string resolved;  // all of it as TOML
+
+  /// The initial cloud, drawn or read. ConfigError at the key of a file that cannot be used (coordinates must
+  /// be finite, log-densities finite or -inf).
+  Cloud initial_cloud() const;
+  /// `particles` held-out particles, independent of the initial cloud as far as the sampling is random.
+  Cloud held_out_cloud(Index particles) const;
+  /// A fresh cloud, for inner.refresh; `draw` counts from 1.
+  Cloud fresh_cloud(std::uint32_t draw) const;
+};
+
+/// Parses and checks. `name` stands for the file in messages, paths are relative to `folder`, `overrides` are
+/// "key=value" as for --set. ConfigError, with the line and what is allowed; IoError for the files it names.
+Config parse_config(const std::string& text, const std::string& name, const std::filesystem::path& folder,
+                    const std::vector<std::string>& overrides = {});
+
+/// The same from a file.
+Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
+
+// The sections that have files of their own.
+Sampling sampling_of(const std::string& name);
+CloudConfig read_cloud(Section& section);
+Parameters read_parameters(Section& section);
+/// `initial` gives the initial cloud, for terms that name it.
+Functional read_functional(std::vector<Section>& terms, int dim, const Parameters& parameters,
+                           const std::function<Matrix<double>()>& initial);
+
+}  // namespace brenier::app

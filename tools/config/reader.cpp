@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: MIT
+#include "tools/config/reader.hpp"
+
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <sstream>
+#include <utility>
+
+#include "kernels/base/nearest_name.hpp"
+
+namespace brenier::app {
+namespace {
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string out;
+  for (const std::string& name : names) out += (out.empty() ? "" : ", ") + name;
+  return out;
+}
+
+/// A value in TOML on one line; strings escaped, numbers exact.
+std::string render(const toml::node& node) {
+  if (const auto* number = node.as_floating_point()) return exact_text(number->get());
+  if (const auto* array = node.as_array()) {
+    std::string out;
+    for (const toml::node& item : *array) out += (out.empty() ? "" : ", ") + render(item);
+    return "[" + out + "]";
+  }
+  std::ostringstream out;
+  if (const auto* table = node.as_table()) {
+    std::string inside;
+    for (const auto& [key, value] : *table) {
+      inside += (inside.empty() ? "" : ", ") + std::string(key.str()) + " = " + render(value);
+    }
+    return "{ " + inside + " }";
+  }
+  out << toml::default_formatter(node, toml::format_flags::none);
+  return out.str();
+}
+
+std::optional<double> as_number(const toml::node& node) {
+  if (const auto* integer = node.as_integer()) return static_cast<double>(integer->get());
+  if (const auto* real = node.as_floating_point()) return real->get();
+  return std::nullopt;
+}
+
+std::string type_name(const toml::node& node) {
+  if (node.is_string()) return "a text";
+  if (node.is_integer()) return "a whole number";
+  if (node.is_floating_point()) return "a number with a fraction";
+  if (node.is_boolean()) return "true or false";
+  if (node.is_array()) return "a list";
+  if (node.is_table()) return "a table";
+  return "a date or a time";
+}
+
+/// The value of an override: TOML, or text without quotes such as runs/a.npy or sum(x^2).
+toml::table override_value(const std::string& assignment, const std::string& text) {
+  try {
+    return toml::parse("value = " + text);
+  } catch (const toml::parse_error& error) {
+    // A whole number that does not parse has too many digits.
+    const bool number = !text.empty() && text.find_first_not_of("+-0123456789") == std::string::npos;
+    const bool word =
+        !text.empty() && !number && std::string_view("[{\"'").find(text.front()) == std::string_view::npos;
+    if (word) return toml::table{{"value", text}};
+    throw ConfigError("--set " + assignment + ": the value is not TOML: " + std::string(error.description()));
+  }
+}
+
+}  // namespace
+
+bool Range::contains(double value) const {
+  if (std::isnan(value)) return false;
+  return (low_excluded ? value > low : value >= low) && (high_excluded ? value < high : value <= high);
+}
+
+std::string Range::words() const {
+  std::string out;
+  if (std::isfinite(low)) out = (low_excluded ? "above " : "at least ") + exact_text(low);
+  if (std::isfinite(high)) {
+    out += out.empty() ? "" : " and ";
+    out += (high_excluded ? "below " : "at most ") + exact_text(high);
+  }
+  return out.empty() ? "a finite number" : out;
+}
+
+std::string exact_text(double value) {
+  if (std::isnan(value)) return "nan";
+  if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
+  char text[40];
+  const auto end = std::to_chars(text, text + sizeof text, value);
+  return {text, end.ptr};
+}
+
+std::string toml_string(const std::string& text) {
+  return render(toml::value<std::string>(text));
+}
+
+// --- Document ----------------------------------------------------------------------------------------------
+
+struct Document::Tables {
+  toml::table root;
+};
+
+Document::Document(const std::string& text, std::string name, std::filesystem::path folder,
+                   const std::vector<std::string>& overrides)
+    : tables_(std::make_unique<Tables>()), name_(std::move(name)), folder_(std::move(folder)) {
+  try {
+    tables_->root = toml::parse(text, name_);
+  } catch (const toml::parse_error& error) {
+    const toml::source_position at = error.source().begin;
+    throw ConfigError(name_ + ":" + std::to_string(at.line) + ":" + std::to_string(at.column) + ": " +
+                      std::string(error.description()));
+  }
+  for (const std::string& assignment : overrides) apply(assignment);
+}
+
+Document::~Document() = default;
+
+void Document::apply(const std::string& assignment) {
+  const std::string option = "--set " + assignment;
+  const std::size_t equals = assignment.find('=');
+  if (equals == std::string::npos || equals == 0) {
+    throw ConfigError(option + ": write key=value, for example --set flow.tau=1e-4");
+  }
+  std::string path = assignment.substr(0, equals);
+  path.erase(std::remove(path.begin(), path.end(), ' '), path.end());
+  toml::table value = override_value(assignment, assignment.substr(equals + 1));
+  toml::node* at = &tables_->root;
+  std::size_t begin = 0;
+  while (true) {
+    const std::size_t dot = path.find('.', begin);
+    const std::string part = path.substr(begin, dot - begin);
+    const std::string walked = path.substr(0, begin == 0 ? 0 : begin - 1);
+    if (part.empty()) throw ConfigError(option + ": a part of the key is empty");
+    if (toml::array* array = at->as_array()) {
+      std::size_t index = 0;
+      const auto result = std::from_chars(part.data(), part.data() + part.size(), index);
+      if (result.ptr != part.data() + part.size() || index >= array->size()) {
+        throw ConfigError(option + ": '" + walked + "' is a list of " + std::to_string(array->size()) +
+                          "; elements count from 0");
+      }
+      if (dot == std::string::npos) {
+        array->replace(array->cbegin() + static_cast<std::ptrdiff_t>(index), std::move(*value.get("value")));
+        break;
+      }
+      at = array->get(index);
+    } else if (toml::table* table = at->as_table()) {
+      if (dot == std::string::npos) {
+        table->insert_or_assign(part, std::move(*value.get("value")));
+        break;
+      }
+      if (!table->contains(part)) table->insert(part, toml::table{});
+      at = table->get(part);
+    } else {
+      throw ConfigError(option + ": '" + walked + "' is " + type_name(*at) + ", which has no keys");
+    }
+    begin = dot + 1;
+  }
+  overrides_[path] = option;
+}
+
+Section Document::root(const std::vector<std::string>& keys) {
+  blocks_.push_back(std::make_unique<Block>());
+  Section section(*this, &tables_->root, "", blocks_.back().get());
+  section.allow(keys);
+  return section;
+}
+
+std::string Document::resolved() const {
+  std::string out;
+  for (const auto& block : blocks_) {
+    if (block->lines.empty() && !block->header.starts_with("[[")) continue;
+    if (!out.empty()) out += "\n";
+    if (!block->header.empty()) out += block->header + "\n";
+    for (const auto& [key, value] : block->lines) out += key + " = " + value + "\n";
+  }
+  return out;
+}
+
+// --- Section -----------------------------------------------------------------------------------------------
+
+struct Section::Access {
+  static const toml::node* get(const Section& section, const std::string& key) {
+    return section.table_ ? static_cast<const toml::table*>(section.table_)->get(key) : nullptr;
+  }
+};
+
+Section::Section(Document& document, const void* table, std::string path, Document::Block* block)
+    : document_(&document), table_(table), path_(std::move(path)), block_(block) {}
+
+std::string Section::full(const std::string& key) const {
+  return path_.empty() ? key : key.empty() ? path_ : path_ + "." + key;
+}
+
+bool Section::has(const std::string& key) const {
+  return Access::get(*this, key) != nullptr;
+}
+
+std::string Section::place(const std::string& key) const {
+  const std::string name = full(key);
+  for (const auto& [path, option] : document_->overrides_) {
+    if (name == path || name.starts_with(path + ".")) return option + ": " + name;
+  }
+  const toml::node* node = Access::get(*this, key);
+  if (!node) node = static_cast<const toml::table*>(table_);
+  const auto line = node ? node->source().begin.line : 0;
+  return document_->name_ + ":" + (line > 0 ? std::to_string(line) + ":" : "") +
+         (name.empty() ? "" : " " + name);
+}
+
+void Section::fail(const std::string& key, const std::string& message) const {
+  throw ConfigError(place(key) + " " + message);
+}
+
+void Section::wrong_type(const std::string& key, const std::string& wanted) const {
+  const toml::node* node = Access::get(*this, key);
+  if (!node) fail(key, "is missing; it must be " + wanted);
+  fail(key, "= " + render(*node) + " is " + type_name(*node) + "; it must be " + wanted);
+}
+
+void Section::allow(const std::vector<std::string>& keys, const std::string& where) const {
+  for (const std::string& key : this->keys()) {
+    if (std::find(keys.begin(), keys.end(), key) != keys.end()) continue;
+    const bool is_table =
+        Access::get(*this, key)->is_table() || Access::get(*this, key)->is_array_of_tables();
+    fail(key, std::string("is an unknown ") + (is_table ? "table" : "key") +
+                  (where.empty() ? "" : " " + where) + "; did you mean '" + nearest_name(key, keys) +
+                  "'? Allowed: " + joined(keys));
+  }
+}
+
+std::vector<std::string> Section::keys() const {
+  std::vector<std::string> out;
+  if (!table_) return out;
+  for (const auto& [key, value] : *static_cast<const toml::table*>(table_)) out.emplace_back(key.str());
+  return out;
+}
+
+void Section::note(const std::string& key, const std::string& toml) {
+  if (block_) block_->lines.emplace_back(key, toml);
+}
+
+Section Section::silent() const {
+  return {*document_, table_, path_, nullptr};
+}
+
+double Section::number(const std::string& key, Range range, std::optional<double> fallback) {
+  const toml::node* node = Access::get(*this, key);
+  if (!node && !fallback) fail(key, "is missing; it must be a number, " + range.words());
+  double value = fallback.value_or(0);
+  if (node) {
+    const std::optional<double> given = as_number(*node);
+    if (!given) wrong_type(key, "a number, " + range.words());
+    value = *given;
+    if (!std::isfinite(value) || !range.contains(value)) {
+      fail(key, "= " + render(*node) + "; it must be " + range.words());
+    }
+  }
+  note(key, exact_text(value));
+  return value;
+}
+
+long long Section::integer(const std::string& key, Range range, std::optional<long long> fallback) {
+  const toml::node* node = Access::get(*this, key);
+  if (!node && !fallback) fail(key, "is missing; it must be a whole number, " + range.words());
+  long long value = fallback.value_or(0);
+  if (node) {
+    if (!node->is_integer()) wrong_type(key, "a whole number, " + range.words());
+    value = node->as_integer()->get();
+    if (!range.contains(static_cast<double>(value))) {
+      fail(key, "= " + std::to_string(value) + "; it must be " + range.words());
+    }
+  }
+  note(key, std::to_string(value));
+  return value;
+}
+
+bool Section::boolean(const std::string& key, bool fallback) {
+  const toml::node* node = Access::get(*this, key);
+  if (node && !node->is_boolean()) wrong_type(key, "true or false");
+  const bool value = node ? node->as_boolean()->get() : fallback;
+  note(key, value ? "true" : "false");
+  return value;
+}
+
+std::string Section::text(const std::string& key, std::optional<std::string> fallback) {
+  const toml::node* node = Access::get(*this, key);
+  if (!node && !fallback) fail(key, "is missing; it must be a text");
+  if (node && !node->is_string()) wrong_type(key, "a text in quotes");
+  std::string value = node ? node->as_string()->get() : *fallback;
+  note(key, toml_string(value));
+  return value;
+}
+
+std::string Section::choice(const std::string& key, const std::vector<std::string>& names,
+                            std::optional<std::string> fallback) {
+  std::string allowed = "one of " + joined(names);
+  const toml::node* node = Access::get(*this, key);
+  if (!node && !fallback) fail(key, "is missing; it must be " + allowed);
+  if (node && !node->is_string()) wrong_type(key, allowed);
+  std::string value = node ? node->as_string()->get() : *fallback;
+  if (std::find(names.begin(), names.end(), value) == names.end()) {
+    fail(key, "= \"" + value + "\" is unknown; did you mean \"" + nearest_name(value, names) +
+                  "\"? It must be " + allowed);
+  }
+  note(key, toml_string(value));
+  return value;
+}
+
+std::filesystem::path Section::file(const std::string& key) {
+  const toml::node* node = Access::get(*this, key);
+  if (!node || !node->is_string() || node->as_string()->get().empty()) wrong_type(key, "the name of a file");
+  const std::filesystem::path given = node->as_string()->get();
+  const std::filesystem::path path =
+      given.is_absolute() ? given : std::filesystem::absolute(document_->folder() / given).lexically_normal();
+  note(key, toml_string(path.string()));
+  return path;
+}
+
+std::vector<int> Section::widths(const std::string& key, const std::vector<int>& fallback) {
+  const std::string wanted = "a list of widths, each at least 1, for example [100, 20]";
+  const toml::node* node = Access::get(*this, key);
+  std::vector<int> out = fallback;
+  if (node) {
+    if (!node->is_array()) wrong_type(key, wanted);
+    out.clear();
+    for (const toml::node& item : *node->as_array()) {
+      const auto* width = item.as_integer();
+      if (!width || width->get() < 1 || width->get() > 1'000'000)
+        fail(key, "= " + render(*node) + "; it must be " + wanted);
+      out.push_back(static_cast<int>(width->get()));
+    }
+    if (out.empty()) fail(key, "= [] is empty; it must be " + wanted);
+  }
+  std::string list;
+  for (const int width : out) list += (list.empty() ? "" : ", ") + std::to_string(width);
+  note(key, "[" + list + "]");
+  return out;
+}
+
+Section::Kind Section::kind(const std::string& key) const {
+  const toml::node* node = Access::get(*this, key);
+  if (!node) return Kind::absent;
+  if (node->is_number()) return Kind::number;
+  if (node->is_string()) return Kind::text;
+  if (const toml::array* array = node->as_array()) {
+    return !array->empty() && array->front().is_array() ? Kind::list_of_lists : Kind::list;
+  }
+  return Kind::other;
+}
+
+Index Section::length(const std::string& key) const {
+  const toml::node* node = Access::get(*this, key);
+  return node && node->is_array() ? static_cast<Index>(node->as_array()->size()) : 0;
+}
+
+Matrix<double> Section::matrix(const std::string& key) {
+  const toml::node* node = Access::get(*this, key);
+  const std::string wanted = "a finite number, a list of numbers, or a list of rows of equal length";
+  if (!node) wrong_type(key, wanted);
+  std::vector<std::vector<double>> rows;
+  const auto finite = [&](const toml::node& item) {
+    const std::optional<double> value = as_number(item);
+    if (!value || !std::isfinite(*value)) fail(key, "= " + render(*node) + "; it must be " + wanted);
+    return *value;
+  };
+  const auto row_of = [&](const toml::array& array) {
+    std::vector<double> row;
+    for (const toml::node& item : array) row.push_back(finite(item));
+    return row;
+  };
+  if (kind(key) == Kind::list_of_lists) {
+    for (const toml::node& item : *node->as_array()) {
+      if (!item.is_array()) fail(key, "= " + render(*node) + "; it must be " + wanted);
+      rows.push_back(row_of(*item.as_array()));
+    }
+  } else if (kind(key) == Kind::list) {
+    rows.push_back(row_of(*node->as_array()));
+  } else {
+    rows.push_back({finite(*node)});
+  }
+  Matrix<double> out(static_cast<Index>(rows.size()), static_cast<Index>(rows[0].size()));
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i].size() != rows[0].size() || rows[i].empty())
+      fail(key, "= " + render(*node) + "; it must be " + wanted);
+    std::copy(rows[i].begin(), rows[i].end(), out.row(static_cast<Index>(i)));
+  }
+  note(key, render(*node));
+  return out;
+}
+
+Section Section::table(const std::string& key, const std::vector<std::string>& keys) {
+  const toml::node* node = Access::get(*this, key);
+  if (node && !node->is_table()) wrong_type(key, "a table, [" + full(key) + "]");
+  document_->blocks_.push_back(std::make_unique<Document::Block>());
+  document_->blocks_.back()->header = "[" + full(key) + "]";
+  Section section(*document_, node ? node->as_table() : nullptr, full(key), document_->blocks_.back().get());
+  if (!keys.empty()) section.allow(keys);
+  return section;
+}
+
+std::vector<Section> Section::tables(const std::string& key) {
+  const toml::node* node = Access::get(*this, key);
+  std::vector<Section> out;
+  if (!node) return out;
+  const toml::array* array = node->as_array();
+  const std::string wanted = "an array of tables, [[" + full(key) + "]]";
+  if (!array) wrong_type(key, wanted);
+  for (std::size_t i = 0; i < array->size(); ++i) {
+    if (!array->get(i)->is_table()) wrong_type(key, wanted);
+    document_->blocks_.push_back(std::make_unique<Document::Block>());
+    document_->blocks_.back()->header = "[[" + full(key) + "]]";
+    out.push_back(Section(*document_, array->get(i)->as_table(), full(key) + "." + std::to_string(i),
+                          document_->blocks_.back().get()));
+  }
+  return out;
+}
+
+}  // namespace brenier::app

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+// What a run tells: history.csv, a row per step, and summary.json.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tools/config/config.hpp"
+#include "tools/runs/reference.hpp"
+
+namespace brenier::app {
+
+/// A row of history.csv; NaN (an empty field) where a number is not known or was not computed.
+struct HistoryRow {
+  double step = 0, time = 0, tau = 0, order = 0;
+  double functional = 0, potential = 0, interaction = 0, internal = 0;  // on the cloud
+  double divergence = 0;
+  double held_out = 0;  // F on the held-out cloud
+  double exact = 0;     // F of the PDE's solution
+  double scheme = 0;    // F of the exact iterate
+  double std = 0;       // of the held-out cloud where there is one, otherwise of the cloud
+  double std_exact = 0, std_scheme = 0;
+  double transport = 0, decrease = 0, residual = 0, iterations = 0, min_log_det = 0, rate = 0, retries = 0;
+  double time_error = 0, rejected = 0;  // see StepReport
+  double min_eigenvalue = 0, round_trip = 0;
+  double log_det_cg = 0;                            // 1: log det H by conjugate gradients, 0: exact
+  double log_det_error = 0, log_det_deviation = 0;  // of the stochastic log det H, see StepReport
+  double cg_residual = 0, cg_unconverged = 0, cg_indefinite = 0;
+  double sinkhorn_error = 0, sinkhorn_unconverged = 0;  // see SinkhornReport
+  double seconds = 0, inner_seconds = 0, cloud_seconds = 0, certificate_seconds = 0;
+};
+
+/// history.csv as text, with its header.
+std::string history_text(const std::vector<HistoryRow>& rows);
+/// The reverse, for resuming. IoError: a header or a field that history_text() does not write.
+std::vector<HistoryRow> parse_history(const std::string& text, const std::string& name);
+
+/// What summary.json is made from.
+struct SummaryInput {
+  std::string status;  // running, done, interrupted or failed
+  std::string reason;  // why a run failed
+  const Config* config = nullptr;
+  const Reference* reference = nullptr;  // may be nullptr
+  const std::vector<HistoryRow>* history = nullptr;
+  ObjectiveValue functional{};  // on the cloud, now; distances: none while a run is on
+  double held_out = 0;          // F on the held-out cloud; NaN where there is none
+  double std = 0;
+  const Matrix<double>* judged = nullptr;  // the held-out cloud where there is one; nullptr: no errors yet
+  int steps = 0;
+  double time = 0;
+  double seconds = 0;
+  std::string backend, device;  // the table of operations; what it runs on
+  int threads = 1;
+  std::vector<std::string> warnings;
+};
+std::string summary_text(const SummaryInput& input);
+
+/// How far F, held-out where there is such a cloud, lies below known_infimum(), and whether that is more than
+/// the cloud's own error: 0.1 % of |infimum| + |F_0 - infimum|, with 3/sqrt(particles) of it more for a
+/// random cloud. Below the infimum there is no density.
+struct BelowInfimum {
+  double infimum = 0;  // -infinity where not known
+  double by = 0;       // >= 0
+  bool flag = false;
+};
+BelowInfimum below_infimum(const Config& config, const std::vector<HistoryRow>& history, double functional,
+                           double held_out);
+
+/// What says that the maps have fitted the sample instead of the density. Empty where nothing does:
+///   F below its infimum, as below_infimum() says; held-out F above F on the particles by more than 5 % of
+///   what held-out F has fallen since the start and 0.1 % of |F_0| + |F|. The gap of the initial clouds is
+///   their sampling error, and taken off.
+std::vector<std::string> overfitting(const Config& config, const std::vector<HistoryRow>& history,
+                                     double functional, double held_out);
+
+/// Whether F has no minimum because a quadratic V curves down somewhere; empty where it does not.
+std::string unbounded(const Config& config);
+
+/// What went wrong with the solves of a step, and what helps; empty where nothing did.
+std::string trouble_of_solves(const HistoryRow& row);
+
+/// A median; NaN of nothing.
+double median(std::vector<double> values);
+
+}  // namespace brenier::app

@@ -1,0 +1,489 @@
+// SPDX-License-Identifier: MIT
+#include "tools/runs/run.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <new>
+#include <nlohmann/json.hpp>
+#include <ostream>
+#include <sstream>
+#include <utility>
+
+#include "brenier/device.hpp"
+#include "brenier/npy.hpp"
+#include "tools/runs/interrupt.hpp"
+#include "tools/runs/progress.hpp"
+#include "tools/runs/reference.hpp"
+#include "tools/runs/report.hpp"
+#include "tools/runs/run_folder.hpp"
+
+namespace brenier::app {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+constexpr Index kMostPairs = 100'000;  // particles whose pairs are all taken at the end of a run
+
+/// One run, from a checked configuration to a finished folder.
+template <class T>
+class Runner {
+ public:
+  /// Everything that can be wrong with a problem is found here, before a file is written.
+  Runner(const Config& config, const RunOptions& options)
+      : config_(config),
+        options_(options),
+        reference_(find_reference(config)),
+        flow_(config.functional, config.initial_cloud(), config.flow) {
+    if (config_.held_out.particles > 0) {
+      Cloud cloud = config_.held_out_cloud(config_.held_out.particles);
+      // Densities cost a Hessian a particle and map, and at the second order d^2 numbers to keep.
+      if (!config_.functional.needs_density()) cloud.log_density.clear();
+      held_out_ = flow_.track(std::move(cloud));
+    }
+    if (config_.flow.inner.refresh > 0) {
+      flow_.set_source([this](std::uint32_t draw) { return config_.fresh_cloud(draw); });
+    }
+  }
+
+  RunResult start() {
+    // From before the first file to after the last one; what is asked for meanwhile is remembered.
+    const InterruptScope scope(ask, this);
+    const RunFolder folder =
+        options_.out.empty() ? RunFolder::create_numbered(options_.name) : RunFolder::create(options_.out);
+    try {
+      begin(folder);
+    } catch (...) {
+      folder.remove();
+      throw;
+    }
+    return loop(folder);
+  }
+
+  RunResult continue_in(const RunFolder& folder) {
+    const InterruptScope scope(ask, this);
+    if (std::filesystem::exists(folder.checkpoint())) {
+      load(folder);  // first: what it refuses leaves config.toml as it was
+      folder.write_text(folder.config(), config_.resolved);
+    } else {
+      folder.forget_after(-1);  // ended within its first step
+      begin(folder);
+    }
+    return loop(folder);
+  }
+
+ private:
+  static void ask(void* runner) noexcept {
+    auto* self = static_cast<Runner*>(runner);
+    self->interrupted_.store(true, std::memory_order_relaxed);
+    self->flow_.interrupt();
+  }
+  /// Whether all steps are done.
+  bool at_end() const {
+    return flow_.steps() >= config_.steps ||
+           (config_.adaptive() && flow_.time() >= config_.flow.adaptive.end_time);
+  }
+  /// What a run of adaptive steps did not reach because flow.steps ended it; empty where it did.
+  std::string short_of_end() const {
+    const double end = config_.flow.adaptive.end_time;
+    if (!config_.adaptive() || flow_.steps() < config_.steps || flow_.time() >= end) return "";
+    std::ostringstream out;
+    out << "flow.steps = " << config_.steps << " ended the flow at t = " << flow_.time() << " of " << end
+        << "; it goes on with: brenier resume RUN --steps N";
+    return out.str();
+  }
+  bool interrupted() const { return interrupted_.load(std::memory_order_relaxed); }
+
+  double seconds() const {
+    return seconds_before_ + std::chrono::duration<double>(Clock::now() - start_).count();
+  }
+
+  bool has_held_out() const { return config_.held_out.particles > 0; }
+  const Trajectory& judged() const { return has_held_out() ? flow_.tracked(held_out_) : flow_.trajectory(); }
+
+  double held_out_functional(Index pair_limit) const {
+    if (!has_held_out()) return kUnknown;
+    return flow_.functional_of(judged(), pair_limit).total();
+  }
+
+  void begin(const RunFolder& folder) {
+    folder.write_text(folder.config(), config_.resolved);
+    folder.write_cloud(0, flow_.trajectory());
+    StepReport initial;
+    initial.time = flow_.time();
+    initial.tau = initial.order = 0;
+    initial.functional = flow_.functional_of(flow_.trajectory(), config_.held_out.pair_limit);
+    record(initial);
+    write_history(folder);
+    write_summary(folder, "running");
+  }
+
+  void load(const RunFolder& folder) {
+    Saved saved = folder.read_checkpoint(config_.flow.order == 2);
+    for (const HistoryRow& row : parse_history(read_text(folder.history()), folder.history().string())) {
+      if (row.step <= saved.step) history_.push_back(row);
+    }
+    if (static_cast<int>(history_.size()) != saved.step + 1) {
+      throw IoError("'" + folder.history().string() + "' has " + std::to_string(history_.size()) +
+                    " rows up to step " + std::to_string(saved.step) +
+                    " of the checkpoint; it needs one for each step from 0");
+    }
+    if (saved.step > config_.steps) {
+      throw ConfigError("'" + folder.path().string() + "' has " + std::to_string(saved.step) +
+                        " steps already; flow.steps = " + std::to_string(config_.steps) +
+                        " takes none of them back");
+    }
+    flow_.restore(std::move(saved.cloud), read_maps(folder.path(), saved.step),
+                  {std::move(saved.theta), saved.gradient_scale, saved.draws, saved.next_tau});
+    folder.forget_after(saved.step);
+    try {
+      seconds_before_ = nlohmann::json::parse(read_text(folder.summary())).value("seconds_total", 0.0);
+    } catch (const nlohmann::json::exception&) {
+      seconds_before_ = 0;  // only a time; the run itself does not depend on it
+    } catch (const IoError&) {
+      seconds_before_ = 0;
+    }
+    write_summary(folder, "running");
+  }
+
+  RunResult loop(const RunFolder& folder) {
+    RunResult result;
+    Progress progress(options_.log, options_.terminal,
+                      {flow_.time(), config_.flow.start_time + config_.duration(), config_.equal_steps()});
+    const int threads = flow_.team().size();
+    progress.line("device " + device_ + ", " + config_.precision + ", " + std::to_string(threads) +
+                  (threads == 1 ? " thread" : " threads"));
+    if (!unbounded_.empty()) progress.line("WARNING: " + unbounded_);
+    try {
+      while (!at_end()) {
+        const std::size_t maps = flow_.maps().size();
+        const std::optional<StepReport> report = flow_.step();
+        if (!report) break;
+        record(*report);
+        save_step(folder, maps);
+        const HistoryRow& row = history_.back();
+        // Where F is judged on held-out particles, steps between its evaluations say nothing.
+        const bool known = !has_held_out() || !std::isnan(row.held_out);
+        const bool below = known && below_infimum(config_, history_, row.functional, row.held_out).flag;
+        progress.step(row, below);
+        const std::string solves = trouble_of_solves(row);
+        if (!solves.empty() && !told_) progress.line(solves);  // once: history.csv has all of them
+        told_ = told_ || !solves.empty();
+        if (options_.on_step) options_.on_step(flow_.steps());
+      }
+      if (interrupted()) result.status = RunStatus::interrupted;
+    } catch (const NumericalError& error) {
+      result.status = RunStatus::failed;
+      result.reason = error.what();
+    } catch (const DeviceError& error) {
+      // The flow is as it was before the step, in the host's memory: another device can go on with it.
+      result.status = RunStatus::failed;
+      result.reason = error.what();
+      device_failed_ = true;
+    } catch (const Error& error) {
+      fail(folder, error.what());
+      throw;
+    } catch (const std::bad_alloc&) {
+      fail(folder, "out of memory");
+      throw;
+    }
+    result.steps = flow_.steps();
+    result.folder = folder.path();
+    finish(folder, result, progress);
+    return result;
+  }
+
+  /// As much as can still be written where writing itself fails. The first error is the one to report.
+  void fail(const RunFolder& folder, const std::string& reason) noexcept {
+    try {
+      write_summary(folder, "failed", reason);
+    } catch (const std::exception&) {
+      folder.mark_failed();
+    }
+  }
+
+  void record(const StepReport& report) {
+    HistoryRow row;
+    row.step = report.step;
+    row.time = report.time;
+    row.tau = report.tau;
+    row.order = report.order;
+    row.functional = report.functional.total();
+    row.potential = report.functional.potential;
+    row.interaction = report.functional.interaction;
+    row.internal = report.functional.internal;
+    row.divergence = report.functional.divergence;
+    const bool last = at_end();
+    row.held_out = kUnknown;
+    const Clock::time_point begin = Clock::now();
+    if (last || report.step % config_.held_out.every == 0) {
+      row.held_out = held_out_functional(config_.held_out.pair_limit);
+    }
+    const double judging = std::chrono::duration<double>(Clock::now() - begin).count();
+    row.std = deviation(judged().x());
+    row.exact = row.scheme = row.std_exact = row.std_scheme = kUnknown;
+    if (reference_) {
+      const Known exact = known([&] { return reference_->exact(report.time - config_.flow.start_time); });
+      const bool equal = report.step <= config_.equal_steps();
+      const Known scheme = equal ? known([&] { return reference_->scheme(report.step); }) : Known{};
+      row.exact = exact.functional;
+      row.std_exact = exact.deviation;
+      row.scheme = scheme.functional;
+      row.std_scheme = scheme.deviation;
+    }
+    row.transport = report.transport;
+    row.decrease = report.decrease;
+    row.time_error = report.time_error;
+    row.rejected = report.rejected;
+    row.residual = report.residual;
+    row.iterations = report.iterations;
+    row.min_log_det = report.min_log_det;
+    row.min_eigenvalue = report.min_eigenvalue;
+    row.round_trip = report.round_trip;
+    row.rate = report.rate;
+    row.retries = report.retries;
+    row.log_det_cg = report.log_det_method == LogDetOptions::Method::cg;
+    const bool checked = config_.functional.needs_density() && report.step > 0 &&
+                         config_.flow.inner.log_det.method != LogDetChoice::Method::exact;
+    row.log_det_error = checked ? report.log_det_error : kUnknown;
+    row.log_det_deviation = checked ? report.log_det_deviation : kUnknown;
+    row.cg_residual = report.cg.worst_residual;
+    row.cg_unconverged = static_cast<double>(report.cg.unconverged);
+    row.cg_indefinite = static_cast<double>(report.cg.indefinite);
+    row.sinkhorn_error = report.sinkhorn.marginal_error;
+    row.sinkhorn_unconverged = static_cast<double>(report.sinkhorn.unconverged);
+    row.seconds = report.seconds + judging;
+    row.inner_seconds = report.inner_seconds;
+    row.cloud_seconds = report.cloud_seconds + judging;
+    row.certificate_seconds = report.certificate_seconds;
+    history_.push_back(row);
+  }
+
+  /// A run does not end because its closed form does.
+  template <class Closed>
+  static Known known(Closed&& closed) {
+    try {
+      return closed();
+    } catch (const Error&) {
+      return {};
+    }
+  }
+
+  void save_step(const RunFolder& folder, std::size_t first_map) {
+    const int step = flow_.steps();
+    folder.write_maps(flow_.maps(), first_map);
+    if (step % config_.clouds_every == 0 || at_end()) folder.write_cloud(step, flow_.trajectory());
+    const bool checkpoint = step % config_.checkpoint_every == 0 && !at_end();
+    // The whole file is written each time: at most a few times a second.
+    if (checkpoint || std::chrono::duration<double>(Clock::now() - written_).count() > 0.25)
+      write_history(folder);
+    if (!checkpoint) return;
+    write_checkpoint(folder);
+    write_summary(folder, "running");
+  }
+
+  void write_checkpoint(const RunFolder& folder) const {
+    if (flow_.steps() == 0) return;
+    const typename Flow<T>::Checkpoint now = flow_.checkpoint();
+    folder.write_checkpoint(
+        {flow_.trajectory(), now.theta, now.gradient_scale, now.next_tau, now.draws, flow_.steps()});
+  }
+
+  void write_history(const RunFolder& folder) {
+    folder.write_text(folder.history(), history_text(history_));
+    written_ = Clock::now();
+  }
+
+  /// Pairs of the last evaluations: all pairs take seconds, which an interrupt does not wait for.
+  Index last_pairs() const { return interrupted() ? config_.held_out.pair_limit : kMostPairs; }
+  /// Transport takes hundreds of passes over them.
+  Index last_held_out_pairs() const {
+    return config_.functional.distances().empty() ? last_pairs() : config_.held_out.pair_limit;
+  }
+
+  void write_summary(const RunFolder& folder, const std::string& status, const std::string& reason = "") {
+    const HistoryRow& row = history_.back();
+    const bool running = status == "running";
+    SummaryInput input;
+    input.status = status;
+    input.reason = reason;
+    input.config = &config_;
+    input.reference = reference_.get();
+    input.history = &history_;
+    input.functional = {row.potential, row.interaction, row.internal, row.divergence};
+    input.held_out = row.held_out;
+    if (!running) {
+      input.functional = last_ = flow_.functional_of(flow_.trajectory(), last_pairs());
+      if (!finished_) input.held_out = held_out_functional(last_held_out_pairs());
+    }
+    input.warnings = overfitting(config_, history_, input.functional.total(), input.held_out);
+    if (!unbounded_.empty()) input.warnings.push_back(unbounded_);
+    if (const std::string early = short_of_end(); !early.empty()) input.warnings.push_back(early);
+    input.std = row.std;
+    input.judged = running ? nullptr : &judged().x();
+    input.steps = flow_.steps();
+    input.time = flow_.time();
+    input.seconds = seconds();
+    input.backend = backend_;
+    input.device = device_;
+    input.threads = flow_.team().size();
+    folder.write_text(folder.summary(), summary_text(input));
+  }
+
+  /// figures/exact_density.npy: columns t, x, rho at the times of the clouds, for plots in d = 1.
+  void write_exact_density(const RunFolder& folder) const {
+    if (!reference_ || config_.cloud.dim != 1) return;
+    double half = 0;
+    for (const double x : judged().x().elements()) half = std::max(half, std::abs(x));
+    const Cloud initial = config_.initial_cloud();
+    for (const double x : initial.x.elements()) half = std::max(half, std::abs(x));
+    constexpr int points = 801;
+    std::vector<double> x(points), rows;
+    for (int i = 0; i < points; ++i) x[i] = 1.2 * half * (2.0 * i / (points - 1) - 1);
+    for (int step = 0; step <= flow_.steps(); ++step) {
+      if (step % config_.clouds_every != 0 && step != flow_.steps()) continue;
+      const double elapsed = history_.at(step).time - config_.flow.start_time;
+      const std::vector<double> rho = reference_->exact_density(elapsed, x);
+      for (std::size_t i = 0; i < rho.size(); ++i) {
+        rows.insert(rows.end(), {config_.flow.start_time + elapsed, x[i], rho[i]});
+      }
+    }
+    if (rows.empty()) return;
+    write_npy(folder.figures() / "exact_density.npy",
+              MatrixView<const double>(rows.data(), static_cast<Index>(rows.size() / 3), 3));
+  }
+
+  void finish(const RunFolder& folder, RunResult& result, Progress& progress) {
+    try {
+      // The state comes first: whatever ends the process later, the run can be continued.
+      folder.write_cloud(flow_.steps(), flow_.trajectory());
+      write_history(folder);
+      write_checkpoint(folder);
+      if (result.status == RunStatus::done && has_held_out()) {
+        history_.back().held_out = held_out_functional(last_held_out_pairs());
+        finished_ = true;
+        write_history(folder);
+      }
+      if (!interrupted()) write_exact_density(folder);
+      if (result.status == RunStatus::done && interrupted()) result.status = RunStatus::interrupted;
+      const char* status = result.status == RunStatus::done          ? "done"
+                           : result.status == RunStatus::interrupted ? "interrupted"
+                                                                     : "failed";
+      write_summary(folder, status, result.reason);
+    } catch (const Error& error) {
+      fail(folder, error.what());
+      throw;
+    }
+    tell(result, progress);
+  }
+
+  void tell(const RunResult& result, Progress& progress) const {
+    const HistoryRow& row = history_.back();
+    std::ostringstream out;
+    if (result.status == RunStatus::failed) out << "failed: " << result.reason << "\n";
+    if (device_failed_)
+      out << "continue on another device with: brenier resume " << result.folder.string()
+          << " --device cpu\n";
+    if (result.status == RunStatus::interrupted)
+      out << "interrupted; continue with: brenier resume " << result.folder.string() << "\n";
+    out.precision(7);
+    out << result.steps;
+    if (!config_.adaptive()) out << " of " << config_.steps;
+    out << " steps in " << duration_text(seconds()) << ": F = " << row.functional;
+    if (!std::isnan(row.held_out)) out << ", held-out " << row.held_out;
+    if (!std::isnan(row.scheme)) out << ", exact iterate " << row.scheme;
+    if (!std::isnan(row.exact)) out << ", exact " << row.exact;
+    // What F weighs against each other, without the weights of the distances.
+    if (!last_.distances.empty()) out << "; potential " << last_.potential;
+    for (std::size_t k = 0; k < last_.distances.size(); ++k) {
+      out << ", " << config_.functional.distances()[k].text << " " << last_.distances[k];
+    }
+    for (const std::string& warning : overfitting(config_, history_, row.functional, row.held_out)) {
+      out << "\nWARNING: " << warning;
+    }
+    if (const std::string early = short_of_end(); !early.empty()) out << "\nWARNING: " << early;
+    out << "\nresults in " << result.folder.string();
+    progress.line(out.str());
+  }
+
+  const Config& config_;
+  const RunOptions& options_;
+  std::unique_ptr<Reference> reference_;
+  Flow<T> flow_;
+  // Asked once: a device that fails answers no questions afterwards.
+  std::string device_ = describe_device(config_.flow.device);
+  std::string backend_ = backend<T>(config_.flow.device).name;
+  std::string unbounded_ = unbounded(config_);
+  std::size_t held_out_ = 0;  // its number
+  std::vector<HistoryRow> history_;
+  ObjectiveValue last_;  // of the last summary but those while the run is on
+  Clock::time_point start_ = Clock::now();
+  Clock::time_point written_ = Clock::now();
+  double seconds_before_ = 0;
+  bool finished_ = false;  // the last row has F over all pairs
+  bool told_ = false;      // of solves that did not end well
+  bool device_failed_ = false;
+  std::atomic<bool> interrupted_{false};
+};
+
+/// Lines of a resolved configuration that a resumed run must share with the one it continues.
+std::vector<std::string> essence(const Config& config, bool failed) {
+  std::istringstream in(config.resolved);
+  std::vector<std::string> out;
+  std::string line, table;
+  while (std::getline(in, line)) {
+    if (line.starts_with("[")) table = line;
+    const bool free = table == "[output]" || (failed && table == "[inner]") ||
+                      (table == "[flow]" && line.starts_with("steps =")) ||
+                      (table.empty() && (line.starts_with("threads =") || line.starts_with("device =")));
+    if (!free) out.push_back(line);
+  }
+  return out;
+}
+
+/// Whether a run ended with an error; its inner problem may then be solved otherwise.
+bool has_failed(const RunFolder& folder) {
+  try {
+    return nlohmann::json::parse(read_text(folder.summary())).value("status", "") == "failed";
+  } catch (const nlohmann::json::exception&) {
+    return false;
+  } catch (const IoError&) {
+    return false;  // killed before its first summary
+  }
+}
+
+template <class Action>
+RunResult with_precision(const Config& config, const RunOptions& options, Action&& action) {
+  if (config.precision == "double") {
+    Runner<double> runner(config, options);
+    return action(runner);
+  }
+  Runner<float> runner(config, options);
+  return action(runner);
+}
+
+}  // namespace
+
+RunResult run(const Config& config, const RunOptions& options) {
+  return with_precision(config, options, [](auto& runner) { return runner.start(); });
+}
+
+RunResult resume(const Config& config, const RunOptions& options) {
+  const RunFolder folder = RunFolder::open(options.out);
+  const bool failed = has_failed(folder);
+  const std::vector<std::string> now = essence(config, failed),
+                                 then = essence(load_config(folder.config()), failed);
+  if (now != then) {
+    const auto [one, other] = std::mismatch(now.begin(), now.end(), then.begin(), then.end());
+    throw ConfigError("'" + options.out.string() + "' was started with other settings: " +
+                      (other == then.end() ? "without" : *other + " instead of") + " " +
+                      (one == now.end() ? "" : *one) +
+                      "; a resumed run may change flow.steps, device, threads "
+                      "and [output] only" +
+                      (failed ? ", and [inner], because it failed" : ", and [inner] where it has failed"));
+  }
+  return with_precision(config, options, [&](auto& runner) { return runner.continue_in(folder); });
+}
+
+}  // namespace brenier::app

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+// `brenier run` and `brenier resume`.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <iosfwd>
+#include <string>
+
+#include "tools/config/config.hpp"
+
+namespace brenier::app {
+
+struct RunOptions {
+  std::filesystem::path out;              // run folder; empty: runs/NAME-1, or the next number that is free
+  std::string name = "flow";              // NAME
+  std::ostream* log = nullptr;            // progress; nullptr: silent
+  bool terminal = false;                  // redraw one line
+  std::function<void(int step)> on_step;  // after each step is recorded
+};
+
+enum class RunStatus { done, interrupted, failed };
+
+struct RunResult {
+  RunStatus status = RunStatus::done;  // interrupted: also while the last numbers were computed
+  std::string reason;                  // of a failure
+  int steps = 0;                       // completed
+  std::filesystem::path folder;        // where it is
+};
+
+/// Checks everything, then makes the folder and runs. Errors before the first step leave nothing behind; a
+/// flow that diverges, or an interrupt, leaves a valid folder with the steps so far. IoError: the files, also
+/// during the run. SIGINT and SIGTERM are taken from before the first file to after the last one.
+RunResult run(const Config& config, const RunOptions& options);
+
+/// Continues the run in options.out from its checkpoint, bit for bit. `config` is that of the run; it may
+/// differ in flow.steps, device, threads and [output], and in [inner] where the run has failed (ConfigError
+/// for anything else).
+RunResult resume(const Config& config, const RunOptions& options);
+
+}  // namespace brenier::app
