@@ -8,6 +8,7 @@
 
 #include "brenier/base/error.hpp"
 #include "brenier/base/philox.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier {
 namespace {

@@ -10,6 +10,7 @@
 #include <limits>
 #include <optional>
 
+#include "kernels/operations.hpp"
 #include "solvers/dense.hpp"
 
 namespace brenier {

@@ -20,6 +20,7 @@
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
 #include "brenier/entropic_transport.hpp"
+#include "kernels/operations.hpp"
 
 namespace {
 

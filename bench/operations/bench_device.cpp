@@ -9,6 +9,7 @@
 #include "bench/operations/device_ceilings.hpp"
 #include "brenier/brenier.hpp"
 #include "brenier/version.hpp"
+#include "kernels/operations.hpp"
 
 namespace {
 

@@ -13,6 +13,7 @@
 #include "bench/operations/roofline.hpp"
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
+#include "kernels/operations.hpp"
 
 namespace {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Times every operation of kernels/include/brenier/operations.hpp (divergences: bench_sinkhorn.cpp): operations a second, share of
-// what the machine can do at best in the same run, and accuracy against the reference in double. A table for
-// people, and JSON lines with --json.
+// Times every operation of kernels/operations.hpp (divergences: bench_sinkhorn.cpp): operations a second,
+// share of what the machine can do at best in the same run, and accuracy against the reference in double. A
+// table for people, and JSON lines with --json.
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
@@ -16,6 +16,7 @@
 #include "bench/operations/roofline.hpp"
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
+#include "kernels/operations.hpp"
 
 namespace {
 

@@ -16,6 +16,7 @@
 
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
+#include "kernels/operations.hpp"
 
 namespace {
 

@@ -14,8 +14,9 @@
 #include "brenier/base/error.hpp"
 #include "brenier/brenier.hpp"
 #include "brenier/device.hpp"
-#include "brenier/model/divergence.hpp"
 #include "brenier/npy.hpp"
+#include "kernels/model/divergence.hpp"
+#include "kernels/operations.hpp"
 
 namespace {
 

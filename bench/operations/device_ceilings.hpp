@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "brenier/operations.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier::bench {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Floating-point operations per particle that each operation of kernels/include/brenier/operations.hpp needs, counted from formulas:
-// two for a multiply-add of a product of matrices or of the sums named below, nothing for activations, copies
-// and Adam. For a plain network with widths h_0 .. h_{L-1}:
+// Floating-point operations per particle that each operation of kernels/operations.hpp needs, counted from
+// formulas: two for a multiply-add of a product of matrices or of the sums named below, nothing for
+// activations, copies and Adam. For a plain network with widths h_0 .. h_{L-1}:
 //
 //     C = sum_{l>0} h_{l-1} h_l          hidden weights
 //     F = C + d sum_l h_l                all weights: one pass of one stream, in multiply-adds

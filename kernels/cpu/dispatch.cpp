@@ -4,7 +4,7 @@
 #include <string>
 
 #include "brenier/base/error.hpp"
-#include "brenier/operations.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier::cpu {
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // The devices of the cuda backend: compiled as CUDA into the library, and by the host compiler for the
 // emulated device.
-#include "brenier/cuda_devices.hpp"
+#include "kernels/cuda_devices.hpp"
 #include "kernels/device/device.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier::cuda {
 

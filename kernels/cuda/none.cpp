@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The cuda backend in builds without it: the same symbols, and a clear error.
 #include "brenier/base/error.hpp"
-#include "brenier/cuda_devices.hpp"
-#include "brenier/operations.hpp"
+#include "kernels/cuda_devices.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier::cuda {
 namespace {

@@ -5,14 +5,16 @@
 
 #include <cmath>
 
-#include "brenier/operations.hpp"
+#include "brenier/base/portable.hpp"
+#include "brenier/options.hpp"
 
 namespace brenier {
 
-BRENIER_HOST_DEVICE inline double AdamOptions::rate_at(int k, int n) const {
+/// Rate of iteration k (from 0) of n.
+BRENIER_HOST_DEVICE inline double rate_at(const AdamOptions& o, int k, int n) {
   const double phase = n > 1 ? double(k) / (n - 1) : 0.0;
-  return rate *
-         (final_fraction + (1 - final_fraction) * 0.5 * (1 + std::cos(3.14159265358979323846 * phase)));
+  return o.rate *
+         (o.final_fraction + (1 - o.final_fraction) * 0.5 * (1 + std::cos(3.14159265358979323846 * phase)));
 }
 
 /// Constants of one iteration, k counted from 0.
@@ -21,7 +23,7 @@ struct AdamStep {
   T rate, beta1, beta2, epsilon, correction1, correction2;
 
   BRENIER_HOST_DEVICE AdamStep(const AdamOptions& o, int k, int n)
-      : rate(static_cast<T>(o.rate_at(k, n))),
+      : rate(static_cast<T>(rate_at(o, k, n))),
         beta1(static_cast<T>(o.beta1)),
         beta2(static_cast<T>(o.beta2)),
         epsilon(static_cast<T>(o.epsilon)),

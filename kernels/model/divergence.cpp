@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "brenier/model/divergence.hpp"
+#include "kernels/model/divergence.hpp"
 
 #include <algorithm>
 #include <cmath>

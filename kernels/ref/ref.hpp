@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The operations of the reference backend; meanings and shapes are in kernels/include/brenier/operations.hpp.
+// The operations of the reference backend; meanings and shapes are in kernels/operations.hpp.
 #pragma once
 
-#include "brenier/operations.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier::ref {
 

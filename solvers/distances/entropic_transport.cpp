@@ -6,7 +6,7 @@
 #include <string>
 
 #include "brenier/base/error.hpp"
-#include "brenier/operations.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier {
 

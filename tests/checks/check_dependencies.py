@@ -24,6 +24,7 @@ from pathlib import Path
 
 MAX_LINES = 900
 MAX_FILES = 20
+MAX_INSTALLED = 20  # headers that users see without asking for them: all but the engine's
 LIBRARY = ("kernels", "autodiff", "solvers", "engine")
 MAY_INCLUDE = {room: LIBRARY[: i + 1] for i, room in enumerate(LIBRARY)}
 MAY_INCLUDE |= {"tools": (*LIBRARY, "tools"), "bench": (*LIBRARY, "bench")}
@@ -35,9 +36,11 @@ INNER = {
     "kernels/base": (),
     "kernels/model": ("kernels/base",),
     "kernels/device": ("kernels/base",),
-    "kernels/ref": ("kernels/base", "kernels/model"),
-    "kernels/cpu": ("kernels/base", "kernels/model"),
-    "kernels/cuda": ("kernels/base", "kernels/model", "kernels/device"),
+    "kernels/operations.hpp": ("kernels/model",),
+    "kernels/cuda_devices.hpp": ("kernels/model",),
+    "kernels/ref": ("kernels/base", "kernels/model", "kernels/operations.hpp"),
+    "kernels/cpu": ("kernels/base", "kernels/model", "kernels/operations.hpp"),
+    "kernels/cuda": ("kernels/base", "kernels/model", "kernels/operations.hpp", "kernels/cuda_devices.hpp", "kernels/device"),
     "engine/src/checks": (),
     "engine/src/device": (),
     "engine/src/files": ("engine/src/checks",),
@@ -133,6 +136,14 @@ def check_folders(root: Path) -> list[str]:
     return [f"{folder}:1: {n} files of C++; at most {MAX_FILES}, make rooms" for folder, n in count.items() if n > MAX_FILES]
 
 
+def check_installed(root: Path) -> list[str]:
+    """Users see what they call, not how it is made."""
+    inner = [p for room in LIBRARY[:-1] for p in sorted((root / room / "include/brenier").rglob("*.hpp"))]
+    if len(inner) <= MAX_INSTALLED:
+        return []
+    return [f"{inner[-1].relative_to(root)}:1: {len(inner)} headers below the engine are installed; at most {MAX_INSTALLED}"]
+
+
 def check_file(path: Path, root: Path) -> Iterator[tuple[int, str]]:
     """(line, message) for each breach in one file."""
     inside = path.relative_to(root)
@@ -178,7 +189,7 @@ def check_readme(root: Path) -> list[str]:
 def check(root: Path) -> list[str]:
     """All breaches of the tree, as "file:line: message"."""
     found = [f"{p.relative_to(root)}:{line}: {text}" for p in files(root) for line, text in check_file(p, root)]
-    return found + check_folders(root) + check_readme(root)
+    return found + check_folders(root) + check_installed(root) + check_readme(root)
 
 
 SPDX = "// SPDX-License-Identifier: MIT\n"
@@ -211,6 +222,7 @@ PLANTED = {
     ("bench/up.cpp", '#include "tools/config/config.hpp"\n'): "bench must not include tools",
     ("engine/src/isa.cpp", '#include "kernels/cpu/simd.hpp"\n'): "once per instruction set",
     ("kernels/base/up.hpp", '#include "kernels/model/adam.hpp"\n'): "kernels/base must not include kernels/model",
+    ("kernels/model/up.hpp", '#include "kernels/operations.hpp"\n'): "kernels/model must not include kernels/operations",
     ("kernels/ref/up.cpp", '#include "kernels/device/device.hpp"\n'): "kernels/ref must not include kernels/device",
     ("engine/src/checks/up.hpp", '#include "engine/src/flow/state.hpp"\n'): "must not include engine/src/flow",
     ("kernels/path.hpp", '#include "kernels/include/brenier/base/view.hpp"\n'): "include it as",
@@ -254,6 +266,11 @@ def self_test() -> list[str]:
         if not any(message.startswith("solvers/many:") for message in check(root)):
             failures.append("a flat folder is not found")
         shutil.rmtree(root / "solvers/many")
+        for k in range(MAX_INSTALLED + 1):
+            plant(root, f"solvers/include/brenier/{k % 2}/{k}.hpp", SPDX)
+        if not any("are installed" in message for message in check(root)):
+            failures.append("too many installed headers are not found")
+        shutil.rmtree(root / "solvers/include")
         plant(root, "autodiff/licence.hpp", "#pragma once\n")
         if not any("SPDX" in message for message in check(root)):
             failures.append("a missing licence is not found")

@@ -5,8 +5,8 @@
 
 #include <cstdio>
 
-#include "brenier/cuda_devices.hpp"
-#include "brenier/operations.hpp"
+#include "kernels/cuda_devices.hpp"
+#include "kernels/operations.hpp"
 
 int main(int argc, char** argv) {
   if (brenier::cuda::devices() == 0) {

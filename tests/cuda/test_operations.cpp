@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "brenier/expression.hpp"
-#include "brenier/operations.hpp"
+#include "kernels/operations.hpp"
 #include "tests/emulator/sound_kernels.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"

@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "engine/src/device/device_memory.hpp"
+#include "kernels/cuda_devices.hpp"
 #include "kernels/device/device.hpp"
+#include "kernels/operations.hpp"
 #include "tests/support/inner_problem.hpp"
 #include "tests/support/near.hpp"
 

@@ -17,6 +17,7 @@
 #include "brenier/npy.hpp"
 #include "tests/support/app.hpp"
 #endif
+#include "kernels/operations.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"
 

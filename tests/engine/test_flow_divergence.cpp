@@ -9,6 +9,7 @@
 #include "brenier/base/error.hpp"
 #include "brenier/flow.hpp"
 #include "brenier/functional.hpp"
+#include "kernels/operations.hpp"
 #include "tests/support/backends.hpp"
 #include "tests/support/nets.hpp"
 

@@ -4,8 +4,8 @@
 #include <doctest/doctest.h>
 
 #include "brenier/expression.hpp"
-#include "brenier/operations.hpp"
 #include "brenier/tape.hpp"
+#include "kernels/operations.hpp"
 #include "tests/support/backends.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "brenier/operations.hpp"
 #include "kernels/device/device.hpp"
+#include "kernels/operations.hpp"
 #include "tests/support/inner_problem.hpp"
 #include "tests/support/near.hpp"
 

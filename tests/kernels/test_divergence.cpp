@@ -17,9 +17,9 @@
 
 #include "brenier/base/error.hpp"
 #include "brenier/metrics.hpp"
-#include "brenier/model/divergence.hpp"
-#include "brenier/operations.hpp"
 #include "kernels/base/arena.hpp"
+#include "kernels/model/divergence.hpp"
+#include "kernels/operations.hpp"
 #include "tests/support/backends.hpp"
 #include "tests/support/nets.hpp"
 

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include "brenier/base/error.hpp"
+#include "kernels/operations.hpp"
 #include "kernels/ref/ref.hpp"
 #include "tests/support/dual.hpp"
 #include "tests/support/near.hpp"

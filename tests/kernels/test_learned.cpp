@@ -14,6 +14,7 @@
 #include "brenier/npy.hpp"
 #include "brenier/potential.hpp"
 #include "brenier/safetensors.hpp"
+#include "kernels/operations.hpp"
 #include "tests/support/backends.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"

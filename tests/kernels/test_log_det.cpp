@@ -10,6 +10,7 @@
 
 #include "brenier/expression.hpp"
 #include "kernels/model/tridiagonal.hpp"
+#include "kernels/operations.hpp"
 #include "tests/support/backends.hpp"
 #include "tests/support/nets.hpp"
 #include "tests/support/spectrum.hpp"

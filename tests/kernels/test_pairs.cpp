@@ -4,8 +4,8 @@
 #include <doctest/doctest.h>
 
 #include "brenier/expression.hpp"
-#include "brenier/operations.hpp"
 #include "kernels/cuda/cloud/pair_kernels.hpp"
+#include "kernels/operations.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"
 #include "tests/support/pair_oracle.hpp"

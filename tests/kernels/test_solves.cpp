@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include "kernels/model/tridiagonal.hpp"
+#include "kernels/operations.hpp"
 #include "tests/support/backends.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"

@@ -6,6 +6,7 @@
 
 #include "brenier/base/error.hpp"
 #include "brenier/hutchpp.hpp"
+#include "kernels/operations.hpp"
 #include "tests/support/backends.hpp"
 #include "tests/support/nets.hpp"
 #include "tests/support/spectrum.hpp"

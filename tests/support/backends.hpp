@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "brenier/operations.hpp"
+#include "kernels/operations.hpp"
 #if defined(BRENIER_TEST_EMULATED)
 #include "kernels/device/emulator/emulator.hpp"
 #endif

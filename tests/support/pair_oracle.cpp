@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "brenier/operations.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier::test {
 namespace {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "brenier/base/philox.hpp"
-#include "brenier/operations.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier::test {
 

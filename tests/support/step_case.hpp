@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "brenier/expression.hpp"
-#include "brenier/operations.hpp"
+#include "kernels/operations.hpp"
 #include "tests/support/nets.hpp"
 
 namespace brenier::test {

@@ -13,6 +13,7 @@
 
 #include "brenier/device.hpp"
 #include "brenier/npy.hpp"
+#include "kernels/operations.hpp"
 #include "tools/runs/interrupt.hpp"
 #include "tools/runs/progress.hpp"
 #include "tools/runs/reference.hpp"

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "brenier/functional.hpp"
-#include "brenier/model/divergence.hpp"
+#include "brenier/options.hpp"
 
 namespace brenier {
 

@@ -2,13 +2,17 @@
 // Where a computation runs.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "brenier/cuda_devices.hpp"
-#include "brenier/operations.hpp"
-
 namespace brenier {
+
+template <class T>
+struct Operations;
+namespace cuda {
+class ScopedDevice;
+}
 
 /// What this build and this machine offer.
 struct BuildInfo {
@@ -46,9 +50,12 @@ class DeviceScope {
  public:
   /// NotAvailable, ValueError: a CUDA device that there is not.
   explicit DeviceScope(const std::string& device);
+  ~DeviceScope();
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
 
  private:
-  cuda::ScopedDevice scope_;
+  std::unique_ptr<cuda::ScopedDevice> scope_;
 };
 
 }  // namespace brenier

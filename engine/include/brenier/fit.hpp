@@ -10,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "brenier/operations.hpp"
 #include "brenier/potential.hpp"
 
 namespace brenier {

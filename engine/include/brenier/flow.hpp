@@ -15,25 +15,11 @@
 #include "brenier/density.hpp"
 #include "brenier/functional.hpp"
 #include "brenier/map.hpp"
-#include "brenier/operations.hpp"
+#include "brenier/options.hpp"
 
 namespace brenier {
 
-/// How the gradient of an internal energy gets at log det H in the inner loop. Log-densities along the flow,
-/// and with them F, are exact in any case: they need log det H once a step, not once an iteration. With cg
-/// the gradient is noisy: StepReport::residual stops falling at its noise, and InnerOptions::tolerance below
-/// that does not end the loop.
-struct LogDetChoice {
-  enum class Method {
-    exact,      // without noise
-    cg,         // Hutchinson's estimator with conjugate gradients (the paper's appendix B.4): LogDetOptions
-    automatic,  // exact below 24 dimensions, where it costs about the same; cg from there on
-  };
-  Method method = Method::automatic;
-  int probes = 1;       // of cg, for each particle and iteration, in [1, 1000]: noise falls as 1/sqrt(probes)
-  int iterations = 10;  // of cg, most steps of a solve, in [1, 1000]
-  double tolerance = 0;  // of cg, ends a solve at this relative residual, in [0, 1); 0: all steps
-};
+using LogDetChoice = LogDetOptions;
 
 /// The inner problem of a JKO step and how it is solved.
 struct InnerOptions {
@@ -45,7 +31,7 @@ struct InnerOptions {
   Index minibatch = 0;   // particles per iteration; 0: all
   int refresh = 0;       // iterations between new clouds drawn from rho_0; 0: never
   double tolerance = 0;  // stop at this gradient, relative to the first of the flow; 0: never
-  LogDetChoice log_det{};
+  LogDetOptions log_det{};
   int retries = 3;  // after a divergence, each at a quarter of the rate
 };
 

@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "brenier/base/team.hpp"
 #include "brenier/density.hpp"
 #include "brenier/model/icnn.hpp"
 #include "brenier/newton.hpp"
-#include "brenier/operations.hpp"
 
 namespace brenier {
 

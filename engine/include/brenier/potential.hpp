@@ -6,8 +6,8 @@
 #include <filesystem>
 #include <vector>
 
+#include "brenier/base/team.hpp"
 #include "brenier/model/icnn.hpp"
-#include "brenier/operations.hpp"
 
 namespace brenier {
 

@@ -12,6 +12,7 @@
 #include "engine/src/flow/origins.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/base/subset.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier {
 namespace {

@@ -8,6 +8,8 @@
 #include "brenier/base/team.hpp"
 #include "brenier/version.hpp"
 #include "engine/src/device/device_memory.hpp"
+#include "kernels/cuda_devices.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier {
 namespace {
@@ -106,6 +108,9 @@ std::string describe_device(const std::string& device) {
   return resolved + " (" + info.name + ", " + bytes_text(info.memory) + ")";
 }
 
-DeviceScope::DeviceScope(const std::string& device) : scope_(cuda_number(device).value_or(-1)) {}
+DeviceScope::DeviceScope(const std::string& device)
+    : scope_(std::make_unique<cuda::ScopedDevice>(cuda_number(device).value_or(-1))) {}
+
+DeviceScope::~DeviceScope() = default;
 
 }  // namespace brenier

@@ -4,7 +4,7 @@
 #include <bit>
 #include <cstdio>
 
-#include "brenier/cuda_devices.hpp"
+#include "kernels/cuda_devices.hpp"
 
 namespace brenier {
 

@@ -10,6 +10,7 @@
 #include "engine/src/flow/cloud_objective.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/model/adam.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier {
 

@@ -12,6 +12,7 @@
 #include "kernels/base/show.hpp"
 #include "kernels/base/wall_clock.hpp"
 #include "kernels/model/adam.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier {
 namespace {

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/base/subset.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier {
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "brenier/operations.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier {
 

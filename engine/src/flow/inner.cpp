@@ -16,6 +16,7 @@
 #include "engine/src/flow/state.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/base/wall_clock.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier {
 namespace {
@@ -113,7 +114,7 @@ InnerProblem<T> Flow<T>::State::problem(const InnerTask& task, double rate) cons
   out.adam = options.inner.adam;
   out.adam.rate = rate;
   out.iterations = options.inner.iterations;
-  out.log_det = log_det_options(options.inner.log_det, net.dim());
+  out.log_det = options.inner.log_det.resolved(net.dim());
   out.minibatch = options.inner.minibatch;
   out.seed = options.seed;
   out.step = task.number;

@@ -8,15 +8,6 @@
 
 namespace brenier {
 
-LogDetOptions log_det_options(const LogDetChoice& choice, int dim) {
-  const bool cg = choice.method == LogDetChoice::Method::cg ||
-                  (choice.method == LogDetChoice::Method::automatic && dim >= kStochasticDim);
-  return {.method = cg ? LogDetOptions::Method::cg : LogDetOptions::Method::exact,
-          .probes = choice.probes,
-          .iterations = choice.iterations,
-          .tolerance = choice.tolerance};
-}
-
 template <class T>
 LogDetCheck check_log_det(const Operations<T>& ops, const InnerProblem<T>& problem,
                           const std::vector<T>& theta, Team& team) {

@@ -1,20 +1,13 @@
 // SPDX-License-Identifier: MIT
-// How the log-determinant of an inner problem is formed, and a check of one way against the other.
+// A check of the stochastic log-determinant against the exact one.
 #pragma once
 
-#include <cstdint>
+#include <vector>
 
-#include "brenier/flow.hpp"
+#include "brenier/base/team.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier {
-
-/// From this dimension on `automatic` takes CG. With hidden = {100, 20} and all 10 steps an iteration then
-/// costs less than half of an exact one (level near d = 10; a third at d = 32, a tenth at d = 64), which pays
-/// for the noise; near the identity three steps are enough and it is a third.
-inline constexpr int kStochasticDim = 24;
-
-/// What the inner loop is asked for in dimension `dim`.
-LogDetOptions log_det_options(const LogDetChoice& choice, int dim);
 
 /// Mean over 64 particles, evenly spaced by number, of log det H by Lanczos (8 probes, 15 steps) minus the
 /// exact one, and the standard error of that mean.

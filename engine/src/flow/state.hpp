@@ -5,6 +5,7 @@
 
 #include "brenier/flow.hpp"
 #include "engine/src/flow/cloud_objective.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier {
 

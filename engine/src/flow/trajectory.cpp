@@ -12,6 +12,7 @@
 #include "engine/src/checks/shape_check.hpp"
 #include "engine/src/flow/extrapolation.hpp"
 #include "kernels/base/show.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier {
 namespace {

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "brenier/base/error.hpp"
-#include "brenier/model/divergence.hpp"
 #include "kernels/base/show.hpp"
+#include "kernels/model/divergence.hpp"
 
 namespace brenier {
 namespace {

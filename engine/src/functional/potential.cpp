@@ -5,6 +5,7 @@
 #include "brenier/safetensors.hpp"
 #include "engine/src/checks/shape_check.hpp"
 #include "engine/src/files/network_file.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier {
 

@@ -4,8 +4,8 @@
 
 #include <new>
 
-#include "brenier/operations.hpp"
 #include "kernels/cpu/cloud/transport.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
 

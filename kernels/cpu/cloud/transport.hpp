@@ -14,8 +14,8 @@
 #include <cmath>
 #include <limits>
 
-#include "brenier/model/divergence.hpp"
 #include "kernels/cpu/cloud/costs.hpp"
+#include "kernels/model/divergence.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
 

@@ -8,10 +8,10 @@
 // large, so sums in double would cost conversions and buy no digit.
 #pragma once
 
-#include "brenier/operations.hpp"
 #include "kernels/cpu/network/tile.hpp"
 #include "kernels/cpu/parallel.hpp"
 #include "kernels/model/tridiagonal.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
 

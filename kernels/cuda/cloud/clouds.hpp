@@ -3,9 +3,9 @@
 // the end of an inner iteration. Defined for float and double in kernels/cuda/cloud/clouds.cpp.
 #pragma once
 
-#include "brenier/operations.hpp"
 #include "kernels/cuda/cloud/pair_kernels.hpp"
 #include "kernels/cuda/step/update.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier::cuda {
 

@@ -6,9 +6,9 @@
 #include <memory>
 #include <vector>
 
-#include "brenier/operations.hpp"
 #include "kernels/cuda/cloud/cloud_forces.hpp"
 #include "kernels/cuda/network/tile_kernels.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier::cuda {
 

@@ -3,7 +3,7 @@
 // stand here once; products of matrices, and who computes which element, are for those who call.
 //
 //   computes   map, Hessian, log-determinant, and the theta-gradient of the second-order jet
-//              (kernels/include/brenier/operations.hpp), by the collapsed streams of the reference: 1 base, K tangents, 1
+//              (kernels/operations.hpp), by the collapsed streams of the reference: 1 base, K tangents, 1
 //              second-order stream
 //   layout     every quantity is a set of rows with one element for each particle; TilePlan says where, Rows
 //              how far they are apart

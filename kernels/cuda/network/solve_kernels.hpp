@@ -2,7 +2,8 @@
 // Linear solves with the Hessian and the quadrature of its log-determinant: all steps of a tile's particles
 // in one kernel.
 //
-//   computes   solve_hessian() and log_det_lanczos() of kernels/include/brenier/operations.hpp, as kernels/ref/network/solves.cpp does
+//   computes   solve_hessian() and log_det_lanczos() of kernels/operations.hpp, as
+//              kernels/ref/network/solves.cpp does
 //   layout     the direction lies in the q rows, its product with H in the y rows, other vectors in the
 //              `vectors` rows; what a particle carries from step to step (SolveState, LanczosState) in the
 //              doubles of the tile
@@ -11,9 +12,9 @@
 //   sums       dot products in double, over the lanes in a fixed order
 #pragma once
 
-#include "brenier/operations.hpp"
 #include "kernels/cuda/network/tile_kernels.hpp"
 #include "kernels/model/tridiagonal.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier::cuda {
 

@@ -2,7 +2,7 @@
 // The compiled forms of the cuda backend, one source file each.
 #pragma once
 
-#include "brenier/operations.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier::cuda {
 

@@ -7,13 +7,13 @@
 #include <optional>
 #include <vector>
 
-#include "brenier/operations.hpp"
 #include "kernels/cuda/cloud/cloud_forces.hpp"
 #include "kernels/cuda/cloud/clouds.hpp"
 #include "kernels/cuda/cloud/divergence.hpp"
 #include "kernels/cuda/cloud/network_force.hpp"
 #include "kernels/cuda/network/device_net.hpp"
 #include "kernels/cuda/step/step_cg.hpp"
+#include "kernels/operations.hpp"
 
 namespace brenier::cuda {
 

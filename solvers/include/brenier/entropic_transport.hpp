@@ -5,7 +5,8 @@
 #include <vector>
 
 #include "brenier/base/team.hpp"
-#include "brenier/model/divergence.hpp"
+#include "brenier/base/view.hpp"
+#include "brenier/options.hpp"
 
 namespace brenier {
 

@@ -4,9 +4,14 @@
 
 #include <cstdint>
 
-#include "brenier/operations.hpp"
+#include "brenier/base/team.hpp"
+#include "brenier/base/view.hpp"
+#include "brenier/model/icnn.hpp"
 
 namespace brenier {
+
+template <class T>
+struct Operations;  // of a backend: see backend()
 
 struct HutchppOptions {
   int sketch = 4;          // k: dimension of the subspace that is taken exactly, in [0, d]

@@ -5,9 +5,14 @@
 #include <cstdint>
 #include <vector>
 
-#include "brenier/operations.hpp"
+#include "brenier/base/team.hpp"
+#include "brenier/base/view.hpp"
+#include "brenier/model/icnn.hpp"
 
 namespace brenier {
+
+template <class T>
+struct Operations;  // of a backend: see backend()
 
 /// How a point of an inversion ended.
 enum class InverseStatus : std::uint8_t {

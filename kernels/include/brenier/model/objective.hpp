@@ -9,6 +9,7 @@
 
 #include "brenier/model/icnn.hpp"
 #include "brenier/model/program.hpp"
+#include "brenier/options.hpp"
 
 namespace brenier {
 
@@ -52,21 +53,6 @@ struct NetworkTerm {
   double weight = 1;
   std::shared_ptr<const Icnn> net;
   std::shared_ptr<const std::vector<double>> theta;  // net->parameters()
-};
-
-/// Entropic optimal transport between clouds with the cost 1/2 |x - y|^2: Sinkhorn's algorithm on the
-/// logarithms, epsilon lowered step by step (Feydy et al., AISTATS 2019; Schmitzer, SIAM J. Sci. Comput. 41,
-/// 2019). The value is min <P, C> + epsilon KL(P | a x b) = <a, f> + <b, g>.
-struct SinkhornOptions {
-  double epsilon = 0.0025;  // > 0, in the unit of the cost; the square of a blur
-  double scaling = 0.5;  // in (0, 1): sqrt(epsilon) falls by this factor, from a bound of the largest cost on
-  int iterations = 100;  // most steps at the last epsilon, >= 1; a step updates f and g
-  int warm_iterations = 10;  // the same where there are potentials of a call before, and no schedule; >= 1
-  double tolerance = 1e-6;   // ends them where the marginals are met to this, in total variation; 0: all
-                             // steps. 128 rounding units of T end them in any case
-  bool debiased = false;     // less half of the two clouds' values with themselves (Sinkhorn divergence)
-  std::ptrdiff_t storage = std::ptrdiff_t{1} << 30;  // bytes: most that the costs between two clouds take;
-                                                     // see stores_costs()
 };
 
 /// weight * D(rho, reference): how far the particles, of equal weight, are from a fixed cloud. MMD and energy

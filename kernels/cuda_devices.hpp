@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <string>
 
-#include "brenier/operations.hpp"
+#include "kernels/model/step.hpp"
 
 namespace brenier::cuda {
 

@@ -10,16 +10,15 @@
 // engine before it calls an operation; operations trust them.
 #pragma once
 
-#include <atomic>
-#include <cstdint>
 #include <vector>
 
-#include "brenier/base/portable.hpp"
 #include "brenier/base/team.hpp"
 #include "brenier/base/view.hpp"
-#include "brenier/model/divergence.hpp"
 #include "brenier/model/icnn.hpp"
 #include "brenier/model/objective.hpp"
+#include "brenier/options.hpp"
+#include "kernels/model/divergence.hpp"
+#include "kernels/model/step.hpp"
 
 namespace brenier {
 
@@ -42,108 +41,6 @@ struct JetSeeds {
   MatrixView<const T> q;       // (N, K*d): q_i1, ..., q_iK side by side
   MatrixView<const T> p;       // (N, K*d), or empty
   MatrixView<const T> metric;  // (N, d*d): symmetric M_i
-};
-
-/// How long solve_hessian() iterates.
-struct CgOptions {
-  int iterations = 10;      // most steps of a solve, >= 0
-  double tolerance = 0;     // ends a solve where |residual| <= tolerance |p|; 0: all steps. A residual below
-                            // the rounding unit of T ends it in any case: more steps would not improve z
-  bool warm_start = false;  // z holds first guesses; one that leaves more residual than 0 does is dropped
-};
-
-/// What became of all solves of a call. Residuals are those that the recursion carries: the true ones stop
-/// falling at about (condition of H) times the rounding unit of T.
-struct CgReport {
-  int iterations = 0;         // most steps that a solve took
-  double worst_residual = 0;  // largest |p - H z| / |p|; 0 where p = 0, infinite where p is not finite
-  Index indefinite = 0;       // solves that met a direction s with s^T H s <= 0 (or NaN, or all but 0)
-  Index unconverged = 0;      // solves that ended above the tolerance; 0 where the tolerance is 0
-
-  /// Takes in the report of other solves.
-  BRENIER_HOST_DEVICE void add(const CgReport& other) {
-    iterations = other.iterations > iterations ? other.iterations : iterations;
-    worst_residual = other.worst_residual > worst_residual ? other.worst_residual : worst_residual;
-    indefinite += other.indefinite;
-    unconverged += other.unconverged;
-  }
-};
-
-/// How the gradient of -E[w log det H] is formed (the paper's appendix B.4).
-struct LogDetOptions {
-  enum class Method {
-    exact,  // all second derivatives and a Cholesky factor of H
-    cg,     // Hutchinson's estimator: mean of (H^{-1} e)^T (dH/dtheta) e over random signs e, z = H^{-1} e by
-            // conjugate gradients. Without bias for the entropy, whose w is 1, as far as z is solved for;
-            // other weights see log det H through the quadrature that the same steps give, and its variance s
-            // biases w(xi) to second order: exp((m-1) log xi) by (m-1)^2 s/2, relatively
-  };
-  Method method = Method::exact;
-  int probes = 1;        // P >= 1, for each particle, fresh in each iteration: RademacherProbes
-  int iterations = 10;   // most steps of a solve, >= 1; d of them solve in exact arithmetic
-  double tolerance = 0;  // see CgOptions, in [0, 1)
-
-  CgOptions cg() const { return {.iterations = iterations, .tolerance = tolerance}; }
-};
-
-/// Adam (Kingma and Ba, ICLR 2015) with a rate that falls along a half cosine from `rate` to
-/// `rate * final_fraction` over the iterations of a JKO step.
-struct AdamOptions {
-  double rate = 1e-3;
-  double final_fraction = 1.0;
-  double beta1 = 0.9;
-  double beta2 = 0.999;
-  double epsilon = 1e-8;
-
-  /// Rate of iteration k (from 0) of n.
-  BRENIER_HOST_DEVICE double rate_at(int k, int n) const;  // defined in kernels/model/adam.hpp
-};
-
-/// One JKO step to be solved: minimise over theta
-///     F((grad u)# rho) + 1/(2 tau) E |grad u(x) - x|^2
-/// with u(x) = S^2 u_theta((x - m)/S) + m.x, the network seen through normalised coordinates.
-template <class T>
-struct InnerProblem {
-  const Icnn* net = nullptr;
-  MatrixView<const T> x;                // (N, d): the cloud the step starts from, minus m: small numbers
-                                        // keep their digits in T wherever the cloud lies
-  const double* log_density = nullptr;  // (N): log rho(x_i); only where there are internal terms
-  std::vector<double> shift;            // m (d)
-  double scale = 1;                     // S > 0
-  double tau = 1e-3;                    // > 0, time units of the PDE
-  const Objective* objective = nullptr;
-  AdamOptions adam;
-  int iterations = 400;    // n_u, also the length of the rate schedule
-  Index minibatch = 0;     // particles drawn, with replacement, each iteration; 0 takes the cloud
-  LogDetOptions log_det;   // only where there are internal terms
-  std::uint64_t seed = 0;  // of the minibatch draws and the probes
-  std::uint32_t step = 0;
-  double tolerance = 0;       // stop where |gradient| <= tolerance * gradient_scale; 0: never
-  double gradient_scale = 0;  // 0: the gradient of the first iteration of this call
-  // Ends the loop after the current iteration; on a device after those that are queued, a few dozen at most.
-  const std::atomic<bool>* interrupt = nullptr;
-};
-
-/// What the inner loop changes: parameters and the moments of Adam, all of length net->parameters().
-template <class T>
-struct InnerState {
-  std::vector<T> theta;
-  std::vector<T> first_moment;
-  std::vector<T> second_moment;
-  int iteration = 0;  // iterations done; the loop goes on from here, up to `until`
-};
-
-/// How an inner loop ended. The gradient is that of the last iteration, with components that push a weight
-/// below its bound left out; 2-norm.
-struct InnerReport {
-  int iterations = 0;
-  double first_gradient = 0;
-  double gradient = 0;
-  bool converged = false;  // by tolerance
-  bool finite = true;      // false: the gradient was not finite; theta is from before that update
-  bool interrupted = false;
-  CgReport cg;  // of all solves of the loop
-  SinkhornReport sinkhorn;
 };
 
 /// The table of operations of one backend.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the backends share of divergences between a cloud and a reference: options are in
-// kernels/include/brenier/model/objective.hpp, the operation in kernels/include/brenier/operations.hpp.
+// What the backends share of divergences between a cloud and a reference: terms are in model/objective.hpp,
+// the operation in kernels/operations.hpp.
 #pragma once
 
 #include <vector>
@@ -9,19 +9,6 @@
 #include "brenier/model/objective.hpp"
 
 namespace brenier {
-
-/// What became of all Sinkhorn solves of a call.
-struct SinkhornReport {
-  int iterations = 0;         // most steps at the last epsilon that a solve took
-  double marginal_error = 0;  // largest total variation between the first marginal of a plan and the weights,
-                              // where the second is met
-  Index solves = 0;
-  Index schedules = 0;    // solves that lowered epsilon step by step
-  Index unconverged = 0;  // solves that ended above the tolerance; 0 where the tolerance is 0
-
-  /// Takes in the report of other solves.
-  void add(const SinkhornReport& other);
-};
 
 /// A cloud of N particles at x_i + shift.
 template <class T>
