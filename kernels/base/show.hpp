@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Numbers in messages.
+// Numbers in messages and files.
 #pragma once
 
+#include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <string>
 
@@ -14,6 +16,15 @@ inline std::string show(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.10g", value);
   return text;
+}
+
+/// The shortest text that reads back as the same number.
+inline std::string exact_text(double value) {
+  if (std::isnan(value)) return "nan";
+  if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
+  char text[40];
+  const auto end = std::to_chars(text, text + sizeof text, value);
+  return {text, end.ptr};
 }
 
 }  // namespace brenier

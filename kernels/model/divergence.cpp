@@ -7,6 +7,7 @@
 #include <string>
 
 #include "brenier/base/error.hpp"
+#include "kernels/model/keys.hpp"
 
 namespace brenier {
 namespace {
@@ -111,20 +112,12 @@ void check_divergence(const DivergenceTerm& term, const char* where) {
   const std::string at = where;
   if (!term.reference) throw ValueError(at + ": no reference cloud; give the points to compare with");
   check_cloud(*term.reference, term.reference_weights, where);
-  const auto wrong = [&](const char* name, double value, const char* allowed) {
-    throw ValueError(at + ": " + name + " = " + show_value(value) + "; it must be " + allowed);
-  };
   if (term.form == DivergenceTerm::Form::sinkhorn) {
-    const SinkhornOptions& o = term.sinkhorn;
-    if (!(o.epsilon > 0) || !std::isfinite(o.epsilon))
-      wrong("epsilon", o.epsilon, "above 0, in the unit of the cost");
-    if (!(o.scaling > 0 && o.scaling < 1)) wrong("scaling", o.scaling, "above 0 and below 1");
-    if (o.iterations < 1) wrong("iterations", o.iterations, "at least 1");
-    if (o.warm_iterations < 1) wrong("warm_iterations", o.warm_iterations, "at least 1");
-    if (!(o.tolerance >= 0)) wrong("tolerance", o.tolerance, "at least 0");
+    check_options(sinkhorn_keys(), term.sinkhorn, at + ": ");
   }
   if (term.form == DivergenceTerm::Form::mmd && (!(term.bandwidth > 0) || !std::isfinite(term.bandwidth))) {
-    wrong("bandwidth", term.bandwidth, "above 0, for example the median distance");
+    throw ValueError(at + ": bandwidth = " + show_value(term.bandwidth) +
+                     "; it must be above 0, for example the median distance");
   }
 }
 

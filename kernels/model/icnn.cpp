@@ -7,6 +7,7 @@
 
 #include "brenier/base/error.hpp"
 #include "brenier/base/philox.hpp"
+#include "kernels/model/keys.hpp"
 
 namespace brenier {
 namespace {
@@ -17,8 +18,8 @@ void validate(const Architecture& a) {
   const auto fail = [](const std::string& what) { throw ValueError("ICNN architecture: " + what); };
   if (a.dim < 1) fail("dim = " + std::to_string(a.dim) + "; it must be at least 1");
   if (a.hidden.empty()) fail("no hidden layers; give at least one width, e.g. hidden = [100, 20]");
+  check_options(architecture_keys(), a, "ICNN architecture: ");
   for (const int width : a.hidden) {
-    if (width < 1) fail("a hidden width is " + std::to_string(width) + "; widths must be at least 1");
     if (a.residual && width != a.hidden.front()) {
       fail("a residual network needs equal widths, got " + std::to_string(a.hidden.front()) + " and " +
            std::to_string(width));
@@ -29,14 +30,6 @@ void validate(const Architecture& a) {
     fail(std::to_string(layers) + " hidden layers (a residual block counts two); at most " +
          std::to_string(kMaxLayers) + " are supported");
   }
-  if (a.quadratic_rank < 0) {
-    fail("quadratic_rank = " + std::to_string(a.quadratic_rank) + "; it must be at least 0");
-  }
-  if (!(a.sharpness > 0 && a.sharpness <= 1e6)) {
-    fail("sharpness = " + std::to_string(a.sharpness) + "; it must be above 0, and at most 1e6");
-  }
-  if (!(a.floor >= 0)) fail("floor = " + std::to_string(a.floor) + "; it must be at least 0");
-  if (!(a.alpha_min >= 0)) fail("alpha_min = " + std::to_string(a.alpha_min) + "; it must be at least 0");
 }
 
 }  // namespace

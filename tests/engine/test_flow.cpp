@@ -270,10 +270,10 @@ TEST_CASE("options of the log-determinant are checked") {
   };
   using Method = LogDetChoice::Method;
   CHECK(message({.method = Method::cg}) == "(no error)");
-  CHECK(message({.probes = 0}) == "flow: inner.log_det.probes = 0; it must be in [1, 1000]");
-  CHECK(message({.iterations = 0}) == "flow: inner.log_det.iterations = 0; it must be in [1, 1000]");
+  CHECK(message({.probes = 0}) == "flow: inner.log_det.probes = 0; it must be at least 1 and at most 1000");
+  CHECK(message({.iterations = 0}) == "flow: inner.log_det.iterations = 0; it must be at least 1 and at most 1000");
   CHECK(message({.tolerance = 1}) ==
-        "flow: inner.log_det.tolerance = 1; it must be in [0, 1) (0: all steps)");
+        "flow: inner.log_det.tolerance = 1; it must be at least 0 and below 1");
   CHECK(message({.tolerance = std::nan("")}).find("inner.log_det.tolerance = nan") != std::string::npos);
 }
 

@@ -11,6 +11,7 @@
 #include "brenier/potential.hpp"
 #include "tests/support/app.hpp"
 #include "tools/config/config.hpp"
+#include "tools/config/keys.hpp"
 #include "tools/runs/run.hpp"
 #include "tools/runs/run_folder.hpp"
 
@@ -354,4 +355,46 @@ TEST_CASE("configuration: the log-determinant of the inner loop") {
   CHECK(cg.tolerance == 1e-2);
   CHECK(parse_config(kTiny, "a.toml", fs::temp_directory_path(), {}).resolved.find("logdet = \"auto\"") !=
         std::string::npos);
+}
+
+TEST_CASE("docs/configuration.md is what the rows of keys say") {
+  const std::string reference = key_reference();
+  CHECK(command({"info", "--keys"}).out == reference);
+  const fs::path file = fs::path(BRENIER_SOURCE_DIR) / "docs" / "configuration.md";
+  INFO("write it again: brenier info --keys > docs/configuration.md");
+  CHECK(read_text(file) == reference);
+  // Every key that a configuration ends up with has its row.
+  const std::string resolved = tiny({"flow.tau=auto", "flow.end_time=2e-3", "exact.std=1"}).resolved;
+  std::istringstream lines(resolved);
+  for (std::string line; std::getline(lines, line);) {
+    const std::size_t equals = line.find(" = ");
+    if (equals == std::string::npos) continue;
+    check_contains(reference, {("| `" + line.substr(0, equals) + "` |").c_str()});
+  }
+}
+
+TEST_CASE("options: a value outside its row's range is named, in a file and in C++") {
+  FlowOptions options;
+  const auto message = [&] {
+    try {
+      options.validate();
+    } catch (const ValueError& error) {
+      return std::string(error.what());
+    }
+    return std::string("(no error)");
+  };
+  CHECK(message() == "(no error)");
+  options.inner.adam.rate = 0;
+  CHECK(message() == "flow: inner.adam.rate = 0; it must be above 0");
+  check_contains(config_error(kTiny, {"inner.rate=0"}), {"inner.rate = 0; it must be above 0"});
+  options.inner.adam.rate = 1, options.inner.minibatch = -1;
+  check_contains(message(), {"flow: inner.minibatch = -1; it must be at least 0"});
+  options.inner.minibatch = 0, options.tau = INFINITY;
+  CHECK(message() == "flow: tau = inf; it must be above 0");
+  options.tau = 1, options.order = 2, options.adaptive.tolerance = -1;
+  CHECK(message() == "flow: adaptive.tolerance = -1; it must be above 0");
+  options.adaptive.tolerance = 1e-3;
+  CHECK(message() == "(no error)");  // without an end
+  options.order = 1;
+  check_contains(message(), {"flow: order = 1", "2"});
 }

@@ -222,6 +222,7 @@ class CommandLine {
     info_ =
         app_.add_subcommand("info", "about the build, a run, a configuration, a .npy or .safetensors file");
     info_->add_option("PATH", info_path_, "nothing: the build and this machine");
+    info_->add_flag("--keys", info_keys_, "every key of a configuration, in Markdown");
 
     plot_ = app_.add_subcommand("plot", "draw density, objective and certificates of runs into figures/");
     plot_->add_option("RUN", plot_runs_, "run folders; several give means with bands")->required();
@@ -244,6 +245,8 @@ class CommandLine {
       pull(point_options_, out);
     } else if (density_->parsed()) {
       density(point_options_, out);
+    } else if (info_->parsed() && info_keys_) {
+      show_keys(out);
     } else if (info_->parsed()) {
       info(info_path_.empty() ? std::nullopt : std::optional<std::filesystem::path>(info_path_), out);
     } else if (plot_->parsed()) {
@@ -327,7 +330,7 @@ class CommandLine {
   PointOptions point_options_;
   DistanceOptions distance_options_;
   FitCommand fit_options_;
-  bool regression_ = false, last_epoch_ = false, one_scale_ = false, fit_plot_ = false;
+  bool regression_ = false, last_epoch_ = false, one_scale_ = false, fit_plot_ = false, info_keys_ = false;
   std::filesystem::path info_path_, plot_out_;
   std::vector<std::filesystem::path> plot_runs_;
 };

@@ -77,6 +77,9 @@ bool fit(const FitCommand& command, std::ostream& out);
 /// About the build, a run folder, a configuration, a .npy or a .safetensors file.
 void info(const std::optional<std::filesystem::path>& path, std::ostream& out);
 
+/// All keys of a configuration, what they may be and mean, in Markdown.
+void show_keys(std::ostream& out);
+
 /// Calls plot.py; returns its exit code. NotAvailable: no Python with numpy and matplotlib, or no plot.py.
 int plot(const std::vector<std::filesystem::path>& runs, const std::filesystem::path& out);
 /// The same of the summary of fit(): the figure beside it, with .png.

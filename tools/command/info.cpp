@@ -10,6 +10,7 @@
 #include "brenier/safetensors.hpp"
 #include "tools/command/commands.hpp"
 #include "tools/config/config.hpp"
+#include "tools/config/keys.hpp"
 #include "tools/runs/run_folder.hpp"
 
 namespace brenier::app {
@@ -100,6 +101,10 @@ void safetensors(const fs::path& path, std::ostream& out) {
 }
 
 }  // namespace
+
+void show_keys(std::ostream& out) {
+  out << key_reference();
+}
 
 void info(const std::optional<fs::path>& path, std::ostream& out) {
   if (!path) return build(out);

@@ -9,51 +9,57 @@
 
 #include "brenier/device.hpp"
 #include "brenier/npy.hpp"
+#include "engine/src/flow/options.hpp"
+#include "kernels/base/show.hpp"
+#include "kernels/model/keys.hpp"
+#include "tools/config/keys.hpp"
 
 namespace brenier::app {
 namespace {
 
 void read_flow(Section& section, const CloudConfig& cloud, Config& config) {
+  section.allow(names_of("", flow_keys(), step_keys()));
   if (!section.present()) section.fail("", "is missing: the table [flow] needs tau and steps");
   FlowOptions& flow = config.flow;
-  flow.start_time =
-      section.number("start_time", any_number(), cloud.barenblatt ? cloud.barenblatt->time : 0.0);
+  flow.start_time = cloud.barenblatt ? cloud.barenblatt->time : 0.0;
+  section.read_first("start_time", flow_keys(), flow);
+  std::string kind = "number";
   if (section.kind("tau") == Section::Kind::text) {
-    const std::string word = section.text("tau");
-    if (word != "auto") section.fail("tau", "= \"" + word + "\"; it must be a number above 0, or \"auto\"");
-    flow.order = static_cast<int>(section.integer("order", {2, 2}, 2));
-    flow.adaptive.end_time = section.number("end_time", above(flow.start_time));
-    flow.adaptive.tolerance = section.number("tolerance", above(0), 2e-3);
+    kind = section.text("tau");
+    if (kind != "auto") section.fail("tau", "= \"" + kind + "\"; it must be a number above 0, or \"auto\"");
+    flow.order = 2;
+    section.read_first("order", flow_keys(), flow);
+    if (flow.order != 2) section.fail("order", "= 1; it must be 2 where tau = \"auto\"");
+    section.read_first("end_time", flow_keys(), flow);
     const double duration = flow.adaptive.end_time - flow.start_time;
-    flow.tau = section.number("first_tau", {0, duration, true, false}, 1e-3 * duration);
-    config.steps = static_cast<int>(section.integer("steps", {1, 999'999}, 10'000));
+    if (!(duration > 0)) {
+      section.fail("end_time", "= " + exact_text(flow.adaptive.end_time) + "; it must be above " +
+                                   exact_text(flow.start_time) + ", where the flow starts");
+    }
+    flow.adaptive.tolerance = 2e-3;
+    flow.tau = 1e-3 * duration;
+    section.read_first("tolerance", flow_keys(), flow);
+    section.read_first("first_tau", flow_keys(), flow);
+    if (flow.tau > duration) {
+      section.fail("first_tau", "= " + exact_text(flow.tau) + "; it must be at most " + exact_text(duration));
+    }
+    config.steps = 10'000;
   } else {
-    section.allow({"tau", "steps", "order", "start_time", "certificates"}, "where tau is a number");
-    flow.tau = section.number("tau", above(0));
-    config.steps = static_cast<int>(section.integer("steps", {1, 999'999}));
-    flow.order = static_cast<int>(section.integer("order", {1, 2}, 1));
+    section.allow(names_of(kind, flow_keys(), step_keys()), "where tau is a number");
+    section.read_first("tau", flow_keys(), flow, kind);
   }
-  flow.certificates = section.boolean("certificates", flow.certificates);
+  section.read(step_keys(), config, kind);
+  section.read(flow_keys(), flow, kind);
   flow.mass = cloud.mass();
 }
 
 void read_network(Section& section, FlowOptions& flow) {
-  Architecture& net = flow.network;
-  net.hidden = section.widths("hidden", net.hidden);
-  net.activation = section.choice("activation", {"softplus", "squareplus"}, "softplus") == "softplus"
-                       ? Activation::softplus
-                       : Activation::squareplus;
-  net.residual = section.boolean("residual", net.residual);
-  net.quadratic_rank = static_cast<int>(section.integer("quadratic_rank", {0, 100'000}, net.quadratic_rank));
-  flow.inner.alpha = section.number("alpha", at_least(0), flow.inner.alpha);
-  net.learn_alpha = section.boolean("learn_alpha", net.learn_alpha);
-  net.alpha_min = section.number("alpha_min", at_least(0), net.alpha_min);
-  net.floor = section.number("floor", at_least(0), net.floor);
-  net.sharpness = section.number("sharpness", above(0), net.sharpness);
-  flow.normalise = section.boolean("normalise", flow.normalise);
+  section.allow(names_of("", architecture_keys(), network_keys()));
+  section.read(architecture_keys(), flow.network);
+  section.read(network_keys(), flow);
   Index parameters = 0;
   try {
-    parameters = Icnn(net).parameters();
+    parameters = Icnn(flow.network).parameters();
   } catch (const ValueError& error) {
     section.fail("hidden", std::string("gives no valid network: ") + error.what());
   }
@@ -65,39 +71,17 @@ void read_network(Section& section, FlowOptions& flow) {
   }
 }
 
-void read_inner(Section& section, const CloudConfig& cloud, InnerOptions& inner) {
-  constexpr double most = 2'000'000'000;
-  inner.iterations = static_cast<int>(section.integer("iterations", {1, most}, inner.iterations));
-  inner.adam.rate = section.number("rate", above(0), inner.adam.rate);
-  inner.adam.final_fraction = section.number("final_fraction", between(0, 1), inner.adam.final_fraction);
-  const Range decay{0, 1, false, true};
-  inner.adam.beta1 = section.number("beta1", decay, inner.adam.beta1);
-  inner.adam.beta2 = section.number("beta2", decay, inner.adam.beta2);
-  inner.adam.epsilon = section.number("epsilon", above(0), inner.adam.epsilon);
-  inner.warm_start = section.boolean("warm_start", inner.warm_start);
-  inner.initialisation = section.choice("initialisation", {"identity", "paper"}, "identity") == "identity"
-                             ? Initialisation::identity
-                             : Initialisation::paper;
-  inner.minibatch = section.integer("minibatch", {0, most}, inner.minibatch);
-  inner.refresh = static_cast<int>(section.integer("refresh", {0, most}, inner.refresh));
-  if (inner.refresh > 0 && !cloud.density) {
-    section.fail("refresh", "= " + std::to_string(inner.refresh) +
+void read_inner(Section& section, const CloudConfig& cloud, FlowOptions& flow) {
+  section.allow(names_of("", inner_keys()));
+  section.read(inner_keys(), flow);
+  if (flow.inner.refresh > 0 && !cloud.density) {
+    section.fail("refresh", "= " + std::to_string(flow.inner.refresh) +
                                 "; a cloud from a file cannot be drawn again, so it must be 0");
   }
-  inner.tolerance = section.number("tolerance", at_least(0), inner.tolerance);
-  inner.retries = static_cast<int>(section.integer("retries", {0, 100}, inner.retries));
-  LogDetChoice& log_det = inner.log_det;
-  const std::string method = section.choice("logdet", {"auto", "exact", "cg"}, "auto");
-  log_det.method = method == "auto"    ? LogDetChoice::Method::automatic
-                   : method == "exact" ? LogDetChoice::Method::exact
-                                       : LogDetChoice::Method::cg;
-  log_det.probes = static_cast<int>(section.integer("probes", {1, 1000}, log_det.probes));
-  log_det.iterations = static_cast<int>(section.integer("cg_iterations", {1, 1000}, log_det.iterations));
-  log_det.tolerance = section.number("cg_tolerance", {0, 1, false, true}, log_det.tolerance);
 }
 
 void read_held_out(Section& section, const Config& config, HeldOutConfig& held_out) {
-  constexpr double most = 1e9;
+  section.allow(names_of("", held_out_keys()));
   // Second order keeps d^2 numbers a particle.
   const double dim = config.cloud.dim;
   const bool jacobians = config.flow.order == 2 && config.functional.needs_density();
@@ -105,34 +89,30 @@ void read_held_out(Section& section, const Config& config, HeldOutConfig& held_o
                           : !config.functional.distances().empty() ? 2000  // all pairs with the reference
                           : jacobians ? std::clamp(5e7 / (dim * dim), 1000.0, 100'000.0)
                                       : 100'000;
-  held_out.particles = section.integer("particles", {0, most}, static_cast<long long>(fallback));
+  held_out.particles = static_cast<Index>(fallback);
+  section.read(held_out_keys(), held_out);
   if (held_out.particles > 0 && !config.cloud.density) {
     section.fail("particles",
                  "= " + std::to_string(held_out.particles) +
                      "; held-out particles cannot be drawn for a cloud from a file, so it must be 0");
   }
-  held_out.sampling =
-      sampling_of(section.choice("sampling", {"random", "stratified", "whitened"}, "stratified"));
   if (held_out.sampling == Sampling::whitened &&
       (!config.cloud.gaussian || held_out.particles <= config.cloud.dim)) {
     section.fail("sampling",
                  "= \"whitened\" needs cloud.density = \"gaussian\" and more particles than dimensions");
   }
-  held_out.every = static_cast<int>(section.integer("every", {1, most}, 1));
-  // All pairs of 100,000 particles take seconds: up to the last step some of them stand for all.
-  held_out.pair_limit = section.integer("pair_limit", {0, most}, 8192);
 }
 
 void read_output(Section& section, Config& config) {
-  constexpr double most = 1e9;
-  config.clouds_every = static_cast<int>(section.integer("every", {1, most}, std::max(1, config.steps / 10)));
-  config.checkpoint_every =
-      static_cast<int>(section.integer("checkpoint_every", {1, most}, std::max(1, config.steps / 20)));
+  section.allow(names_of("", output_keys()));
+  config.clouds_every = std::max(1, config.steps / 10);
+  config.checkpoint_every = std::max(1, config.steps / 20);
+  section.read(output_keys(), config);
 }
 
 void read_exact(Section& section, const Config& config, ExactConfig& exact) {
-  if (section.has("functional")) exact.functional = section.number("functional", any_number());
-  if (section.has("std")) exact.deviation = section.number("std", above(0));
+  section.allow(names_of("", exact_keys()));
+  section.read(exact_keys(), exact);
   if (!section.has("density")) return;
   exact.density = section.text("density");
   try {
@@ -149,16 +129,18 @@ void read_exact(Section& section, const Config& config, ExactConfig& exact) {
   }
 }
 
-void read_device(Section& root, Config& config) {
-  config.flow.seed = static_cast<std::uint64_t>(root.integer("seed", at_least(0), 0));
-  config.precision = root.choice("precision", {"float", "double"}, "float");
-  config.flow.device = root.text("device", "auto");
+void read_top(Section& root, Config& config) {
+  std::vector<std::string> names = names_of("", run_keys(), top_keys());
+  names.insert(names.end(), {"cloud", "parameters", "functional", "flow", "network", "inner", "held_out",
+                             "output", "exact"});
+  root.allow(names);
+  root.read(run_keys(), config.flow);
+  root.read(top_keys(), config);
   try {
     static_cast<void>(backend<float>(config.flow.device));
   } catch (const Error& error) {
     root.fail("device", std::string("cannot be used: ") + error.what());
   }
-  config.flow.threads = static_cast<int>(root.integer("threads", {0, 4096}, 0));
 }
 
 std::uint64_t mixed(std::uint64_t seed, std::uint64_t draw) {
@@ -170,16 +152,15 @@ std::uint64_t mixed(std::uint64_t seed, std::uint64_t draw) {
 Config parse_config(const std::string& text, const std::string& name, const std::filesystem::path& folder,
                     const std::vector<std::string>& overrides) {
   Document document(text, name, folder, overrides);
-  Section root = document.root({"seed", "precision", "device", "threads", "cloud", "parameters", "functional",
-                                "flow", "network", "inner", "held_out", "output", "exact"});
+  Section root = document.root();
   Config config;
   config.name = name;
-  read_device(root, config);
+  read_top(root, config);
 
   // Unknown keys come first: a missing key is often a misspelt one.
-  Section cloud = root.table("cloud", {});
+  Section cloud = root.table("cloud");
   config.cloud = read_cloud(cloud);
-  Section parameters = root.table("parameters", {});
+  Section parameters = root.table("parameters");
   config.parameters = read_parameters(parameters);
   std::vector<Section> terms = root.tables("functional");
   if (terms.empty())
@@ -192,22 +173,18 @@ Config parse_config(const std::string& text, const std::string& name, const std:
                "every particle, a .npy file of N numbers");
   }
 
-  Section flow = root.table(
-      "flow", {"tau", "steps", "order", "start_time", "end_time", "tolerance", "first_tau", "certificates"});
+  Section flow = root.table("flow");
   read_flow(flow, config.cloud, config);
-  Section network = root.table("network", {"hidden", "activation", "residual", "quadratic_rank", "alpha",
-                                           "learn_alpha", "alpha_min", "floor", "sharpness", "normalise"});
+  Section network = root.table("network");
   config.flow.network.dim = config.cloud.dim;
   read_network(network, config.flow);
-  Section inner = root.table("inner", {"iterations", "rate", "final_fraction", "beta1", "beta2", "epsilon",
-                                       "warm_start", "initialisation", "minibatch", "refresh", "tolerance",
-                                       "retries", "logdet", "probes", "cg_iterations", "cg_tolerance"});
-  read_inner(inner, config.cloud, config.flow.inner);
-  Section held_out = root.table("held_out", {"particles", "sampling", "every", "pair_limit"});
+  Section inner = root.table("inner");
+  read_inner(inner, config.cloud, config.flow);
+  Section held_out = root.table("held_out");
   read_held_out(held_out, config, config.held_out);
-  Section output = root.table("output", {"every", "checkpoint_every"});
+  Section output = root.table("output");
   read_output(output, config);
-  Section exact = root.table("exact", {"functional", "std", "density"});
+  Section exact = root.table("exact");
   read_exact(exact, config, config.exact);
   config.resolved = document.resolved();
   return config;

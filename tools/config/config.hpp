@@ -19,6 +19,7 @@ namespace brenier::app {
 
 /// [cloud]: the initial density and how its particles are drawn.
 struct CloudConfig {
+  std::string kind;  // "gaussian", "uniform", ...: the key `density`
   int dim = 1;
   Index particles = 0;
   Sampling sampling = Sampling::stratified;
@@ -33,8 +34,10 @@ struct CloudConfig {
 
 /// [held_out]: a second cloud on which F is judged.
 struct HeldOutConfig {
-  Index particles = 0;   // 0: none
-  Index pair_limit = 0;  // particles that interactions are taken over before the last step; 0: all
+  Index particles = 0;  // 0: none
+  /// Particles that interactions are taken over before the last step; 0: all. All pairs of 100,000 particles
+  /// take seconds: until then some of them stand for all.
+  Index pair_limit = 8192;
   Sampling sampling = Sampling::stratified;
   int every = 1;  // steps between evaluations of F
 };
@@ -85,7 +88,6 @@ Config parse_config(const std::string& text, const std::string& name, const std:
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
 
 // The sections that have files of their own.
-Sampling sampling_of(const std::string& name);
 CloudConfig read_cloud(Section& section);
 Parameters read_parameters(Section& section);
 /// `initial` gives the initial cloud, for terms that name it.

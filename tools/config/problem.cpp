@@ -5,36 +5,25 @@
 
 #include "brenier/metrics.hpp"
 #include "brenier/npy.hpp"
+#include "kernels/base/show.hpp"
+#include "kernels/model/keys.hpp"
 #include "tools/config/config.hpp"
+#include "tools/config/keys.hpp"
 
 namespace brenier::app {
 namespace {
 
-const std::vector<std::string> kDensities = {"gaussian", "uniform", "mixture", "barenblatt", "file"};
-const std::vector<std::string> kComponents = {"gaussian", "uniform", "barenblatt"};
-
-/// Keys of a density, beside `density` and `dim`.
-std::vector<std::string> density_keys(const std::string& density) {
-  if (density == "gaussian") return {"mean", "variance"};
-  if (density == "uniform") return {"lower", "upper"};
-  if (density == "mixture") return {"weights", "components"};
-  if (density == "barenblatt") return {"m", "time", "mass"};
-  return {"path", "log_density"};
-}
-
-std::vector<std::string> with(std::vector<std::string> keys, const std::vector<std::string>& more) {
-  keys.insert(keys.end(), more.begin(), more.end());
-  return keys;
-}
-
-/// The text of a key, for deciding which keys go with it; the schema check comes after.
-std::string peek(Section section, const std::string& key, const std::vector<std::string>& names) {
-  Section copy = section.silent();
-  return copy.choice(key, names);
+/// The kind of a section, for deciding which keys go with it; the schema check comes after.
+template <class Options>
+std::string peek(const Section& section, const std::string& key, const Keys<Options>& keys) {
+  Options options;
+  section.silent().read_first(key, keys, options);
+  return options.kind;
 }
 
 /// The dimension: `dim`, or what the lists say, or 1. They must agree.
-int dimension(Section& section, const std::vector<std::string>& list_keys, int expected) {
+void read_dimension(Section& section, const std::vector<std::string>& list_keys, int expected,
+                    CloudConfig& cloud) {
   int dim = 0;
   std::string from;
   for (const std::string& key : list_keys) {
@@ -47,8 +36,9 @@ int dimension(Section& section, const std::vector<std::string>& list_keys, int e
     dim = static_cast<int>(length);
     from = "'" + key + "'";
   }
-  const long long fallback = expected > 0 ? expected : dim > 0 ? dim : 1;
-  const int given = static_cast<int>(section.integer("dim", {1, 100'000}, fallback));
+  cloud.dim = expected > 0 ? expected : dim > 0 ? dim : 1;
+  section.read_first("dim", cloud_keys(), cloud);
+  const int given = cloud.dim;
   if (dim != 0 && given != dim) {
     section.fail(section.has("dim") ? "dim" : from.substr(1, from.size() - 2),
                  "does not fit: the dimension is " + std::to_string(given) + ", " + from + " has " +
@@ -59,7 +49,6 @@ int dimension(Section& section, const std::vector<std::string>& list_keys, int e
                             "; the components of a mixture have one dimension, here " +
                             std::to_string(expected));
   }
-  return given;
 }
 
 /// A number for all coordinates, or a list of dim numbers.
@@ -126,12 +115,13 @@ void read_mixture(Section& section, CloudConfig& cloud) {
     section.fail("weights", "has " + std::to_string(weights.cols()) + " elements for " +
                                 std::to_string(parts.size()) + " tables [[cloud.components]]");
   }
+  const std::vector<std::string> kinds = {"gaussian", "uniform", "barenblatt"};
   std::vector<Density> densities;
   for (Section& part : parts) {
-    const std::string name = peek(part, "density", kComponents);
-    part.allow(with({"density", "dim"}, density_keys(name)), "for density = \"" + name + "\"");
+    const std::string name = part.silent().choice("density", kinds);
+    part.allow(names_of(name, cloud_keys(), barenblatt_keys()), "for density = \"" + name + "\"");
     CloudConfig component;
-    part.choice("density", kComponents);
+    part.choice("density", kinds);
     read_density(part, name, cloud.dim, component);
     densities.push_back(*component.density);
   }
@@ -141,46 +131,45 @@ void read_mixture(Section& section, CloudConfig& cloud) {
 
 void read_density(Section& section, const std::string& density, int expected, CloudConfig& cloud) {
   if (density == "gaussian") {
-    cloud.dim = dimension(section, {"mean", "variance"}, expected);
+    read_dimension(section, {"mean", "variance"}, expected, cloud);
     GaussianState state{coordinates(section, "mean", cloud.dim, 0.0), covariance(section, cloud.dim)};
     cloud.density =
         located(section, "variance", [&] { return Density::gaussian(state.mean, state.covariance); });
     cloud.gaussian = std::move(state);
   } else if (density == "uniform") {
-    cloud.dim = dimension(section, {"lower", "upper"}, expected);
+    read_dimension(section, {"lower", "upper"}, expected, cloud);
     const std::vector<double> lower = coordinates(section, "lower", cloud.dim, std::nullopt);
     const std::vector<double> upper = coordinates(section, "upper", cloud.dim, std::nullopt);
     cloud.density = located(section, "upper", [&] { return Density::uniform(lower, upper); });
   } else if (density == "barenblatt") {
-    cloud.dim = dimension(section, {}, expected);
+    read_dimension(section, {}, expected, cloud);
     BarenblattOptions options;
     options.dim = cloud.dim;
-    options.m = section.number("m", above(1), 2.0);
-    options.time = section.number("time", above(0));
-    options.mass = section.number("mass", above(0), 1.0);
+    section.read(barenblatt_keys(), options);
     cloud.density = located(section, "time", [&] { return Density::barenblatt(options); });
     cloud.barenblatt = options;
   } else {
-    cloud.dim = dimension(section, {}, expected);
+    read_dimension(section, {}, expected, cloud);
     read_mixture(section, cloud);
   }
 }
 
 void read_file(Section& section, CloudConfig& cloud) {
-  cloud.file = section.file("path");
+  section.read_first("path", cloud_keys(), cloud);
   cloud.file_place = section.place("path");
   const NpyInfo info = read_npy_info(cloud.file);
   cloud.particles = info.shape[0];
   cloud.dim = info.shape.size() > 1 ? static_cast<int>(info.shape[1]) : 1;
   if (cloud.particles < 1 || cloud.dim < 1)
     section.fail("path", "holds no particles; the shape must be (N, d)");
-  const long long dim = section.integer("dim", at_least(1), cloud.dim);
+  const int dim = cloud.dim;
+  section.read_first("dim", cloud_keys(), cloud);
   if (dim != cloud.dim) {
-    section.fail("dim", "= " + std::to_string(dim) + ", but '" + cloud.file.string() +
-                            "' has particles in dimension " + std::to_string(cloud.dim));
+    section.fail("dim", "= " + std::to_string(cloud.dim) + ", but '" + cloud.file.string() +
+                            "' has particles in dimension " + std::to_string(dim));
   }
-  if (!section.has("log_density")) return;
-  cloud.log_density = section.file("log_density");
+  section.read_first("log_density", cloud_keys(), cloud);
+  if (cloud.log_density.empty()) return;
   cloud.log_density_place = section.place("log_density");
   const NpyInfo density = read_npy_info(cloud.log_density);
   if (density.shape.size() != 1 || density.shape[0] != cloud.particles) {
@@ -189,8 +178,7 @@ void read_file(Section& section, CloudConfig& cloud) {
   }
 }
 
-Functional read_learned_potential(Section& section, int dim) {
-  const std::filesystem::path file = section.file("path");
+Functional read_learned_potential(const Section& section, const std::filesystem::path& file, int dim) {
   const Functional out = located(section, "path", [&] { return learned_potential(file); });
   if (out.dimension() != dim) {
     section.fail("path", "= '" + file.string() + "' is a potential in dimension " +
@@ -206,23 +194,16 @@ SinkhornOptions read_sinkhorn(Section& section) {
   if (section.has("blur")) {
     if (section.has("epsilon"))
       section.fail("blur", "and epsilon = blur^2 are both given; write one of them");
-    const double blur = section.number("blur", above(0));
+    const double blur = section.silent().number("blur", above(0));
+    section.note("epsilon", exact_text(blur * blur));
     options.epsilon = blur * blur;
-  } else {
-    options.epsilon = section.number("epsilon", above(0), options.epsilon);
   }
-  options.scaling = section.number("scaling", {0, 1, true, true}, options.scaling);
-  options.iterations = static_cast<int>(section.integer("iterations", {1, 1e9}, options.iterations));
-  options.warm_iterations =
-      static_cast<int>(section.integer("warm_iterations", {1, 1e9}, options.warm_iterations));
-  options.tolerance = section.number("tolerance", at_least(0), options.tolerance);
-  options.debiased = section.boolean("debiased", options.debiased);
+  section.read(sinkhorn_keys(), options);
   return options;
 }
 
-/// The distance from a file's points, or from the initial cloud.
-Functional read_distance(Section& section, const std::string& term, int dim,
-                         const std::function<Matrix<double>()>& initial) {
+/// The points of a file, or the initial cloud.
+Matrix<double> read_reference(Section& section, int dim, const std::function<Matrix<double>()>& initial) {
   Matrix<double> reference;
   if (section.silent().text("reference") == "initial") {
     section.text("reference");
@@ -235,46 +216,96 @@ Functional read_distance(Section& section, const std::string& term, int dim,
     section.fail("reference", "has points in dimension " + std::to_string(reference.cols()) +
                                   ", but the cloud has dimension " + std::to_string(dim));
   }
-  return located(section, "reference", [&] {
-    if (term == "sinkhorn") return sinkhorn(std::move(reference), read_sinkhorn(section));
-    if (term == "energy_distance") return energy_distance_to(std::move(reference));
-    double bandwidth = 0;
-    if (section.kind("bandwidth") == Section::Kind::number) {
-      bandwidth = section.number("bandwidth", above(0));
-    } else {
-      section.choice("bandwidth", {"median"}, "median");
-      bandwidth = median_distance(reference, reference);
-    }
-    return mmd(std::move(reference), bandwidth);
-  });
+  return reference;
 }
+
+double read_bandwidth(Section& section, const Matrix<double>& reference) {
+  if (section.kind("bandwidth") == Section::Kind::number) return section.number("bandwidth", above(0));
+  if (section.has("bandwidth")) {
+    section.choice("bandwidth", {"median"});
+  } else {
+    section.note("bandwidth", toml_string("median"));
+  }
+  return median_distance(reference, reference);
+}
+
+/// What terms refer to.
+struct Problem {
+  int dim;
+  const Parameters& parameters;
+  const std::function<Matrix<double>()>& initial;
+};
+
+/// A kind of term: its name, and what its keys make of it, without the weight.
+struct TermKind {
+  const char* name;
+  Functional (*make)(Section& section, const TermConfig& term, const Problem& problem);
+};
+
+const TermKind kTermKinds[] = {
+    {"potential",
+     [](Section& section, const TermConfig& term, const Problem& problem) {
+       return located(section, "expression",
+                      [&] { return potential(term.expression, problem.dim, problem.parameters); });
+     }},
+    {"interaction",
+     [](Section& section, const TermConfig& term, const Problem& problem) {
+       return located(section, "expression",
+                      [&] { return interaction(term.expression, problem.dim, problem.parameters); });
+     }},
+    {"internal",
+     [](Section& section, const TermConfig& term, const Problem& problem) {
+       return located(section, "expression", [&] { return internal(term.expression, problem.parameters); });
+     }},
+    {"entropy", [](Section&, const TermConfig&, const Problem&) { return entropy(); }},
+    {"porous_medium", [](Section&, const TermConfig& term, const Problem&) { return porous_medium(term.m); }},
+    {"learned_potential",
+     [](Section& section, const TermConfig& term, const Problem& problem) {
+       return read_learned_potential(section, term.path, problem.dim);
+     }},
+    {"sinkhorn",
+     [](Section& section, const TermConfig&, const Problem& problem) {
+       Matrix<double> reference = read_reference(section, problem.dim, problem.initial);
+       return located(section, "reference",
+                      [&] { return sinkhorn(std::move(reference), read_sinkhorn(section)); });
+     }},
+    {"mmd",
+     [](Section& section, const TermConfig&, const Problem& problem) {
+       Matrix<double> reference = read_reference(section, problem.dim, problem.initial);
+       return located(section, "reference", [&] {
+         const double bandwidth = read_bandwidth(section, reference);
+         return mmd(std::move(reference), bandwidth);
+       });
+     }},
+    {"energy_distance",
+     [](Section& section, const TermConfig&, const Problem& problem) {
+       Matrix<double> reference = read_reference(section, problem.dim, problem.initial);
+       return located(section, "reference", [&] { return energy_distance_to(std::move(reference)); });
+     }},
+};
 
 }  // namespace
 
-Sampling sampling_of(const std::string& name) {
-  if (name == "random") return Sampling::random;
-  return name == "stratified" ? Sampling::stratified : Sampling::whitened;
+std::vector<std::string> term_names() {
+  std::vector<std::string> out;
+  for (const TermKind& kind : kTermKinds) out.emplace_back(kind.name);
+  return out;
 }
 
 CloudConfig read_cloud(Section& section) {
   if (!section.present())
     section.fail("", "is missing: the table [cloud] says where the particles come from");
   CloudConfig cloud;
-  const std::string density = peek(section, "density", kDensities);
-  const bool file = density == "file";
-  const std::vector<std::string> common =
-      file ? std::vector<std::string>{"density", "dim"}
-           : std::vector<std::string>{"density", "dim", "particles", "sampling"};
-  section.allow(with(common, density_keys(density)), "for density = \"" + density + "\"");
-  section.choice("density", kDensities);
-  if (file) {
+  cloud.kind = peek(section, "density", cloud_keys());
+  section.allow(names_of(cloud.kind, cloud_keys(), barenblatt_keys(), particle_keys()),
+                "for density = \"" + cloud.kind + "\"");
+  section.read_first("density", cloud_keys(), cloud);
+  if (cloud.kind == "file") {
     read_file(section, cloud);
     return cloud;
   }
-  read_density(section, density, 0, cloud);
-  cloud.particles = section.integer("particles", {1, 1e9});
-  cloud.sampling =
-      sampling_of(section.choice("sampling", {"random", "stratified", "whitened"}, "stratified"));
+  read_density(section, cloud.kind, 0, cloud);
+  section.read(particle_keys(), cloud, cloud.kind);
   if (cloud.sampling == Sampling::whitened) {
     if (!cloud.gaussian) section.fail("sampling", "= \"whitened\" is for density = \"gaussian\" only");
     if (cloud.particles <= cloud.dim) {
@@ -326,43 +357,16 @@ Parameters read_parameters(Section& section) {
 
 Functional read_functional(std::vector<Section>& terms, int dim, const Parameters& parameters,
                            const std::function<Matrix<double>()>& initial) {
-  const std::vector<std::string> names = {"potential", "interaction",   "internal",
-                                          "entropy",   "porous_medium", "learned_potential",
-                                          "sinkhorn",  "mmd",           "energy_distance"};
+  const Problem problem{dim, parameters, initial};
   Functional sum;
   for (Section& section : terms) {
-    const std::string term = peek(section, "term", names);
-    std::vector<std::string> keys = {"term", "weight"};
-    if (term == "porous_medium") keys.push_back("m");
-    if (term == "learned_potential") keys.push_back("path");
-    const bool distance = term == "sinkhorn" || term == "mmd" || term == "energy_distance";
-    if (distance) keys.push_back("reference");
-    if (term == "mmd") keys.push_back("bandwidth");
-    if (term == "sinkhorn") {
-      keys = with(keys,
-                  {"epsilon", "blur", "scaling", "iterations", "warm_iterations", "tolerance", "debiased"});
-    }
-    if (term == "potential" || term == "interaction" || term == "internal") keys.push_back("expression");
-    section.allow(keys, "for term = \"" + term + "\"");
-    section.choice("term", names);
-    Functional one;
-    if (term == "entropy") {
-      one = entropy();
-    } else if (term == "porous_medium") {
-      one = porous_medium(section.number("m", above(1)));
-    } else if (term == "learned_potential") {
-      one = read_learned_potential(section, dim);
-    } else if (distance) {
-      one = read_distance(section, term, dim, initial);
-    } else {
-      const std::string text = section.text("expression");
-      one = located(section, "expression", [&] {
-        if (term == "potential") return potential(text, dim, parameters);
-        if (term == "interaction") return interaction(text, dim, parameters);
-        return internal(text, parameters);
-      });
-    }
-    sum = sum + section.number("weight", any_number(), 1.0) * one;
+    const std::string kind = peek(section, "term", term_keys());
+    section.allow(names_of(kind, term_keys(), sinkhorn_keys()), "for term = \"" + kind + "\"");
+    TermConfig term;
+    section.read(term_keys(), term, kind);
+    const auto named = [&](const TermKind& one) { return one.name == kind; };
+    const TermKind* found = std::find_if(std::begin(kTermKinds), std::end(kTermKinds), named);
+    sum = sum + term.weight * found->make(section, term, problem);
   }
   return sum;
 }

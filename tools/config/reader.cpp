@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "kernels/base/nearest_name.hpp"
+#include "kernels/base/show.hpp"
 
 namespace brenier::app {
 namespace {
@@ -71,29 +72,6 @@ toml::table override_value(const std::string& assignment, const std::string& tex
 }
 
 }  // namespace
-
-bool Range::contains(double value) const {
-  if (std::isnan(value)) return false;
-  return (low_excluded ? value > low : value >= low) && (high_excluded ? value < high : value <= high);
-}
-
-std::string Range::words() const {
-  std::string out;
-  if (std::isfinite(low)) out = (low_excluded ? "above " : "at least ") + exact_text(low);
-  if (std::isfinite(high)) {
-    out += out.empty() ? "" : " and ";
-    out += (high_excluded ? "below " : "at most ") + exact_text(high);
-  }
-  return out.empty() ? "a finite number" : out;
-}
-
-std::string exact_text(double value) {
-  if (std::isnan(value)) return "nan";
-  if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
-  char text[40];
-  const auto end = std::to_chars(text, text + sizeof text, value);
-  return {text, end.ptr};
-}
 
 std::string toml_string(const std::string& text) {
   return render(toml::value<std::string>(text));
@@ -163,11 +141,9 @@ void Document::apply(const std::string& assignment) {
   overrides_[path] = option;
 }
 
-Section Document::root(const std::vector<std::string>& keys) {
+Section Document::root() {
   blocks_.push_back(std::make_unique<Block>());
-  Section section(*this, &tables_->root, "", blocks_.back().get());
-  section.allow(keys);
-  return section;
+  return {*this, &tables_->root, "", blocks_.back().get()};
 }
 
 std::string Document::resolved() const {
@@ -248,98 +224,142 @@ Section Section::silent() const {
   return {*document_, table_, path_, nullptr};
 }
 
-double Section::number(const std::string& key, Range range, std::optional<double> fallback) {
-  const toml::node* node = Access::get(*this, key);
-  if (!node && !fallback) fail(key, "is missing; it must be a number, " + range.words());
-  double value = fallback.value_or(0);
-  if (node) {
+bool Section::noted(const std::string& key) const {
+  if (!block_) return false;
+  return std::any_of(block_->lines.begin(), block_->lines.end(),
+                     [&](const auto& line) { return line.first == key; });
+}
+
+/// Reads one key into a slot of any type, and returns the text of the value it has then; empty where it has
+/// none.
+struct Section::Reading {
+  const Section& section;
+  const std::string& key;
+  const Range& range;
+  bool required;
+  const toml::node* node = Access::get(section, key);
+
+  std::string operator()(double* value) const {
+    require("a number, " + range.words());
+    if (node) *value = finite();
+    return exact_text(*value);
+  }
+  std::string operator()(std::optional<double>* value) const {
+    if (node) *value = finite();
+    return *value ? exact_text(**value) : "";
+  }
+  std::string operator()(int* value) const { return whole(*value); }
+  std::string operator()(Index* value) const { return whole(*value); }
+  std::string operator()(std::uint64_t* value) const { return whole(*value); }
+  std::string operator()(bool* value) const {
+    if (node && !node->is_boolean()) section.wrong_type(key, "true or false");
+    if (node) *value = node->as_boolean()->get();
+    return *value ? "true" : "false";
+  }
+  std::string operator()(std::string* value) const {
+    require("a text");
+    if (node && !node->is_string()) section.wrong_type(key, "a text in quotes");
+    if (node) *value = node->as_string()->get();
+    return toml_string(*value);
+  }
+  std::string operator()(const Choice& choice) const {
+    const std::string allowed = "one of " + joined(choice.names);
+    require(allowed);
+    if (node && !node->is_string()) section.wrong_type(key, allowed);
+    if (node) {
+      const std::string name = node->as_string()->get();
+      if (std::find(choice.names.begin(), choice.names.end(), name) == choice.names.end()) {
+        section.fail(key, "= \"" + name + "\" is unknown; did you mean \"" +
+                              nearest_name(name, choice.names) + "\"? It must be " + allowed);
+      }
+      choice.set(name);
+    }
+    return toml_string(choice.get());
+  }
+  std::string operator()(std::filesystem::path* value) const {
+    if (!node && !required) return "";
+    if (!node || !node->is_string() || node->as_string()->get().empty())
+      section.wrong_type(key, "the name of a file");
+    const std::filesystem::path given = node->as_string()->get();
+    const std::filesystem::path& folder = section.document_->folder();
+    *value = given.is_absolute() ? given : std::filesystem::absolute(folder / given).lexically_normal();
+    return toml_string(value->string());
+  }
+  std::string operator()(std::vector<int>* values) const {
+    const std::string wanted = "a list of widths, each " + range.words() + ", for example [100, 20]";
+    require(wanted);
+    if (node) {
+      if (!node->is_array()) section.wrong_type(key, wanted);
+      values->clear();
+      for (const toml::node& item : *node->as_array()) {
+        const auto* one = item.as_integer();
+        if (!one || !range.contains(static_cast<double>(one->get())))
+          section.fail(key, "= " + render(*node) + "; it must be " + wanted);
+        values->push_back(static_cast<int>(one->get()));
+      }
+      if (values->empty()) section.fail(key, "= [] is empty; it must be " + wanted);
+    }
+    std::string list;
+    for (const int one : *values) list += (list.empty() ? "" : ", ") + std::to_string(one);
+    return "[" + list + "]";
+  }
+  std::string operator()(const Special&) const { return ""; }
+
+ private:
+  void require(const std::string& wanted) const {
+    if (required && !node) section.fail(key, "is missing; it must be " + wanted);
+  }
+  double finite() const {
     const std::optional<double> given = as_number(*node);
-    if (!given) wrong_type(key, "a number, " + range.words());
-    value = *given;
-    if (!std::isfinite(value) || !range.contains(value)) {
-      fail(key, "= " + render(*node) + "; it must be " + range.words());
+    if (!given) section.wrong_type(key, "a number, " + range.words());
+    if (!std::isfinite(*given) || !range.contains(*given))
+      section.fail(key, "= " + render(*node) + "; it must be " + range.words());
+    return *given;
+  }
+  template <class Integer>
+  std::string whole(Integer& value) const {
+    const std::string wanted = "a whole number, " + range.words();
+    require(wanted);
+    if (node) {
+      if (!node->is_integer()) section.wrong_type(key, wanted);
+      const long long given = node->as_integer()->get();
+      if (!range.contains(static_cast<double>(given)) || !std::in_range<Integer>(given))
+        section.fail(key, "= " + std::to_string(given) + "; it must be " + range.words());
+      value = static_cast<Integer>(given);
     }
+    return std::to_string(value);
   }
-  note(key, exact_text(value));
+};
+
+void Section::read(const std::string& key, const Slot& slot, const Range& range, bool required) {
+  const std::string text = std::visit(Reading{*this, key, range, required}, slot);
+  if (!text.empty()) note(key, text);
+}
+
+double Section::number(const std::string& key, const Range& range) {
+  double value = 0;
+  read(key, &value, range, true);
   return value;
 }
 
-long long Section::integer(const std::string& key, Range range, std::optional<long long> fallback) {
-  const toml::node* node = Access::get(*this, key);
-  if (!node && !fallback) fail(key, "is missing; it must be a whole number, " + range.words());
-  long long value = fallback.value_or(0);
-  if (node) {
-    if (!node->is_integer()) wrong_type(key, "a whole number, " + range.words());
-    value = node->as_integer()->get();
-    if (!range.contains(static_cast<double>(value))) {
-      fail(key, "= " + std::to_string(value) + "; it must be " + range.words());
-    }
-  }
-  note(key, std::to_string(value));
+std::string Section::text(const std::string& key) {
+  std::string value;
+  read(key, &value, {}, true);
   return value;
 }
 
-bool Section::boolean(const std::string& key, bool fallback) {
-  const toml::node* node = Access::get(*this, key);
-  if (node && !node->is_boolean()) wrong_type(key, "true or false");
-  const bool value = node ? node->as_boolean()->get() : fallback;
-  note(key, value ? "true" : "false");
-  return value;
-}
-
-std::string Section::text(const std::string& key, std::optional<std::string> fallback) {
-  const toml::node* node = Access::get(*this, key);
-  if (!node && !fallback) fail(key, "is missing; it must be a text");
-  if (node && !node->is_string()) wrong_type(key, "a text in quotes");
-  std::string value = node ? node->as_string()->get() : *fallback;
-  note(key, toml_string(value));
-  return value;
-}
-
-std::string Section::choice(const std::string& key, const std::vector<std::string>& names,
-                            std::optional<std::string> fallback) {
-  std::string allowed = "one of " + joined(names);
-  const toml::node* node = Access::get(*this, key);
-  if (!node && !fallback) fail(key, "is missing; it must be " + allowed);
-  if (node && !node->is_string()) wrong_type(key, allowed);
-  std::string value = node ? node->as_string()->get() : *fallback;
-  if (std::find(names.begin(), names.end(), value) == names.end()) {
-    fail(key, "= \"" + value + "\" is unknown; did you mean \"" + nearest_name(value, names) +
-                  "\"? It must be " + allowed);
-  }
-  note(key, toml_string(value));
+std::string Section::choice(const std::string& key, const std::vector<std::string>& names) {
+  std::string value;
+  std::vector<std::pair<std::string, std::string>> pairs;
+  for (const std::string& name : names) pairs.emplace_back(name, name);
+  read(key, Choice(value, pairs), {}, true);
   return value;
 }
 
 std::filesystem::path Section::file(const std::string& key) {
-  const toml::node* node = Access::get(*this, key);
-  if (!node || !node->is_string() || node->as_string()->get().empty()) wrong_type(key, "the name of a file");
-  const std::filesystem::path given = node->as_string()->get();
-  const std::filesystem::path path =
-      given.is_absolute() ? given : std::filesystem::absolute(document_->folder() / given).lexically_normal();
-  note(key, toml_string(path.string()));
-  return path;
-}
-
-std::vector<int> Section::widths(const std::string& key, const std::vector<int>& fallback) {
-  const std::string wanted = "a list of widths, each at least 1, for example [100, 20]";
-  const toml::node* node = Access::get(*this, key);
-  std::vector<int> out = fallback;
-  if (node) {
-    if (!node->is_array()) wrong_type(key, wanted);
-    out.clear();
-    for (const toml::node& item : *node->as_array()) {
-      const auto* width = item.as_integer();
-      if (!width || width->get() < 1 || width->get() > 1'000'000)
-        fail(key, "= " + render(*node) + "; it must be " + wanted);
-      out.push_back(static_cast<int>(width->get()));
-    }
-    if (out.empty()) fail(key, "= [] is empty; it must be " + wanted);
-  }
-  std::string list;
-  for (const int width : out) list += (list.empty() ? "" : ", ") + std::to_string(width);
-  note(key, "[" + list + "]");
-  return out;
+  std::filesystem::path value;
+  read(key, &value, {}, true);
+  return value;
 }
 
 Section::Kind Section::kind(const std::string& key) const {
@@ -393,14 +413,12 @@ Matrix<double> Section::matrix(const std::string& key) {
   return out;
 }
 
-Section Section::table(const std::string& key, const std::vector<std::string>& keys) {
+Section Section::table(const std::string& key) {
   const toml::node* node = Access::get(*this, key);
   if (node && !node->is_table()) wrong_type(key, "a table, [" + full(key) + "]");
   document_->blocks_.push_back(std::make_unique<Document::Block>());
   document_->blocks_.back()->header = "[" + full(key) + "]";
-  Section section(*document_, node ? node->as_table() : nullptr, full(key), document_->blocks_.back().get());
-  if (!keys.empty()) section.allow(keys);
-  return section;
+  return {*document_, node ? node->as_table() : nullptr, full(key), document_->blocks_.back().get()};
 }
 
 std::vector<Section> Section::tables(const std::string& key) {

@@ -3,9 +3,8 @@
 // every value that is read is written down with its effective value, so that a run can be repeated.
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
-#include <initializer_list>
-#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -14,6 +13,7 @@
 
 #include "brenier/base/error.hpp"
 #include "brenier/base/view.hpp"
+#include "kernels/base/keys.hpp"
 
 namespace brenier::app {
 
@@ -22,32 +22,6 @@ class ConfigError : public Error {
  public:
   using Error::Error;
 };
-
-/// Values a number may have; either end may be excluded.
-struct Range {
-  double low = -std::numeric_limits<double>::infinity();
-  double high = std::numeric_limits<double>::infinity();
-  bool low_excluded = false;
-  bool high_excluded = false;
-
-  bool contains(double value) const;
-  std::string words() const;
-};
-inline Range above(double low) {
-  return {low, std::numeric_limits<double>::infinity(), true, false};
-}
-inline Range at_least(double low) {
-  return {low, std::numeric_limits<double>::infinity(), false, false};
-}
-inline Range between(double low, double high) {
-  return {low, high, false, false};
-}
-inline Range any_number() {
-  return {};
-}
-
-/// The shortest text that reads back as the same number.
-std::string exact_text(double value);
 
 /// A text as TOML writes it, with quotes and escapes.
 std::string toml_string(const std::string& text);
@@ -67,8 +41,8 @@ class Document {
   Document(const Document&) = delete;
   Document& operator=(const Document&) = delete;
 
-  /// The top level; `keys` are all that it may hold.
-  Section root(const std::vector<std::string>& keys);
+  /// The top level.
+  Section root();
 
   const std::filesystem::path& folder() const { return folder_; }
   const std::string& name() const { return name_; }
@@ -91,6 +65,20 @@ class Document {
   std::vector<std::unique_ptr<Block>> blocks_;
 };
 
+/// The names of the rows that go with a kind of the section, each once; of all rows where the kind is empty.
+template <class... Options>
+std::vector<std::string> names_of(const std::string& kind, const Keys<Options>&... tables) {
+  std::vector<std::string> out;
+  const auto add = [&](const auto& keys) {
+    for (const auto& key : keys) {
+      if (key.applies(kind) && std::find(out.begin(), out.end(), key.name) == out.end())
+        out.push_back(key.name);
+    }
+  };
+  (add(tables), ...);
+  return out;
+}
+
 /// One table of a document. Reading a key checks its type and range and notes its effective value.
 class Section {
  public:
@@ -102,16 +90,36 @@ class Section {
   /// allowed.
   void allow(const std::vector<std::string>& keys, const std::string& where = "") const;
 
-  /// Without a fallback the key must be there.
-  double number(const std::string& key, Range range, std::optional<double> fallback = std::nullopt);
-  long long integer(const std::string& key, Range range, std::optional<long long> fallback = std::nullopt);
-  bool boolean(const std::string& key, bool fallback);
-  std::string text(const std::string& key, std::optional<std::string> fallback = std::nullopt);
-  std::string choice(const std::string& key, const std::vector<std::string>& names,
-                     std::optional<std::string> fallback = std::nullopt);
+  /// Reads a key into its slot; what the slot holds is the default, unless the key is required. Nothing
+  /// happens to paths, optional numbers and special values that are absent.
+  void read(const std::string& key, const Slot& slot, const Range& range, bool required = false);
+
+  /// Reads the rows that go with a kind of the section, in their order, but those that have been read.
+  template <class Options>
+  void read(const Keys<Options>& keys, Options& options, const std::string& kind = "") {
+    for (const Key<Options>& key : keys) {
+      if (key.applies(kind) && !noted(key.name)) read(key, options);
+    }
+  }
+  /// Reads one of the rows, which must be there, before the others.
+  template <class Options>
+  void read_first(const std::string& name, const Keys<Options>& keys, Options& options,
+                  const std::string& kind = "") {
+    for (const Key<Options>& key : keys) {
+      if (key.name == name && key.applies(kind)) return read(key, options);
+    }
+    throw Error("configuration: no row for the key '" + name + "'");
+  }
+  template <class Options>
+  void read(const Key<Options>& key, Options& options) {
+    read(key.name, key.slot(options), key.range, key.more.required);
+  }
+
+  double number(const std::string& key, const Range& range);
+  std::string text(const std::string& key);
+  std::string choice(const std::string& key, const std::vector<std::string>& names);
   /// A file name, made absolute; IoError is left to its reader.
   std::filesystem::path file(const std::string& key);
-  std::vector<int> widths(const std::string& key, const std::vector<int>& fallback);
 
   /// What a key holds, without reading it.
   enum class Kind { absent, number, text, list, list_of_lists, other };
@@ -122,9 +130,11 @@ class Section {
   Matrix<double> matrix(const std::string& key);
 
   /// Tables below this one. A missing table reads as an empty one; `tables` is an array of tables.
-  Section table(const std::string& key, const std::vector<std::string>& keys);
+  Section table(const std::string& key);
   std::vector<Section> tables(const std::string& key);
   std::vector<std::string> keys() const;
+  /// Whether a key has been read, or noted.
+  bool noted(const std::string& key) const;
 
   /// The same table, read without a note.
   Section silent() const;
@@ -139,6 +149,7 @@ class Section {
  private:
   friend class Document;
   struct Access;
+  struct Reading;
   Section(Document& document, const void* table, std::string path, Document::Block* block);
   std::string full(const std::string& key) const;
   [[noreturn]] void wrong_type(const std::string& key, const std::string& wanted) const;

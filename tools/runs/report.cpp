@@ -11,6 +11,7 @@
 #include "brenier/oracles.hpp"
 #include "brenier/version.hpp"
 #include "brenier/wasserstein.hpp"
+#include "kernels/base/show.hpp"
 
 namespace brenier::app {
 namespace {

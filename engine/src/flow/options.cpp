@@ -1,60 +1,173 @@
 // SPDX-License-Identifier: MIT
 // What the options of a flow may be.
+#include "engine/src/flow/options.hpp"
+
 #include <cmath>
 #include <string>
 
 #include "brenier/base/error.hpp"
-#include "brenier/flow.hpp"
 #include "kernels/base/show.hpp"
 
 namespace brenier {
 namespace {
 
-[[noreturn]] void bad_option(const std::string& name, const std::string& value, const std::string& range) {
-  throw ValueError("flow: " + name + " = " + value + "; it must be " + range);
-}
+using O = FlowOptions;
+constexpr double kMost = 2'000'000'000;
 
 }  // namespace
 
+const Keys<FlowOptions>& run_keys() {
+  static const Keys<O> keys = {
+      {"seed", [](O& o) -> Slot { return &o.seed; }, at_least(0), "of all random numbers"},
+      {"device", [](O& o) -> Slot { return &o.device; }, {}, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K"},
+      {"threads", [](O& o) -> Slot { return &o.threads; }, between(0, 4096),
+       "0: all processors; results do not depend on it"},
+  };
+  return keys;
+}
+
+const Keys<FlowOptions>& flow_keys() {
+  static const Keys<O> keys = {
+      {"start_time",
+       [](O& o) -> Slot { return &o.start_time; },
+       any_number(),
+       "time of the initial cloud",
+       {.fallback = "0, or the time of a Barenblatt profile"}},
+      {"tau",
+       [](O& o) -> Slot { return &o.tau; },
+       above(0),
+       "length of a step in the time unit of the PDE; \"auto\": the flow chooses lengths itself",
+       {.required = true, .only = {"number"}}},
+      {"order",
+       [](O& o) -> Slot { return &o.order; },
+       between(1, 2),
+       "1: JKO; 2: BDF2 along trajectories, which tau = \"auto\" needs",
+       {.fallback = "1; 2 where tau = \"auto\""}},
+      {"end_time",
+       [](O& o) -> Slot { return &o.adaptive.end_time; },
+       Range{.infinite = true},
+       "where the last step ends",
+       {.required = true, .only = {"auto"}, .member = "adaptive.end_time"}},
+      {"tolerance",
+       [](O& o) -> Slot { return &o.adaptive.tolerance; },
+       above(0),
+       "of a step's estimated error, relative to the cloud's deviation",
+       {.only = {"auto"}, .fallback = "0.002", .member = "adaptive.tolerance"}},
+      {"first_tau",
+       [](O& o) -> Slot { return &o.tau; },
+       above(0),
+       "length of the first step",
+       {.only = {"auto"}, .fallback = "a thousandth of the duration", .member = "tau"}},
+      {"certificates",
+       [](O& o) -> Slot { return &o.certificates; },
+       {},
+       "smallest eigenvalue and round trip of every map"},
+  };
+  return keys;
+}
+
+const Keys<FlowOptions>& network_keys() {
+  static const Keys<O> keys = {
+      {"alpha",
+       [](O& o) -> Slot { return &o.inner.alpha; },
+       at_least(0),
+       "quadratic skip at the start: 1 makes the first map the identity",
+       {.member = "inner.alpha"}},
+      {"normalise",
+       [](O& o) -> Slot { return &o.normalise; },
+       {},
+       "the network sees (x - mean)/deviation of the cloud"},
+  };
+  return keys;
+}
+
+const Keys<FlowOptions>& inner_keys() {
+  const Range decay{.low = 0, .high = 1, .high_excluded = true};
+  static const Keys<O> keys = {
+      {"iterations", [](O& o) -> Slot { return &o.inner.iterations; }, between(1, kMost),
+       "of Adam, for a step"},
+      {"rate", [](O& o) -> Slot { return &o.inner.adam.rate; }, above(0), "of Adam", {.member = "adam.rate"}},
+      {"final_fraction",
+       [](O& o) -> Slot { return &o.inner.adam.final_fraction; },
+       between(0, 1),
+       "of the rate, at the last iteration",
+       {.member = "adam.final_fraction"}},
+      {"beta1",
+       [](O& o) -> Slot { return &o.inner.adam.beta1; },
+       decay,
+       "of Adam: decay of the mean",
+       {.member = "adam.beta1"}},
+      {"beta2",
+       [](O& o) -> Slot { return &o.inner.adam.beta2; },
+       decay,
+       "of Adam: decay of the squares",
+       {.member = "adam.beta2"}},
+      {"epsilon",
+       [](O& o) -> Slot { return &o.inner.adam.epsilon; },
+       above(0),
+       "of Adam",
+       {.member = "adam.epsilon"}},
+      {"warm_start",
+       [](O& o) -> Slot { return &o.inner.warm_start; },
+       {},
+       "start from the map of the step before"},
+      {"initialisation",
+       [](O& o) -> Slot {
+         return Choice(o.inner.initialisation,
+                       {{"identity", Initialisation::identity}, {"paper", Initialisation::paper}});
+       },
+       {},
+       "a map near the identity, or the paper's random weights"},
+      {"minibatch", [](O& o) -> Slot { return &o.inner.minibatch; }, between(0, kMost),
+       "particles of an iteration; 0: all"},
+      {"refresh", [](O& o) -> Slot { return &o.inner.refresh; }, between(0, kMost),
+       "iterations between new clouds drawn from the initial density; 0: never"},
+      {"tolerance", [](O& o) -> Slot { return &o.inner.tolerance; }, at_least(0),
+       "ends at this gradient, relative to the first of the flow; 0: never"},
+      {"retries", [](O& o) -> Slot { return &o.inner.retries; }, between(0, 100),
+       "after a divergence, each at a quarter of the rate"},
+      {"logdet",
+       [](O& o) -> Slot {
+         using Method = LogDetChoice::Method;
+         return Choice(o.inner.log_det.method,
+                       {{"auto", Method::automatic}, {"exact", Method::exact}, {"cg", Method::cg}});
+       },
+       {},
+       "gradient of log det H: exact, by conjugate gradients (noisy), or cg from 24 dimensions on"},
+      {"probes",
+       [](O& o) -> Slot { return &o.inner.log_det.probes; },
+       between(1, 1000),
+       "of cg, for each particle and iteration",
+       {.member = "log_det.probes"}},
+      {"cg_iterations",
+       [](O& o) -> Slot { return &o.inner.log_det.iterations; },
+       between(1, 1000),
+       "of cg: most steps of a solve",
+       {.member = "log_det.iterations"}},
+      {"cg_tolerance",
+       [](O& o) -> Slot { return &o.inner.log_det.tolerance; },
+       decay,
+       "of cg: ends a solve at this relative residual; 0: all steps",
+       {.member = "log_det.tolerance"}},
+  };
+  return keys;
+}
+
 void FlowOptions::validate() const {
-  if (!(tau > 0) || !std::isfinite(tau)) bad_option("tau", show(tau), "above 0");
-  if (order != 1 && order != 2) bad_option("order", std::to_string(order), "1 or 2");
-  if (!(adaptive.tolerance >= 0) || !std::isfinite(adaptive.tolerance))
-    bad_option("adaptive.tolerance", show(adaptive.tolerance), "at least 0 (0: equal steps)");
-  if (adaptive.tolerance > 0 && order != 2)
-    bad_option("order", std::to_string(order), "2 where steps are adaptive: both orders give the error");
-  if (adaptive.tolerance > 0 && !(adaptive.end_time > start_time))
-    bad_option("adaptive.end_time", show(adaptive.end_time), "above start_time");
-  if (!std::isfinite(start_time)) bad_option("start_time", show(start_time), "finite");
-  if (!(mass > 0) || !std::isfinite(mass)) bad_option("mass", show(mass), "above 0");
-  if (threads < 0) bad_option("threads", std::to_string(threads), "at least 1, or 0 for all processors");
-  if (inner.iterations < 1) bad_option("inner.iterations", std::to_string(inner.iterations), "at least 1");
-  if (!(inner.adam.rate > 0) || !std::isfinite(inner.adam.rate)) {
-    bad_option("inner.adam.rate", show(inner.adam.rate), "above 0");
+  const bool adapts = adaptive.tolerance != 0;
+  check_options(run_keys(), *this, "flow: ");
+  check_options(flow_keys(), *this, "flow: ", adapts ? "auto" : "number");
+  check_options(network_keys(), *this, "flow: ");
+  check_options(inner_keys(), *this, "flow: inner.");
+  if (!(mass > 0) || !std::isfinite(mass))
+    bad_option("flow: mass", " = " + show(mass) + "; it must be above 0");
+  if (adapts && order != 2) {
+    bad_option("flow: order", " = " + std::to_string(order) +
+                                  "; it must be 2 where steps are adaptive: both orders give the error");
   }
-  if (!(inner.adam.final_fraction >= 0 && inner.adam.final_fraction <= 1)) {
-    bad_option("inner.adam.final_fraction", show(inner.adam.final_fraction), "in [0, 1]");
+  if (adapts && !(adaptive.end_time > start_time)) {
+    bad_option("flow: adaptive.end_time", " = " + show(adaptive.end_time) + "; it must be above start_time");
   }
-  if (!(inner.adam.beta1 >= 0 && inner.adam.beta1 < 1)) {
-    bad_option("inner.adam.beta1", show(inner.adam.beta1), "in [0, 1)");
-  }
-  if (!(inner.adam.beta2 >= 0 && inner.adam.beta2 < 1)) {
-    bad_option("inner.adam.beta2", show(inner.adam.beta2), "in [0, 1)");
-  }
-  if (!(inner.adam.epsilon > 0)) bad_option("inner.adam.epsilon", show(inner.adam.epsilon), "above 0");
-  if (!(inner.alpha >= 0)) bad_option("inner.alpha", show(inner.alpha), "at least 0");
-  if (inner.minibatch < 0)
-    bad_option("inner.minibatch", std::to_string(inner.minibatch), "at least 0 (0: all)");
-  if (inner.refresh < 0) bad_option("inner.refresh", std::to_string(inner.refresh), "at least 0 (0: never)");
-  if (!(inner.tolerance >= 0)) bad_option("inner.tolerance", show(inner.tolerance), "at least 0 (0: never)");
-  const LogDetChoice& log_det = inner.log_det;
-  if (log_det.probes < 1 || log_det.probes > 1000)
-    bad_option("inner.log_det.probes", std::to_string(log_det.probes), "in [1, 1000]");
-  if (log_det.iterations < 1 || log_det.iterations > 1000)
-    bad_option("inner.log_det.iterations", std::to_string(log_det.iterations), "in [1, 1000]");
-  if (!(log_det.tolerance >= 0 && log_det.tolerance < 1))
-    bad_option("inner.log_det.tolerance", show(log_det.tolerance), "in [0, 1) (0: all steps)");
-  if (inner.retries < 0) bad_option("inner.retries", std::to_string(inner.retries), "at least 0");
 }
 
 }  // namespace brenier

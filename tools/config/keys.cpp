@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: MIT
+#include "tools/config/keys.hpp"
+
+#include <cmath>
+
+#include "engine/src/flow/options.hpp"
+#include "kernels/base/show.hpp"
+#include "kernels/model/keys.hpp"
+
+namespace brenier::app {
+namespace {
+
+Choice sampling(Sampling& value) {
+  return {
+      value,
+      {{"random", Sampling::random}, {"stratified", Sampling::stratified}, {"whitened", Sampling::whitened}}};
+}
+
+Choice names(std::string& value, const std::vector<std::string>& words) {
+  std::vector<std::pair<std::string, std::string>> pairs;
+  for (const std::string& word : words) pairs.emplace_back(word, word);
+  return {value, pairs};
+}
+
+const char* const kCoordinates = "a number, or a list of d numbers";
+constexpr double kMost = 1e9;
+
+}  // namespace
+
+const Keys<Config>& top_keys() {
+  using O = Config;
+  static const Keys<O> keys = {
+      {"precision",
+       [](O& o) -> Slot {
+         return names(o.precision, {"float", "double"});
+       },
+       {},
+       "of the inner loops; clouds, maps and densities are double in any case"},
+  };
+  return keys;
+}
+
+const Keys<Config>& step_keys() {
+  using O = Config;
+  const Range range = between(1, 999'999);
+  static const Keys<O> keys = {
+      {"steps",
+       [](O& o) -> Slot { return &o.steps; },
+       range,
+       "how many",
+       {.required = true, .only = {"number"}}},
+      {"steps",
+       [](O& o) -> Slot { return &o.steps; },
+       range,
+       "most of them",
+       {.only = {"auto"}, .fallback = "10000"}},
+  };
+  return keys;
+}
+
+const Keys<CloudConfig>& cloud_keys() {
+  using O = CloudConfig;
+  static const Keys<O> keys = {
+      {"density",
+       [](O& o) -> Slot {
+         return names(o.kind, {"gaussian", "uniform", "mixture", "barenblatt", "file"});
+       },
+       {},
+       "where the particles come from",
+       {.required = true}},
+      {"dim",
+       [](O& o) -> Slot { return &o.dim; },
+       between(1, 100'000),
+       "dimension d",
+       {.fallback = "what the other keys say, or 1"}},
+      {"mean",
+       [](O&) -> Slot { return Special{kCoordinates}; },
+       {},
+       "of a Gaussian",
+       {.only = {"gaussian"}, .fallback = "0"}},
+      {"variance",
+       [](O&) -> Slot {
+         return Special{"a number, a list of d, a matrix of d rows, or the .npy file of one; above 0"};
+       },
+       {},
+       "of a Gaussian: variance, variances or covariance",
+       {.only = {"gaussian"}, .fallback = "1"}},
+      {"lower",
+       [](O&) -> Slot { return Special{kCoordinates}; },
+       {},
+       "corner of the box",
+       {.required = true, .only = {"uniform"}}},
+      {"upper",
+       [](O&) -> Slot { return Special{kCoordinates}; },
+       {},
+       "corner of the box",
+       {.required = true, .only = {"uniform"}}},
+      {"weights",
+       [](O&) -> Slot { return Special{"a list of numbers above 0"}; },
+       {},
+       "of the components, up to a factor",
+       {.required = true, .only = {"mixture"}}},
+      {"components",
+       [](O&) -> Slot { return Special{"tables [[cloud.components]]"}; },
+       {},
+       "each with `density` (gaussian, uniform or barenblatt) and that density's keys",
+       {.required = true, .only = {"mixture"}}},
+      {"path",
+       [](O& o) -> Slot { return &o.file; },
+       {},
+       ".npy file of the particles, (N, d)",
+       {.required = true, .only = {"file"}}},
+      {"log_density",
+       [](O& o) -> Slot { return &o.log_density; },
+       {},
+       ".npy file of their log-densities, (N), which internal energies need",
+       {.only = {"file"}}},
+  };
+  return keys;
+}
+
+const Keys<BarenblattOptions>& barenblatt_keys() {
+  using O = BarenblattOptions;
+  static const Keys<O> keys = {
+      {"m",
+       [](O& o) -> Slot { return &o.m; },
+       above(1),
+       "exponent of the porous medium equation",
+       {.only = {"barenblatt"}}},
+      {"time",
+       [](O& o) -> Slot { return &o.time; },
+       above(0),
+       "of the profile",
+       {.required = true, .only = {"barenblatt"}}},
+      {"mass", [](O& o) -> Slot { return &o.mass; }, above(0), "of the density", {.only = {"barenblatt"}}},
+  };
+  return keys;
+}
+
+const Keys<CloudConfig>& particle_keys() {
+  using O = CloudConfig;
+  const KeyMore drawn{.only = {"gaussian", "uniform", "mixture", "barenblatt"}};
+  KeyMore needed = drawn;
+  needed.required = true;
+  static const Keys<O> keys = {
+      {"particles", [](O& o) -> Slot { return &o.particles; }, between(1, kMost), "N", needed},
+      {"sampling",
+       [](O& o) -> Slot { return sampling(o.sampling); },
+       {},
+       "random; spread evenly; or random with the density's very mean and covariance (of a Gaussian)",
+       drawn},
+  };
+  return keys;
+}
+
+const Keys<TermConfig>& term_keys() {
+  using O = TermConfig;
+  static const Keys<O> keys = {
+      {"term",
+       [](O& o) -> Slot { return names(o.kind, term_names()); },
+       {},
+       "kind of the term",
+       {.required = true}},
+      {"m",
+       [](O& o) -> Slot { return &o.m; },
+       above(1),
+       "exponent",
+       {.required = true, .only = {"porous_medium"}}},
+      {"path",
+       [](O& o) -> Slot { return &o.path; },
+       {},
+       ".safetensors file of the network",
+       {.required = true, .only = {"learned_potential"}}},
+      {"reference",
+       [](O&) -> Slot { return Special{"the name of a .npy file, or \"initial\""}; },
+       {},
+       "the cloud that the distance is from, (M, d), or the initial cloud",
+       {.required = true, .only = {"sinkhorn", "mmd", "energy_distance"}}},
+      {"bandwidth",
+       [](O&) -> Slot { return Special{"a number, above 0, or \"median\""}; },
+       {},
+       "of the kernel; \"median\": the median distance in the reference",
+       {.only = {"mmd"}, .fallback = "\"median\""}},
+      {"blur",
+       [](O&) -> Slot { return Special{"a number, above 0"}; },
+       {},
+       "root of epsilon, in its place",
+       {.only = {"sinkhorn"}}},
+      {"expression",
+       [](O& o) -> Slot { return &o.expression; },
+       {},
+       "V in x, W in x or r, f in t; names of [parameters]",
+       {.required = true, .only = {"potential", "interaction", "internal"}}},
+      {"weight", [](O& o) -> Slot { return &o.weight; }, any_number(), "factor of the term"},
+  };
+  return keys;
+}
+
+const Keys<HeldOutConfig>& held_out_keys() {
+  using O = HeldOutConfig;
+  static const Keys<O> keys = {
+      {"particles",
+       [](O& o) -> Slot { return &o.particles; },
+       between(0, kMost),
+       "of a second cloud, on which F is judged; 0: none",
+       {.fallback =
+            "100000; 2000 where a distance is in F, fewer at order 2 in many dimensions, 0 for a file"}},
+      {"sampling", [](O& o) -> Slot { return sampling(o.sampling); }, {}, "as in [cloud]"},
+      {"every", [](O& o) -> Slot { return &o.every; }, between(1, kMost), "steps between evaluations of F"},
+      {"pair_limit", [](O& o) -> Slot { return &o.pair_limit; }, between(0, kMost),
+       "particles that interactions are taken over before the last step; 0: all"},
+  };
+  return keys;
+}
+
+const Keys<Config>& output_keys() {
+  using O = Config;
+  static const Keys<O> keys = {
+      {"every",
+       [](O& o) -> Slot { return &o.clouds_every; },
+       between(1, kMost),
+       "steps between clouds",
+       {.fallback = "a tenth of the steps"}},
+      {"checkpoint_every",
+       [](O& o) -> Slot { return &o.checkpoint_every; },
+       between(1, kMost),
+       "steps between checkpoints",
+       {.fallback = "a twentieth of the steps"}},
+  };
+  return keys;
+}
+
+const Keys<ExactConfig>& exact_keys() {
+  using O = ExactConfig;
+  static const Keys<O> keys = {
+      {"functional", [](O& o) -> Slot { return &o.functional; }, any_number(),
+       "infimum of F, which a long flow reaches"},
+      {"std", [](O& o) -> Slot { return &o.deviation; }, above(0), "standard deviation at the end"},
+      {"density",
+       [](O&) -> Slot { return Special{"an expression in x and time"}; },
+       {},
+       "the solution; of the steady state where it does not name the time"},
+  };
+  return keys;
+}
+
+// --- the reference -----------------------------------------------------------------------------------------
+
+namespace {
+
+/// What a value may be and what it is by default, from a slot; a type without a case does not compile.
+struct Described {
+  std::string values, fallback;
+};
+struct Describe {
+  const Range& range;
+
+  Described operator()(const double* v) const { return {number(), exact_text(*v)}; }
+  Described operator()(const int* v) const { return whole(*v); }
+  Described operator()(const Index* v) const { return whole(*v); }
+  Described operator()(const std::uint64_t* v) const { return whole(*v); }
+  Described operator()(const std::optional<double>*) const { return {number(), ""}; }
+  Described operator()(const bool* v) const { return {"true or false", *v ? "true" : "false"}; }
+  Described operator()(const std::string* v) const { return {"text", "\"" + *v + "\""}; }
+  Described operator()(const std::filesystem::path*) const { return {"name of a file", ""}; }
+  Described operator()(const Special& special) const { return {special.values, ""}; }
+  Described operator()(const std::vector<int>* v) const {
+    std::string list;
+    for (const int one : *v) list += (list.empty() ? "[" : ", ") + std::to_string(one);
+    return {"list of widths, each " + range.words(), list + "]"};
+  }
+  Described operator()(const Choice& choice) const {
+    std::string list;
+    for (const std::string& name : choice.names) list += (list.empty() ? "\"" : ", \"") + name + "\"";
+    return {list, "\"" + choice.get() + "\""};
+  }
+
+ private:
+  std::string number() const {
+    const bool bounded = std::isfinite(range.low) || std::isfinite(range.high);
+    return bounded ? "number, " + range.words() : "number";
+  }
+  template <class Integer>
+  Described whole(Integer v) const {
+    return {"whole number, " + range.words(), std::to_string(v)};
+  }
+};
+
+class Reference {
+ public:
+  void text(const std::string& more) { out_ += more + "\n"; }
+  void head(const std::string& title, const std::string& about) {
+    out_ += "\n## " + title + "\n\n" + about +
+            "\n\n| key | value | default | meaning |\n| --- | --- | --- | --- |\n";
+  }
+  template <class Options>
+  void rows(const Keys<Options>& keys) {
+    Options defaults;
+    for (const Key<Options>& key : keys) {
+      const Described is = std::visit(Describe{key.range}, key.slot(defaults));
+      const auto& more = key.more;
+      const std::string fallback = more.required           ? "required"
+                                   : more.fallback.empty() ? is.fallback
+                                                           : more.fallback;
+      std::string kinds;
+      for (const std::string& kind : more.only) kinds += (kinds.empty() ? "" : ", ") + kind;
+      out_ += "| `" + key.name + "` | " + is.values + " | " + fallback + " | " +
+              (kinds.empty() ? "" : "(" + kinds + ") ") + key.help + " |\n";
+    }
+  }
+  std::string str() const { return out_; }
+
+ private:
+  std::string out_;
+};
+
+}  // namespace
+
+std::string key_reference() {
+  Reference out;
+  out.text(
+      "# Configuration\n\n"
+      "Written by `brenier info --keys`. A configuration is a TOML file; `brenier info FILE.toml` checks one "
+      "and\n"
+      "shows every key with its value. Words in brackets before a meaning: where the key goes with some "
+      "kinds only.");
+  out.head("Top level", "Above all tables.");
+  out.rows(run_keys());
+  out.rows(top_keys());
+  out.head("[cloud]", "The initial density and its particles. Kinds: `density`.");
+  out.rows(cloud_keys());
+  out.rows(barenblatt_keys());
+  out.rows(particle_keys());
+  out.text(
+      "\n## [parameters]\n\nNames for expressions: a number, a list, a list of rows, or the name of a .npy "
+      "file.");
+  out.head("[[functional]]", "A term of F, the sum of all of them. Kinds: `term`.");
+  out.rows(term_keys());
+  out.rows(sinkhorn_keys());
+  out.head("[flow]", "Steps in time. Kinds: auto where tau = \"auto\", number otherwise.");
+  out.rows(flow_keys());
+  out.rows(step_keys());
+  out.head("[network]", "The convex potential of a step.");
+  out.rows(architecture_keys());
+  out.rows(network_keys());
+  out.head("[inner]", "How the problem of a step is solved.");
+  out.rows(inner_keys());
+  out.head("[held_out]", "A cloud of its own on which F is judged.");
+  out.rows(held_out_keys());
+  out.head("[output]", "What is written while a run is on.");
+  out.rows(output_keys());
+  out.head("[exact]", "What is known about the solution.");
+  out.rows(exact_keys());
+  return out.str();
+}
+
+}  // namespace brenier::app
