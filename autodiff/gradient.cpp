@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Differentiation of the tape, programs, and the functions of Var.
+#include <algorithm>
 #include <string>
 
 #include "brenier/base/error.hpp"
@@ -26,7 +27,7 @@ class Sweep {
     if (input > output) return;
     active_[input] = true;
     for (int i = input + 1; i <= output; ++i) {
-      const Instruction& step = tape.at(i);
+      const Instruction step = tape.at(i);
       const bool flat = step.op == OpCode::less || step.op == OpCode::sign;
       active_[i] = !flat && ((step.a >= 0 && active_[step.a]) || (step.b >= 0 && active_[step.b]));
     }
@@ -127,12 +128,17 @@ class Sweep {
 
   /// The power a ^ (b - 1) of the rule (a ^ b)' = b a ^ (b - 1).
   int power_below(int a, int b) {
-    const double* p = tape_.scalar(b);
+    const std::optional<double> p = tape_.scalar(b);
     if (p && *p > 0 && *p < 1) return pow(max(a, kTinyBase), constant(*p - 1));
     return pow(a, sub(b, constant(1.0)));
   }
 
-  int base_of_log(int a) { return tape_.known(a) ? a : max(a, kTinyBase); }
+  /// A constant base keeps its logarithm, but for 0: 0 ^ b is 0 for all b > 0, and so is its derivative.
+  int base_of_log(int a) {
+    if (!tape_.known(a)) return max(a, kTinyBase);
+    const std::vector<double> values = tape_.known_values(a);
+    return std::find(values.begin(), values.end(), 0.0) == values.end() ? a : max(a, kTinyBase);
+  }
 
   /// bar f'(a) for the functions of one operand; i is f(a) itself.
   int mul_derivative(int i, Instruction step, int bar) {

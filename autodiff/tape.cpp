@@ -107,18 +107,19 @@ Var Tape::matvec(const Matrix<double>& matrix, Var a) {
 
 bool Tape::is_constant(Var a, double* value) const {
   const int i = own(a);
-  if (value) *value = scalar(i) ? *scalar(i) : 0.0;
+  if (value) *value = scalar(i).value_or(0.0);
   return known(i);
 }
 
 // ---- queries ----
 
-const double* Tape::scalar(int i) const {
-  return is(i, OpCode::constant) && size(i) == 1 ? &constants_[at(i).offset] : nullptr;
+std::optional<double> Tape::scalar(int i) const {
+  if (!is(i, OpCode::constant) || size(i) != 1) return std::nullopt;
+  return constants_[at(i).offset];
 }
 
 bool Tape::equals(int i, double value) const {
-  return scalar(i) && *scalar(i) == value;
+  return scalar(i) == value;
 }
 
 bool Tape::known(int i) const {
@@ -302,12 +303,17 @@ int Tape::add_(int a, int b, int n) {
   if (equals(b, 0)) return a;
   const Scaled s = split(a), t = split(b);
   if (s.base == t.base && usable(s.factor + t.factor)) return scale(s.factor + t.factor, s.base);
-  // (p + c q) + d q = p + (c + d) q: adjoints arrive in any order.
+  // (p + c q) + d q = p + (c + d) q: adjoints arrive in any order. Only where c + d folds: otherwise the three
+  // would be passed around for ever.
   for (const auto& [one, other] : {std::pair(a, b), std::pair(b, a)}) {
     const Instruction inner = at(one);
     if (inner.op != OpCode::add || inner.size != size(other)) continue;
-    for (const auto& [p, q] : {std::pair(inner.a, inner.b), std::pair(inner.b, inner.a)})
-      if (split(q).base == split(other).base) return binary_(OpCode::add, p, binary_(OpCode::add, q, other));
+    const Scaled d = split(other);
+    for (const auto& [p, q] : {std::pair(inner.a, inner.b), std::pair(inner.b, inner.a)}) {
+      const Scaled c = split(q);
+      if (c.base == d.base && usable(c.factor + d.factor))
+        return binary_(OpCode::add, p, scale(c.factor + d.factor, d.base));
+    }
   }
   if (t.factor < 0) return binary_(OpCode::sub, a, scale(-t.factor, t.base));
   if (s.factor < 0) return binary_(OpCode::sub, b, scale(-s.factor, s.base));
@@ -392,7 +398,7 @@ int Tape::div_(int a, int b, int n) {
 }
 
 int Tape::pow_(int a, int b, int n) {
-  const double* exponent = scalar(b);
+  const std::optional<double> exponent = scalar(b);
   if (exponent && size(a) == n) {
     const double p = *exponent;
     // Small powers are cheaper, and as precise, as products; a negative base then needs no care.

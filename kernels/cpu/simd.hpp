@@ -71,7 +71,7 @@ inline void store(T* p, Vec<T> v) {
 /// v with its elements moved by Half places, around the end.
 template <class T, int Half, int... I>
 inline Vec<T> rotate(Vec<T> v, std::integer_sequence<int, I...>) {
-  return __builtin_shuffle(v, VecInt<T>{((I + Half) % kWidth<T>)...});
+  return __builtin_shufflevector(v, v, ((I + Half) % kWidth<T>)...);
 }
 
 /// Sum of the elements, halves first: a fixed order.
@@ -250,7 +250,7 @@ inline Vec<T> log(Vec<T> x) {
   Vec<T> y = exponent * F::ln2_high + (log_m + exponent * F::ln2_low);
   y = x == zero ? broadcast(-std::numeric_limits<T>::infinity()) : y;
   y = x < zero ? broadcast(std::numeric_limits<T>::quiet_NaN()) : y;
-  return (x == x) & (x < std::numeric_limits<T>::infinity()) ? y : (x < zero ? y : x);
+  return ((x == x) & (x < std::numeric_limits<T>::infinity())) ? y : (x < zero ? y : x);
 }
 
 /// y_n = c_0 + x_n (c_1 + x_n (c_2 + ...)) for several vectors side by side.
@@ -334,7 +334,7 @@ inline Vec<T> tanh(Vec<T> x) {
 template <class T, int Half, int... I>
 inline Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int, I...>) {
   constexpr int w = kWidth<T>;
-  return __builtin_shuffle(a, b, VecInt<T>{((I % 2) * w + Half * w / 2 + I / 2)...});
+  return __builtin_shufflevector(a, b, ((I % 2) * w + Half * w / 2 + I / 2)...);
 }
 
 /// dst[lane][row] = src[row][lane] for `rows` rows of a tile; dst has rows of `ld` elements, ld a multiple of

@@ -295,6 +295,36 @@ TEST_CASE("tape: constants fold, equal instructions are shared, dead ones are dr
                                                                                }).code.size());
 }
 
+TEST_CASE("tape: factors that do not fold into one number") {
+  const auto value = [](const Function& f, double x) { return run(compiled(1, f), std::vector{x}); };
+  const double huge = 9e307;
+  const auto three = [&](Var x) { return huge * x + huge * x + huge * x; };
+  CHECK(value(three, 0.1).value == huge * 0.1 + huge * 0.1 + huge * 0.1);
+  CHECK(value(three, 0.1).gradient[0] == std::numeric_limits<double>::infinity());
+  CHECK(difference(value([&](Var x) { return three(x) - huge * x - huge * x; }, 0.1).value, huge * 0.1) <
+        1e-15);
+  const double tiny = 1e-308;  // tiny - 0.9 tiny is not normal
+  const auto few = [&](Var x) { return tiny * x - 0.9 * tiny * x + tiny * x - 0.9 * tiny * x; };
+  CHECK(difference(value(few, 1e10).value, 0.2 * tiny * 1e10) < 1e-14);
+  const Program infinite = compiled(3, [](Var x) { return sum(x / 0.0 + x + x); });
+  CHECK(value_of(infinite, {1, 2, 3}) == std::numeric_limits<double>::infinity());
+}
+
+TEST_CASE("tape: many constants while a gradient is recorded") {
+  // Each power adds constants to the tape, whose storage moves: rules may hold no pointers into it.
+  for (int n = 1; n < 70; ++n) {
+    const Program p = compiled(1, [&](Var x) {
+      Var y = pow(x, 0.9);
+      for (int i = 1; i < n; ++i) y = y + pow(x, 0.9 - 0.01 * i);
+      return y;
+    });
+    double slope = 0;
+    for (int i = 0; i < n; ++i) slope += (0.9 - 0.01 * i) * std::pow(1.7, 0.9 - 0.01 * i - 1);
+    CAPTURE(n);
+    CHECK(difference(run(p, std::vector{1.7}).gradient[0], slope) < 1e-14);
+  }
+}
+
 TEST_CASE("tape: the gradient of a constant is full of zeros, and long tapes need no stack") {
   const Result<double> flat = run(compiled(5, [](Var x) { return x.constant(3.5); }), {1, 2, 3, 4, 5});
   CHECK(flat.value == 3.5);

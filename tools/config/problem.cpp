@@ -349,8 +349,8 @@ Parameters read_parameters(Section& section) {
     out[key] = std::move(parameter);
   }
   // The names are checked by the language itself, on an expression that uses none of them.
-  for (const auto& [key, value] : out) {
-    located(section, key, [&] { return Expression::internal("t", {{key, value}}); });
+  for (const auto& parameter : out) {
+    located(section, parameter.first, [&] { return Expression::internal("t", {parameter}); });
   }
   return out;
 }

@@ -7,6 +7,7 @@
 #include <concepts>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -82,10 +83,11 @@ class Tape {
   };
 
   int own(Var a) const;
-  const Instruction& at(int i) const { return code_[i]; }
+  // By value: code_ and constants_ grow with every operation.
+  Instruction at(int i) const { return code_[i]; }
   int size(int i) const { return code_[i].size; }
   bool is(int i, OpCode op) const { return code_[i].op == op; }
-  const double* scalar(int i) const;
+  std::optional<double> scalar(int i) const;
   bool equals(int i, double value) const;
   bool known(int i) const;
   std::vector<double> known_values(int i) const;

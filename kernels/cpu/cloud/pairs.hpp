@@ -112,7 +112,7 @@ void program_block(const PairKernel& kernel, const T* y, const Components<T>& cl
       if constexpr (kEnergy) {
         // Coincident particles count where W(0) is finite; x - x is 0 for finite x only.
         const Vec<T> value = load(result.value + i);
-        ws.energy_part[i / w] += (r > zero) | (value - value == zero) ? value : zero;
+        ws.energy_part[i / w] += ((r > zero) | (value - value == zero)) ? value : zero;
       } else {
         for (Index c = 0; c < d; ++c) {
           const T* slope = result.gradient + (radial ? 0 : c * kLanes) + i;

@@ -77,10 +77,10 @@ struct Operand {
 template <class T>
 void run(const Program& program, const Instruction& step, const T* input, Operand<T> a, Operand<T> b,
          T* out) {
-  const double* constants = program.constants.data() + step.offset;
+  const auto constant = [&](Index i) { return static_cast<T>(program.constants[step.offset + i]); };
   switch (step.op) {
     case OpCode::constant:
-      for (int i = 0; i < step.size; ++i) out[i] = static_cast<T>(constants[i]);
+      for (int i = 0; i < step.size; ++i) out[i] = constant(i);
       return;
     case OpCode::input:
       for (int i = 0; i < step.size; ++i) out[i] = input[i];
@@ -105,8 +105,7 @@ void run(const Program& program, const Instruction& step, const T* input, Operan
     case OpCode::matvec:
       for (int i = 0; i < step.size; ++i) {
         out[i] = T(0);
-        for (int j = 0; j < a.size; ++j)
-          out[i] += static_cast<T>(constants[Index(i) * a.size + j]) * a.data[j];
+        for (int j = 0; j < a.size; ++j) out[i] += constant(Index(i) * a.size + j) * a.data[j];
       }
       return;
     default:
