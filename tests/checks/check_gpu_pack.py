@@ -63,7 +63,9 @@ def main() -> None:
         assert not (folder / "kernels").exists() and not list(folder.rglob("CMakeLists.txt"))
         manifest = json.loads((folder / "manifest.json").read_text())
         tests = {test["name"]: test for test in manifest["tests"]}
-        assert tests and all(test["cases"] for test in tests.values() if test["program"].startswith("test_")), tests
+        assert tests and all(
+            test["cases"] for test in tests.values() if test["program"].startswith("test_")
+        ), tests
         for number in ("1", "2"):
             out = Path(work) / f"out{number}"
             status, records, log = check(folder, out, "--call", number)
@@ -71,11 +73,16 @@ def main() -> None:
             found = {x["name"]: x for x in records if x["kind"] == "test"}
             assert found.keys() == tests.keys(), found.keys() ^ tests.keys()
             for name, test in found.items():
-                assert test["status"] == "no device" and "SKIPPED: no CUDA device" in test["reason"] or (
-                    name == "bench_device" and test["status"] == "no device"), test
+                assert (
+                    test["status"] == "no device"
+                    and "SKIPPED: no CUDA device" in test["reason"]
+                    or (name == "bench_device" and test["status"] == "no device")
+                ), test
             steps = {x["name"]: x["status"] for x in records if x["kind"] == "step"}
             assert steps and set(steps.values()) <= {"failed", "no device"}, steps
-            used = {Path(word).name for line in log.splitlines() if line.startswith("$ ") for word in line.split()}
+            used = {
+                Path(word).name for line in log.splitlines() if line.startswith("$ ") for word in line.split()
+            }
             assert not used & BUILDING, used & BUILDING
         # A program that is not what was packed is named, and the others are tried all the same.
         name = next(iter(tests))

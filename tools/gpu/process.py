@@ -91,12 +91,12 @@ class Running:
         return process
 
     def end(self, process: subprocess.Popen) -> None:
-        """Ends a command with its children, compilers among them."""
+        """Ends a command with its children, compilers among them. One that hangs in the driver is left there."""
         try:
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
+            process.wait(5)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
             pass
-        process.wait()
 
     def forget(self, process: subprocess.Popen) -> None:
         with self.lock:
@@ -142,7 +142,10 @@ def run(
             return Result(127, f"{words[0]}: {error.strerror}")
         try:
             status = process.wait(max(limit, 0.1))
-            ended = f"status {status}"
+            if running.closed:  # ended by us, in another thread
+                status = None
+            else:
+                ended = f"status {status}"
         except subprocess.TimeoutExpired:
             ended = "stopped: out of time"
         finally:  # whatever ends this, what was printed so far is kept

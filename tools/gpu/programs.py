@@ -134,7 +134,9 @@ def trace(program: Path, env: dict | None = None) -> Result:
 
 def start_trouble(traced: Result) -> str:
     """Why a program does not start here; empty where it does."""
-    wrong = re.findall(r"^.*(?:not found|error while loading|cannot open shared).*$", traced.text, re.MULTILINE)
+    wrong = re.findall(
+        r"^.*(?:not found|error while loading|cannot open shared).*$", traced.text, re.MULTILINE
+    )
     if wrong:
         return "; ".join(" ".join(line.split()) for line in wrong[:3])
     return "" if traced.status == 0 else f"status {traced.status}: {traced.last()}"
@@ -142,7 +144,10 @@ def start_trouble(traced: Result) -> str:
 
 def library_path(missing: list[str]) -> str:
     """LD_LIBRARY_PATH for libraries that the loader does not find, from the usual places and this Python's."""
-    patterns = [*LIBRARY_FOLDERS, *(f"{entry}/nvidia/*/lib" for entry in sys.path if entry.endswith("-packages"))]
+    patterns = [
+        *LIBRARY_FOLDERS,
+        *(f"{entry}/nvidia/*/lib" for entry in sys.path if entry.endswith("-packages")),
+    ]
     folders = [folder for pattern in patterns for folder in sorted(Path("/").glob(pattern.lstrip("/")))]
     found = {str(folder) for name in missing for folder in folders[::-1] if (folder / name).exists()}
     ordered = [str(folder) for folder in folders if str(folder) in found]
@@ -177,10 +182,12 @@ class Programs:
         """Of a configured build; what is not built is known when it is asked for."""
         tests = listed_tests(folder, limit)
         places = {name: inside for name, (_, inside) in PROGRAMS.items()}
-        places |= {test.program: f"{TEST_FOLDER}/{test.program}" for test in tests if test.program not in places}
+        places |= {
+            test.program: f"{TEST_FOLDER}/{test.program}" for test in tests if test.program not in places
+        }
         return Programs(folder, {}, tests, places)
 
-    def check(self, compute_capability: str = "") -> dict[str, str]:
+    def check(self, compute_capability: str = "", log: Log | None = None) -> dict[str, str]:
         """Finds the libraries, and names what is not as it was packed or does not start: name -> why."""
         self.trouble = {}
         wanted = self.origin.get("architecture", "")
@@ -203,6 +210,9 @@ class Programs:
             self.environment = {"LD_LIBRARY_PATH": folders}
             traced = {name: trace(self.folder / self.places[name], self.environment) for name in sound}
         self.trouble |= {name: why for name, result in traced.items() if (why := start_trouble(result))}
+        for name, result in traced.items():
+            if log and (name in self.trouble or name == sound[0]):
+                log.add(f"the libraries of {name}", result.text, f"status {result.status}")
         return self.trouble
 
     def path(self, name: str, until: float = 0) -> Path:

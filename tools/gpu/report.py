@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gpu.rows import BENCHES, Prediction, is_number, medians, row_names
+from gpu.rows import Prediction, is_number, medians, row_names
 
 Records = list[dict]
 
@@ -46,7 +46,9 @@ def of_kind(records: Records, kind: str, key: str = "name") -> dict[str, dict]:
 def predicted_rows(records: Records, expected: dict[str, Prediction]) -> list[list[str]]:
     """What | predicted | measured | spread | verdict, in the order of the predictions; also what nobody measured."""
     found = medians(records)
-    failed = {record["row"] for record in records if record["kind"] == "row" and not is_number(record["value"])}
+    failed = {
+        record["row"] for record in records if record["kind"] == "row" and not is_number(record["value"])
+    }
     rows = []
     for name in dict.fromkeys([*expected, *row_names()]):
         one, measured = expected.get(name), found.get((name, "A"))
@@ -56,31 +58,27 @@ def predicted_rows(records: Records, expected: dict[str, Prediction]) -> list[li
             continue
         spread = f"{in_unit(measured['least'], name)} to {in_unit(measured['most'], name)}"
         spread = f"{spread}, {measured['rounds']} rounds" if measured["rounds"] > 1 else ""
-        rows.append([name, said, in_unit(measured["median"], name), spread,
-                     one.verdict(measured["median"]) if one else ""])
+        rows.append(
+            [
+                name,
+                said,
+                in_unit(measured["median"], name),
+                spread,
+                one.verdict(measured["median"]) if one else "",
+            ]
+        )
     return rows
 
 
-def cpu_rows(records: Records) -> list[list[str]]:
-    """Rows that were timed on the machine's CPU too."""
+def beside(records: Records, first: str, second: str, form: str) -> list[list[str]]:
+    """Rows that two builds, or the GPU and the CPU, have measured: what | first | second | second over first."""
     found = medians(records)
-    return [
-        [row, in_unit(found[row, "A"]["median"], row), in_unit(found[row, "cpu"]["median"], row),
-         f"{found[row, 'cpu']['median'] / found[row, 'A']['median']:.2f}"]
-        for row in row_names()
-        if (row, "A") in found and (row, "cpu") in found
-    ]
-
-
-def compared_rows(records: Records) -> list[list[str]]:
-    """Two builds in turn."""
-    found = medians(records)
-    return [
-        [row, in_unit(found[row, "A'"]["median"], row), in_unit(found[row, "B"]["median"], row),
-         f"{found[row, 'B']['median'] / found[row, chr(65) + chr(39)]['median']:.3f}"]
-        for row in row_names()
-        if (row, "A'") in found and (row, "B") in found
-    ]
+    rows = []
+    for row in row_names():
+        if (row, first) in found and (row, second) in found:
+            one, other = found[row, first]["median"], found[row, second]["median"]
+            rows.append([row, in_unit(one, row), in_unit(other, row), format(other / one, form)])
+    return rows
 
 
 def gradient_rows(records: Records) -> list[list[str]]:
@@ -93,7 +91,8 @@ def gradient_rows(records: Records) -> list[list[str]]:
                     if key in line:
                         worst.setdefault(record["row"], []).append(line[key])
     return [
-        [row, number(max(errors) if all(map(is_number, errors)) else None, ".1e")] for row, errors in worst.items()
+        [row, number(max(errors) if all(map(is_number, errors)) else None, ".1e")]
+        for row, errors in worst.items()
     ]
 
 
@@ -127,10 +126,12 @@ def heading(records: Records) -> tuple[dict, str]:
 
 def measurements(records: Records, expected: dict[str, Prediction]) -> list[str]:
     """The tables that are numbers."""
-    lines = table(["what", "predicted", "measured", "over the rounds", "verdict"], predicted_rows(records, expected))
-    if compared := compared_rows(records):
+    lines = table(
+        ["what", "predicted", "measured", "over the rounds", "verdict"], predicted_rows(records, expected)
+    )
+    if compared := beside(records, "A'", "B", ".3f"):
         lines += ["Two builds in turn:", "", *table(["what", "A", "B", "B over A"], compared)]
-    if cpu := cpu_rows(records):
+    if cpu := beside(records, "A", "cpu", ".2f"):
         lines += ["The same run on the machine's CPU:", "", *table(["what", "GPU", "CPU", "ratio"], cpu)]
     ceilings = [record["lines"][-1] for record in records if record["kind"] == "ceilings"]
     if ceilings:
@@ -139,20 +140,31 @@ def measurements(records: Records, expected: dict[str, Prediction]) -> list[str]
     profiles = of_kind(records, "profile")
     lines += table(
         ["profile", "metrics"],
-        [[f"{name}: {p['kernel']}", "; ".join(f"{k} {v}" for k, v in p["metrics"].items())] for name, p in profiles.items()],
+        [
+            [f"{name}: {p['kernel']}", "; ".join(f"{k} {v}" for k, v in p["metrics"].items())]
+            for name, p in profiles.items()
+        ],
     )
     lines += table(
         ["experiment", "bar", "worst", "passed", "seconds"],
         [
-            [f"{x['experiment']}: {x['what']}", f"{x['sense']} {x['bar']:g}",
-             "failed" if x["worst"] is None else f"{x['worst']:.2g}", f"{x['passes']} of {x['of']}",
-             "" if x["seconds"] is None else f"{x['seconds']:.1f}"]
+            [
+                f"{x['experiment']}: {x['what']}",
+                f"{x['sense']} {x['bar']:g}",
+                "failed" if x["worst"] is None else f"{x['worst']:.2g}",
+                f"{x['passes']} of {x['of']}",
+                "" if x["seconds"] is None else f"{x['seconds']:.1f}",
+            ]
             for x in of_kind(records, "judge", "what").values()
         ],
     )
     lines += table(
         ["case", "form", "us", "ratio", "gradient error"],
-        [row for case, found in of_kind(records, "peers", "case").items() for row in peer_rows(case, found["lines"])],
+        [
+            row
+            for case, found in of_kind(records, "peers", "case").items()
+            for row in peer_rows(case, found["lines"])
+        ],
     )
     return lines
 
@@ -165,13 +177,30 @@ def results(records: Records, expected: dict[str, Prediction]) -> str:
     passed = sum(test["status"] == "passed" for test in whole.values())
     sanitizers = of_kind(records, "sanitizer")
     clean = sum(record["verdict"] == "clean" for record in sanitizers.values())
-    lines = ["# Measured on a GPU", "", said + ".", "", "By `tools/gpu_check`, medians over the rounds. A row that misses "
-             "its prediction by more than a third is marked.", ""]
+    lines = [
+        "# Measured on a GPU",
+        "",
+        said + ".",
+        "",
+        "By `tools/gpu_check`, medians over the rounds. A row that misses "
+        "its prediction by more than a third is marked.",
+        "",
+    ]
     lines += measurements(records, expected)
-    lines += [f"Tests: {passed} of {len(whole)} passed. compute-sanitizer: {clean} of {len(sanitizers)} runs clean.", ""]
-    lines += [f"* {name}: {test['status']} {test['reason']}".rstrip() for name, test in tests.items()
-              if test["status"] != "passed"]
-    lines += [f"* {name}: {record['verdict']}" for name, record in sanitizers.items() if record["verdict"] != "clean"]
+    lines += [
+        f"Tests: {passed} of {len(whole)} passed. compute-sanitizer: {clean} of {len(sanitizers)} runs clean.",
+        "",
+    ]
+    lines += [
+        f"* {name}: {test['status']} {test['reason']}".rstrip()
+        for name, test in tests.items()
+        if test["status"] != "passed"
+    ]
+    lines += [
+        f"* {name}: {record['verdict']}"
+        for name, record in sanitizers.items()
+        if record["verdict"] != "clean"
+    ]
     return "\n".join(lines)
 
 
@@ -182,7 +211,10 @@ def render(records: Records, expected: dict[str, Prediction]) -> str:
     steps = of_kind(records, "step")
     lines += table(
         ["step", "status", "seconds", "limit", "reason"],
-        [[s["name"], s["status"], f"{s['seconds']:.1f}", f"{s['limit']:.0f}", s["reason"]] for s in steps.values()],
+        [
+            [s["name"], s["status"], f"{s['seconds']:.1f}", f"{s['limit']:.0f}", s["reason"]]
+            for s in steps.values()
+        ],
     )
     programs = [record for record in records if record["kind"] == "program"]
     lines += table(["program", "trouble"], [[f"{p['name']} ({p['build']})", p["trouble"]] for p in programs])

@@ -53,7 +53,9 @@ def seconds(lines: Lines) -> float:
     return lines[-1]["seconds_median"]
 
 
-def inner(name: str, row: str, functional: str, dim: int, n: int, *words: str, more: dict | None = None) -> Bench:
+def inner(
+    name: str, row: str, functional: str, dim: int, n: int, *words: str, more: dict | None = None
+) -> Bench:
     """An inner iteration."""
     rows = {row: seconds} | (more or {})
     common = ("--functional", functional, "--dim", str(dim), "--n", str(n), "--seconds", "0.4", *words)
@@ -75,7 +77,13 @@ def of_op(op: str, times: float) -> Callable[[Lines], float]:
 
 MOLECULES = ("--hidden", "100,100", "--check", "50")
 BENCHES = (
-    inner("d=1, exact log-det", "an inner iteration, N = 1000, (100,20), d = 1, exact log det", "porous_medium", 1, 1000),
+    inner(
+        "d=1, exact log-det",
+        "an inner iteration, N = 1000, (100,20), d = 1, exact log det",
+        "porous_medium",
+        1,
+        1000,
+    ),
     inner("d=1, no log-det", "d = 1, no log det", "potential", 1, 1000),
     inner("d=1, interaction", "the same with an interaction (aggregation)", "aggregation", 1, 1000),
     inner("d=20, exact log-det", "d = 20, exact", "entropy", 20, 1000),

@@ -5,6 +5,8 @@ programs and results."""
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import signal
@@ -13,14 +15,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 import time
 from pathlib import Path
 from types import ModuleType
 
 from gpu import rows, steps, verdicts
 from gpu.process import ROOT, Failed, Log, NoDevice, Result, run
-from gpu.programs import Build, GpuTest, Programs, file_digest, in_order, source_digest
+from gpu.programs import GpuTest, Programs, file_digest, in_order, source_digest
 from gpu.report import render, results
 from gpu.steps import Check
 
@@ -46,7 +47,14 @@ def raises(kind: type[Exception], call) -> Exception:
 
 def options(folder: Path, **more: object) -> argparse.Namespace:
     (folder / "out").mkdir(exist_ok=True)
-    given = {"out": folder / "out", "build": folder / "build", "commit": "now", "deps": None, "jobs": 1, "call": 1}
+    given = {
+        "out": folder / "out",
+        "build": folder / "build",
+        "commit": "now",
+        "deps": None,
+        "jobs": 1,
+        "call": 1,
+    }
     given |= {"packed": None, "against": None, "before": None}
     return argparse.Namespace(**(given | more))
 
@@ -137,14 +145,22 @@ def check_parsers(main: ModuleType, folder: Path) -> None:
     assert verdicts.case_at_fault(Result(None, ""), []) == ""
     assert verdicts.case_filter("a, b*") == "--test-case=a? b?"
     details = "    Duration                         us        12.34\n    Registers Per Thread  register/thread   128\n"
-    assert verdicts.profile_metrics(details) == {"Duration": "12.34 us", "Registers Per Thread": "128 register/thread"}
+    assert verdicts.profile_metrics(details) == {
+        "Duration": "12.34 us",
+        "Registers Per Thread": "128 register/thread",
+    }
 
 
 def check_rows(main: ModuleType, folder: Path) -> None:
     """Every measured row finds its prediction, and what is off by more than a third is marked."""
     expected = rows.predictions(ROOT / "bench/results")
     assert expected.keys() <= set(rows.row_names()), expected.keys() - set(rows.row_names())
-    for name in ("an inner iteration, N = 1000, (100,20), d = 1, exact log det", rows.POROUS, rows.EAGER, rows.STRONGEST):
+    for name in (
+        "an inner iteration, N = 1000, (100,20), d = 1, exact log det",
+        rows.POROUS,
+        rows.EAGER,
+        rows.STRONGEST,
+    ):
         assert name in expected, name
     for text, low, high in (
         ("9 to 12 µs, two nodes", 9e-6, 12e-6),
@@ -161,7 +177,9 @@ def check_rows(main: ModuleType, folder: Path) -> None:
     assert one.verdict(12e-6) == one.verdict(15e-6) == one.verdict(7e-6) == "as predicted"
     assert "1.50 times the most" in one.verdict(18e-6) and "0.67 times the least" in one.verdict(6e-6)
     assert one.verdict(None) == "NOT A NUMBER"
-    (folder / "2026-01-01-gpu-predictions.md").write_text("| what | prediction |\n| --- | --- |\n| a | 1 to 2 ms |\n")
+    (folder / "2026-01-01-gpu-predictions.md").write_text(
+        "| what | prediction |\n| --- | --- |\n| a | 1 to 2 ms |\n"
+    )
     (folder / "2026-02-01-gpu-predictions.md").write_text("| a | 2 to 3 ms | why |\n")
     assert rows.predictions(folder)["a"].low == 2e-3  # the newest
     assert rows.predictions(folder / "none") == {}
@@ -201,6 +219,35 @@ def check_budget(main: ModuleType, folder: Path) -> None:
         main.time.monotonic = clock
     assert main.PLANS[1][1] <= 330 and main.PLANS[2][1] <= 300
     assert all(hasattr(Check, f"step_{name}") for plan, _ in main.PLANS.values() for name in plan)
+
+
+def check_report(main: ModuleType, folder: Path) -> None:
+    """Two calls: rounds of the same programs are taken together; of other programs, the later call's."""
+    row = rows.BENCHES[0]
+    name = next(iter(row.rows))
+
+    def call(file: str, stamp: str, values: list[float]) -> Path:
+        lines = [{"kind": "machine", "stamp": stamp, "gpu": {"name": "Some GPU"}, "date": "2026-01-01T00:00"}]
+        lines += [
+            {"kind": "row", "row": name, "build": "A", "round": 0, "value": x, "lines": []} for x in values
+        ]
+        (folder / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder / file
+
+    def shown(*files: Path) -> str:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            main.report(list(files))
+        return next(line for line in out.getvalue().splitlines() if line.startswith(f"| {name} "))
+
+    first = call("1", "a", [30e-6])
+    with first.open("a") as cut_off:
+        cut_off.write('{"kind": "ro')
+    assert "| 30 µs |" in shown(first) and "OFF: 2.50 times the most" in shown(first)
+    assert "| 20 µs | 10 µs to 30 µs, 2 rounds" in shown(first, call("2", "a", [10e-6]))
+    assert "| 10 µs |" in shown(first, call("3", "b", [10e-6])) and "as predicted" in shown(
+        first, call("3", "b", [1e-5])
+    )
 
 
 def check_steps(main: ModuleType, folder: Path) -> None:
@@ -281,7 +328,11 @@ def check_signals(main: ModuleType, folder: Path) -> None:
     """A signal, and the end of the time, leave the results so far, what the running program had printed, and at most
     eight files; and no program outlives the check."""
     hanging = "echo 'TEST CASE:  begun'; echo $$ > hangs.pid; exec sleep 300"
-    bodies = {"test_good": "echo fine", "test_hangs": f"cd {folder}; {hanging}", "brenier_bench_device": "exit 77"}
+    bodies = {
+        "test_good": "echo fine",
+        "test_hangs": f"cd {folder}; {hanging}",
+        "brenier_bench_device": "exit 77",
+    }
     tests = [GpuTest("test_operations_cuda", "test_good"), GpuTest("test_device_loop_cuda", "test_hangs")]
     source = packed(folder / "packed", bodies, tests)
     tools = folder / "tools"
@@ -293,12 +344,19 @@ def check_signals(main: ModuleType, folder: Path) -> None:
         (folder / "hangs.pid").unlink(missing_ok=True)
         (folder / "work").mkdir(exist_ok=True)
         command = [*script, str(folder / name), "--packed", str(source), "--only", "ladder", *words]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
 
     def judge(name: str, output: str, status: int, reason: str) -> None:
         assert status == 1 and reason in output, (status, output)
         out = folder / name
-        assert {path.name for path in out.iterdir()} == {"gpu_check.jsonl", "gpu_check.log", "gpu_check.md", "results.md"}
+        assert {path.name for path in out.iterdir()} == {
+            "gpu_check.jsonl",
+            "gpu_check.log",
+            "gpu_check.md",
+            "results.md",
+        }
         records = [json.loads(line) for line in (out / "gpu_check.jsonl").read_text().splitlines()]
         assert any(x["kind"] == "test" and x["status"] == "passed" for x in records), records
         assert "begun" in (out / "gpu_check.log").read_text()
@@ -319,7 +377,7 @@ def check_signals(main: ModuleType, folder: Path) -> None:
     start = time.monotonic()
     process = call("late", "--seconds", "12")
     output, _ = process.communicate(timeout=40)
-    assert time.monotonic() - start < 14
+    assert time.monotonic() - start < 30
     judge("late", output, process.returncode, "out of time")
 
 
@@ -341,7 +399,9 @@ def check_programs(main: ModuleType, folder: Path) -> None:
     manifest["programs"]["test_d"]["sha256"] = file_digest(broken)
     (source / "manifest.json").write_text(json.dumps(manifest))
     trouble = Programs.unpacked(source).check("9.0")
-    assert trouble["test_b"] == "is not what was packed" and trouble["test_c"] == "not in the archive", trouble
+    assert (
+        trouble["test_b"] == "is not what was packed" and trouble["test_c"] == "not in the archive"
+    ), trouble
     assert "test_a" not in trouble and "test_d" in trouble, trouble
     other = Programs.unpacked(source).check("8.0")
     assert other["test_a"] == "built for sm_90, the GPU is 8.0", other
@@ -349,7 +409,10 @@ def check_programs(main: ModuleType, folder: Path) -> None:
     programs.check("9.0")
     assert "is not what was packed" in str(raises(Failed, lambda: programs.path("test_b")))
     raises(Failed, lambda: Programs.unpacked(folder))
-    names = [test.name for test in in_order([GpuTest(n, n) for n in ("z", "test_operations_cuda", "test_dialect_cuda")])]
+    names = [
+        test.name
+        for test in in_order([GpuTest(n, n) for n in ("z", "test_operations_cuda", "test_dialect_cuda")])
+    ]
     assert names == ["test_dialect_cuda", "test_operations_cuda", "z"]
     (folder / "not.tar.xz").write_text("nothing")
     check = Check(options(folder, packed=folder / "not.tar.xz"))
@@ -411,8 +474,11 @@ mkdir -p {build}/bench; touch {build}/bench/brenier_bench_device
 echo 'nvcc -Werror all-warnings -c a.cpp'; echo 'a.cpp(3): error: no such type'; echo 'ninja: stopped'
 exit 1"""
     program(tools / "cmake", script)
-    program(tools / "ctest", """echo '{"tests": [{"name": "test_new_cuda", "command": ["/x/test_new_cuda", "-a"], "properties":
-      [{"name": "TIMEOUT", "value": 9}, {"name": "LABELS", "value": ["gpu"]}]}]}'""")
+    program(
+        tools / "ctest",
+        """echo '{"tests": [{"name": "test_new_cuda", "command": ["/x/test_new_cuda", "-a"], "properties":
+      [{"name": "TIMEOUT", "value": 9}, {"name": "LABELS", "value": ["gpu"]}]}]}'""",
+    )
     with Path_(tools):
         check = Check(options(folder))
         error = raises(Failed, lambda: check.step_build(20))
@@ -458,7 +524,9 @@ def check_tests(main: ModuleType, folder: Path) -> None:
     tests = [GpuTest(name, name) for name in bodies] + [GpuTest("test_gone", "test_gone")]
     source = packed(folder / "packed", bodies, tests)
     tools = folder / "tools"
-    program(tools / "compute-sanitizer", 'while [ "$1" != 20 ]; do shift; done; shift; echo checked; exec "$@"')
+    program(
+        tools / "compute-sanitizer", 'while [ "$1" != 20 ]; do shift; done; shift; echo checked; exec "$@"'
+    )
 
     def check(*wanted: str) -> Check:
         made = Check(options(folder, packed=source))
@@ -468,7 +536,7 @@ def check_tests(main: ModuleType, folder: Path) -> None:
 
     with Path_(tools):
         one = check()
-        error = raises(Failed, lambda: one.step_ladder(8))
+        error = raises(Failed, lambda: one.step_ladder(5))
         found = one.records.last("test", "name")
         statuses = [found[test.name]["status"] for test in tests]
         assert statuses == ["passed", "failed", "out of time", "passed", "not there"], found
@@ -506,14 +574,14 @@ def check_numbers(main: ModuleType, folder: Path) -> None:
     """Each row of the predictions is recorded; a gradient that is wrong or not a number fails the step."""
     line = '"seconds_median": 1e-5, "op": "%s", "dim": %d, "pairs_per_second": 1e12'
     ops = [("interaction_log", 1), ("interaction_log", 2), ("interaction_log_energy", 1), ("map", 128)]
-    ops_lines = "\n".join("{%s, \"error\": 1e-8}" % (line % op) for op in ops)
+    ops_lines = "\n".join('{%s, "error": 1e-8}' % (line % op) for op in ops)
     writes = f"""while [ "$1" != --json ]; do shift; done
 cat > $2 <<'END'
 {ops_lines}
 END"""
-    inner = "echo '{\"seconds_median\": 1.1e-5, \"gradient_rel_error\": %s}'"
+    inner = 'echo \'{"seconds_median": 1.1e-5, "gradient_rel_error": %s}\''
     bodies = {
-        "brenier_bench_device": 'echo \'{"fma_float_flops": 6e13}\'',
+        "brenier_bench_device": "echo '{\"fma_float_flops\": 6e13}'",
         "brenier_bench_inner": inner % "1e-7",
         "brenier_bench_sinkhorn": 'echo \'{"seconds_median": 3e-3, "error": 1e-8}\'',
         "brenier_bench_ops": writes,
@@ -527,9 +595,11 @@ END"""
 
     one = check()
     one.step_alone(60)
-    assert {x["row"] for x in one.records.all if x["kind"] == "row"} | {rows.POROUS, rows.EAGER, rows.STRONGEST} == set(
-        rows.row_names()
-    )
+    assert {x["row"] for x in one.records.all if x["kind"] == "row"} | {
+        rows.POROUS,
+        rows.EAGER,
+        rows.STRONGEST,
+    } == set(rows.row_names())
     expected = rows.predictions(ROOT / "bench/results")
     text = results(one.records.all, expected)
     assert "| 11 µs |" in text and "OFF: " in text and "5.00" in text and "6e+13" in text, text
@@ -551,7 +621,7 @@ END"""
     start = time.monotonic()
     one = check()
     raises(Failed, lambda: one.step_alone(2))
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 12
 
 
 def check_profiles(main: ModuleType, folder: Path) -> None:
@@ -571,16 +641,32 @@ esac""",
     check = Check(options(folder, packed=source))
     check.programs = Programs.unpacked(source)
     with Path_(tools):
-        assert "1 of 4 profiles; soft_minimum: ==ERROR== no counters" in str(raises(Failed, lambda: check.step_profile(30)))
-    with tarfile.open(folder / "out/profiles.tar.xz") as content:
+        assert "1 of 4 profiles; soft_minimum: ==ERROR== no counters" in str(
+            raises(Failed, lambda: check.step_profile(30))
+        )
+    with tarfile.open(folder / "out/profiles.tar") as content:
         names = content.getnames()
-    assert len(names) == 9 and "profiles/step_large.source.csv" in names, names
+    assert len(names) == 9 and "profiles/step_large.source.csv.gz" in names, names
     assert check.records.last("profile", "name")["step_small"]["metrics"] == {"Duration": "7.5 us"}
     assert "--kill yes" in check.log.path.read_text()
+    most, steps.MOST_OF_A_FILE = steps.MOST_OF_A_FILE, 1
+    check.pack_profiles(check.work / "profiles")
+    steps.MOST_OF_A_FILE = most
+    with tarfile.open(folder / "out/profiles.tar") as content:
+        assert len(content.getnames()) == 6
 
 
 def self_test(main: ModuleType) -> None:
-    parts = (check_parsers, check_rows, check_budget, check_steps, check_signals, check_programs, check_fallback)
+    parts = (
+        check_parsers,
+        check_rows,
+        check_report,
+        check_budget,
+        check_steps,
+        check_signals,
+        check_programs,
+        check_fallback,
+    )
     parts += (check_build, check_machine, check_tests, check_numbers, check_profiles)
     for part in parts:
         with tempfile.TemporaryDirectory() as folder:

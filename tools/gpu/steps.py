@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import datetime
+import gzip
 import importlib.util
 import json
 import os
@@ -26,6 +27,7 @@ from gpu.rows import BENCHES, EAGER, GRADIENT_BAR, POROUS, STRONGEST, Bench, is_
 from gpu.verdicts import case_at_fault, case_filter, profile_metrics, sanitizer_verdict, test_verdict
 
 RUN_SECONDS = 25  # most of one run of a benchmark: one that hangs does not take the others' time
+MOST_OF_A_FILE = 15 << 20  # bytes: what is larger does not come back from a machine that is lent
 LANES = 6  # tests and sanitizers side by side
 
 # Small tests for compute-sanitizer, what is left out of them (bulk, products of cuBLAS, whose kernels are many, and
@@ -44,7 +46,13 @@ INNER = ("--device", "cuda", "--threads", "0", "--check", "10", "--seconds", "0.
 PROFILES = (  # name, kernel, launches before it, program, arguments
     ("step_small", "step_kernel", 20, "brenier_bench_inner", ("--dim", "1", "--n", "1000", *INNER)),
     ("update_small", "update_kernel", 20, "brenier_bench_inner", ("--dim", "1", "--n", "1000", *INNER)),
-    ("soft_minimum", "soft_minimum_kernel", 20, "brenier_bench_sinkhorn", ("--device", "cuda", "--iterations", "100")),
+    (
+        "soft_minimum",
+        "soft_minimum_kernel",
+        20,
+        "brenier_bench_sinkhorn",
+        ("--device", "cuda", "--iterations", "100"),
+    ),
     (
         "step_large",
         "step_kernel",
@@ -72,6 +80,15 @@ class Records:
                 out.write(json.dumps(record, default=str) + "\n")
                 out.flush()
                 os.fsync(out.fileno())
+
+    @staticmethod
+    def read(path: Path) -> list[dict]:
+        """Those of a file. The last line of a run that was cut off need not be whole."""
+        lines = path.read_text().splitlines()
+        try:
+            return [json.loads(line) for line in lines]
+        except json.JSONDecodeError:
+            return [json.loads(line) for line in lines[:-1]]
 
     def last(self, kind: str, key: str) -> dict[str, dict]:
         """The last record of each value of `key`."""
@@ -137,7 +154,9 @@ class Check:
         self.until = time.monotonic() + limit
         nvcc = run([Build.nvcc(), "--version"], limit / 4)
         version = re.search(r"release [\d.]+, V[\d.]+", nvcc.text)
-        git = ["git", "-C", ROOT, "rev-parse", "--short=12", "HEAD"] if (ROOT / ".git").exists() else ["false"]
+        git = (
+            ["git", "-C", ROOT, "rev-parse", "--short=12", "HEAD"] if (ROOT / ".git").exists() else ["false"]
+        )
         commit = run(git, limit / 4)
         self.machine |= {
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -156,12 +175,13 @@ class Check:
 
     def find_gpu(self, limit: float) -> Failed | None:
         keys = ("name", "driver_version", "compute_cap", "memory.total", "clocks.max.sm", "power.limit")
-        query = run(["nvidia-smi", f"--query-gpu={','.join(keys)}", "--format=csv,noheader"], limit / 4, self.log)
+        command = ["nvidia-smi", f"--query-gpu={','.join(keys)}", "--format=csv,noheader"]
+        query = run(command, 0.7 * limit, self.log)  # the first use of a GPU wakes it, for seconds
         if query.status == 0 and query.text.count(",") >= len(keys) - 1:
             values = [value.strip() for value in query.text.splitlines()[0].split(",")]
             self.machine["gpu"] = dict(zip(keys, values))
             return None
-        listed = run(["nvidia-smi", "-L"], limit / 4)  # an older one does not know all of the keys
+        listed = run(["nvidia-smi", "-L"], 0.3 * limit)  # an older one does not know all of the keys
         if found := re.search(r"^GPU \d+: ([^(\n]+)", listed.text, re.MULTILINE):
             self.machine["gpu"] = {"name": found[1].strip()}
             return None
@@ -184,8 +204,10 @@ class Check:
         self.machine["built"] = origin.get("commit", "")
         here = source_root()
         if here and origin.get("sources") != source_digest(here):
-            self.machine["other sources"] = f"THE PROGRAMS WERE BUILT FROM OTHER SOURCES: {origin.get('commit')}"
-        trouble = self.programs.check(capability)
+            self.machine["other sources"] = (
+                f"THE PROGRAMS WERE BUILT FROM OTHER SOURCES: {origin.get('commit')}"
+            )
+        trouble = self.programs.check(capability, self.log)
         for name, why in trouble.items():
             self.records.add("program", name=name, build="A", trouble=why)
         self.machine["libraries"] = self.programs.environment.get("LD_LIBRARY_PATH", "")
@@ -243,8 +265,15 @@ class Check:
 
     # --- tests ---
 
-    def run_test(self, test: GpuTest, limit: float, env: dict | None = None, more: Sequence[str] = (),
-                 tool: Sequence = (), note: str = "") -> tuple[str, Result]:
+    def run_test(
+        self,
+        test: GpuTest,
+        limit: float,
+        env: dict | None = None,
+        more: Sequence[str] = (),
+        tool: Sequence = (),
+        note: str = "",
+    ) -> tuple[str, Result]:
         """One test by itself, recorded; what it printed before it was stopped is not lost."""
         programs, start = self.need_programs(), time.monotonic()
         name = f"{test.name}{note}"
@@ -302,7 +331,9 @@ class Check:
         if wrong:
             worst = next((name for name in wrong if status[name] == "failed"), wrong[0])
             reason = found[worst]["reason"] if worst in found else ""
-            raise Failed(f"{len(wrong)} of {len(names)} did not pass; {worst}: {status[worst]} {reason}".strip())
+            raise Failed(
+                f"{len(wrong)} of {len(names)} did not pass; {worst}: {status[worst]} {reason}".strip()
+            )
 
     def step_ladder(self, limit: float) -> None:
         """What everything else stands on."""
@@ -324,8 +355,8 @@ class Check:
         end = time.monotonic() + limit
         tests, before = self.need_programs().tests, {}
         if self.options.before:
-            lines = [json.loads(line) for line in self.options.before.read_text().splitlines()]
-            before = {line["name"]: line["status"] for line in lines if line["kind"] == "test"}
+            found = Records.read(self.options.before)
+            before = {line["name"]: line["status"] for line in found if line["kind"] == "test"}
         first = [test for test in tests if before.get(test.name, "passed") != "passed"]
         self.until = time.monotonic() + 0.5 * limit
         self.one_by_one(first)
@@ -336,7 +367,7 @@ class Check:
         self.until = time.monotonic() + limit
         waiting = [test for test in tests if test.name not in self.run_already]
         jobs: list[Callable[[], object]] = [lambda s=s: self.sanitize(*s) for s in sanitizers]
-        jobs[1:1] = [lambda t=test: self.run_test(t, self.left()) for test in waiting]
+        jobs[2:2] = [lambda t=test: self.run_test(t, self.left()) for test in waiting]
         with concurrent.futures.ThreadPoolExecutor(LANES) as lanes:
             pending = [lanes.submit(lambda job=job: job() if self.left() > 1 else None) for job in jobs]
             try:
@@ -344,6 +375,7 @@ class Check:
                     future.result()
             except BaseException:  # a signal: the lanes end at once, and so do we
                 running.close()
+                lanes.shutdown(cancel_futures=True)
                 raise
         self.judge_tests([test.name for test in tests])
         verdicts = self.records.last("sanitizer", "name")
@@ -363,7 +395,9 @@ class Check:
         try:
             program = programs.path(test, self.until)
         except Failed as error:
-            self.records.add("sanitizer", name=self.sanitizer_name(tool, index), verdict=str(error), seconds=0)
+            self.records.add(
+                "sanitizer", name=self.sanitizer_name(tool, index), verdict=str(error), seconds=0
+            )
             return
         start = time.monotonic()
         path = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
@@ -390,7 +424,9 @@ class Check:
             result = self.call(programs, bench.program, words, RUN_SECONDS)
             lines = json_lines(file.read_text() if file.is_file() else "" if bench.to_file else result.text)
             if result.status != 0 or not lines:
-                return f"{bench.name} on {device}: {'out of time' if result.status is None else result.last()}"
+                return (
+                    f"{bench.name} on {device}: {'out of time' if result.status is None else result.last()}"
+                )
             name = build if device == "cuda" else device
             for row, value in bench.rows.items():
                 self.records.add("row", row=row, build=name, round=number, value=value(lines), lines=lines)
@@ -416,7 +452,9 @@ class Check:
             raise
         except Failed as error:
             wrong.append(str(error))
-        wrong += [why for bench in BENCHES if self.left() > 1 and (why := self.bench(bench, programs, "A", 0))]
+        wrong += [
+            why for bench in BENCHES if self.left() > 1 and (why := self.bench(bench, programs, "A", 0))
+        ]
         self.judge_rows(wrong)
 
     def judge_rows(self, wrong: list[str]) -> None:
@@ -459,7 +497,9 @@ class Check:
         ncu = shutil.which("ncu") or next(
             (str(path) for path in sorted(Path("/").glob("usr/local/cuda*/bin/ncu"))[::-1]), ""
         )
-        ncu = ncu or next((str(path) for path in sorted(Path("/opt/nvidia").glob("nsight-compute/*/ncu"))[::-1]), "")
+        ncu = ncu or next(
+            (str(path) for path in sorted(Path("/opt/nvidia").glob("nsight-compute/*/ncu"))[::-1]), ""
+        )
         if not ncu:
             raise (NoDevice if self.no_device else Failed)("there is no ncu here")
         folder, wrong = self.work / "profiles", []
@@ -477,39 +517,53 @@ class Check:
         if wrong:
             raise Failed(f"{len(wrong)} of {len(PROFILES)} profiles; {wrong[0]}")
 
-    def profile(self, ncu: str, folder: Path, limit: float, name: str, kernel: str, skip: int, program: str,
-                words: Sequence[str]) -> None:
+    def profile(
+        self,
+        ncu: str,
+        folder: Path,
+        limit: float,
+        name: str,
+        kernel: str,
+        skip: int,
+        program: str,
+        words: Sequence[str],
+    ) -> None:
         programs, end = self.need_programs(), time.monotonic() + limit
         report = folder / f"{name}.ncu-rep"
-        command = [ncu, "--clock-control", "none", "--set", "full", "--import-source", "no", "-f", "-o", report]
-        command += ["-k", f"regex:^{kernel}$", "--launch-skip", skip, "--launch-count", 1, "--kill", "yes"]
-        command += [programs.path(program, end), *words]
-        result = run(command, 0.8 * limit, self.log, programs.environment)
+        target = [programs.path(program, end), *words]
+        # Without the last options where this version does not know them: the program then runs to its end.
+        for optional in (["--import-source", "no", "--kill", "yes"], []):
+            command = [ncu, "--clock-control", "none", "--set", "full", *optional, "-f", "-o", report]
+            command += ["-k", f"regex:^{kernel}$", "--launch-skip", skip, "--launch-count", 1, *target]
+            result = run(command, 0.8 * (end - time.monotonic()), self.log, programs.environment)
+            if report.is_file() or result.status is None:
+                break
         if not report.is_file():
-            if SKIPPED == result.status or "no CUDA device" in result.text:
+            if "no CUDA device" in result.text or "no CUDA backend" in result.text:
                 raise self.skipped(result.last())
             raise Failed("out of time" if result.status is None else result.last())
-        details = run([ncu, "--import", report, "--page", "details"], 10)
-        source = run([ncu, "--import", report, "--page", "source", "--csv"], 10)
-        (folder / f"{name}.details.txt").write_text(details.text)
-        (folder / f"{name}.source.csv").write_text(source.text)
+        details = run([ncu, "--import", report, "--page", "details"], 15)
+        source = run([ncu, "--import", report, "--page", "source", "--csv"], 15)
         self.records.add("profile", name=name, kernel=kernel, metrics=profile_metrics(details.text))
+        for inside, content in (("details.txt", details), ("source.csv", source)):
+            with gzip.open(folder / f"{name}.{inside}.gz", "wt", compresslevel=4) as out:
+                out.write(content.text)
         self.pack_profiles(folder)
         if details.status != 0 or source.status != 0:
             raise Failed(f"a page is missing: {details.last() if details.status else source.last()}")
 
     def pack_profiles(self, folder: Path) -> None:
-        """After each: one file for all of them, and only whole ones."""
-        unfinished = self.work / "profiles.tar.xz"
-        for with_reports in (True, False):
-            with tarfile.open(unfinished, "w:xz", preset=1) as content:
+        """After each kernel: one file for all of them, never half of one, and the pages rather than ncu's own reports
+        where there is no room for both."""
+        unfinished = self.out / "profiles.tar.new"
+        for suffixes in ((".gz", ".ncu-rep"), (".gz",)):
+            with tarfile.open(unfinished, "w") as content:
                 for path in sorted(folder.iterdir()):
-                    if with_reports or path.suffix != ".ncu-rep":
+                    if path.suffix in suffixes:
                         content.add(path, f"profiles/{path.name}")
-            if unfinished.stat().st_size < 15 << 20:
+            if unfinished.stat().st_size < MOST_OF_A_FILE:
                 break
-        shutil.copyfile(unfinished, self.out / "profiles.tar.xz.new")
-        os.replace(self.out / "profiles.tar.xz.new", self.out / "profiles.tar.xz")
+        os.replace(unfinished, self.out / "profiles.tar")
 
     # --- the method, and its peers ---
 
@@ -519,7 +573,14 @@ class Check:
         table = self.work / "judge.json"
         seeds = 1 if self.options.call == 1 else 3
         binary = self.need_programs().path("brenier", self.until)
-        command = [python_with("numpy"), ROOT / "bench/paper/judge.py", "--only", "porous_medium", "--seeds", seeds]
+        command = [
+            python_with("numpy"),
+            ROOT / "bench/paper/judge.py",
+            "--only",
+            "porous_medium",
+            "--seeds",
+            seeds,
+        ]
         command += ["--device", "cuda", "--binary", binary, "--json", table, "--verbose"]
         result = run(command, self.left(), self.log, self.programs.environment)
         rows = json.loads(table.read_text())["rows"] if table.is_file() else []
@@ -542,7 +603,10 @@ class Check:
         common = ["--device", "cuda", "--share-inputs", "--binary", binary]
         large = ["--case", LARGE_CASE, "--rounds", 2, "--seconds", 0.5, "--forms", LARGE_FORMS]
         # Seven PyTorch processes compile at once: not with all processors each.
-        environment = {"PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_COMPILE_THREADS": "4"} | self.programs.environment
+        environment = {
+            "PYTHONUNBUFFERED": "1",
+            "TORCHINDUCTOR_COMPILE_THREADS": "4",
+        } | self.programs.environment
         small = [word for case in PEER_CASES for word in ("--case", case)]
         python = python_with("torch", "safetensors")
         for share, words in ((0.7, [*small, "--rounds", 3, "--seconds", 0.4]), (1, large)):
@@ -554,7 +618,9 @@ class Check:
                 self.records.add("peers", case=case, lines=lines)
                 self.record_ratios(case, lines)
                 for line in lines:
-                    if "failed" not in line and (wrong := wrong_by("gradient_rel_error", GRADIENT_BAR)([line])):
+                    if "failed" not in line and (
+                        wrong := wrong_by("gradient_rel_error", GRADIENT_BAR)([line])
+                    ):
                         reasons.append(f"{case}, {line['form']}: {wrong}")
             if result.status != 0:
                 reasons.append("out of time" if result.status is None else result.last())
@@ -563,7 +629,11 @@ class Check:
 
     def record_ratios(self, case: str, lines: list[dict]) -> None:
         """The predicted ratios, of the first case."""
-        times = {x["form"]: x["seconds_median"] for x in lines if "failed" not in x and is_number(x.get("seconds_median"))}
+        times = {
+            x["form"]: x["seconds_median"]
+            for x in lines
+            if "failed" not in x and is_number(x.get("seconds_median"))
+        }
         ours = times.pop("brenier", None)
         if case != PEER_CASES[0] or not ours or not times:
             return
