@@ -49,6 +49,7 @@ def predicted_rows(records: Records, expected: dict[str, Prediction]) -> list[li
     failed = {
         record["row"] for record in records if record["kind"] == "row" and not is_number(record["value"])
     }
+    wrong = {x["row"]: x["wrong"] for x in records if x["kind"] == "row" and x["build"] == "A" and x["wrong"]}
     rows = []
     for name in dict.fromkeys([*expected, *row_names()]):
         one, measured = expected.get(name), found.get((name, "A"))
@@ -58,15 +59,9 @@ def predicted_rows(records: Records, expected: dict[str, Prediction]) -> list[li
             continue
         spread = f"{in_unit(measured['least'], name)} to {in_unit(measured['most'], name)}"
         spread = f"{spread}, {measured['rounds']} rounds" if measured["rounds"] > 1 else ""
-        rows.append(
-            [
-                name,
-                said,
-                in_unit(measured["median"], name),
-                spread,
-                one.verdict(measured["median"]) if one else "",
-            ]
-        )
+        verdict = one.verdict(measured["median"]) if one else ""
+        verdict = f"WRONG: {wrong[name]}" if name in wrong else verdict
+        rows.append([name, said, in_unit(measured["median"], name), spread, verdict])
     return rows
 
 
@@ -230,4 +225,8 @@ def render(records: Records, expected: dict[str, Prediction]) -> str:
     if any(record["kind"] == "row" for record in records):
         lines += measurements(records, expected)
         lines += table(["row", "worst error of its check"], gradient_rows(records))
+    lines += table(
+        ["benchmark, build", "trouble"],
+        [[name, x["reason"]] for name, x in of_kind(records, "trouble").items()],
+    )
     return "\n".join(lines)

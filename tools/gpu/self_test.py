@@ -229,7 +229,8 @@ def check_report(main: ModuleType, folder: Path) -> None:
     def call(file: str, stamp: str, values: list[float]) -> Path:
         lines = [{"kind": "machine", "stamp": stamp, "gpu": {"name": "Some GPU"}, "date": "2026-01-01T00:00"}]
         lines += [
-            {"kind": "row", "row": name, "build": "A", "round": 0, "value": x, "lines": []} for x in values
+            {"kind": "row", "row": name, "build": "A", "round": 0, "value": x, "wrong": "", "lines": []}
+            for x in values
         ]
         (folder / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
         return folder / file
@@ -575,15 +576,17 @@ def check_numbers(main: ModuleType, folder: Path) -> None:
     line = '"seconds_median": 1e-5, "op": "%s", "dim": %d, "pairs_per_second": 1e12'
     ops = [("interaction_log", 1), ("interaction_log", 2), ("interaction_log_energy", 1), ("map", 128)]
     ops_lines = "\n".join('{%s, "error": 1e-8}' % (line % op) for op in ops)
+    small = '{"op": "interaction_log", "dim": 1, "pairs_per_second": 1, "seconds_median": 1, "error": 0}'
     writes = f"""while [ "$1" != --json ]; do shift; done
 cat > $2 <<'END'
+{small}
 {ops_lines}
 END"""
     inner = 'echo \'{"seconds_median": 1.1e-5, "gradient_rel_error": %s}\''
     bodies = {
         "brenier_bench_device": "echo '{\"fma_float_flops\": 6e13}'",
         "brenier_bench_inner": inner % "1e-7",
-        "brenier_bench_sinkhorn": 'echo \'{"seconds_median": 3e-3, "error": 1e-8}\'',
+        "brenier_bench_sinkhorn": 'echo \'{"op": "sinkhorn", "seconds_median": 3e-3, "error": 1e-8}\'',
         "brenier_bench_ops": writes,
     }
     source = packed(folder / "packed", bodies, [])
@@ -602,6 +605,7 @@ END"""
     } == set(rows.row_names())
     expected = rows.predictions(ROOT / "bench/results")
     text = results(one.records.all, expected)
+    assert "| 1.00e+12 pairs/s |" in text and "| 1.00e+00 pairs/s |" not in text  # of the largest clouds
     assert "| 11 µs |" in text and "OFF: " in text and "5.00" in text and "6e+13" in text, text
     assert "| not measured |" in text  # the judge and the peers have not run
     one.step_compare(2)
@@ -611,7 +615,9 @@ END"""
     assert "4 rounds" in text and "| 1.00 |" in text, text  # beside the CPU
     for value in ("null", "2e-3"):
         program(source / "bin/brenier_bench_inner", inner % value)
-        assert "gradient_rel_error" in str(raises(Failed, lambda: check().step_alone(60)))
+        one = check()
+        assert "gradient_rel_error" in str(raises(Failed, lambda: one.step_alone(60)))
+        assert "| WRONG: gradient_rel_error" in results(one.records.all, expected)
     program(source / "bin/brenier_bench_inner", "echo nothing")
     assert "nothing" in str(raises(Failed, lambda: check().step_alone(60)))
     program(source / "bin/brenier_bench_device", "echo 'SKIPPED: none'; exit 77")

@@ -175,13 +175,14 @@ class Check:
 
     def find_gpu(self, limit: float) -> Failed | None:
         keys = ("name", "driver_version", "compute_cap", "memory.total", "clocks.max.sm", "power.limit")
-        command = ["nvidia-smi", f"--query-gpu={','.join(keys)}", "--format=csv,noheader"]
+        tool = shutil.which("nvidia-smi") or "/usr/local/nvidia/bin/nvidia-smi"
+        command = [tool, f"--query-gpu={','.join(keys)}", "--format=csv,noheader"]
         query = run(command, 0.7 * limit, self.log)  # the first use of a GPU wakes it, for seconds
         if query.status == 0 and query.text.count(",") >= len(keys) - 1:
             values = [value.strip() for value in query.text.splitlines()[0].split(",")]
             self.machine["gpu"] = dict(zip(keys, values))
             return None
-        listed = run(["nvidia-smi", "-L"], 0.3 * limit)  # an older one does not know all of the keys
+        listed = run([tool, "-L"], 0.3 * limit)  # an older one does not know all of the keys
         if found := re.search(r"^GPU \d+: ([^(\n]+)", listed.text, re.MULTILINE):
             self.machine["gpu"] = {"name": found[1].strip()}
             return None
@@ -412,6 +413,25 @@ class Check:
 
     def bench(self, bench: Bench, programs: Programs, build: str, number: int, device: str = "cuda") -> str:
         """One run of a benchmark, recorded row by row. Why it is not right; empty where it is."""
+        name = build if device == "cuda" else device
+        try:
+            lines = self.bench_lines(bench, programs, number, device)
+            values = {row: value(lines) for row, value in bench.rows.items()}
+            trouble = bench.wrong(lines)
+            for row, value in values.items():
+                self.records.add(
+                    "row", row=row, build=name, round=number, value=value, wrong=trouble, lines=lines
+                )
+        except NoDevice:
+            raise
+        except (Failed, ValueError, KeyError, IndexError, TypeError) as error:
+            trouble = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+        if trouble:
+            self.records.add("trouble", name=f"{bench.name}, {name}", round=number, reason=trouble)
+            return f"{bench.name} on {device}: {trouble}"
+        return ""
+
+    def bench_lines(self, bench: Bench, programs: Programs, number: int, device: str) -> list[dict]:
         words = [*bench.words, *(bench.quick if number or device == "cpu" else ())]
         words += ["--device", device, "--threads", "0"]
         if device == "cpu":
@@ -420,22 +440,13 @@ class Check:
         file.unlink(missing_ok=True)
         if bench.to_file:
             words += ["--json", str(file)]
-        try:
-            result = self.call(programs, bench.program, words, RUN_SECONDS)
-            lines = json_lines(file.read_text() if file.is_file() else "" if bench.to_file else result.text)
-            if result.status != 0 or not lines:
-                return (
-                    f"{bench.name} on {device}: {'out of time' if result.status is None else result.last()}"
-                )
-            name = build if device == "cuda" else device
-            for row, value in bench.rows.items():
-                self.records.add("row", row=row, build=name, round=number, value=value(lines), lines=lines)
-        except NoDevice:
-            raise
-        except (Failed, ValueError, KeyError, StopIteration, TypeError) as error:
-            return f"{bench.name} on {device}: {type(error).__name__}: {error}"
-        wrong = bench.wrong(lines)
-        return f"{bench.name} on {device}: {wrong}" if wrong else ""
+        result = self.call(programs, bench.program, words, RUN_SECONDS)
+        if result.status != 0:
+            raise Failed("out of time" if result.status is None else result.last())
+        lines = json_lines(file.read_text() if bench.to_file and file.is_file() else result.text)
+        if not lines:
+            raise Failed(f"no numbers: {result.last()}")
+        return lines
 
     def step_alone(self, limit: float) -> None:
         """The GPU alone: what it can do at best, and every row of the predictions once."""
@@ -588,7 +599,7 @@ class Check:
             self.records.add("judge", **row)
         if errors := [row["worst"] for row in rows if row["sense"] == "<="]:
             value = max(errors) if all(is_number(x) for x in errors) else None
-            self.records.add("row", row=POROUS, build="A", round=0, value=value, lines=[])
+            self.records.add("row", row=POROUS, build="A", round=0, value=value, wrong="", lines=[])
         if result.status is None:
             raise TimeoutError
         if result.status != 0:
@@ -638,5 +649,9 @@ class Check:
         if case != PEER_CASES[0] or not ours or not times:
             return
         if "eager" in times:
-            self.records.add("row", row=EAGER, build="A", round=0, value=times["eager"] / ours, lines=[])
-        self.records.add("row", row=STRONGEST, build="A", round=0, value=min(times.values()) / ours, lines=[])
+            self.records.add(
+                "row", row=EAGER, build="A", round=0, value=times["eager"] / ours, wrong="", lines=[]
+            )
+        self.records.add(
+            "row", row=STRONGEST, build="A", round=0, value=min(times.values()) / ours, wrong="", lines=[]
+        )
