@@ -162,9 +162,9 @@ class Prediction:
         if not is_number(value):
             return "NOT A NUMBER"
         if value > self.high * FAR:
-            return f"OFF: {value / self.high:.2f} times the most"
+            return f"OFF: {value / self.high:.3g} times the most"
         if 0 < value < self.low / FAR:
-            return f"OFF: {value / self.low:.2f} times the least"
+            return f"OFF: {value / self.low:.2g} times the least"
         return "as predicted"
 
 

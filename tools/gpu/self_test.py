@@ -175,7 +175,7 @@ def check_rows(main: ModuleType, folder: Path) -> None:
     assert rows.prediction("x", "nobody knows") is None
     one = rows.prediction("x", "9 to 12 µs")
     assert one.verdict(12e-6) == one.verdict(15e-6) == one.verdict(7e-6) == "as predicted"
-    assert "1.50 times the most" in one.verdict(18e-6) and "0.67 times the least" in one.verdict(6e-6)
+    assert "1.5 times the most" in one.verdict(18e-6) and "0.67 times the least" in one.verdict(6e-6)
     assert one.verdict(None) == "NOT A NUMBER"
     (folder / "2026-01-01-gpu-predictions.md").write_text(
         "| what | prediction |\n| --- | --- |\n| a | 1 to 2 ms |\n"
@@ -244,7 +244,7 @@ def check_report(main: ModuleType, folder: Path) -> None:
     first = call("1", "a", [30e-6])
     with first.open("a") as cut_off:
         cut_off.write('{"kind": "ro')
-    assert "| 30 µs |" in shown(first) and "OFF: 2.50 times the most" in shown(first)
+    assert "| 30 µs |" in shown(first) and "OFF: 2.5 times the most" in shown(first)
     assert "| 20 µs | 10 µs to 30 µs, 2 rounds" in shown(first, call("2", "a", [10e-6]))
     assert "| 10 µs |" in shown(first, call("3", "b", [10e-6])) and "as predicted" in shown(
         first, call("3", "b", [1e-5])
@@ -410,6 +410,15 @@ def check_programs(main: ModuleType, folder: Path) -> None:
     programs.check("9.0")
     assert "is not what was packed" in str(raises(Failed, lambda: programs.path("test_b")))
     raises(Failed, lambda: Programs.unpacked(folder))
+    tree = folder / "tree"
+    (tree / "kernels").mkdir(parents=True)
+    (tree / "kernels/a.cpp").write_text("int a;")
+    before = source_digest(tree)
+    (tree / "README.md").write_text("text")
+    (tree / "kernels/a.log").write_text("text")
+    assert source_digest(tree) == before
+    (tree / "kernels/a.cpp").write_text("int b;")
+    assert source_digest(tree) != before
     names = [
         test.name
         for test in in_order([GpuTest(n, n) for n in ("z", "test_operations_cuda", "test_dialect_cuda")])
@@ -544,13 +553,18 @@ def check_tests(main: ModuleType, folder: Path) -> None:
         assert "begun" in found["test_hangs"]["reason"], found
         assert "test_bad: failed 1 cases: sums" in str(error), error
         assert found["test_bad, BRENIER_SYNC_LAUNCHES=1"]["reason"].endswith("sums 1")
-        assert "test_bad, memcheck" in found and "test_hangs, memcheck" not in found
+        assert found["test_bad, memcheck"]["seconds"] < 4 and "test_hangs, memcheck" not in found
         text = one.log.path.read_text()
         assert "checked" in text and "with: --test-case=sums --duration=true" in text
         written = [json.loads(line) for line in one.records.path.read_text().splitlines()]
         assert len(written) == 7 and all("at" in line for line in written)  # each as it came
     one = check("test_good")
     one.step_ladder(6)
+    one = check("test_hangs")  # alone, too, it leaves time to look into it
+    with Path_(tools):
+        raises(Failed, lambda: one.step_ladder(5))
+    found = one.records.last("test", "name")
+    assert "test_hangs, memcheck" in found and found["test_hangs"]["seconds"] < 4, found
     # Side by side: a hanging one costs only itself, and what has run does not run again.
     one = check("test_good", "test_hangs", "test_late")
     one.run_test(tests[0], 5)

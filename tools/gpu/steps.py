@@ -303,8 +303,8 @@ class Check:
         for number, test in enumerate(tests):
             if self.left() < 1:
                 return
-            # One that hangs takes its share twice, not what the others need.
-            share = min(self.left(), 2 * self.left() / (len(tests) - number))
+            # One that hangs takes its share twice, neither what the others need nor what looking into it does.
+            share = min((1.0 if looked_into else 0.5) * self.left(), 2 * self.left() / (len(tests) - number))
             status, result = self.run_test(test, share)
             if status in ("failed", "out of time") and not looked_into:
                 looked_into = True
@@ -317,7 +317,7 @@ class Check:
         sync = {"BRENIER_SYNC_LAUNCHES": "1"}
         self.run_test(test, again, sync, only, note=", BRENIER_SYNC_LAUNCHES=1")
         tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-        if Path(tool).is_file() and self.left() > 2:
+        if Path(tool).is_file() and self.left() > 1:
             words = [tool, "--tool", "memcheck", "--print-limit", 20]
             self.run_test(test, min(0.6 * self.left(), 30), {}, only, words, note=", memcheck")
 
