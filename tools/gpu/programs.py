@@ -53,18 +53,19 @@ LIBRARY_FOLDERS = (
     "/usr/local/lib/python3*/*-packages/nvidia/*/lib",
 )
 
-# What decides what the programs do: the stamp of an archive covers these.
+# What decides what the programs do, and with them the scripts: the stamp of an archive covers these.
 SOURCES = ("CMakeLists.txt", "kernels", "autodiff", "solvers", "engine", "tools", "bench", "tests")
-SOURCE_SUFFIXES = {".hpp", ".cpp", ".cu", ".cuh", ".h", ".c", ".in", ".cmake", ".txt", ".py", ".toml", ""}
+PROGRAM_SUFFIXES = {".hpp", ".cpp", ".cu", ".cuh", ".h", ".c", ".in", ".cmake", ".txt"}
+SCRIPT_SUFFIXES = {".py", ".toml", ""}
 
 
-def source_digest(root: Path) -> str:
-    """A digest of the sources and scripts of a tree: the same content has the same, whatever the commit."""
-    total = hashlib.sha256()
+def source_digest(root: Path, scripts: bool = False) -> str:
+    """A digest of what a tree's programs are made of: the same content has the same, whatever the commit."""
+    total, suffixes = hashlib.sha256(), PROGRAM_SUFFIXES | (SCRIPT_SUFFIXES if scripts else set())
     for top in SOURCES:
         below = root / top
         for path in sorted(below.rglob("*")) if below.is_dir() else [below]:
-            if path.suffix in SOURCE_SUFFIXES and path.is_file() and "__pycache__" not in path.parts:
+            if path.suffix in suffixes and path.is_file() and "__pycache__" not in path.parts:
                 content = hashlib.sha256(path.read_bytes()).hexdigest()
                 total.update(f"{path.relative_to(root)} {content}\n".encode())
     return total.hexdigest()

@@ -416,7 +416,8 @@ def check_programs(main: ModuleType, folder: Path) -> None:
     before = source_digest(tree)
     (tree / "README.md").write_text("text")
     (tree / "kernels/a.log").write_text("text")
-    assert source_digest(tree) == before
+    (tree / "kernels/a.py").write_text("text")
+    assert source_digest(tree) == before and source_digest(tree, scripts=True) != before
     (tree / "kernels/a.cpp").write_text("int b;")
     assert source_digest(tree) != before
     names = [
