@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from types import ModuleType
 
-from gpu import rows, steps, verdicts
+from gpu import headers, rows, steps, verdicts
 from gpu.process import ROOT, Failed, Log, NoDevice, Result, run
 from gpu.programs import GpuTest, Programs, file_digest, in_order, source_digest
 from gpu.report import render, results
@@ -88,8 +88,8 @@ class Path_:
 
 def check_parsers(main: ModuleType, folder: Path) -> None:
     prefix = 'a\nset(_IMPORT_PREFIX "/usr")\n'
-    assert main.relocatable(prefix, 3).split("\n")[1].endswith('DIR}/../../.." ABSOLUTE)')
-    assert main.relocatable("set(_IMPORT_PREFIX)\n", 3) == "set(_IMPORT_PREFIX)\n"
+    assert headers.relocatable(prefix, 3).split("\n")[1].endswith('DIR}/../../.." ABSOLUTE)')
+    assert headers.relocatable("set(_IMPORT_PREFIX)\n", 3) == "set(_IMPORT_PREFIX)\n"
     log = Log(folder / "log", command_bytes=1000, bytes_in_all=3000)
     start = time.monotonic()
     stopped = run(["sh", "-c", "echo begun; sleep 30"], 0.3, log)

@@ -233,7 +233,9 @@ class Check:
             why = "there is no source beside these scripts" if not source else "there is no nvcc or no CMake"
             raise Failed(f"{words} ({self.programs.trouble[names[0]]}); and they cannot be built: {why}")
         options = self.options
-        self.programs.build = Build(source, options.build.resolve(), self.log, options.deps, options.jobs)
+        packed = self.programs.folder / "deps"
+        deps = options.deps or (packed if packed.is_dir() else None)
+        self.programs.build = Build(source, options.build.resolve(), self.log, deps, options.jobs)
         architecture = capability.replace(".", "") or self.programs.origin.get("architecture") or "90"
         self.programs.build.begin(names, architecture, self.end - time.monotonic())
         self.records.add("fallback", programs=names)
