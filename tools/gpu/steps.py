@@ -154,10 +154,8 @@ class Check:
         self.until = time.monotonic() + limit
         nvcc = run([Build.nvcc(), "--version"], limit / 4)
         version = re.search(r"release [\d.]+, V[\d.]+", nvcc.text)
-        git = (
-            ["git", "-C", ROOT, "rev-parse", "--short=12", "HEAD"] if (ROOT / ".git").exists() else ["false"]
-        )
-        commit = run(git, limit / 4)
+        here = (ROOT / ".git").exists()  # not a repository around the folder of an archive
+        commit = run(["git" if here else "false", "-C", ROOT, "rev-parse", "--short=12", "HEAD"], limit / 4)
         self.machine |= {
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "commit": self.options.commit or (commit.text.strip() if commit.status == 0 else ""),
@@ -264,6 +262,7 @@ class Check:
             self.programs = Programs.built(self.options.build.resolve(), 30)
             built = self.options.build / "gpu_check_commit"
             self.machine["built"] = built.read_text().strip() if built.is_file() else ""
+            self.records.add("machine", **self.machine)
         return self.programs
 
     # --- tests ---
@@ -507,12 +506,8 @@ class Check:
     def step_profile(self, limit: float) -> None:
         """ncu on four kernels; the pages with details and with the machine code are kept, in one archive."""
         self.until = time.monotonic() + limit
-        ncu = shutil.which("ncu") or next(
-            (str(path) for path in sorted(Path("/").glob("usr/local/cuda*/bin/ncu"))[::-1]), ""
-        )
-        ncu = ncu or next(
-            (str(path) for path in sorted(Path("/opt/nvidia").glob("nsight-compute/*/ncu"))[::-1]), ""
-        )
+        places = [p for where in ("usr/local/cuda*/bin", "opt/nvidia/nsight-compute/*") for p in Path("/").glob(where)]
+        ncu = shutil.which("ncu") or next((str(p / "ncu") for p in places if (p / "ncu").is_file()), "")
         if not ncu:
             raise (NoDevice if self.no_device else Failed)("there is no ncu here")
         folder, wrong = self.work / "profiles", []
@@ -586,15 +581,8 @@ class Check:
         table = self.work / "judge.json"
         seeds = 1 if self.options.call == 1 else 3
         binary = self.need_programs().path("brenier", self.until)
-        command = [
-            python_with("numpy"),
-            ROOT / "bench/paper/judge.py",
-            "--only",
-            "porous_medium",
-            "--seeds",
-            seeds,
-        ]
-        command += ["--device", "cuda", "--binary", binary, "--json", table, "--verbose"]
+        command = [python_with("numpy"), ROOT / "bench/paper/judge.py", "--only", "porous_medium"]
+        command += ["--seeds", seeds, "--device", "cuda", "--binary", binary, "--json", table, "--verbose"]
         result = run(command, self.left(), self.log, self.programs.environment)
         rows = json.loads(table.read_text())["rows"] if table.is_file() else []
         for row in rows:
@@ -616,10 +604,7 @@ class Check:
         common = ["--device", "cuda", "--share-inputs", "--binary", binary]
         large = ["--case", LARGE_CASE, "--rounds", 2, "--seconds", 0.5, "--forms", LARGE_FORMS]
         # Seven PyTorch processes compile at once: not with all processors each.
-        environment = {
-            "PYTHONUNBUFFERED": "1",
-            "TORCHINDUCTOR_COMPILE_THREADS": "4",
-        } | self.programs.environment
+        environment = self.programs.environment | {"PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_COMPILE_THREADS": "4"}
         small = [word for case in PEER_CASES for word in ("--case", case)]
         python = python_with("torch", "safetensors")
         for share, words in ((0.7, [*small, "--rounds", 3, "--seconds", 0.4]), (1, large)):
@@ -650,10 +635,6 @@ class Check:
         ours = times.pop("brenier", None)
         if case != PEER_CASES[0] or not ours or not times:
             return
-        if "eager" in times:
-            self.records.add(
-                "row", row=EAGER, build="A", round=0, value=times["eager"] / ours, wrong="", lines=[]
-            )
-        self.records.add(
-            "row", row=STRONGEST, build="A", round=0, value=min(times.values()) / ours, wrong="", lines=[]
-        )
+        for row, time_ in ((EAGER, times.get("eager")), (STRONGEST, min(times.values()))):
+            if time_:
+                self.records.add("row", row=row, build="A", round=0, value=time_ / ours, wrong="", lines=[])
