@@ -90,6 +90,7 @@ struct Data {
   std::vector<T> steep;  // theta of a map far from the identity: solves have work to do
   Matrix<T> x, v, q, p, metric, out, hessian_vector, signs;
   std::vector<double> log_det, gradient;
+  std::vector<double> energy = {0};
 
   Data(const Icnn& net, Index n_in)
       : n(n_in),
@@ -179,6 +180,8 @@ void call(const Operation& op, const Operations<T>& ops, const Icnn& net, Data<T
                         nullptr, team);
   } else if (op.name.rfind("program", 0) == 0) {
     ops.evaluate_program(op.program, data.x, data.values.data(), data.out, team);
+  } else if (op.name == "interaction_log_energy") {
+    ops.interaction(op.kernel, data.x, data.energy.data(), {}, team);
   } else if (op.name.rfind("interaction", 0) == 0) {
     ops.interaction(op.kernel, data.x, nullptr, data.out, team);
   } else {
@@ -221,6 +224,10 @@ std::vector<Operation> operations(const Icnn& net) {
     pair->flops = bench::pair_flops(pair->kernel, d);
     list.push_back(*pair);
   }
+  Operation energy = log;
+  energy.name = "interaction_log_energy";
+  energy.flops = bench::pair_energy_flops(d);
+  list.push_back(energy);
   return list;
 }
 
@@ -250,6 +257,8 @@ double error_of(const Operation& op, const Operations<T>& ops, const Icnn& net, 
     compare(actual.log_det, expected.log_det);
   } else if (op.name.rfind("jet", 0) == 0) {
     compare(actual.gradient, expected.gradient);
+  } else if (op.name == "interaction_log_energy") {
+    compare(actual.energy, expected.energy);
   } else {
     compare(actual.out.elements(), expected.out.elements());
   }
@@ -351,7 +360,7 @@ void run_pairs(const Context& context, int dim, Index n) {
   const Icnn net({.dim = dim, .hidden = {1}});  // not used
   Data<T> data(net, n);
   for (const Operation& op : operations(net)) {
-    if (op.name == "interaction_log") run_operation(context, op, net, "-", data);
+    if (op.name.rfind("interaction_log", 0) == 0) run_operation(context, op, net, "-", data);
   }
 }
 

@@ -113,4 +113,9 @@ inline double pair_flops(const PairKernel& kernel, int dim) {
   return 0;
 }
 
+/// Operations for one ordered pair of particles and its logarithm: difference, r^2, the logarithm, and the sum.
+inline double pair_energy_flops(int dim) {
+  return 3.0 * dim + 1;
+}
+
 }  // namespace brenier::bench

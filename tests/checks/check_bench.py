@@ -25,7 +25,7 @@ KEYS = {
 # Rounding errors of sums over these nets, with room; anything above is another result.
 MAX_ERROR = {"float": 3e-5, "double": 1e-13}
 OPERATIONS = {"map", "map_log_det", "hessian_vector", "jet_v", "jet_metric", "jet_single", "jet_pairs", "program"}
-OPERATIONS |= {"interaction_log", "interaction_radial", "solve_hessian", "log_det_lanczos"}
+OPERATIONS |= {"interaction_log", "interaction_radial", "interaction_log_energy", "solve_hessian", "log_det_lanczos"}
 
 
 def run(binary: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -100,14 +100,15 @@ def check_ops(binary: str, folder: Path) -> None:
     table = passed(binary, *small)
     lines = check_lines("ops", file.read_text())
     expected = {(op, dim, dtype) for op in OPERATIONS for dim in (1, 3) for dtype in ("float", "double")}
-    expected |= {("interaction_log", dim, dtype) for dim in (1, 2) for dtype in ("float", "double")}
+    pairs = ("interaction_log", "interaction_log_energy")
+    expected |= {(op, dim, dtype) for op in pairs for dim in (1, 2) for dtype in ("float", "double")}
     assert {(line["op"], line["dim"], line["dtype"]) for line in lines} == expected
     for line in lines:  # ten steps are enough in these dimensions
         if line["op"] == "solve_hessian":
             assert line["residual"] <= 10 * MAX_ERROR[line["dtype"]], line
     assert len(table.splitlines()) == len(lines) + 2, table
     assert all((line.get("pairs_per_second", 0) > 0) == line["op"].startswith("interaction") for line in lines)
-    assert sum(line["hidden"] == "-" and line["n"] == 300 for line in lines) == 4, table
+    assert sum(line["hidden"] == "-" and line["n"] == 300 for line in lines) == 8, table
     check_rejected(binary, "--shape", "100,20")
     check_rejected(binary, "--shape", "0:9")
     check_rejected(binary, "--shape", "2:9,x")
