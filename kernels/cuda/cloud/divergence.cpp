@@ -20,12 +20,23 @@ int element_grid(int n) {
   return std::clamp((n + kRowThreads - 1) / kRowThreads, 1, 1024);
 }
 
+/// Weights as kernels read them.
+template <class T>
+std::vector<T> with_padding(std::vector<T> weights, int n) {
+  weights.resize(static_cast<std::size_t>(padded(n)), T(0));
+  return weights;
+}
+
 /// A cloud in device memory, in both orders.
 template <class T>
 class Points {
  public:
   Points(int n, int d, std::vector<T> weights, Stream& stream)
-      : n_(n), d_(d), x_(Index{n} * d), xt_(Index{n} * d), weights_(upload(weights.data(), n, stream)) {}
+      : n_(n),
+        d_(d),
+        x_(Index{n} * d),
+        xt_(Index{n} * d),
+        weights_(upload(with_padding(std::move(weights), n).data(), padded(n), stream)) {}
   Points(const Matrix<double>& x, const std::vector<double>& weights, Stream& stream)
       : Points(as_int(x.rows()), as_int(x.cols()), {weights.begin(), weights.end()}, stream) {
     std::vector<T> rows(x.elements().begin(), x.elements().end()), columns(rows.size());
@@ -75,14 +86,14 @@ class Transport {
         stream_(stream),
         stored_(Index{x.size()} * y.size() * static_cast<Index>(sizeof(T)) <=
                 std::min(options.storage, kSmallCosts)),
-        e_(stored_ ? Index{x.size()} * y.size() : 0, "costs of transport"),
-        et_(stored_ && !symmetric ? Index{x.size()} * y.size() : 0, "costs of transport"),
+        e_(stored_ ? Index{x.size()} * padded(y.size()) : 0, "costs of transport"),
+        et_(stored_ && !symmetric ? Index{y.size()} * padded(x.size()) : 0, "costs of transport"),
         f_(x.size()),
         g_(y.size()),
-        df_(x.size()),
-        dg_(y.size()),
-        next_f_(x.size()),
-        next_g_(y.size()),
+        df_(padded(x.size())),
+        dg_(padded(y.size())),
+        next_f_(padded(x.size())),
+        next_g_(padded(y.size())),
         error_(x.size()),
         ticket_(1),
         state_(1) {
@@ -174,7 +185,7 @@ class Transport {
     return args;
   }
   void run(const SoftMinimumArgs<T>& args, const char* name) {
-    launch(soft_minimum_kernel<T>,
+    launch(stored_ ? soft_minimum_kernel<T, true> : soft_minimum_kernel<T, false>,
            {row_grid(args.x.n), kRowThreads, sizeof(SoftMinimumShared), stream_, name}, args);
   }
   void update_rows(double epsilon, const Pass& pass, DeviceBuffer<T>& out) {
@@ -218,9 +229,9 @@ class Transport {
 
   void costs() {
     if (!stored_) return;
-    const int columns = (y_.size() + kWarpSize - 1) / kWarpSize;
+    const int across = (padded(y_.size()) + kWarpSize - 1) / kWarpSize;
     constexpr int rows = kCostRows * kRowThreads / kWarpSize;
-    const Index tiles = Index{(x_.size() + rows - 1) / rows} * columns;
+    const Index tiles = Index{(padded(x_.size()) + rows - 1) / rows} * across;
     const DevicePointer<T> transposed = symmetric_ ? DevicePointer<T>() : et_.pointer();
     launch(cost_kernel<T>,
            {static_cast<int>(std::min<Index>(tiles, 8192)), kRowThreads, 0, stream_, "transport costs"},
