@@ -44,6 +44,7 @@ class LayeredNet {
 
 /// For T = float and double; has the buffers for clouds of `particles`.
 template <class T>
-std::unique_ptr<LayeredNet<T>> layered_net(const NetView& net, const TileTask& task, Index particles);
+std::unique_ptr<LayeredNet<T>> layered_net(const NetView& net, const TileTask& task, Index particles,
+                                           Stream& stream);
 
 }  // namespace brenier::cuda

@@ -28,7 +28,7 @@ class Tile : public Elements<T, RowsOfTile<T, kParticles>> {
   static constexpr int kStride = Rows::kStride;
   static constexpr int kBlocks = kParticles < 16 ? 1 : 2;
 
-  BRENIER_DEVICE Tile(const NetView& net, const TilePlan& plan, const T* theta, T* rows, double* doubles)
+  BRENIER_DEVICE Tile(const TileNet& net, const TileLayout& plan, const T* theta, T* rows, double* doubles)
       : Base(net, plan, theta, Rows{rows}, doubles) {}
 
   /// f(i, p) for i < count and all particles, dealt to the threads of the block.

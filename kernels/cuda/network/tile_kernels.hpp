@@ -31,11 +31,11 @@ struct TileForm {
   static constexpr int kResident = kParticles == 8 ? 1 : 2;
 };
 
-/// What all tile kernels need. Clouds are (n, d) without gaps; outputs that are not wanted are null.
+/// What all tile kernels need, and but for net and plan those of the layered form. Clouds are (n, d) without gaps; outputs that are not wanted are null.
 template <class T>
 struct TileArgs {
-  NetView net;
-  TilePlan plan;
+  TileNet net;
+  TileLayout plan;
   const T* theta = nullptr;
   const T* x = nullptr;
   int n = 0;
@@ -46,17 +46,17 @@ struct TileArgs {
 };
 
 /// Bytes of a block's memory before the parameters, and of everything.
-inline BRENIER_HOST_DEVICE std::size_t double_bytes(const TilePlan& plan) {
+inline BRENIER_HOST_DEVICE std::size_t double_bytes(const PlanShape& plan) {
   return (static_cast<std::size_t>(plan.doubles()) * sizeof(double) + 15) / 16 * 16;
 }
 /// Elements that the forces of a tile take.
 template <class Form>
-BRENIER_HOST_DEVICE int force_scratch(const NetView& net, const TilePlan& plan) {
+BRENIER_HOST_DEVICE int force_scratch(const NetShape& net, const PlanShape& plan) {
   constexpr int kWarps = kTileThreads / kWarpSize;
   return plan.interacting ? tile_scratch<typename Form::Type>(Form::kParticles, kWarps, net.dim) : 0;
 }
 template <class Form>
-std::size_t tile_bytes(const NetView& net, const TilePlan& plan) {
+std::size_t tile_bytes(const NetShape& net, const PlanShape& plan) {
   const std::size_t copies = plan.gradient ? 2 : 1;
   const std::size_t elements = copies * static_cast<std::size_t>(net.packed) +
                                static_cast<std::size_t>(plan.rows) * Form::TileType::kStride +
@@ -116,8 +116,8 @@ BRENIER_DEVICE void gather(const TileType& tile, int row, const T* from, int n, 
 /// The x rows: the particles, and the row of ones behind them.
 template <class TileType, class T>
 BRENIER_DEVICE void gather_cloud(const TileType& tile, const TileArgs<T>& args, int begin) {
-  gather(tile, args.plan.x, args.x, args.n, begin, args.net.dim, 0, args.net.dim, false);
-  tile.for_each(1, [&](int, int p) { tile.at(args.plan.x + args.net.dim, p) = T(1); });
+  gather(tile, tile.plan().x, args.x, args.n, begin, tile.net().dim, 0, tile.net().dim, false);
+  tile.for_each(1, [&](int, int p) { tile.at(tile.plan().x + tile.net().dim, p) = T(1); });
 }
 
 template <class TileType, class T>
@@ -130,8 +130,8 @@ BRENIER_DEVICE void scatter(const TileType& tile, int row, T* to, int n, int beg
 /// What evaluate() gives, from the rows.
 template <class TileType, class T>
 BRENIER_DEVICE void scatter_map(const TileType& tile, const TileArgs<T>& args, int begin) {
-  const int d = args.net.dim;
-  if (args.displacement) scatter(tile, args.plan.displacement, args.displacement, args.n, begin, d);
+  const int d = tile.net().dim;
+  if (args.displacement) scatter(tile, tile.plan().displacement, args.displacement, args.n, begin, d);
   tile.for_each(args.hessian ? d * d : 0, [&](int k, int p) {
     if (begin + p < args.n)
       args.hessian[Index{begin + p} * d * d + k] = tile.hessian_element(k / d, k % d, p);
@@ -147,19 +147,19 @@ BRENIER_DEVICE void scatter_map(const TileType& tile, const TileArgs<T>& args, i
 template <class TileType, class T>
 BRENIER_DEVICE void add_displacement(const TileType& tile, const TileArgs<T>& args, int begin, T factor,
                                      T* to) {
-  const int d = args.net.dim;
+  const int d = tile.net().dim;
   tile.for_each(d, [&](int c, int p) {
     if (begin + p >= args.n) return;
     T& sum = to[Index{begin + p} * d + c];
-    sum = fma(factor, tile.at(args.plan.displacement + c, p), sum);
+    sum = fma(factor, tile.at(tile.plan().displacement + c, p), sum);
   });
 }
 
 /// The rows of a jet's seeds; padding has none.
 template <class TileType, class T>
 BRENIER_DEVICE void gather_seeds(const TileType& tile, const TileArgs<T>& args, int begin) {
-  const TilePlan& plan = args.plan;
-  const int d = args.net.dim;
+  const PlanShape& plan = tile.plan();
+  const int d = tile.net().dim;
   gather(tile, plan.seed_a, args.a, args.n, begin, 1, 0, 1, true);
   gather(tile, plan.v, args.v, args.n, begin, d, 0, d, true);
   gather(tile, plan.v + d, static_cast<const T*>(nullptr), args.n, begin, 0, 0, 1, true);
@@ -199,7 +199,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void evaluat
 template <class Form>
 BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void hessian_vector_kernel(
     BRENIER_ARGUMENT TileArgs<typename Form::Type> args) {
-  const TilePlan& plan = args.plan;
+  const TileLayout& plan = args.plan;
   const int d = args.net.dim;
   const TileMemory<Form> memory(args, 0);
   auto tile = make_tile<Form>(args, memory);
@@ -288,10 +288,10 @@ BRENIER_DEVICE int particle_of(const StepArgs<T>& args, int place) {
 /// Normalised coordinates of the batch; ends with a barrier.
 template <class TileType, class T>
 BRENIER_DEVICE void gather_batch(const TileType& tile, const StepArgs<T>& args, int begin) {
-  const int d = args.tile.net.dim;
+  const int d = tile.net().dim;
   tile.for_each(d + 1, [&](int c, int p) {
     const T x = c < d ? args.tile.x[Index{particle_of(args, begin + p)} * d + c] / args.scale : T(1);
-    tile.at(args.tile.plan.x + c, p) = x;
+    tile.at(tile.plan().x + c, p) = x;
   });
   sync_block();
 }
@@ -299,8 +299,8 @@ BRENIER_DEVICE void gather_batch(const TileType& tile, const StepArgs<T>& args, 
 /// Component c of the image of particle p, relative to m.
 template <class TileType, class T>
 BRENIER_DEVICE T image_of(const TileType& tile, const StepArgs<T>& args, int begin, int c, int p) {
-  const T x = args.tile.x[Index{particle_of(args, begin + p)} * args.tile.net.dim + c];
-  return x + args.scale * tile.at(args.tile.plan.displacement + c, p);
+  const T x = args.tile.x[Index{particle_of(args, begin + p)} * tile.net().dim + c];
+  return x + args.scale * tile.at(tile.plan().displacement + c, p);
 }
 
 /// Images of the batch, where somebody needs those of all particles.
@@ -351,8 +351,8 @@ BRENIER_DEVICE double internal_weight(const TileType& tile, const StepArgs<T>& a
 /// there, and of terms with launches of their own.
 template <class TileType, class T>
 BRENIER_DEVICE void first_order_seeds(const TileType& tile, const StepArgs<T>& args, int begin, int p) {
-  const TilePlan& plan = args.tile.plan;
-  const int d = args.tile.net.dim;
+  const PlanShape& plan = tile.plan();
+  const int d = tile.net().dim;
   const bool padding = begin + p >= args.tile.n;
   if (args.has_potential) {
     for (int c = 0; c < d; ++c) tile.at(plan.y + c, p) = image_of(tile, args, begin, c, p) + args.shift[c];
@@ -380,7 +380,7 @@ BRENIER_DEVICE void first_order_seeds(const TileType& tile, const StepArgs<T>& a
 template <class Form>
 BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void step_kernel(
     BRENIER_ARGUMENT StepArgs<typename Form::Type> args) {
-  const TilePlan& plan = args.tile.plan;
+  const TileLayout& plan = args.tile.plan;
   const TileMemory<Form> memory(args.tile, args.control->current);
   auto tile = make_tile<Form>(args.tile, memory);
   const int n = args.control->stop ? 0 : args.tile.n;
