@@ -260,7 +260,8 @@ BRENIER_KERNEL void product_of_pairs(const T* x, const T* y, T* products, int bl
   T* const to = products + 128 * block_index();
   ProductBlock<Tf32x3, T, 1> block(0, 16, 0, 8);
   block.multiply(
-      1, [&](int i) { return [=](int) { return left[i]; }; }, [&](int c) { return [=](int) { return right[c]; }; });
+      1, [&](int i) { return [=](int) { return left[i]; }; },
+      [&](int c) { return [=](int) { return right[c]; }; });
   block.for_elements([&](int i, int c, T value, int) { to[8 * i + c] = value; });
 
   const int g = lane() / 4, t = lane() % 4;
@@ -295,8 +296,8 @@ TEST_CASE("products: an operand split in three instructions loses no more than o
   device::DeviceBuffer<float> left(16 * blocks), right(8 * blocks), products(2 * 128 * blocks);
   left.copy_to_device(x, stream);
   right.copy_to_device(y, stream);
-  device::launch(product_of_pairs<float>, {blocks, 32, 0, stream, "products"}, left.pointer(), right.pointer(),
-                 products.pointer(), blocks);
+  device::launch(product_of_pairs<float>, {blocks, 32, 0, stream, "products"}, left.pointer(),
+                 right.pointer(), products.pointer(), blocks);
   products.copy_to_host(found, stream);
   double worst[2] = {};
   for (std::size_t k = 0; k < found.size(); ++k) {
@@ -349,13 +350,10 @@ TEST_CASE("arguments of every kernel are below 4 KB") {
 
 TEST_CASE("large: tiles of 16, where two of 32 have no room") {
 #if !defined(BRENIER_TEST_REDUCED)
-  Architecture architecture{.dim = 2, .hidden = {100, 20}};
-#if !BRENIER_CUDA
-  // A smaller network on a device with less memory.
-  architecture.hidden = {9, 5};
-  device::emulator::Options options = device::emulator::options();
-  options.shared_memory = 24 * 1024;
-  const device::emulator::ScopedOptions small(options);
+#if BRENIER_CUDA
+  const Architecture architecture{.dim = 2, .hidden = {100, 20}};
+#else
+  const Architecture architecture{.dim = 2, .hidden = {9, 5}};
 #endif
   const StepCase<float> step(architecture, 4100);
   const cuda::PackedNet net(step.net);
@@ -363,6 +361,17 @@ TEST_CASE("large: tiles of 16, where two of 32 have no room") {
   task.program_rows = static_cast<int>(step.objective.potential.workspace());
   for (const InternalTerm& term : step.objective.internal)
     task.surrogate_rows = std::max(task.surrogate_rows, static_cast<int>(term.surrogate.workspace()));
+#if !BRENIER_CUDA
+  // A device on which this network has room twice with tiles of 16, not with tiles of 32.
+  const auto bytes = [&](auto form) {
+    using Form = decltype(form);
+    return cuda::tile_bytes<Form>(net.view(), cuda::TilePlan(net.view(), task, Form::kParticles));
+  };
+  device::emulator::Options options = device::emulator::options();
+  options.shared_memory = bytes(cuda::TileForm<float, cuda::Tf32x3, 16>{}) +
+                          bytes(cuda::TileForm<float, cuda::Tf32x3, 32>{}) + 1024;
+  const device::emulator::ScopedOptions scarce(options);
+#endif
   CHECK(cuda::choose_tiling<float, cuda::Tf32x3>(net.view(), task, 4100).first == cuda::Tiling::medium);
   Team team(1);
   compare<float>([&](const Operations<float>& ops) { return step.gradient(ops, team); });

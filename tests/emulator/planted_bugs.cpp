@@ -256,9 +256,8 @@ void at_once_and_late(const Program& program) {
     found[late] = program();
   }
   for (std::size_t i = 0; i < found[0].size(); ++i) {
-    const std::string values =
-        "element " + std::to_string(i) + " is " + std::to_string(found[0][i]) + " at once, " +
-        std::to_string(found[1][i]) + " late";
+    const std::string values = "element " + std::to_string(i) + " is " + std::to_string(found[0][i]) +
+                               " at once, " + std::to_string(found[1][i]) + " late";
     if (!(found[1][i] == found[0][i])) report("not waited for: " + values);
   }
 }

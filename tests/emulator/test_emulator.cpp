@@ -427,7 +427,7 @@ TEST_CASE("handles of matrix products are used again, one at a time") {
     work();
     return count() - before;
   };
-  CHECK(made([] { device::Blas second; }) >= 1);  // the first one is in use
+  CHECK(made([] { device::Blas second; }) >= 1);            // the first one is in use
   CHECK(made([] { device::Blas third; }) <= BRENIER_CUDA);  // on a device: it waits when it goes
   device::Blas third;
   CHECK(made([] { device::Blas fourth; }) >= 1);

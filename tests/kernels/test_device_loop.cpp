@@ -60,6 +60,22 @@ TEST_CASE("the host waits twice for each graph from the third on, and not for si
   }
 }
 
+#if !BRENIER_CUDA
+TEST_CASE("a loop makes no handle of matrix products where an earlier one has left its own") {
+  SmallProblem<double> problem(kParticles);
+  Team team(1);
+  const Operations<double>& ops = cuda::operations<double>("cublas");
+  const auto made = [&] {
+    InnerState<double> state = problem.state();
+    const std::uint64_t before = device::emulator::handles_made();
+    ops.inner_loop(problem.inner, state, 1, team);
+    return device::emulator::handles_made() - before;
+  };
+  made();
+  CHECK(made() == 0);
+}
+#endif
+
 TEST_CASE("launching ends soon after the device has decided to stop") {
   SmallProblem<double> problem(kParticles);
   Team team(1);

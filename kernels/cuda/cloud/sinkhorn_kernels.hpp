@@ -239,8 +239,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kRowThreads,
   for (int i = block_index() * rows + warp(); !idle && i < args.x.n; i += grid_size() * rows) {
     const auto entry = [&](int j) {
       if constexpr (kStored) return args.e[Index{i} * padded(args.y.n) + j];
-      return static_cast<T>(args.f[i] + args.g[j] -
-                            static_cast<double>(cost_between(args.x, i, args.y, j)));
+      return static_cast<T>(args.f[i] + args.g[j] - static_cast<double>(cost_between(args.x, i, args.y, j)));
     };
     RunningSum<T> sum;
     if constexpr (kStored) {

@@ -25,8 +25,8 @@ struct GatherVectors {
     const int stride = solve.count * d;
     gather(chunk, chunk.plan().vectors, solve.p, solve.tile.n, args.begin, stride, k * d, d, true);
     if (solve.z) {
-      gather(chunk, chunk.plan().vectors + d, static_cast<const T*>(solve.z), solve.tile.n, args.begin, stride,
-             k * d, d, true);
+      gather(chunk, chunk.plan().vectors + d, static_cast<const T*>(solve.z), solve.tile.n, args.begin,
+             stride, k * d, d, true);
     }
     chunk.for_each(k == 0 ? 1 : 0, [&](int, int p) {
       State& state = state_of<State>(chunk, p);
@@ -69,7 +69,8 @@ struct FinishSolve {
     const int d = chunk.net().dim;
     chunk.for_each(d, [&](int c, int p) {
       if (args.begin + p >= solve.tile.n) return;
-      solve.z[Index{args.begin + p} * solve.count * d + k * d + c] = chunk.at(chunk.plan().vectors + d + c, p);
+      solve.z[Index{args.begin + p} * solve.count * d + k * d + c] =
+          chunk.at(chunk.plan().vectors + d + c, p);
     });
     chunk.for_each(1, [&](int, int p) {
       cg.finish(chunk, p);

@@ -81,13 +81,14 @@ struct TileTask {
 
 /// First rows of what one layer keeps; a row holds one number of each particle of a tile.
 struct LayerRows {
-  int z, d1, g;   // sigma(s), sigma'(s), du/dz
-  int z2, s_bar;  // second-order stream, in the last layer a z + z2, in a tile in the place of z; adjoint of s
-                  // (before that: what the reverse sweep needs of the forward one)
-  int j;          // (tangents * width); not kept for layer 0 in unit mode, where J = A_0
-  int j_bar;      // (tangents * width); sum_b M_kb J_b, then the adjoint of j
-  int beta;       // g sigma', and
-  int t;          // (tangents * width): sigma' J; both only where products read them from memory
+  int z, d1, g;  // sigma(s), sigma'(s), du/dz
+  int z2,
+      s_bar;  // second-order stream, in the last layer a z + z2, in a tile in the place of z; adjoint of s
+              // (before that: what the reverse sweep needs of the forward one)
+  int j;      // (tangents * width); not kept for layer 0 in unit mode, where J = A_0
+  int j_bar;  // (tangents * width); sum_b M_kb J_b, then the adjoint of j
+  int beta;   // g sigma', and
+  int t;      // (tangents * width): sigma' J; both only where products read them from memory
 };
 
 /// Where everything of a tile or a chunk lies, counted in rows of one element for each particle; but for the
@@ -99,7 +100,7 @@ struct PlanShape {
   bool gradient, interacting;
   int x, v;  // d rows, and one of ones (x) or zeros (v) behind them
   int y, displacement, q, projection, seed_a;
-  int program;  // of the potential; in a tile over rows that are free while it runs, where these are enough
+  int program;    // of the potential; in a tile over rows that are free while it runs, where these are enough
   int curvature;  // part of layer 0 and of the quadratic form in H, packed as a triangle
   int metric;     // part of the other layers in H, then M
   int vectors;

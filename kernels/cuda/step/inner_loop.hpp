@@ -35,7 +35,9 @@ class DeviceStep {
         log_density_(upload(problem.log_density, problem.log_density ? problem.x.rows : 0, stream)),
         partial_(Index{net_.grid()} * net_.packed()),
         gradient_(net_.packed()),
-        reports_(!log_det_ ? 0 : net_.layered() ? n_ : net_.grid()),
+        reports_(!log_det_        ? 0
+                 : net_.layered() ? n_
+                                  : net_.grid()),
         pairs_(problem.objective->interaction, d_,
                std::max(pair_threads(n_), Index{net_.grid()} * kTileThreads), stream),
         forces_(n_, d_) {

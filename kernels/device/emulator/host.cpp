@@ -322,25 +322,25 @@ void gemm(Blas&, Stream& stream, Transpose transpose_a, Transpose transpose_b, i
           std::type_identity_t<DevicePointer<T>> c, int ldc) {
   if (MemoryProbe::active()) return;
   emulator::enqueue(stream, {.run = [=] {
-    const OpenMemory access;
-    const auto* a_at = reinterpret_cast<const T*>(a.address());
-    const auto* b_at = reinterpret_cast<const T*>(b.address());
-    auto* c_at = reinterpret_cast<T*>(c.address());
-    for (Index i = 0; i < m; ++i) {
-      for (Index j = 0; j < n; ++j) {
-        T sum = 0;
-        for (Index l = 0; l < k; ++l) {
-          const T left = a_at[transpose_a == Transpose::no ? i * lda + l : l * lda + i];
-          const T right = b_at[transpose_b == Transpose::no ? l * ldb + j : j * ldb + l];
-          sum += left * right;
-        }
-        T& out = c_at[i * ldc + j];
-        out = beta == 0 ? alpha * sum : alpha * sum + beta * out;
-      }
-    }
-    const std::string found = emulator::check_device_guards();
-    if (!found.empty()) throw DeviceError("gemm: " + found);
-  }});
+                      const OpenMemory access;
+                      const auto* a_at = reinterpret_cast<const T*>(a.address());
+                      const auto* b_at = reinterpret_cast<const T*>(b.address());
+                      auto* c_at = reinterpret_cast<T*>(c.address());
+                      for (Index i = 0; i < m; ++i) {
+                        for (Index j = 0; j < n; ++j) {
+                          T sum = 0;
+                          for (Index l = 0; l < k; ++l) {
+                            const T left = a_at[transpose_a == Transpose::no ? i * lda + l : l * lda + i];
+                            const T right = b_at[transpose_b == Transpose::no ? l * ldb + j : j * ldb + l];
+                            sum += left * right;
+                          }
+                          T& out = c_at[i * ldc + j];
+                          out = beta == 0 ? alpha * sum : alpha * sum + beta * out;
+                        }
+                      }
+                      const std::string found = emulator::check_device_guards();
+                      if (!found.empty()) throw DeviceError("gemm: " + found);
+                    }});
 }
 template void gemm<float>(Blas&, Stream&, Transpose, Transpose, int, int, int, float,
                           DevicePointer<const float>, int, DevicePointer<const float>, int, float,
@@ -388,18 +388,19 @@ void copy_on_device(Address to, Address from, std::size_t bytes, Stream& stream)
   emulator::check_range(to, bytes, "copy_on_device");
   emulator::check_range(from, bytes, "copy_on_device");
   emulator::enqueue(stream, {.run = [=] {
-    const OpenMemory access;
-    if (bytes > 0) std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
-  }});
+                      const OpenMemory access;
+                      if (bytes > 0)
+                        std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
+                    }});
 }
 
 void fill_zero(Address to, std::size_t bytes, Stream& stream) {
   if (MemoryProbe::active()) return;
   emulator::check_range(to, bytes, "fill_zero");
   emulator::enqueue(stream, {.run = [=] {
-    const OpenMemory access;
-    if (bytes > 0) std::memset(reinterpret_cast<void*>(to), 0, bytes);
-  }});
+                      const OpenMemory access;
+                      if (bytes > 0) std::memset(reinterpret_cast<void*>(to), 0, bytes);
+                    }});
 }
 
 }  // namespace detail
