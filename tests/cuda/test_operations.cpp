@@ -12,6 +12,7 @@
 #include "brenier/expression.hpp"
 #include "brenier/operations.hpp"
 #include "kernels/cuda/network/device_net.hpp"
+#include "kernels/cuda/step/step_cg.hpp"
 #include "tests/emulator/sound_kernels.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"

@@ -493,10 +493,9 @@ TEST_CASE("delayed work runs when something waits for it, with its errors") {
   }
   CHECK(ran() == 4);
 
-  launch(block_sums<double>, {34, 32, sizeof(BlockSumStorage<double>), stream, "too far"}, n, x.pointer(),
-         y->pointer());  // one element too many
+  launch(block_sums<double>, {1, 32, 0, stream, "no shared memory"}, n, x.pointer(), y->pointer());
   work(stream);
-  CHECK_ERROR(stream.synchronise(), DeviceError, "\"too far\"");
+  CHECK_ERROR(stream.synchronise(), DeviceError, "\"no shared memory\"");
   stream.synchronise();  // what stood behind it is gone, and so is the error
   CHECK(ran() == 5);
   y.reset();

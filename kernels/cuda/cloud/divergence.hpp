@@ -8,7 +8,7 @@
 
 #include "brenier/operations.hpp"
 #include "kernels/cuda/cloud/cloud_forces.hpp"
-#include "kernels/cuda/network/tile_kernels.hpp"
+#include "kernels/cuda/step/control.hpp"
 
 namespace brenier::cuda {
 

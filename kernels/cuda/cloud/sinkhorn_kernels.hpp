@@ -16,7 +16,7 @@
 //              loop that has stopped
 #pragma once
 
-#include "kernels/cuda/network/tile_kernels.hpp"
+#include "kernels/cuda/step/control.hpp"
 #include "kernels/device/device.hpp"
 
 namespace brenier::cuda {

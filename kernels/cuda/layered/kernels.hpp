@@ -10,7 +10,7 @@
 //   stop       under the control of an inner loop that has stopped, every kernel does nothing
 #pragma once
 
-#include "kernels/cuda/network/tile_kernels.hpp"
+#include "kernels/cuda/step/step_kernel.hpp"
 
 namespace brenier::cuda {
 

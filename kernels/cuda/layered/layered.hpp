@@ -13,7 +13,6 @@
 #include <memory>
 
 #include "kernels/cuda/network/solve_kernels.hpp"
-#include "kernels/cuda/network/tile_kernels.hpp"
 #include "kernels/cuda/step/step_cg.hpp"
 
 namespace brenier::cuda {

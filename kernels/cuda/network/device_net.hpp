@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "kernels/cuda/layered/layered.hpp"
-#include "kernels/cuda/network/tile_kernels.hpp"
+#include "kernels/cuda/network/tile_memory.hpp"
 #include "kernels/cuda/network/variants.hpp"
 #include "kernels/cuda/transfer.hpp"
 

@@ -12,7 +12,7 @@
 #pragma once
 
 #include "brenier/operations.hpp"
-#include "kernels/cuda/network/tile_kernels.hpp"
+#include "kernels/cuda/network/gather.hpp"
 #include "kernels/model/tridiagonal.hpp"
 
 namespace brenier::cuda {

@@ -3,7 +3,7 @@
 //
 //   formulas   kernels/cuda/network/elements.hpp
 //   layout     rows of kParticles elements, kStride apart, in shared memory, and so are the parameters
-//              and the sums (kernels/cuda/network/tile_kernels.hpp)
+//              and the sums (kernels/cuda/network/tile_memory.hpp)
 //   launch     whole warps; each stage ends with a barrier unless it says otherwise
 //   products   kernels/cuda/network/product.hpp: parameters are the left operand, particles are the columns
 #pragma once

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "kernels/cuda/network/solve_kernels.hpp"
+#include "kernels/cuda/step/step_kernel.hpp"
 
 namespace brenier::cuda {
 

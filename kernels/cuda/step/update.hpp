@@ -11,10 +11,13 @@
 //            the current one, or not: a gradient that is not finite leaves everything as it was
 #pragma once
 
-#include "kernels/cuda/network/tile_kernels.hpp"
+#include "kernels/cuda/step/control.hpp"
+#include "kernels/device/device.hpp"
 #include "kernels/model/adam.hpp"
 
 namespace brenier::cuda {
+
+using namespace brenier::device;
 
 inline constexpr int kUpdateThreads = 256;
 inline constexpr int kUpdateParameters = 32;  // of a block
