@@ -370,6 +370,10 @@ void fill_zero(Address to, std::size_t bytes, Stream& stream) {
 void set_shared_limit(const void* kernel, std::size_t bytes) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
         "cudaFuncAttributeMaxDynamicSharedMemorySize of " + std::to_string(bytes) + " bytes");
+  // A hint: memory that the cache of a multiprocessor takes is not there for a second block.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared),
+        "cudaFuncAttributePreferredSharedMemoryCarveout");
 }
 
 bool prepare_launch(const void* kernel, const Launch& shape) {
