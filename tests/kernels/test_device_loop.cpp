@@ -61,6 +61,22 @@ TEST_CASE("the host waits twice for each graph from the third on, and not for si
 }
 
 #if !BRENIER_CUDA
+TEST_CASE("everything that an iteration launches has been launched once before it is recorded") {
+  SmallProblem<double> problem(kParticles);
+  Team team(1);
+  for (const std::string& variant : variants()) {
+    CAPTURE(variant);
+    const auto launches = [&](int iterations) {
+      InnerState<double> state = problem.state();
+      const std::uint64_t before = device::emulator::device_launches(0);
+      cuda::operations<double>(variant.c_str()).inner_loop(problem.inner, state, iterations, team);
+      return device::emulator::device_launches(0) - before;
+    };
+    CHECK(launches(1) >= 4);
+    CHECK(3 * launches(1) == 2 * launches(2));
+  }
+}
+
 TEST_CASE("a loop makes no handle of matrix products where an earlier one has left its own") {
   SmallProblem<double> problem(kParticles);
   Team team(1);
