@@ -242,7 +242,7 @@ TEST_CASE("a flow computes on its device and leaves the program's own choice alo
 TEST_CASE_TEMPLATE("what fits the shared memory of one device and not of another goes layer by layer there",
                    T, float, double) {
   // Tiles of 8 particles take between 163 KiB (compute capability 8.0) and 227 KiB (9.0).
-  const int width = std::is_same_v<T, float> ? 112 : 72;
+  const int width = std::is_same_v<T, float> ? 120 : 72;
   const SmallProblem<T> problem(40, {width, width});
   const std::vector<T> theta = problem.theta();
   Team team(1);
