@@ -94,6 +94,24 @@ ensure_packages() {
   fi
   find_compiler || die "no C++ compiler of version 12 or newer; set CXX to one"
   find_python || die "no Python with numpy and matplotlib; set PYTHON to one"
+  ensure_nvdisasm
+}
+
+# nvdisasm, for what tools/resource_report says of machine code. Not part of every CUDA toolkit; where it cannot be had,
+# that part is left out, and said to be.
+ensure_nvdisasm() {
+  command -v nvcc > /dev/null || [[ -x /usr/local/cuda/bin/nvcc ]] || return 0
+  command -v nvdisasm > /dev/null || [[ -x /usr/local/cuda/bin/nvdisasm ]] && return 0
+  compgen -G "$root/build/tools/nvidia/*/bin/nvdisasm" > /dev/null && return 0
+  local candidate
+  for candidate in "$PYTHON" python3; do
+    "$candidate" -m pip --version > /dev/null 2>&1 || continue
+    "$candidate" -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps \
+      --target "$root/build/tools" 'nvidia-cuda-nvdisasm>=13,<14' >&2 || continue
+    chmod +x "$root"/build/tools/nvidia/*/bin/nvdisasm
+    return 0
+  done
+  say "nvdisasm: not installed; the machine code of kernels is not looked at"
 }
 
 # configure FOLDER [-DOPTION=VALUE...]: configures a build folder where it is new or the options are others.

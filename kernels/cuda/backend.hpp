@@ -6,6 +6,7 @@
 #include "kernels/cuda/cloud/clouds.hpp"
 #include "kernels/cuda/network/device_net.hpp"
 #include "kernels/cuda/network/solve_kernels.hpp"
+#include "kernels/cuda/network/tile_kernels.hpp"
 #include "kernels/cuda/network/variants.hpp"
 #include "kernels/cuda/step/inner_loop.hpp"
 

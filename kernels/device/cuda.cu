@@ -2,9 +2,12 @@
 // The host's side of the device by the CUDA runtime and cuBLAS. The only file that calls them.
 #include <cublas_v2.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "kernels/device/device.hpp"
 
@@ -54,8 +57,15 @@ struct Graph::State {
   cudaGraphExec_t executable = nullptr;
 };
 struct Blas::State {
-  DeviceBuffer<unsigned char> workspace;
-  cublasHandle_t handle = nullptr;
+  struct Handle {
+    cublasHandle_t value = nullptr;
+    ~Handle() {
+      if (value) cublasDestroy(value);
+    }
+  };
+  int device = 0;
+  DeviceBuffer<unsigned char> workspace{};
+  Handle handle{};
 };
 
 // --- devices -----------------------------------------------------------------------------------------------
@@ -126,6 +136,14 @@ std::size_t most_shared_bytes() {
   int device = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
   return static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+}
+
+std::size_t most_shared_bytes(int blocks) {
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  const int all = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  const int reserved = attribute(cudaDevAttrReservedSharedMemoryPerBlock, device);
+  return std::min(most_shared_bytes(), static_cast<std::size_t>(std::max(all / blocks - reserved, 0)));
 }
 
 std::uint64_t host_synchronisations() noexcept {
@@ -238,21 +256,25 @@ int Graph::nodes() const {
 
 // --- matrix products ---------------------------------------------------------------------------------------
 
-Blas::Blas() : state_(new State) {
+Blas::Blas() : state_(detail::idle<State>().take(current_device())) {
+  if (state_) return;
+  state_.reset(new State{.device = current_device()});
   // The sizes that cuBLAS recommends: 32 MiB from compute capability 9 on, 4 MiB before.
-  const std::size_t bytes = properties().compute_major >= 9 ? std::size_t{32} << 20 : std::size_t{4} << 20;
-  state_->workspace = DeviceBuffer<unsigned char>(static_cast<Index>(bytes));
+  const bool large = attribute(cudaDevAttrComputeCapabilityMajor, state_->device) >= 9;
+  state_->workspace = DeviceBuffer<unsigned char>(Index{large ? 32 : 4} << 20);
   if (MemoryProbe::active()) return;
-  check(cublasCreate(&state_->handle), "cublasCreate");
-  check(cublasSetMathMode(state_->handle, CUBLAS_DEFAULT_MATH), "cublasSetMathMode");  // no TF32
+  check(cublasCreate(&state_->handle.value), "cublasCreate");
+  check(cublasSetMathMode(state_->handle.value, CUBLAS_DEFAULT_MATH), "cublasSetMathMode");  // no TF32
 }
 
 void Blas::Delete::operator()(State* state) const noexcept {
-  if (state->handle) {
-    cublasDestroy(state->handle);
-    ++synchronisations;
-  }
-  delete state;
+  const bool counted = state->handle.value != nullptr;  // else of a MemoryProbe
+  synchronisations += counted;
+  int device = -1;
+  // The workspace is free for another stream when the work of this one is over.
+  const bool idle = counted && cudaGetDevice(&device) == cudaSuccess && device == state->device &&
+                    cudaDeviceSynchronize() == cudaSuccess;
+  detail::idle<State>().give(std::unique_ptr<State>(state), idle);
 }
 
 template <class T>
@@ -261,7 +283,7 @@ void gemm(Blas& blas, Stream& stream, Transpose transpose_a, Transpose transpose
           std::type_identity_t<DevicePointer<const T>> b, int ldb, std::type_identity_t<T> beta,
           std::type_identity_t<DevicePointer<T>> c, int ldc) {
   if (MemoryProbe::active()) return;
-  const cublasHandle_t handle = blas.state().handle;
+  const cublasHandle_t handle = blas.state().handle.value;
   check(cublasSetStream(handle, native(stream)), "cublasSetStream");  // takes the workspace away
   const auto& workspace = blas.state().workspace;
   check(cublasSetWorkspace(handle, pointer(workspace.pointer().address()),
@@ -315,9 +337,12 @@ void release(Address address) noexcept {
   cudaFree(pointer(address));  // a destructor cannot report; the next checked call will
 }
 
+// CUDA need not accept the null pointers of a copy of nothing.
+
 void copy_to_device(Address to, const void* from, std::size_t bytes, Stream& stream) {
   if (MemoryProbe::active()) return;
-  check(cudaMemcpyAsync(pointer(to), from, bytes, cudaMemcpyHostToDevice, native(stream)), "copy_to_device");
+  if (bytes > 0)
+    check(cudaMemcpyAsync(pointer(to), from, bytes, cudaMemcpyHostToDevice, native(stream)), "copy_to_device");
   stream.synchronise();
 }
 
@@ -326,28 +351,34 @@ void copy_to_host(void* to, Address from, std::size_t bytes, Stream& stream) {
     if (bytes > 0) std::memset(to, 0, bytes);
     return;
   }
-  check(cudaMemcpyAsync(to, pointer(from), bytes, cudaMemcpyDeviceToHost, native(stream)), "copy_to_host");
+  if (bytes > 0)
+    check(cudaMemcpyAsync(to, pointer(from), bytes, cudaMemcpyDeviceToHost, native(stream)), "copy_to_host");
   stream.synchronise();
 }
 
 void copy_on_device(Address to, Address from, std::size_t bytes, Stream& stream) {
-  if (MemoryProbe::active()) return;
+  if (MemoryProbe::active() || bytes == 0) return;
   check(cudaMemcpyAsync(pointer(to), pointer(from), bytes, cudaMemcpyDeviceToDevice, native(stream)),
         "copy_on_device");
 }
 
 void fill_zero(Address to, std::size_t bytes, Stream& stream) {
-  if (MemoryProbe::active()) return;
+  if (MemoryProbe::active() || bytes == 0) return;
   check(cudaMemsetAsync(pointer(to), 0, bytes, native(stream)), "fill_zero");
+}
+
+void set_shared_limit(const void* kernel, std::size_t bytes) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+        "cudaFuncAttributeMaxDynamicSharedMemorySize of " + std::to_string(bytes) + " bytes");
+  // A hint: memory that the cache of a multiprocessor takes is not there for a second block.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared),
+        "cudaFuncAttributePreferredSharedMemoryCarveout");
 }
 
 bool prepare_launch(const void* kernel, const Launch& shape) {
   if (MemoryProbe::active()) return false;
-  constexpr std::size_t kWithoutAsking = 48 * 1024;
-  if (shape.shared_bytes <= kWithoutAsking) return true;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shape.shared_bytes)),
-        describe(shape));
+  require_shared(kernel, shape.shared_bytes);
   return true;
 }
 

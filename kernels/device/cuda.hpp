@@ -69,9 +69,8 @@ BRENIER_DEVICE T atomic_max(T* address, std::type_identity_t<T> value) {
 namespace detail {
 /// The arrivals before this one. What this thread did before is visible to whoever arrives later.
 BRENIER_DEVICE inline unsigned arrive(unsigned* counter) {
-  __threadfence();
-  const unsigned before = atomicAdd(counter, 1u);
-  __threadfence();
+  unsigned before;
+  asm volatile("atom.acq_rel.gpu.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
   return before;
 }
 BRENIER_DEVICE inline void require_kernel() {}

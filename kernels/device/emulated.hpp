@@ -146,15 +146,16 @@ inline void store2(double* to, double2 value, Where where = Where::current()) {
   *static_cast<double2*>(emulator::aligned(to, alignof(double2), where)) = value;
 }
 
-/// As under CUDA; the kernel has run when launch() returns, or has been recorded where the stream is
-/// capturing. What the emulator finds wrong is thrown as DeviceError.
+/// As under CUDA; the kernel has run when launch() returns, unless its stream is capturing or
+/// emulator::Options::delay is set. What the emulator finds wrong is thrown as DeviceError.
 template <class... P, class... A>
 void launch(void (*kernel)(P...), const Launch& shape, const A&... args) {
   static_assert(sizeof...(P) == sizeof...(A), "one argument for each parameter of the kernel");
   detail::check_launch(shape);
-  emulator::submit(shape, [kernel, values = std::tuple<P...>(detail::kernel_argument<P>(args)...)] {
-    std::apply(kernel, values);
-  });
+  emulator::submit(reinterpret_cast<const void*>(kernel), shape, (std::size_t{0} + ... + sizeof(P)),
+                   [kernel, values = std::tuple<P...>(detail::kernel_argument<P>(args)...)] {
+                     std::apply(kernel, values);
+                   });
 }
 
 }  // namespace BRENIER_DIALECT

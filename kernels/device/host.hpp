@@ -14,10 +14,12 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "brenier/base/error.hpp"
 #include "brenier/base/portable.hpp"
@@ -56,6 +58,8 @@ DeviceProperties properties();
 DeviceProperties properties_of(int k);
 /// properties().shared_per_block_opt_in alone, which does not wait for the driver to collect the others.
 std::size_t most_shared_bytes();
+/// The shared memory that a block may have where `blocks` of them are to be on a multiprocessor at once.
+std::size_t most_shared_bytes(int blocks);
 
 /// Calls so far that made the host of this process wait for the device, or could have: copies to and from the
 /// host, synchronise(), allocation and release. For tests and reports; take the difference of two readings.
@@ -253,6 +257,26 @@ inline void check_launch(const Launch& shape) {
     throw ValueError(describe(shape) + ": the block must be a multiple of 32 from 32 to 1024");
 }
 
+/// What every kernel may have without asking, in bytes.
+inline constexpr std::size_t kSharedWithoutAsking = 48 * 1024;
+/// How much shared memory `kernel` may be launched with on the current device from now on: an attribute of the
+/// kernel, which lasts, and which a smaller request lowers, also for graphs that were recorded before.
+void set_shared_limit(const void* kernel, std::size_t bytes);
+
+/// Sees to it that `kernel` may have the shared memory of a launch: the first launch that needs more than there
+/// is without asking asks for the most that the device has, so that no later one has to lower the limit.
+inline void require_shared(const void* kernel, std::size_t bytes) {
+  if (bytes <= kSharedWithoutAsking) return;
+  static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, std::size_t> limits;  // what this process has set
+  const std::lock_guard lock(mutex);
+  std::size_t& limit = limits[{kernel, current_device()}];
+  if (bytes <= limit) return;
+  const std::size_t most = most_shared_bytes();
+  set_shared_limit(kernel, most);
+  limit = most;
+}
+
 /// A kernel's parameter from what launch() was given. Device pointers lose their wrapper, host pointers do
 /// not compile.
 template <class P, class A>
@@ -284,6 +308,7 @@ void copy_to_host(std::span<T> to, DevicePointer<const T> from, Stream& stream) 
 
 /// Owns `size` elements on the current device, aligned to 256 bytes. Not initialised (emulation: all bits
 /// set, which is NaN). Move-only: copies are made by the functions that say so. Throws OutOfDeviceMemory.
+/// Its destruction waits for all work of the device.
 template <class T>
 class DeviceBuffer {
   static_assert(std::is_trivially_copyable_v<T> && !std::is_const_v<T>);
@@ -333,8 +358,46 @@ class DeviceBuffer {
 
 enum class Transpose { no, yes };
 
+namespace detail {
+/// States that this thread has no use for at the moment: a handle of cuBLAS and its workspace take
+/// milliseconds to make, and every network that goes layer by layer wants one.
+template <class State>
+class IdleStates {
+ public:
+  /// One of a device, or null. A MemoryProbe gets none: it counts what a first use takes.
+  State* take(int device) {
+    if (MemoryProbe::active()) return nullptr;
+    for (auto& state : states_) {
+      if (state->device != device) continue;
+      std::swap(state, states_.back());
+      State* const found = states_.back().release();
+      states_.pop_back();
+      return found;
+    }
+    return nullptr;
+  }
+  /// Keeps it where its work is over, else it goes.
+  void give(std::unique_ptr<State> state, bool over) noexcept {
+    if (!over) return;
+    try {
+      states_.push_back(std::move(state));
+    } catch (const std::bad_alloc&) {
+    }
+  }
+
+ private:
+  std::vector<std::unique_ptr<State>> states_;
+};
+template <class State>
+IdleStates<State>& idle() {
+  static thread_local IdleStates<State> states;
+  return states;
+}
+}  // namespace detail
+
 /// A cuBLAS handle with its own workspace, so that products can be captured and have the same bits on every
-/// run. Used with one stream at a time. Move-only.
+/// run; from those that this thread has used on this device before, where one is idle. Used with one stream at
+/// a time. Move-only. Its destruction waits for all work of the device.
 class Blas {
  public:
   Blas();

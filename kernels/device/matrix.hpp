@@ -3,6 +3,8 @@
 // TF32 (8 bits of exponent, 10 of mantissa), sums in float. Compute capability 8.0 and later (PTX ISA,
 // mma.m16n8k8, .tf32).
 //
+// Of an operand it reads the 19 first bits: the 13 last need not be 0.
+//
 // Who holds what, lane = 4 g + t:
 //   a[0] A(g, t)   a[1] A(g + 8, t)   a[2] A(g, t + 4)   a[3] A(g + 8, t + 4)
 //   b[0] B(t, g)   b[1] B(t + 4, g)
@@ -27,14 +29,32 @@
 namespace brenier::device {
 inline namespace BRENIER_DIALECT {
 
+namespace detail {
 #if BRENIER_CUDA
-
-/// x rounded to TF32, to nearest, halves away from zero; a float whose 13 last bits are 0.
-BRENIER_DEVICE inline float round_tf32(float x) {
-  std::uint32_t bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+BRENIER_DEVICE inline std::uint32_t bits_of(float x) {
+  return __float_as_uint(x);
+}
+BRENIER_DEVICE inline float float_of(std::uint32_t bits) {
   return __uint_as_float(bits);
 }
+#else
+inline std::uint32_t bits_of(float x) {
+  return std::bit_cast<std::uint32_t>(x);
+}
+inline float float_of(std::uint32_t bits) {
+  return std::bit_cast<float>(bits);
+}
+#endif
+}  // namespace detail
+
+/// x rounded to TF32, to nearest, halves away from zero: a float whose 13 last bits are 0. Two instructions,
+/// where cvt.rna.tf32 is four on compute capability 9.0, because of what is not finite: here infinity stays
+/// so, but a NaN may become any number, and x - round_tf32(x) is NaN where x is not finite.
+BRENIER_DEVICE inline float round_tf32(float x) {
+  return detail::float_of((detail::bits_of(x) + 0x1000u) & 0xFFFFE000u);
+}
+
+#if BRENIER_CUDA
 
 BRENIER_DEVICE inline void multiply_add_tf32(float (&c)[4], const float (&a)[4], const float (&b)[2],
                                              Where = Where::current()) {
@@ -42,20 +62,15 @@ BRENIER_DEVICE inline void multiply_add_tf32(float (&c)[4], const float (&a)[4],
       "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
-        "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
+      : "r"(detail::bits_of(a[0])), "r"(detail::bits_of(a[1])), "r"(detail::bits_of(a[2])),
+        "r"(detail::bits_of(a[3])), "r"(detail::bits_of(b[0])), "r"(detail::bits_of(b[1])));
 }
 
 #else
 
-inline float round_tf32(float x) {
-  if (!std::isfinite(x)) return x;
-  return std::bit_cast<float>((std::bit_cast<std::uint32_t>(x) + 0x1000u) & 0xFFFFE000u);
-}
-
 namespace detail {
 inline double truncated_to_tf32(float x) {
-  return static_cast<double>(std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & 0xFFFFE000u));
+  return static_cast<double>(float_of(bits_of(x) & 0xFFFFE000u));
 }
 inline float towards_zero(double x) {
   const float rounded = static_cast<float>(x);

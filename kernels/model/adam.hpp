@@ -20,8 +20,9 @@ BRENIER_HOST_DEVICE inline double rate_at(const AdamOptions& o, int k, int n) {
 /// Constants of one iteration, k counted from 0.
 template <class T>
 struct AdamStep {
-  T rate, beta1, beta2, epsilon, correction1, correction2;
+  T rate = 0, beta1 = 0, beta2 = 0, epsilon = 0, correction1 = 0, correction2 = 0;
 
+  AdamStep() = default;
   BRENIER_HOST_DEVICE AdamStep(const AdamOptions& o, int k, int n)
       : rate(static_cast<T>(rate_at(o, k, n))),
         beta1(static_cast<T>(o.beta1)),

@@ -3,10 +3,15 @@
 // (compute-sanitizer), and random draws in bulk. The full comparison is tests/kernels/test_backends.cpp.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <memory>
 #include <vector>
 
 #include "brenier/expression.hpp"
+#include "kernels/cuda/network/device_net.hpp"
+#include "kernels/cuda/step/step_cg.hpp"
 #include "kernels/operations.hpp"
 #include "tests/emulator/sound_kernels.hpp"
 #include "tests/support/near.hpp"
@@ -31,7 +36,9 @@ std::vector<Architecture> architectures() {
   return {{.dim = 1, .hidden = {12, 5}},
           {.dim = 3, .hidden = {8, 17, 6}, .quadratic_rank = 2},
           {.dim = 2, .hidden = {9, 9}, .residual = true},
-          {.dim = 5, .hidden = {9, 6}}};
+          {.dim = 5, .hidden = {9, 6}},
+          // more layers than tiles take
+          {.dim = 2, .hidden = {4, 4, 4, 4, 4, 4}, .residual = true}};
 }
 
 /// What every case needs; the reference's numbers and the device's are computed from the same inputs.
@@ -159,6 +166,11 @@ TEST_CASE_TEMPLATE("small: an inner loop with every kind of term, whole cloud an
     problem.iterations = 3;
     problem.minibatch = minibatch;
     problem.seed = 5;
+    // Adam moves a parameter by its rate however small the gradient is: rounding errors would decide the sign.
+    // With an epsilon of the size of gradients it does not.
+    std::vector<double> gradient(in.theta.size());
+    ref::operations<T>().objective_gradient(problem, in.theta.data(), 0, gradient.data(), in.team);
+    for (const double g : gradient) problem.adam.epsilon = std::max(problem.adam.epsilon, std::abs(g) / 100);
     compare<T>([&](const Operations<T>& ops) {
       const std::size_t n = in.theta.size();
       InnerState<T> state{in.theta, std::vector<T>(n), std::vector<T>(n), 0};
@@ -236,6 +248,135 @@ TEST_CASE_TEMPLATE("small: the gradient of a JKO step, log det exact and by solv
       compare<T>([&](const Operations<T>& ops) { return step.gradient(ops, team); });
     }
   }
+}
+
+namespace {
+
+/// products[0]: x_i y_c of a block of 16 x 8 by ProductBlock, products[1]: with both parts of an operand rounded
+/// to nearest, as Ootomo and Yokota have it. One warp for 16 elements of x and 8 of y.
+template <class T>
+BRENIER_KERNEL void product_of_pairs(const T* x, const T* y, T* products, int blocks) {
+  using namespace cuda;
+  const T *left = x + 16 * block_index(), *right = y + 8 * block_index();
+  T* const to = products + 128 * block_index();
+  ProductBlock<Tf32x3, T, 1> block(0, 16, 0, 8);
+  block.multiply(
+      1, [&](int i) { return [=](int) { return left[i]; }; },
+      [&](int c) { return [=](int) { return right[c]; }; });
+  block.for_elements([&](int i, int c, T value, int) { to[8 * i + c] = value; });
+
+  const int g = lane() / 4, t = lane() % 4;
+  T a_hi[4] = {}, a_lo[4] = {}, b_hi[2] = {}, b_lo[2] = {}, main[4] = {}, rest[4] = {};
+  const auto split = [](T value, T& hi, T& lo) {
+    hi = round_tf32(value);
+    lo = round_tf32(value - hi);
+  };
+  if (t == 0) {
+    split(left[g], a_hi[0], a_lo[0]);
+    split(left[g + 8], a_hi[1], a_lo[1]);
+    split(right[g], b_hi[0], b_lo[0]);
+  }
+  multiply_add_tf32(main, a_hi, b_hi);
+  multiply_add_tf32(rest, a_hi, b_lo);
+  multiply_add_tf32(rest, a_lo, b_hi);
+  for (int e = 0; e < 4; ++e) {
+    const int i = g + e / 2 * 8, c = 2 * t + e % 2;
+    to[128 * blocks + 8 * i + c] = main[e] + rest[e];
+  }
+}
+
+}  // namespace
+
+TEST_CASE("products: an operand split in three instructions loses no more than one that is rounded twice") {
+  constexpr int blocks = 2000;
+  Numbers numbers(59);
+  std::vector<float> x, y, found(2 * 128 * blocks);
+  for (int i = 0; i < 16 * blocks; ++i) x.push_back(static_cast<float>(std::exp(numbers(-3, 3))));
+  for (int i = 0; i < 8 * blocks; ++i) y.push_back(static_cast<float>(-std::exp(numbers(-3, 3))));
+  device::Stream stream;
+  device::DeviceBuffer<float> left(16 * blocks), right(8 * blocks), products(2 * 128 * blocks);
+  left.copy_to_device(x, stream);
+  right.copy_to_device(y, stream);
+  device::launch(product_of_pairs<float>, {blocks, 32, 0, stream, "products"}, left.pointer(),
+                 right.pointer(), products.pointer(), blocks);
+  products.copy_to_host(found, stream);
+  double worst[2] = {};
+  for (std::size_t k = 0; k < found.size(); ++k) {
+    const std::size_t pair = k % (128 * blocks);
+    const double exact = static_cast<double>(x[pair / 8]) * static_cast<double>(y[pair / 128 * 8 + pair % 8]);
+    double& error = worst[k / (128 * blocks)];
+    error = std::max(error, std::abs(static_cast<double>(found[k]) - exact) / std::abs(exact));
+  }
+  MESSAGE("worst relative errors in 2^-24: " << worst[0] * 0x1p24 << ", rounded twice " << worst[1] * 0x1p24);
+  CHECK(worst[0] <= 1.05 * worst[1]);
+  CHECK(worst[0] < 0x1p-21);
+
+  // What is not finite stays so.
+  for (const float value : {std::numeric_limits<float>::infinity(), std::nanf(""), -std::nanf("0x1fff")}) {
+    left.copy_to_device(std::vector<float>(16 * blocks, value), stream);
+    device::launch(product_of_pairs<float>, {1, 32, 0, stream, "products"}, left.pointer(), right.pointer(),
+                   products.pointer(), blocks);
+    products.copy_to_host(found, stream);
+    for (int k = 0; k < 128; ++k) CHECK_FALSE(std::isfinite(found[static_cast<std::size_t>(k)]));
+  }
+}
+
+TEST_CASE("tiles: two blocks of a step have room on a multiprocessor, for the networks of the paper") {
+  // Of compute capability 9.0: 228 KiB, of which each block takes 1 KiB for itself.
+  constexpr std::size_t half = 228 * 1024 / 2 - 1024;
+  const auto bytes = [](int d, bool entropy, auto form) {
+    Objective objective;
+    objective.potential = Expression::potential("sum(x^2)", d).program();
+    cuda::TileTask task{.gradient = true, .step = true};
+    if (entropy) task.directions = cuda::Directions::unit;
+    task.program_rows = static_cast<int>(objective.potential.workspace());
+    const Icnn net({.dim = d, .hidden = {100, 20}});
+    const cuda::PackedNet packed(net);
+    using Form = decltype(form);
+    return cuda::tile_bytes<Form>(packed.view(), cuda::TilePlan(packed.view(), task, Form::kParticles));
+  };
+  using Medium = cuda::TileForm<float, cuda::Tf32x3, 16>;
+  using Large = cuda::TileForm<float, cuda::Tf32x3, 32>;
+  CHECK(bytes(1, false, Large{}) <= half);
+  CHECK(bytes(2, false, Large{}) <= half);
+  CHECK(bytes(1, true, Medium{}) <= half);
+  CHECK(bytes(2, true, Large{}) > half);  // else tiles of 16 would not be needed
+  CHECK(bytes(2, true, Medium{}) <= half);
+}
+
+TEST_CASE("arguments of every kernel are below 4 KB") {
+  CHECK(sizeof(cuda::TileArgs<double>) < 1024);
+  CHECK(sizeof(cuda::StepArgs<double>) < 2048);
+}
+
+TEST_CASE("large: tiles of 16, where two of 32 have no room") {
+#if !defined(BRENIER_TEST_REDUCED)
+#if BRENIER_CUDA
+  const Architecture architecture{.dim = 2, .hidden = {100, 20}};
+#else
+  const Architecture architecture{.dim = 2, .hidden = {9, 5}};
+#endif
+  const StepCase<float> step(architecture, 4100);
+  const cuda::PackedNet net(step.net);
+  cuda::TileTask task{.directions = cuda::Directions::unit, .gradient = true, .step = true};
+  task.program_rows = static_cast<int>(step.objective.potential.workspace());
+  for (const InternalTerm& term : step.objective.internal)
+    task.surrogate_rows = std::max(task.surrogate_rows, static_cast<int>(term.surrogate.workspace()));
+#if !BRENIER_CUDA
+  // A device on which this network has room twice with tiles of 16, not with tiles of 32.
+  const auto bytes = [&](auto form) {
+    using Form = decltype(form);
+    return cuda::tile_bytes<Form>(net.view(), cuda::TilePlan(net.view(), task, Form::kParticles));
+  };
+  device::emulator::Options options = device::emulator::options();
+  options.shared_memory = bytes(cuda::TileForm<float, cuda::Tf32x3, 16>{}) +
+                          bytes(cuda::TileForm<float, cuda::Tf32x3, 32>{}) + 1024;
+  const device::emulator::ScopedOptions scarce(options);
+#endif
+  CHECK(cuda::choose_tiling<float, cuda::Tf32x3>(net.view(), task, 4100).first == cuda::Tiling::medium);
+  Team team(1);
+  compare<float>([&](const Operations<float>& ops) { return step.gradient(ops, team); });
+#endif
 }
 
 TEST_CASE_TEMPLATE("large: a cloud that takes the tiles of large clouds", T, float, double) {

@@ -64,6 +64,10 @@ planted("use_after_free", KERNEL + r"a write outside a released device buffer", 
 planted("out_of_memory", r"reported: out of device memory: 800 bytes requested for a buffer, 600 of 1000 bytes free")
 planted("wait_in_capture", r"reported: Stream::synchronise " + CAPTURE)
 planted("release_in_capture", r"reported: Graph::capture: the work waited, allocated, released or copied")
+planted("missing_wait", r"reported: not waited for: element 0 is 0\.0+ at once, -?nan late")
+planted("reused_staging", r"reported: not waited for: element 0 is 1\.0+ at once, 2\.0+ late")
+planted("lowered_limit", KERNEL + r"its limit of shared memory has been set to 60000 bytes")
+planted("large_arguments", KERNEL + r"4108 bytes of arguments; more than 4096")
 planted("copy_too_far", r"reported: copy_to_host: 256 bytes do not lie inside one device buffer")
 
 

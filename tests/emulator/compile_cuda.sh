@@ -4,7 +4,8 @@
 #
 # The device dialect is real CUDA: nvcc compiles the runtime, the cuda backend and the dialect's own tests for
 # sm_80, sm_90 and PTX, warnings as errors, and links the last. What ptxas says of the library's kernels
-# (registers, spills) goes to OUT_DIR/*.ptxas, and tools/resource_report judges it. Nothing is run. OUT_DIR/verdict
+# (registers, spills) goes to OUT_DIR/*.ptxas, the machine code of hot ones to OUT_DIR/*.cubin, and
+# tools/resource_report judges both. Nothing is run. OUT_DIR/verdict
 # says in one line what was found, where all is well. Exit code 77 where nvcc is missing.
 #   --kernels   the library's kernels only, without the judgement: what tools/resource_report asks for
 set -euo pipefail
@@ -23,7 +24,7 @@ if [[ -z "$nvcc" ]]; then
 fi
 version=$("$nvcc" --version | sed -n 's/.*, V\([0-9.]*\).*/\1/p')
 mkdir -p "$out"
-rm -f "$out"/*.ptxas "$out/verdict"
+rm -f "$out"/*.ptxas "$out"/*.cubin "$out/verdict"
 flags=(-std=c++20 -O1 --expt-relaxed-constexpr -Werror all-warnings -I "$root"
        -I "$root/kernels/include" -I "$root/autodiff/include" -I "$root/solvers/include" -I "$root/engine/include"
        -Xcompiler "-Wall,-Wextra,-Wshadow")
@@ -42,9 +43,20 @@ cd "$root"
 sources=$(find kernels -name '*.cu' -o -path 'kernels/cuda/*.cpp' ! -name none.cpp)
 for source in $sources; do
   name=$(basename "${source%.*}")
-  if ! compile "$source" "$name" "${both[@]}" -Xptxas -v 2> "$out/$name.log"; then
+  keep=()
+  case "$name" in
+    float_tf32x3 | divergence | clouds)
+      mkdir -p "$out/keep"
+      keep=(--keep --keep-dir "$out/keep")
+      ;;
+  esac
+  if ! compile "$source" "$name" "${both[@]}" -Xptxas -v "${keep[@]}" 2> "$out/$name.log"; then
     cat "$out/$name.log" >&2
     exit 1
+  fi
+  if (( ${#keep[@]} > 0 )); then
+    mv "$out/keep/$name.compute_90.sm_90.cubin" "$out/$name.cubin"
+    rm -rf "$out/keep"
   fi
   { echo "nvcc $version"; cat "$out/$name.log"; } > "$out/$name.ptxas"
 done
@@ -59,6 +71,6 @@ for source in tests/cuda/test_operations.cpp tests/kernels/test_device_loop.cpp 
   compile "$source" "$(basename "${source%.*}")" "${one[@]}"
 done
 compile tests/main.cpp main "${one[@]}"
-"$nvcc" "$out/device_cuda.o" "$out/test_emulator.o" "$out/main.o" -lcublas -o "$out/test_device"
+"$nvcc" "$out/cuda.o" "$out/test_emulator.o" "$out/main.o" -lcublas -o "$out/test_device"
 verdict="compiled for sm_80, sm_90 and PTX with nvcc $version, and linked; resources as recorded; not run"
 echo "$verdict" | tee "$out/verdict"

@@ -245,6 +245,77 @@ void copy_too_far() {
   copy_to_host<float>(host, static_cast<const DeviceBuffer<float>&>(buffer).pointer(1), stream);
 }
 
+// --- mistakes between the host and the device -------------------------------------------------------------
+
+/// What `program` reads from the device, in finite numbers, whether the device is fast or slow.
+template <class Program>
+void at_once_and_late(const Program& program) {
+  std::vector<float> found[2];
+  for (const bool late : {false, true}) {
+    const emulator::ScopedOptions set({.delay = late});
+    found[late] = program();
+  }
+  for (std::size_t i = 0; i < found[0].size(); ++i) {
+    const std::string values = "element " + std::to_string(i) + " is " + std::to_string(found[0][i]) +
+                               " at once, " + std::to_string(found[1][i]) + " late";
+    if (!(found[1][i] == found[0][i])) report("not waited for: " + values);
+  }
+}
+
+std::vector<float> read(const DeviceBuffer<float>& buffer, Stream& stream) {
+  std::vector<float> host(static_cast<std::size_t>(buffer.size()));
+  buffer.copy_to_host(host, stream);
+  return host;
+}
+
+std::vector<float> missing_wait() {
+  Stream first, second;
+  DeviceBuffer<float> numbers(kThreads), copies(kThreads);
+  launch(number, {1, kThreads, 0, first, "number"}, numbers.pointer());
+  // second.wait(...) is missing: the kernel may not have run yet
+  copy_on_device<float>(copies.pointer(), numbers.pointer(), kThreads, second);
+  return read(copies, second);
+}
+
+std::vector<float> reused_staging() {
+  Stream work, copies;
+  DeviceBuffer<float> staging(kThreads), first(kThreads), second(kThreads);
+  staging.copy_to_device(std::vector<float>(kThreads, 1), copies);
+  copy_on_device<float>(first.pointer(), staging.pointer(), kThreads, work);
+  // the first copy from the staging memory may not have been made yet
+  staging.copy_to_device(std::vector<float>(kThreads, 2), copies);
+  copy_on_device<float>(second.pointer(), staging.pointer(), kThreads, work);
+  return read(first, work);
+}
+
+void lowered_limit() {
+  const auto limit = [](std::size_t bytes) {
+    device::detail::set_shared_limit(reinterpret_cast<const void*>(number), bytes);
+  };
+  Stream stream;
+  DeviceBuffer<float> out(kThreads);
+  const auto run = [&](std::size_t shared) {
+    launch(number, {1, kThreads, shared, stream, "planted"}, out.pointer());
+  };
+  Graph graph = Graph::capture(stream, [&] { run(100'000); });
+  limit(60'000);  // for a launch of its own; the graph needs more
+  run(60'000);
+  graph.launch(stream);
+}
+
+struct Many {
+  float values[1025];
+};
+void many_arguments(Many numbers, float* out) {
+  out[thread_index()] = numbers.values[thread_index()];
+}
+
+void large_arguments() {
+  Stream stream;
+  DeviceBuffer<float> out(kThreads);
+  launch(many_arguments, {1, kThreads, 0, stream, "planted"}, Many{}, out.pointer());
+}
+
 /// Whatever the emulator found, the device is as good as new.
 void check_device_afterwards() {
   const emulator::ScopedOptions set({});
@@ -286,6 +357,10 @@ const Case kCases[] = {
     {"wait_in_capture", wait_in_capture},
     {"release_in_capture", release_in_capture},
     {"copy_too_far", copy_too_far},
+    {"missing_wait", [] { at_once_and_late(missing_wait); }},
+    {"reused_staging", [] { at_once_and_late(reused_staging); }},
+    {"lowered_limit", lowered_limit},
+    {"large_arguments", large_arguments},
 };
 
 }  // namespace

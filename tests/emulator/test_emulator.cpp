@@ -4,6 +4,7 @@
 // device's.
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -34,8 +35,11 @@ void in_every_order(const Body& body) {
     for (const bool interleave : {false, true}) {
       if (interleave != (order == Order::shuffled)) continue;
       CAPTURE(static_cast<int>(order));
-      const device::emulator::ScopedOptions options(
-          {.threads = order, .blocks = order, .seed = 11, .interleave = interleave});
+      const device::emulator::ScopedOptions options({.threads = order,
+                                                     .blocks = order,
+                                                     .seed = 11,
+                                                     .interleave = interleave,
+                                                     .delay = order == Order::reverse});
       body();
     }
   }
@@ -381,6 +385,123 @@ TEST_CASE("calls that make the host wait are counted, the others are not") {
   CHECK(counted([&] { end.synchronise(); }) == 1);
   CHECK(end.milliseconds_since(start) >= 0);
 }
+
+TEST_CASE("copies of nothing wait, and touch nothing") {
+  Stream stream;
+  DeviceBuffer<float> none(0), some(3);
+  some.fill_zero(stream);
+  none.fill_zero(stream);
+  none.copy_to_device({}, stream);
+  CHECK(download(none, stream).empty());
+  device::copy_on_device<float>(none.pointer(), DevicePointer<const float>(nullptr), 0, stream);
+  CHECK(download(some, stream) == std::vector<float>(3, 0.0f));
+}
+
+TEST_CASE("a stream waits for the event of another one") {
+  in_every_order([] {
+    Stream first, second;
+    const Index n = 33;
+    auto x = upload(values<double>(n), first);
+    DeviceBuffer<double> y(n), z(n);
+    device::Event written;
+    y.fill_zero(first);
+    launch(axpy<double>, {1, 32, 0, first, "axpy"}, n, 1.0, x.pointer(), y.pointer());
+    written.record(first);
+    launch(axpy<double>, {1, 32, 0, first, "axpy"}, n, 1.0, x.pointer(), x.pointer());  // not waited for
+    second.wait(written);
+    device::copy_on_device<double>(z.pointer(), y.pointer(), n, second);
+    CHECK(download(z, second) == values<double>(n));
+    first.synchronise();
+  });
+}
+
+TEST_CASE("handles of matrix products are used again, one at a time") {
+  device::Blas first;
+  const auto made = [](const auto& work) {
+#if BRENIER_CUDA
+    const auto count = [] { return device::host_synchronisations(); };  // of their workspaces
+#else
+    const auto count = [] { return device::emulator::handles_made(); };
+#endif
+    const auto before = count();
+    work();
+    return count() - before;
+  };
+  CHECK(made([] { device::Blas second; }) >= 1);            // the first one is in use
+  CHECK(made([] { device::Blas third; }) <= BRENIER_CUDA);  // on a device: it waits when it goes
+  device::Blas third;
+  CHECK(made([] { device::Blas fourth; }) >= 1);
+}
+
+TEST_CASE("the limit of shared memory is asked for once, and holds for graphs of earlier launches") {
+  Stream stream;
+  const auto x = upload(values<float>(33), stream);
+  DeviceBuffer<float> y(33);
+  y.fill_zero(stream);
+  const auto with = [&](std::size_t shared) {
+    launch(axpy<float>, {1, 64, shared, stream, "axpy"}, Index{33}, 1.0f, x.pointer(), y.pointer());
+  };
+  const std::size_t most = device::most_shared_bytes();
+  auto graph = device::Graph::capture(stream, [&] { with(most); });
+  with(49 * 1024);
+  graph.launch(stream);
+  const auto found = download(y, stream);
+  for (std::size_t i = 0; i < found.size(); ++i) CHECK(found[i] == 2 * values<float>(33)[i]);
+  CHECK(device::most_shared_bytes(1) == most);
+  CHECK(2 * device::most_shared_bytes(2) < device::properties().shared_per_multiprocessor);
+  CHECK(device::most_shared_bytes(2) < most);
+}
+
+#if !BRENIER_CUDA
+TEST_CASE("delayed work runs when something waits for it, with its errors") {
+  const device::emulator::ScopedOptions late({.delay = true});
+  const auto ran = [before = device::emulator::device_launches(0)] {
+    return static_cast<int>(device::emulator::device_launches(0) - before);
+  };
+  const Index n = 33;
+  Stream stream, other;
+  const auto x = upload(values<double>(n), stream);
+  auto y = std::make_unique<DeviceBuffer<double>>(n);
+  y->fill_zero(stream);
+  const auto work = [&](Stream& on) {
+    launch(axpy<double>, {1, 32, 0, on, "axpy"}, n, 1.0, x.pointer(), y->pointer());
+  };
+  work(stream);
+  CHECK(ran() == 0);
+  other.synchronise();
+  CHECK(ran() == 0);
+  stream.synchronise();
+  CHECK(ran() == 1);
+
+  device::Event middle;
+  work(stream);
+  middle.record(stream);
+  work(stream);
+  middle.synchronise();
+  CHECK(ran() == 2);
+  CHECK(download(*y, stream)[0] == 3 * values<double>(n)[0]);
+  CHECK(ran() == 3);
+
+  auto graph = device::Graph::capture(stream, [&] { work(stream); });
+  graph.launch(stream);
+  CHECK(ran() == 3);
+  { const DeviceBuffer<float> released(1); }  // as cudaFree: waits for the device
+  CHECK(ran() == 4);
+  {
+    Stream gone;
+    work(gone);
+  }
+  CHECK(ran() == 4);
+
+  launch(block_sums<double>, {1, 32, 0, stream, "no shared memory"}, n, x.pointer(), y->pointer());
+  work(stream);
+  CHECK_ERROR(stream.synchronise(), DeviceError, "\"no shared memory\"");
+  stream.synchronise();  // what stood behind it is gone, and so is the error
+  CHECK(ran() == 5);
+  y.reset();
+  CHECK(ran() == 6);  // the stream that was destroyed
+}
+#endif
 
 TEST_CASE("buffers move, and refuse what does not fit") {
   Stream stream;

@@ -15,6 +15,7 @@
 #include "kernels/operations.hpp"
 #include "tests/support/inner_problem.hpp"
 #include "tests/support/near.hpp"
+#include "tests/support/step_case.hpp"
 
 using namespace brenier;
 using namespace brenier::test;
@@ -243,7 +244,7 @@ TEST_CASE("a flow computes on its device and leaves the program's own choice alo
 TEST_CASE_TEMPLATE("what fits the shared memory of one device and not of another goes layer by layer there",
                    T, float, double) {
   // Tiles of 8 particles take between 163 KiB (compute capability 8.0) and 227 KiB (9.0).
-  const int width = std::is_same_v<T, float> ? 112 : 72;
+  const int width = std::is_same_v<T, float> ? 120 : 72;
   const SmallProblem<T> problem(40, {width, width});
   const std::vector<T> theta = problem.theta();
   Team team(1);
@@ -280,6 +281,25 @@ TEST_CASE("the memory that an inner loop needs is known before it has it") {
     const emulator::ScopedOptions less(with_memory(needed - 40 * 256));
     CHECK_THROWS_AS(run(problem, 2), OutOfDeviceMemory);
   }
+}
+
+TEST_CASE("an inner loop has images and forces of particles only where a term asks for them") {
+  constexpr Index n = 20000, d = 32;
+  const auto needed = [](StepTerms terms, LogDetOptions log_det = {}) {
+    StepCase<float> step({.dim = d, .hidden = {4}}, n, std::move(terms));
+    step.problem.log_det = log_det;
+    return cuda::inner_loop_memory(step.problem);
+  };
+  constexpr std::size_t cloud = n * d * sizeof(float), little = cloud / 2;
+  const std::size_t alone = needed({.internal = {}});
+  CHECK(alone > cloud);
+  CHECK(alone < cloud + little);
+  const std::size_t interacting = needed({.internal = {}, .interaction = {quadratic_log(0.5, -0.2, 0.0)}});
+  CHECK(interacting > 2 * cloud);
+  CHECK(interacting < 2 * cloud + little);
+  // A report for each block, not for each particle.
+  const LogDetOptions solves{.method = LogDetOptions::Method::cg, .probes = 1, .iterations = 2};
+  CHECK(needed({.internal = {{.weight = 0.7}}}, solves) < cloud + little);
 }
 
 TEST_CASE("wherever an allocation fails, what was allocated before is released") {

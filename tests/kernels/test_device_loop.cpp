@@ -51,6 +51,7 @@ TEST_CASE("the host waits twice for each graph from the third on, and not for si
     // For a launch behind which two others are queued, and for the flag that ends a loop, which is read
     // beside them: neither holds the device up. Layer by layer a graph is one iteration, otherwise 16.
     const auto graphs = [&](int iterations) { return variant == "cublas" ? iterations : iterations / 16; };
+    waits(1);  // the first loop makes what all later ones use again
     const int once = waits(1);
     for (const int iterations : {2, 7, 53}) {
       CAPTURE(iterations);
@@ -58,6 +59,38 @@ TEST_CASE("the host waits twice for each graph from the third on, and not for si
     }
   }
 }
+
+#if !BRENIER_CUDA
+TEST_CASE("everything that an iteration launches has been launched once before it is recorded") {
+  SmallProblem<double> problem(kParticles);
+  Team team(1);
+  for (const std::string& variant : variants()) {
+    CAPTURE(variant);
+    const auto launches = [&](int iterations) {
+      InnerState<double> state = problem.state();
+      const std::uint64_t before = device::emulator::device_launches(0);
+      cuda::operations<double>(variant.c_str()).inner_loop(problem.inner, state, iterations, team);
+      return device::emulator::device_launches(0) - before;
+    };
+    CHECK(launches(1) >= 4);
+    CHECK(3 * launches(1) == 2 * launches(2));
+  }
+}
+
+TEST_CASE("a loop makes no handle of matrix products where an earlier one has left its own") {
+  SmallProblem<double> problem(kParticles);
+  Team team(1);
+  const Operations<double>& ops = cuda::operations<double>("cublas");
+  const auto made = [&] {
+    InnerState<double> state = problem.state();
+    const std::uint64_t before = device::emulator::handles_made();
+    ops.inner_loop(problem.inner, state, 1, team);
+    return device::emulator::handles_made() - before;
+  };
+  made();
+  CHECK(made() == 0);
+}
+#endif
 
 TEST_CASE("launching ends soon after the device has decided to stop") {
   SmallProblem<double> problem(kParticles);
@@ -74,6 +107,7 @@ TEST_CASE("launching ends soon after the device has decided to stop") {
       CHECK(report.iterations < 20);
       return static_cast<int>(device::host_synchronisations() - before);
     };
+    waits(1);
     const int once = waits(1);
     problem.inner.tolerance = 0.999;
     // The graph in which the tolerance was met and two more; what converges below 20 iterations has met it

@@ -142,6 +142,7 @@ TEST_CASE_TEMPLATE("forces of a tile, several terms", T, float, double) {
         for (const int warps : {1, 4, kTestWarps}) {
           CAPTURE(warps);
           CHECK(force_error(tiled<T, 8>(terms, y, warps), sums) <= kForceUnits);
+          CHECK(force_error(tiled<T, 16>(terms, y, warps), sums) <= kForceUnits);
           CHECK(force_error(tiled<T, 32>(terms, y, warps), sums) <= kForceUnits);
         }
       }
@@ -204,6 +205,7 @@ TEST_CASE_TEMPLATE("distances from 1e-12 to 1e12, in any order", T, float, doubl
       const std::vector<InteractionTerm> terms = {{1.0, log_kernel(0, -1)}};
       const PairSums sums = exact(terms, y);
       CHECK(force_error(tiled<T, 8>(terms, y, 2), sums) <= kForceUnits);
+      CHECK(force_error(tiled<T, 16>(terms, y, 2), sums) <= kForceUnits);
       CHECK(force_error(tiled<T, 32>(terms, y, 2), sums) <= kForceUnits);
     }
   }

@@ -20,21 +20,29 @@ int element_grid(int n) {
   return std::clamp((n + kRowThreads - 1) / kRowThreads, 1, 1024);
 }
 
+/// Weights as kernels read them.
+template <class T>
+std::vector<T> with_padding(std::vector<T> weights, int n) {
+  weights.resize(static_cast<std::size_t>(padded(n)), T(0));
+  return weights;
+}
+
 /// A cloud in device memory, in both orders.
 template <class T>
 class Points {
  public:
   Points(int n, int d, std::vector<T> weights, Stream& stream)
-      : n_(n), d_(d), x_(Index{n} * d), xt_(Index{n} * d), weights_(upload(weights.data(), n, stream)) {}
+      : n_(n),
+        d_(d),
+        x_(Index{n} * d),
+        xt_(Index{n} * d),
+        weights_(upload(with_padding(std::move(weights), n).data(), padded(n), stream)) {}
   Points(const Matrix<double>& x, const std::vector<double>& weights, Stream& stream)
-      : Points(as_int(x.rows()), as_int(x.cols()), {weights.begin(), weights.end()}, stream) {
-    std::vector<T> rows(x.elements().begin(), x.elements().end()), columns(rows.size());
-    for (Index i = 0; i < n_; ++i) {
-      for (Index c = 0; c < d_; ++c) columns[c * n_ + i] = rows[i * d_ + c];
-    }
-    x_ = upload(rows.data(), x_.size(), stream);
-    xt_ = upload(columns.data(), xt_.size(), stream);
-  }
+      : n_(as_int(x.rows())),
+        d_(as_int(x.cols())),
+        x_(upload(std::vector<T>(x.elements().begin(), x.elements().end()).data(), Index{n_} * d_, stream)),
+        xt_(upload(transposed(x).data(), Index{n_} * d_, stream)),
+        weights_(upload(with_padding<T>({weights.begin(), weights.end()}, n_).data(), padded(n_), stream)) {}
 
   DevicePoints<T> view() { return {raw(x_), raw(xt_), raw(weights_), n_, d_}; }
   DeviceBuffer<T>& x() { return x_; }
@@ -56,6 +64,15 @@ class Points {
   }
 
  private:
+  static std::vector<T> transposed(const Matrix<double>& x) {
+    std::vector<T> columns;
+    columns.reserve(x.elements().size());
+    for (Index c = 0; c < x.cols(); ++c) {
+      for (Index i = 0; i < x.rows(); ++i) columns.push_back(static_cast<T>(x(i, c)));
+    }
+    return columns;
+  }
+
   int n_, d_;
   DeviceBuffer<T> x_, xt_, weights_;
 };
@@ -67,22 +84,14 @@ class Transport {
   /// Costs of more than options.storage or kSmallCosts bytes are not stored; others are, twice.
   Transport(Points<T>& x, Points<T>& y, bool symmetric, const SinkhornOptions& options,
             const Control* control, Stream& stream)
-      : x_(x),
-        y_(y),
-        symmetric_(symmetric),
+      : symmetric_(symmetric),
         options_(options),
         control_(control),
         stream_(stream),
         stored_(Index{x.size()} * y.size() * static_cast<Index>(sizeof(T)) <=
                 std::min(options.storage, kSmallCosts)),
-        e_(stored_ ? Index{x.size()} * y.size() : 0, "costs of transport"),
-        et_(stored_ && !symmetric ? Index{x.size()} * y.size() : 0, "costs of transport"),
-        f_(x.size()),
-        g_(y.size()),
-        df_(x.size()),
-        dg_(y.size()),
-        next_f_(x.size()),
-        next_g_(y.size()),
+        x_(x, stored_ ? padded(y.size()) : 0),
+        y_(y, stored_ && !symmetric ? padded(x.size()) : 0),
         error_(x.size()),
         ticket_(1),
         state_(1) {
@@ -92,16 +101,20 @@ class Transport {
 
   /// From nothing, steered by the host.
   void solve_cold(T factor, DevicePointer<T> force, const double* offset) {
-    for (DeviceBuffer<double>* buffer : {&f_, &g_}) buffer->fill_zero(stream_);
-    for (DeviceBuffer<T>* buffer : {&df_, &dg_, &next_f_, &next_g_}) buffer->fill_zero(stream_);
+    for (Side* side : {&x_, &y_}) {
+      side->base.fill_zero(stream_);
+      side->rest.fill_zero(stream_);
+      side->next.fill_zero(stream_);
+    }
     ++schedules_;
-    const double bound = 2 * (x_.largest_half_square(stream_) + y_.largest_half_square(stream_));
+    const double bound =
+        2 * (x_.points.largest_half_square(stream_) + y_.points.largest_half_square(stream_));
     const double first = first_epsilon(bound, options_);
     for (double epsilon = first; epsilon > options_.epsilon; epsilon = next_epsilon(epsilon, options_)) {
       costs();
-      update_rows(epsilon, {.half = true}, next_f_);
-      if (!symmetric_) update_columns(epsilon, true, next_g_);
-      fold(next_f_, symmetric_ ? next_f_ : next_g_);
+      update(x_, y_, epsilon, {.half = true}, x_.next);
+      if (!symmetric_) update(y_, x_, epsilon, {.half = true}, y_.next);
+      fold(x_.next, symmetric_ ? x_.next : y_.next);
     }
     costs();
     begin();
@@ -115,7 +128,7 @@ class Transport {
 
   /// From the potentials of the last solve; may be captured.
   void solve_warm(T factor, DevicePointer<T> force, const double* offset) {
-    fold(df_, dg_);
+    fold(x_.rest, y_.rest);
     costs();
     begin();
     for (int k = 0; k < options_.warm_iterations; ++k) step(k);
@@ -131,19 +144,33 @@ class Transport {
   /// <a, f> + <b, g>; waits.
   double value() {
     double sum = 0;
-    const auto add = [&](Points<T>& points, DeviceBuffer<double>& f, DeviceBuffer<T>& df) {
-      const std::vector<T> weights = download(points.weights(), stream_), rest = download(df, stream_);
-      const std::vector<double> base = download(f, stream_);
+    for (const Side* side : {&x_, &y_}) {
+      const std::vector<T> weights = download(side->points.weights(), stream_);
+      const std::vector<T> rest = download(side->rest, stream_);
+      const std::vector<double> base = download(side->base, stream_);
       for (std::size_t i = 0; i < base.size(); ++i) {
         sum += static_cast<double>(weights[i]) * (base[i] + static_cast<double>(rest[i]));
       }
-    };
-    add(x_, f_, df_);
-    add(y_, g_, dg_);
+    }
     return sum;
   }
 
  private:
+  /// One of the two clouds with its potential: `base`, which is in E, and `rest`. `next` is a rest that does not
+  /// count yet. Rows of E belong to the points of this cloud, columns to those of the other.
+  struct Side {
+    Points<T>& points;
+    DeviceBuffer<T> costs;
+    DeviceBuffer<double> base;
+    DeviceBuffer<T> rest, next;
+
+    Side(Points<T>& of, int columns)
+        : points(of),
+          costs(Index{of.size()} * columns, "costs of transport"),
+          base(of.size()),
+          rest(padded(of.size())),
+          next(padded(of.size())) {}
+  };
   struct Pass {
     bool half = false;
     int check = 0;
@@ -155,13 +182,15 @@ class Transport {
     return options_.tolerance > 0 ? std::max(options_.tolerance, floor) : 0;
   }
 
-  SoftMinimumArgs<T> arguments(double epsilon, const Pass& pass) {
-    SoftMinimumArgs<T> args{.x = x_.view(), .y = y_.view()};
-    args.f = raw(f_);
-    args.g = raw(g_);
-    args.df = raw(df_);
-    args.dg = raw(dg_);
-    args.e = stored_ ? raw(e_) : nullptr;
+  /// Of an update of one side from the other.
+  SoftMinimumArgs<T> arguments(Side& to, Side& from, double epsilon, const Pass& pass, DeviceBuffer<T>& out) {
+    SoftMinimumArgs<T> args{.x = to.points.view(), .y = from.points.view()};
+    args.f = raw(to.base);
+    args.g = raw(from.base);
+    args.df = raw(to.rest);
+    args.dg = raw(from.rest);
+    args.e = stored_ ? raw(to.costs) : nullptr;
+    args.out = raw(out);
     args.epsilon = epsilon;
     args.half = pass.half;
     args.check = pass.check;
@@ -174,22 +203,12 @@ class Transport {
     return args;
   }
   void run(const SoftMinimumArgs<T>& args, const char* name) {
-    launch(soft_minimum_kernel<T>,
+    launch(stored_ ? soft_minimum_kernel<T, true> : soft_minimum_kernel<T, false>,
            {row_grid(args.x.n), kRowThreads, sizeof(SoftMinimumShared), stream_, name}, args);
   }
-  void update_rows(double epsilon, const Pass& pass, DeviceBuffer<T>& out) {
-    SoftMinimumArgs<T> args = arguments(epsilon, pass);
-    args.out = raw(out);
-    run(args, "soft minimum over columns");
-  }
-  void update_columns(double epsilon, bool half, DeviceBuffer<T>& out) {
-    SoftMinimumArgs<T> args = arguments(epsilon, {.half = half});
-    std::swap(args.x, args.y);
-    std::swap(args.f, args.g);
-    std::swap(args.df, args.dg);
-    args.e = stored_ ? raw(et_) : nullptr;
-    args.out = raw(out);
-    run(args, "soft minimum over rows");
+  void update(Side& to, Side& from, double epsilon, const Pass& pass, DeviceBuffer<T>& out) {
+    run(arguments(to, from, epsilon, pass, out),
+        &to == &x_ ? "soft minimum over columns" : "soft minimum over rows");
   }
 
   /// Step k of a solve: f, then g.
@@ -197,19 +216,19 @@ class Transport {
     // Before the first step of all, the second marginal is not met.
     const Pass pass{.half = symmetric_, .check = k > 0 ? 2 : 1};
     if (symmetric_) {
-      update_rows(options_.epsilon, pass, next_f_);
-      launch(copy_kernel<T>, {element_grid(x_.size()), kRowThreads, 0, stream_, "copy potentials"},
-             next_f_.pointer(), df_.pointer(), dg_.pointer(), x_.size());
+      const int n = x_.points.size();
+      update(x_, y_, options_.epsilon, pass, x_.next);
+      launch(copy_kernel<T>, {element_grid(n), kRowThreads, 0, stream_, "copy potentials"}, x_.next.pointer(),
+             x_.rest.pointer(), y_.rest.pointer(), n);
       return;
     }
-    update_rows(options_.epsilon, pass, df_);
-    update_columns(options_.epsilon, false, dg_);
+    update(x_, y_, options_.epsilon, pass, x_.rest);
+    update(y_, x_, options_.epsilon, {}, y_.rest);
   }
 
   /// A last, whole update of f, with the forces.
   void finish(T factor, DevicePointer<T> force, const double* offset) {
-    SoftMinimumArgs<T> args = arguments(options_.epsilon, {.check = 1, .last = true});
-    args.out = raw(df_);
+    SoftMinimumArgs<T> args = arguments(x_, y_, options_.epsilon, {.check = 1, .last = true}, x_.rest);
     args.force = force ? raw(force) : nullptr;
     args.offset = offset;
     args.factor = factor;
@@ -218,39 +237,34 @@ class Transport {
 
   void costs() {
     if (!stored_) return;
-    const int columns = (y_.size() + kWarpSize - 1) / kWarpSize;
+    const int across = (padded(y_.points.size()) + kWarpSize - 1) / kWarpSize;
     constexpr int rows = kCostRows * kRowThreads / kWarpSize;
-    const Index tiles = Index{(x_.size() + rows - 1) / rows} * columns;
-    const DevicePointer<T> transposed = symmetric_ ? DevicePointer<T>() : et_.pointer();
+    const Index tiles = Index{(padded(x_.points.size()) + rows - 1) / rows} * across;
     launch(cost_kernel<T>,
            {static_cast<int>(std::min<Index>(tiles, 8192)), kRowThreads, 0, stream_, "transport costs"},
-           x_.view(), y_.view(), f_.pointer(), g_.pointer(), e_.pointer(), transposed,
-           DevicePointer<const Control>(reinterpret_cast<detail::Address>(control_)));
+           x_.points.view(), y_.points.view(), x_.base.pointer(), y_.base.pointer(), x_.costs.pointer(),
+           y_.costs.pointer(), DevicePointer<const Control>(reinterpret_cast<detail::Address>(control_)));
   }
 
-  void fold_one(DeviceBuffer<double>& f, DeviceBuffer<T>& df, DeviceBuffer<T>& next,
-                DevicePointer<SinkhornState> state) {
-    const int n = as_int(f.size());
-    launch(fold_kernel<T>, {element_grid(n), kRowThreads, 0, stream_, "fold potentials"}, f.pointer(),
-           df.pointer(), next.pointer(), n, state,
+  void fold_one(Side& side, DeviceBuffer<T>& next, DevicePointer<SinkhornState> state) {
+    const int n = side.points.size();
+    launch(fold_kernel<T>, {element_grid(n), kRowThreads, 0, stream_, "fold potentials"}, side.base.pointer(),
+           side.rest.pointer(), next.pointer(), n, state,
            DevicePointer<const Control>(reinterpret_cast<detail::Address>(control_)));
   }
-  void fold(DeviceBuffer<T>& next_f, DeviceBuffer<T>& next_g) {
-    fold_one(g_, dg_, next_g, {});
-    fold_one(f_, df_, next_f, {});
+  void fold(DeviceBuffer<T>& next_x, DeviceBuffer<T>& next_y) {
+    fold_one(y_, next_y, {});
+    fold_one(x_, next_x, {});
   }
   /// Nothing left to fold, but a new solve.
-  void begin() { fold_one(f_, df_, df_, state_.pointer()); }
+  void begin() { fold_one(x_, x_.rest, state_.pointer()); }
 
-  Points<T>&x_, &y_;
   bool symmetric_;
   const SinkhornOptions& options_;
   const Control* control_;
   Stream& stream_;
   bool stored_;
-  DeviceBuffer<T> e_, et_;
-  DeviceBuffer<double> f_, g_;
-  DeviceBuffer<T> df_, dg_, next_f_, next_g_;
+  Side x_, y_;  // their potentials are called f and g
   DeviceBuffer<double> error_;
   DeviceBuffer<unsigned> ticket_;
   DeviceBuffer<SinkhornState> state_;

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels/cuda/cloud/cloud_forces.hpp"
-#include "kernels/cuda/network/tile_kernels.hpp"
+#include "kernels/cuda/step/control.hpp"
 #include "kernels/operations.hpp"
 
 namespace brenier::cuda {

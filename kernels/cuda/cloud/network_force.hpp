@@ -12,6 +12,8 @@
 
 #include "kernels/cuda/cloud/cloud_forces.hpp"
 #include "kernels/cuda/network/device_net.hpp"
+#include "kernels/cuda/network/gather.hpp"
+#include "kernels/cuda/step/control.hpp"
 
 namespace brenier::cuda {
 

@@ -379,8 +379,8 @@ BRENIER_DEVICE void add_pairwise_forces(const PairTerms<T>& terms, const PairPro
   }
 }
 
-/// Forces on the particles first .. first + P of `cloud` (n, terms.dim), P = 8 or 32, `first` a multiple of 4
-/// below n: out(p, c, value) once for each p < P and c < terms.dim, by some thread; value is 0 where there is
+/// Forces on the particles first .. first + P of `cloud` (n, terms.dim), P = 8, 16 or 32, `first` a multiple of
+/// 4 below n: out(p, c, value) once for each p < P and c < terms.dim, by some thread; value is 0 where there is
 /// no particle first + p. All threads of the block take part, and have passed a barrier since `scratch`,
 /// tile_scratch<T>(P, warps, terms.dim) elements, was last used. `cloud` was written by an earlier launch.
 /// Ends with a barrier.

@@ -6,14 +6,17 @@
 //              distance grad_i sum_j b_j k(x_i, y_j)
 //   layout     x (n, d) and its transpose, y (m, d) and its; E = f + g - C (n, m) and its transpose, so that
 //              rows and columns are one kernel, both with the potentials as they were when E was made:
-//              entries that matter are small and keep their digits. A solve changes f and g by df and dg
-//   warps      one for each row: its lanes take columns in turn, and keep a running largest exponent and the
-//              sum relative to it. Costs are sums of squared differences, 8 rows a warp
+//              entries that matter are small and keep their digits. A solve changes f and g by df and dg.
+//              Rows of E, weights, df and dg are padded to fours (padded()), so that a lane reads four
+//              elements at a time: in the padding E is as small as numbers are, the others are 0
+//   warps      one for each row: its lanes take eight columns a turn, and keep a running largest exponent and
+//              the sum relative to it; no lane waits for another. Costs are sums of squared differences, 8 rows
+//              a warp
 //   stop       a solve whose marginals are met leaves the launches that remain without work, as does an inner
 //              loop that has stopped
 #pragma once
 
-#include "kernels/cuda/network/tile_kernels.hpp"
+#include "kernels/cuda/step/control.hpp"
 #include "kernels/device/device.hpp"
 
 namespace brenier::cuda {
@@ -23,13 +26,19 @@ using namespace brenier::device;
 inline constexpr int kRowThreads = 256;  // 8 warps
 inline constexpr int kCostRows = 8;      // of a warp
 inline constexpr int kForceParts = 4;    // components of a lane that are summed at once
+inline constexpr int kTurn = 8;          // elements that a lane adds to a sum at once
+
+/// Elements of an array of n that is read in fours.
+BRENIER_HOST_DEVICE inline int padded(int n) {
+  return (n + 3) / 4 * 4;
+}
 
 /// One of two clouds.
 template <class T>
 struct DevicePoints {
   const T* x = nullptr;        // (n, d)
   const T* xt = nullptr;       // (d, n)
-  const T* weights = nullptr;  // (n)
+  const T* weights = nullptr;  // (padded(n))
   int n = 0;
   int d = 0;
 };
@@ -51,8 +60,8 @@ struct SoftMinimumArgs {
   const double* f = nullptr;  // (n): what is in E
   const double* g = nullptr;  // (m)
   const T* df = nullptr;      // (n): the rest
-  const T* dg = nullptr;      // (m)
-  const T* e = nullptr;       // (n, m), or null: computed
+  const T* dg = nullptr;      // (padded(m))
+  const T* e = nullptr;       // (n, padded(m)), where costs are stored
   T* out = nullptr;           // (n): the new df
   double epsilon = 1;
   int half = 0;             // goes half of the way
@@ -89,13 +98,15 @@ struct RunningSum {
   T top = -std::numeric_limits<T>::max();
   T sum = 0;
 
-  BRENIER_DEVICE void add(T v, T weight) {
-    if (v > top) {
-      sum = sum * exp(top - v) + weight;
-      top = v;
-    } else {
-      sum += weight * exp(v - top);
-    }
+  /// All at once: the largest first, then exponentials, and no branch.
+  BRENIER_DEVICE void add(const T (&v)[kTurn], const T (&weight)[kTurn]) {
+    T high = top;
+    BRENIER_UNROLL
+    for (int k = 0; k < kTurn; ++k) high = fmax(high, v[k]);
+    sum *= exp(top - high);
+    BRENIER_UNROLL
+    for (int k = 0; k < kTurn; ++k) sum = fma(weight[k], exp(v[k] - high), sum);
+    top = high;
   }
   /// Over the lanes of a warp, the same in each.
   BRENIER_DEVICE void reduce() {
@@ -108,6 +119,73 @@ struct RunningSum {
     }
   }
 };
+
+BRENIER_DEVICE inline void read_four(const float* from, float* to) {
+  const float4 four = load4(from);
+  to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+}
+BRENIER_DEVICE inline void read_four(const double* from, double* to) {
+  const double2 front = load2(from), back = load2(from + 2);
+  to[0] = front.x, to[1] = front.y, to[2] = back.x, to[3] = back.y;
+}
+
+/// log sum_j w_j exp((E_ij + dg_j)/epsilon) of row i, in every lane, with `inverse` = 1/epsilon.
+template <class T>
+BRENIER_DEVICE RunningSum<T> sum_of_stored(const SoftMinimumArgs<T>& args, int i, T inverse) {
+  const int columns = padded(args.y.n);
+  const T* row = args.e + Index{i} * columns;
+  RunningSum<T> sum;
+  for (int first = 0; first < columns; first += kTurn * kWarpSize) {
+    T e[kTurn], dg[kTurn], v[kTurn], weight[kTurn];
+    BRENIER_UNROLL
+    for (int part = 0; part < kTurn; part += 4) {
+      const int j = first + part * kWarpSize + 4 * lane();
+      const int at = j < columns ? j : columns - 4;  // once more, with weight 0
+      read_four(row + at, e + part);
+      read_four(args.dg + at, dg + part);
+      read_four(args.y.weights + at, weight + part);
+      BRENIER_UNROLL
+      for (int k = part; k < part + 4; ++k) {
+        v[k] = (e[k] + dg[k]) * inverse;
+        if (j >= columns) weight[k] = T(0);
+      }
+    }
+    sum.add(v, weight);
+  }
+  sum.reduce();
+  return sum;
+}
+
+/// The same where costs are not stored.
+template <class T>
+BRENIER_DEVICE RunningSum<T> sum_of_computed(const SoftMinimumArgs<T>& args, int i, T inverse) {
+  const DevicePoints<T>&x = args.x, &y = args.y;
+  RunningSum<T> sum;
+  for (int first = 0; first < y.n; first += kTurn * kWarpSize) {
+    int at[kTurn];
+    T square[kTurn] = {}, v[kTurn], weight[kTurn];
+    BRENIER_UNROLL
+    for (int k = 0; k < kTurn; ++k) {
+      const int j = first + k * kWarpSize + lane();
+      at[k] = j < y.n ? j : y.n - 1;
+    }
+    for (int c = 0; c < x.d; ++c) {
+      const T a = x.x[Index{i} * x.d + c];
+      const T* row = y.xt + Index{c} * y.n;
+      BRENIER_UNROLL
+      for (int k = 0; k < kTurn; ++k) square[k] = fma(a - row[at[k]], a - row[at[k]], square[k]);
+    }
+    BRENIER_UNROLL
+    for (int k = 0; k < kTurn; ++k) {
+      const T e = static_cast<T>(args.f[i] + args.g[at[k]] - static_cast<double>(square[k] / 2));
+      v[k] = (e + args.dg[at[k]]) * inverse;
+      weight[k] = first + k * kWarpSize + lane() < y.n ? y.weights[at[k]] : T(0);
+    }
+    sum.add(v, weight);
+  }
+  sum.reduce();
+  return sum;
+}
 
 struct SoftMinimumShared {
   BlockScratch<double> scratch;
@@ -150,7 +228,8 @@ BRENIER_DEVICE void add_weighted_differences(const DevicePoints<T>& x, int i, co
   }
 }
 
-template <class T>
+/// kStored: whether E lies in memory.
+template <class T, bool kStored>
 BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kRowThreads,
                                      1) void soft_minimum_kernel(BRENIER_ARGUMENT SoftMinimumArgs<T> args) {
   SoftMinimumShared& shared = shared_storage<SoftMinimumShared>();
@@ -158,17 +237,16 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kRowThreads,
   const T inverse = static_cast<T>(1 / args.epsilon);
   const int rows = warp_count();
   for (int i = block_index() * rows + warp(); !idle && i < args.x.n; i += grid_size() * rows) {
-    const T* e = args.e ? args.e + Index{i} * args.y.n : nullptr;
     const auto entry = [&](int j) {
-      return e ? e[j]
-               : static_cast<T>(args.f[i] + args.g[j] -
-                                static_cast<double>(cost_between(args.x, i, args.y, j)));
+      if constexpr (kStored) return args.e[Index{i} * padded(args.y.n) + j];
+      return static_cast<T>(args.f[i] + args.g[j] - static_cast<double>(cost_between(args.x, i, args.y, j)));
     };
     RunningSum<T> sum;
-    for (int j = lane(); j < args.y.n; j += kWarpSize) {
-      sum.add((entry(j) + args.dg[j]) * inverse, args.y.weights[j]);
+    if constexpr (kStored) {
+      sum = sum_of_stored(args, i, inverse);
+    } else {
+      sum = sum_of_computed(args, i, inverse);
     }
-    sum.reduce();
     const double before = static_cast<double>(args.df[i]);
     const double after = -args.epsilon * (static_cast<double>(sum.top) + log(static_cast<double>(sum.sum)));
     const T next = static_cast<T>(args.half ? (before + after) / 2 : after);
@@ -266,22 +344,24 @@ BRENIER_KERNEL void copy_kernel(const T* next, T* df, T* dg, int n) {
   }
 }
 
-/// E = f + g - C and its transpose, or null; 8 rows a warp, 64 a block, 32 columns.
+/// E = f + g - C and its transpose, or null, with their padding; 8 rows a warp, 64 a block, 32 columns.
 template <class T>
 BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kRowThreads, 1) void cost_kernel(DevicePoints<T> x, DevicePoints<T> y,
                                                                       const double* f, const double* g, T* e,
                                                                       T* et, const Control* control) {
-  const int columns = (y.n + kWarpSize - 1) / kWarpSize;
+  const int rows = padded(x.n), columns = padded(y.n);
+  const int across = (columns + kWarpSize - 1) / kWarpSize;
   const int block_rows = kCostRows * warp_count();
-  const int tiles = (x.n + block_rows - 1) / block_rows * columns;
+  const int tiles = (rows + block_rows - 1) / block_rows * across;
   const bool idle = stopped(control);
   for (int tile = block_index(); !idle && tile < tiles; tile += grid_size()) {
-    const int i0 = tile / columns * block_rows + warp() * kCostRows;
-    const int j = tile % columns * kWarpSize + lane();
-    if (i0 >= x.n || j >= y.n) continue;
+    const int i0 = tile / across * block_rows + warp() * kCostRows;
+    const int j = tile % across * kWarpSize + lane();
+    if (i0 >= rows || j >= columns) continue;
+    const int from = j < y.n ? j : y.n - 1;
     T sum[kCostRows] = {};
     for (int c = 0; c < x.d; ++c) {
-      const T b = y.xt[Index{c} * y.n + j];
+      const T b = y.xt[Index{c} * y.n + from];
       BRENIER_UNROLL
       for (int r = 0; r < kCostRows; ++r) {
         const int i = i0 + r < x.n ? i0 + r : x.n - 1;
@@ -292,10 +372,11 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kRowThreads, 1) void cost_kernel(DevicePoin
     BRENIER_UNROLL
     for (int r = 0; r < kCostRows; ++r) {
       const int i = i0 + r;
-      if (i >= x.n) continue;
-      const T value = static_cast<T>(f[i] + g[j] - static_cast<double>(sum[r]) / 2);
-      e[Index{i} * y.n + j] = value;
-      if (et) et[Index{j} * x.n + i] = value;
+      const bool padding = i >= x.n || j >= y.n;
+      const T value = padding ? -std::numeric_limits<T>::max()
+                              : static_cast<T>(f[i] + g[j] - static_cast<double>(sum[r]) / 2);
+      if (i < x.n) e[Index{i} * columns + j] = value;
+      if (et && i < rows && j < y.n) et[Index{j} * rows + i] = value;
     }
   }
 }

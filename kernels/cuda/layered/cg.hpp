@@ -13,8 +13,8 @@ struct GatherProbe {
   int k;
   template <class T>
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
-    chunk.for_each(chunk.net.dim, [&](int c, int p) {
-      chunk.at(chunk.plan.vectors + c, p) = probe_of(args.step, args.begin + p, k, c);
+    chunk.for_each(chunk.net().dim, [&](int c, int p) {
+      chunk.at(chunk.plan().vectors + c, p) = probe_of(args.step, args.begin + p, k, c);
     });
     chunk.for_each(k == 0 ? 1 : 0, [&](int, int p) {
       LogDetState& state = state_of<LogDetState>(chunk, p);
@@ -28,7 +28,7 @@ struct AdvanceRecorded {
   ConjugateGradients<T> cg;
   LogDetArgs log_det;
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
-    for_warps(args, [&](int p) { advance_recorded(cg, log_det, chunk, chunk.plan, chunk.net.dim, p); });
+    for_warps(args, [&](int p) { advance_recorded(cg, log_det, chunk, chunk.plan(), chunk.net().dim, p); });
   }
 };
 /// Solution k into its q rows; after the last one the particle's report and the weight of its solutions.
@@ -38,9 +38,9 @@ struct FinishRecorded {
   LogDetArgs log_det;
   int k;
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
-    const int d = chunk.net.dim;
+    const int d = chunk.net().dim;
     chunk.for_each(d, [&](int c, int p) {
-      chunk.at(chunk.plan.q + (log_det.probes + k) * d + c, p) = chunk.at(chunk.plan.vectors + d + c, p);
+      chunk.at(chunk.plan().q + (log_det.probes + k) * d + c, p) = chunk.at(chunk.plan().vectors + d + c, p);
     });
     chunk.for_each(1, [&](int, int p) {
       finish_recorded(cg, log_det, chunk, p);
@@ -55,8 +55,8 @@ struct SeedPairs {
   LogDetArgs log_det;
   template <class T>
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
-    chunk.for_each(log_det.probes * chunk.net.dim, [&](int e, int p) {
-      seed_pairs(chunk, chunk.plan, args.step, log_det, args.begin, e, p);
+    chunk.for_each(log_det.probes * chunk.net().dim, [&](int e, int p) {
+      seed_pairs(chunk, chunk.plan(), args.step, log_det, args.begin, e, p);
     });
   }
 };

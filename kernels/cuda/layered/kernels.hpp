@@ -10,7 +10,7 @@
 //   stop       under the control of an inner loop that has stopped, every kernel does nothing
 #pragma once
 
-#include "kernels/cuda/network/tile_kernels.hpp"
+#include "kernels/cuda/step/step_kernel.hpp"
 
 namespace brenier::cuda {
 
@@ -21,6 +21,8 @@ inline constexpr int kLayeredBlocks = 8;
 
 template <class T>
 struct LayeredArgs {
+  const NetView* net = nullptr;  // on the device, as
+  const TilePlan* plan = nullptr;
   StepArgs<T> step;          // beyond step.tile and step.control: what an inner loop sets
   const T* theta = nullptr;  // (sets, packed)
   T* current = nullptr;      // the set that is current, which step.tile.theta is as well
@@ -34,10 +36,8 @@ template <class T>
 class Chunk : public Elements<T, ChunkRows<T>> {
  public:
   BRENIER_DEVICE explicit Chunk(const LayeredArgs<T>& args)
-      : Elements<T, ChunkRows<T>>(args.step.tile.net, args.step.tile.plan, args.step.tile.theta,
+      : Elements<T, ChunkRows<T>>(*args.net, *args.plan, args.step.tile.theta,
                                   ChunkRows<T>{args.rows, args.particles}, args.doubles),
-        net(args.step.tile.net),
-        plan(args.step.tile.plan),
         particles_(args.particles) {}
 
   /// f(i, p) for i < count and all particles, dealt to the threads of the grid.
@@ -53,9 +53,6 @@ class Chunk : public Elements<T, ChunkRows<T>> {
   BRENIER_DEVICE T& stream_at(int first, int l, int k, int i, int p) const {
     return this->at(first + this->stream(l, k, i), p);
   }
-
-  const NetView& net;
-  const TilePlan& plan;
 
  private:
   int particles_;
@@ -74,7 +71,7 @@ namespace layered {
 struct Start {
   template <class T>
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
-    const int packed = chunk.net.packed;
+    const int packed = chunk.net().packed;
     const int current = args.step.control ? args.step.control->current : 0;
     for (int e = block_index() * block_size() + thread_index(); e < packed; e += grid_size() * block_size()) {
       args.current[e] = args.theta[Index{current} * packed + e];
@@ -89,7 +86,7 @@ struct GatherCloud {
     const TileArgs<T>& tile = args.step.tile;
     gather_cloud(chunk, tile, args.begin);
     if (tile.product)
-      gather(chunk, chunk.plan.q, tile.q, tile.n, args.begin, tile.net.dim, 0, tile.net.dim, false);
+      gather(chunk, chunk.plan().q, tile.q, tile.n, args.begin, chunk.net().dim, 0, chunk.net().dim, false);
   }
 };
 
@@ -112,13 +109,13 @@ struct GatherBatch {
 /// the layer after it.
 template <class T>
 BRENIER_DEVICE void finish_tangents(const Chunk<T>& chunk, int l, int tangents, int i, int p) {
-  const LayerRows& rows = chunk.plan.layers[l];
+  const LayerRows rows = chunk.plan().layers[l];
   const T d1 = chunk.at(rows.d1 + i, p);
   for (int k = 0; k < tangents; ++k) {
     if (!chunk.constant_tangents(l)) {
       chunk.finish_tangent(l, k, i, p, l > 0 ? chunk.stream_at(rows.j, l, k, i, p) : T(0));
     }
-    if (l + 1 < chunk.net.depth) chunk.stream_at(rows.t, l, k, i, p) = d1 * chunk.tangent(l, k, i, p);
+    if (l + 1 < chunk.net().depth) chunk.stream_at(rows.t, l, k, i, p) = d1 * chunk.tangent(l, k, i, p);
   }
 }
 
@@ -127,12 +124,12 @@ struct Forward {
   int l, tangents;
   template <class T>
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>&) const {
-    const LayerRows& rows = chunk.plan.layers[l];
-    const bool last = l + 1 == chunk.net.depth;
+    const LayerRows rows = chunk.plan().layers[l];
+    const bool last = l + 1 == chunk.net().depth;
     if (l == 0) {
-      chunk.for_each(chunk.net.rank, [&](int r, int p) { chunk.project(chunk.plan.x, r, p); });
+      chunk.for_each(chunk.net().rank, [&](int r, int p) { chunk.project(chunk.plan().x, r, p); });
     }
-    chunk.for_each(chunk.net.layers[l].width, [&](int i, int p) {
+    chunk.for_each(chunk.net().layers[l].width, [&](int i, int p) {
       chunk.finish_values(l, i, p, l > 0 ? chunk.at(rows.z + i, p) : T(0));
       finish_tangents(chunk, l, tangents, i, p);
       if (last) chunk.at(rows.beta + i, p) = chunk.beta(l, i, p);
@@ -145,8 +142,8 @@ struct Tangents {
   int l;
   template <class T>
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>&) const {
-    chunk.for_each(chunk.net.layers[l].width,
-                   [&](int i, int p) { finish_tangents(chunk, l, chunk.plan.tangents, i, p); });
+    chunk.for_each(chunk.net().layers[l].width,
+                   [&](int i, int p) { finish_tangents(chunk, l, chunk.plan().tangents, i, p); });
   }
 };
 
@@ -155,8 +152,8 @@ struct Adjoint {
   int l;
   template <class T>
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>&) const {
-    const LayerRows& rows = chunk.plan.layers[l];
-    chunk.for_each(chunk.net.layers[l].width, [&](int i, int p) {
+    const LayerRows rows = chunk.plan().layers[l];
+    chunk.for_each(chunk.net().layers[l].width, [&](int i, int p) {
       chunk.finish_adjoint(l, i, p, chunk.at(rows.g + i, p));
       chunk.at(rows.beta + i, p) = chunk.beta(l, i, p);
     });
@@ -168,9 +165,9 @@ struct Displace {
   bool image;
   template <class T>
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
-    const int d = chunk.net.dim;
+    const int d = chunk.net().dim;
     chunk.for_each(d, [&](int c, int p) {
-      chunk.finish_displacement(c, p, chunk.at(chunk.plan.displacement + c, p));
+      chunk.finish_displacement(c, p, chunk.at(chunk.plan().displacement + c, p));
       if (image && args.begin + p < args.step.tile.n) {
         args.step.image[Index{args.begin + p} * d + c] = image_of(chunk, args.step, args.begin, c, p);
       }
@@ -207,9 +204,9 @@ struct AddDisplacement {
 struct StartAdjointTangent {
   template <class T>
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>&) const {
-    const int last = chunk.net.depth - 1;
-    chunk.for_each(chunk.net.rank, [&](int r, int p) { chunk.project(chunk.plan.q, r, p); });
-    chunk.for_each(chunk.net.layers[last].width,
+    const int last = chunk.net().depth - 1;
+    chunk.for_each(chunk.net().rank, [&](int r, int p) { chunk.project(chunk.plan().q, r, p); });
+    chunk.for_each(chunk.net().layers[last].width,
                    [&](int i, int p) { chunk.start_adjoint_tangent(last, i, p); });
   }
 };
@@ -219,8 +216,8 @@ struct AdjointTangent {
   int l;
   template <class T>
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>&) const {
-    chunk.for_each(chunk.net.layers[l].width, [&](int i, int p) {
-      chunk.finish_adjoint_tangent(l, i, p, chunk.at(chunk.plan.layers[l].s_bar + i, p));
+    chunk.for_each(chunk.net().layers[l].width, [&](int i, int p) {
+      chunk.finish_adjoint_tangent(l, i, p, chunk.at(chunk.plan().layers[l].s_bar + i, p));
     });
   }
 };
@@ -230,11 +227,11 @@ struct HessianVector {
   template <class T>
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
     const TileArgs<T>& tile = args.step.tile;
-    const int d = chunk.net.dim;
+    const int d = chunk.net().dim;
     chunk.for_each(d, [&](int c, int p) {
-      chunk.finish_hessian_vector(c, p, chunk.at(chunk.plan.y + c, p));
+      chunk.finish_hessian_vector(c, p, chunk.at(chunk.plan().y + c, p));
       if (tile.product && args.begin + p < tile.n)
-        tile.product[Index{args.begin + p} * d + c] = chunk.at(chunk.plan.y + c, p);
+        tile.product[Index{args.begin + p} * d + c] = chunk.at(chunk.plan().y + c, p);
     });
   }
 };
@@ -263,9 +260,9 @@ struct SecondOrder {
   int l;
   template <class T>
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>&) const {
-    chunk.for_each(chunk.net.layers[l].width, [&](int i, int p) {
+    chunk.for_each(chunk.net().layers[l].width, [&](int i, int p) {
       const T r = chunk.weigh_tangents(l, i, p);
-      chunk.finish_second_order(l, i, p, l > 0 ? chunk.at(chunk.plan.layers[l].z2 + i, p) : T(0), r);
+      chunk.finish_second_order(l, i, p, l > 0 ? chunk.at(chunk.plan().layers[l].z2 + i, p) : T(0), r);
     });
   }
 };
@@ -275,13 +272,13 @@ struct Reverse {
   int l;
   template <class T>
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>&) const {
-    const int t = chunk.plan.layers[l].t;
-    chunk.for_each(chunk.net.layers[l].width, [&](int i, int p) {
+    const int t = chunk.plan().layers[l].t;
+    chunk.for_each(chunk.net().layers[l].width, [&](int i, int p) {
       T paired = T(0);
-      for (int k = 0; k < chunk.plan.tangents; ++k) {
+      for (int k = 0; k < chunk.plan().tangents; ++k) {
         chunk.reverse_tangent(l, k, i, p, chunk.stream_at(t, l, k, i, p), paired);
       }
-      chunk.reverse_values(l, i, p, chunk.at(chunk.plan.scratch + i, p), paired);
+      chunk.reverse_values(l, i, p, chunk.at(chunk.plan().scratch + i, p), paired);
     });
   }
 };
@@ -309,7 +306,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kHessianThreads,
   HessianShared<T>& shared = shared_storage<HessianShared<T>>();
   if (args.step.control && args.step.control->stop) return;  // all threads alike
   const Chunk<T> chunk(args);
-  const NetView& net = chunk.net;
+  const NetView& net = chunk.net();
   constexpr int kSize = kHessianBlock * kHessianBlock;
   const int p = block_index() * 32 + lane();
   for (int column = 0; column < net.dim; column += kHessianBlock) {
@@ -330,8 +327,8 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kHessianThreads,
         if (b >= net.dim || a > b) continue;
         T total = T(0);
         for (int w = 0; w < warp_count(); ++w) total += shared.part[(w * kSize + e) * 32 + lane()];
-        chunk.at(chunk.plan.metric + triangle_index(a, b), p) = total;
-        chunk.at(chunk.plan.curvature + triangle_index(a, b), p) = chunk.quadratic(a, b);
+        chunk.at(chunk.plan().metric + triangle_index(a, b), p) = total;
+        chunk.at(chunk.plan().curvature + triangle_index(a, b), p) = chunk.quadratic(a, b);
       }
       sync_block();
     }
@@ -349,7 +346,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kLayeredThreads) void layered_sums_kernel(
   SumsShared& shared = shared_storage<SumsShared>();
   if (args.step.control && args.step.control->stop) return;  // all threads alike
   const Chunk<T> chunk(args);
-  const TilePlan& plan = chunk.plan;
+  const TilePlan& plan = chunk.plan();
   int turn = 0;
   const auto add = [&](int first, int count, const auto& f) {
     const int start = (block_index() + grid_size() - turn) % grid_size();
@@ -361,13 +358,13 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kLayeredThreads) void layered_sums_kernel(
     }
     turn = (turn + count) % grid_size();
   };
-  for (int l = 0; l < chunk.net.depth; ++l) {
-    const LayerView& layer = chunk.net.layers[l];
-    const LayerRows& rows = plan.layers[l];
+  for (int l = 0; l < chunk.net().depth; ++l) {
+    const LayerView& layer = chunk.net().layers[l];
+    const LayerRows rows = plan.layers[l];
     add(layer.bias, layer.width, [&](int i, int p) { return chunk.at(rows.s_bar + i, p); });
     // Tangents of unit vectors: column k of A_l gets the adjoint of tangent k, and lies like its rows.
     if (plan.directions != Directions::unit || layer.input_weight < 0) continue;
-    add(layer.input_weight, layer.width * chunk.net.dim,
+    add(layer.input_weight, layer.width * chunk.net().dim,
         [&](int e, int p) { return chunk.at(rows.j_bar + e, p); });
   }
   chunk.add_small_sums(add);

@@ -16,7 +16,7 @@ namespace {
 template <class T>
 class Layers final : public LayeredNet<T> {
  public:
-  Layers(const NetView& net, const TileTask& task, Index particles)
+  Layers(const NetView& net, const TileTask& task, Index particles, Stream& stream)
       : net_(net), plan_(net, task, 1, true), theta_(net.packed) {
     const std::size_t bytes =
         static_cast<std::size_t>(plan_.rows) * sizeof(T) + static_cast<std::size_t>(plan_.doubles()) * 8;
@@ -26,6 +26,10 @@ class Layers final : public LayeredNet<T> {
     chunks_ = as_int(std::max<Index>((particles + most - 1) / most, 1));
     n_ = as_int(std::max<Index>(((particles + chunks_ - 1) / chunks_ + 31) / 32 * 32, 32));
     plan_ = TilePlan(net, task, n_, true);
+    // Deep networks are too large for arguments of kernels.
+    const TilePlan plans[] = {plan_, single_plan(plan_)};
+    device_net_ = upload(&net_, 1, stream);
+    device_plans_ = upload(plans, 2, stream);
     rows_ = DeviceBuffer<T>(Index{plan_.rows} * n_);
     doubles_ = DeviceBuffer<double>(std::max(plan_.doubles(), 1));
   }
@@ -142,14 +146,17 @@ class Layers final : public LayeredNet<T> {
                Stream& stream) override {
     begin(args.step, stream);
     const TilePlan pairs = plan_;
-    const auto use = [&](const TilePlan& plan) { plan_ = args_.step.tile.plan = plan; };
+    const auto use = [&](const TilePlan& plan, int uploaded) {
+      plan_ = plan;
+      args_.plan = raw(device_plans_) + uploaded;
+    };
     const ConjugateGradients<T> cg{args.log_det.options};
     for (int chunk = 0; images && chunk < chunks_; ++chunk) image(chunk, 0, true);
     if (images) launch_forces();
     for (int chunk = 0; chunk < chunks_; ++chunk) {
       if (!images || chunks_ > 1) image(chunk, 0, false);
       stage("seeds", 1, layered::Seeds{});
-      use(single_plan(pairs));
+      use(single_plan(pairs), 1);
       for (int k = 0; k < args.log_det.probes; ++k) {
         stage("probes", net_.dim, layered::GatherProbe{k});
         stage("start", 32, layered::StartSolve<T>{cg});
@@ -160,7 +167,7 @@ class Layers final : public LayeredNet<T> {
         }
         stage("solutions", net_.dim, layered::FinishRecorded<T>{cg, args.log_det, k});
       }
-      use(pairs);
+      use(pairs, 0);
       stage("pairs", args.log_det.probes * net_.dim, layered::SeedPairs{args.log_det});
       tangents();
       second_order();
@@ -176,6 +183,8 @@ class Layers final : public LayeredNet<T> {
 
   void begin(const StepArgs<T>& args, Stream& stream) {
     stream_ = &stream;
+    args_.net = raw(device_net_);
+    args_.plan = raw(device_plans_);
     args_.step = args;
     args_.theta = args.tile.theta;
     args_.current = raw(theta_);
@@ -347,20 +356,23 @@ class Layers final : public LayeredNet<T> {
   int chunks_ = 1;
   int n_ = 32;  // particles of a chunk, with padding
   Blas blas_;
-  DeviceBuffer<T> theta_;  // the current set
+  DeviceBuffer<NetView> device_net_;
+  DeviceBuffer<TilePlan> device_plans_;  // of the task, and with one tangent
+  DeviceBuffer<T> theta_;                // the current set
   DeviceBuffer<T> rows_;
   DeviceBuffer<double> doubles_;
-  LayeredArgs<T> args_{.step = {.tile = {.net = net_, .plan = plan_}}};
+  LayeredArgs<T> args_{};
   Stream* stream_ = nullptr;
 };
 
 }  // namespace
 
 template <class T>
-std::unique_ptr<LayeredNet<T>> layered_net(const NetView& net, const TileTask& task, Index particles) {
-  return std::make_unique<Layers<T>>(net, task, particles);
+std::unique_ptr<LayeredNet<T>> layered_net(const NetView& net, const TileTask& task, Index particles,
+                                           Stream& stream) {
+  return std::make_unique<Layers<T>>(net, task, particles, stream);
 }
-template std::unique_ptr<LayeredNet<float>> layered_net(const NetView&, const TileTask&, Index);
-template std::unique_ptr<LayeredNet<double>> layered_net(const NetView&, const TileTask&, Index);
+template std::unique_ptr<LayeredNet<float>> layered_net(const NetView&, const TileTask&, Index, Stream&);
+template std::unique_ptr<LayeredNet<double>> layered_net(const NetView&, const TileTask&, Index, Stream&);
 
 }  // namespace brenier::cuda

@@ -13,7 +13,6 @@
 #include <memory>
 
 #include "kernels/cuda/network/solve_kernels.hpp"
-#include "kernels/cuda/network/tile_kernels.hpp"
 #include "kernels/cuda/step/step_cg.hpp"
 
 namespace brenier::cuda {
@@ -44,6 +43,7 @@ class LayeredNet {
 
 /// For T = float and double; has the buffers for clouds of `particles`.
 template <class T>
-std::unique_ptr<LayeredNet<T>> layered_net(const NetView& net, const TileTask& task, Index particles);
+std::unique_ptr<LayeredNet<T>> layered_net(const NetView& net, const TileTask& task, Index particles,
+                                           Stream& stream);
 
 }  // namespace brenier::cuda

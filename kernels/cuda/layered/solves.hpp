@@ -21,12 +21,12 @@ struct GatherVectors {
   SolveArgs<T> solve;
   int k;
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
-    const int d = chunk.net.dim;
+    const int d = chunk.net().dim;
     const int stride = solve.count * d;
-    gather(chunk, chunk.plan.vectors, solve.p, solve.tile.n, args.begin, stride, k * d, d, true);
+    gather(chunk, chunk.plan().vectors, solve.p, solve.tile.n, args.begin, stride, k * d, d, true);
     if (solve.z) {
-      gather(chunk, chunk.plan.vectors + d, static_cast<const T*>(solve.z), solve.tile.n, args.begin, stride,
-             k * d, d, true);
+      gather(chunk, chunk.plan().vectors + d, static_cast<const T*>(solve.z), solve.tile.n, args.begin,
+             stride, k * d, d, true);
     }
     chunk.for_each(k == 0 ? 1 : 0, [&](int, int p) {
       State& state = state_of<State>(chunk, p);
@@ -43,21 +43,21 @@ template <class T>
 struct Guess {
   ConjugateGradients<T> cg;
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
-    for_warps(args, [&](int p) { cg.guess(chunk, chunk.plan, chunk.net.dim, p); });
+    for_warps(args, [&](int p) { cg.guess(chunk, chunk.plan(), chunk.net().dim, p); });
   }
 };
 template <class T>
 struct StartSolve {
   ConjugateGradients<T> cg;
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
-    for_warps(args, [&](int p) { cg.start(chunk, chunk.plan, chunk.net.dim, p); });
+    for_warps(args, [&](int p) { cg.start(chunk, chunk.plan(), chunk.net().dim, p); });
   }
 };
 template <class T>
 struct AdvanceSolve {
   ConjugateGradients<T> cg;
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
-    for_warps(args, [&](int p) { cg.advance(chunk, chunk.plan, chunk.net.dim, p); });
+    for_warps(args, [&](int p) { cg.advance(chunk, chunk.plan(), chunk.net().dim, p); });
   }
 };
 template <class T>
@@ -66,10 +66,11 @@ struct FinishSolve {
   SolveArgs<T> solve;
   int k;
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
-    const int d = chunk.net.dim;
+    const int d = chunk.net().dim;
     chunk.for_each(d, [&](int c, int p) {
       if (args.begin + p >= solve.tile.n) return;
-      solve.z[Index{args.begin + p} * solve.count * d + k * d + c] = chunk.at(chunk.plan.vectors + d + c, p);
+      solve.z[Index{args.begin + p} * solve.count * d + k * d + c] =
+          chunk.at(chunk.plan().vectors + d + c, p);
     });
     chunk.for_each(1, [&](int, int p) {
       cg.finish(chunk, p);
@@ -83,7 +84,7 @@ template <class T>
 struct StartLanczos {
   Lanczos<T> lanczos;
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
-    for_warps(args, [&](int p) { lanczos.start(chunk, chunk.plan, chunk.net.dim, p); });
+    for_warps(args, [&](int p) { lanczos.start(chunk, chunk.plan(), chunk.net().dim, p); });
   }
 };
 template <class T>
@@ -91,7 +92,7 @@ struct AdvanceLanczos {
   Lanczos<T> lanczos;
   int j;
   BRENIER_DEVICE void operator()(const Chunk<T>& chunk, const LayeredArgs<T>& args) const {
-    for_warps(args, [&](int p) { lanczos.advance(chunk, chunk.plan, chunk.net.dim, p, j); });
+    for_warps(args, [&](int p) { lanczos.advance(chunk, chunk.plan(), chunk.net().dim, p, j); });
   }
 };
 template <class T>

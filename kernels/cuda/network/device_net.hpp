@@ -3,31 +3,69 @@
 #pragma once
 
 #include <memory>
+#include <tuple>
+#include <utility>
 
 #include "kernels/cuda/layered/layered.hpp"
-#include "kernels/cuda/network/tile_kernels.hpp"
+#include "kernels/cuda/network/tile_memory.hpp"
 #include "kernels/cuda/network/variants.hpp"
 #include "kernels/cuda/transfer.hpp"
 
 namespace brenier::cuda {
 
 /// Which kernels are used: tiles of 8 particles spread a small cloud over the device, tiles of 32 read each
-/// parameter less often; what does not fit the shared memory of a block goes layer by layer. How much that is
-/// depends on the device, and so may the choice, and with it the order of sums: the same device gives the
-/// same bits, another one perhaps not.
-enum class Tiling { small, large, layered };
+/// parameter less often; what does not fit the shared memory of a block goes layer by layer. A multiprocessor
+/// is to have two blocks, so that one computes while the other waits: where two tiles of 32 are too large, steps
+/// have tiles of 16. How much memory there is depends on the device, and so may the choice, and with it the
+/// order of sums: the same device gives the same bits, another one perhaps not.
+enum class Tiling { small, medium, large, layered };
 
 /// Whether products by `Policy` are formed in tiles at all.
 template <class Policy>
 inline constexpr bool kTiled = !std::is_same_v<Policy, Cublas>;
+/// Whether there are tiles of 16: not in double, where two of them are too large as well.
+template <class Policy>
+inline constexpr bool kHasMedium = std::is_same_v<Policy, Tf32x3>;
+
+/// What kernels are asked for: each kind of tile that they may have is a kernel more to compile.
+enum class Kernels { of_operations, of_steps };
 
 /// f(form) with the TileForm of a tiling; nothing for the layered one, which has none.
-template <class T, class Policy, class F>
+template <class T, class Policy, Kernels kKernels, class F>
 void with_form(Tiling tiling, const F& f) {
   if constexpr (kTiled<Policy>) {
     if (tiling == Tiling::small) f(TileForm<T, Policy, 8>{});
     if (tiling == Tiling::large) f(TileForm<T, Policy, 32>{});
   }
+  if constexpr (kHasMedium<Policy> && kKernels == Kernels::of_steps) {
+    if (tiling == Tiling::medium) f(TileForm<T, Policy, 16>{});
+  }
+}
+
+/// The tiling for a task on a cloud, with its plan.
+template <class T, class Policy>
+std::pair<Tiling, TilePlan> choose_tiling(const NetView& net, const TileTask& task, Index particles) {
+  constexpr Index kSmallCloud = 4096;
+  TilePlan plan(net, task, 8);
+  // Whether `blocks` of a multiprocessor have room.
+  const auto fits = [&](Tiling tiling, int blocks) {
+    bool found = false;
+    with_form<T, Policy, Kernels::of_steps>(tiling, [&](auto form) {
+      using Form = decltype(form);
+      plan = TilePlan(net, task, Form::kParticles);
+      found = tile_bytes<Form>(net, plan) <= (blocks > 1 ? most_shared_bytes(blocks) : most_shared_bytes());
+    });
+    return found;
+  };
+  if (kTiled<Policy> && net.depth <= kTileLayers) {
+    if (particles > kSmallCloud) {
+      if (fits(Tiling::large, 2)) return {Tiling::large, plan};
+      if (task.step && fits(Tiling::medium, 2)) return {Tiling::medium, plan};
+      if (fits(Tiling::large, 1)) return {Tiling::large, plan};
+    }
+    if (fits(Tiling::small, 1)) return {Tiling::small, plan};
+  }
+  return {Tiling::layered, plan};
 }
 
 /// Network, plan and parameters on the device, and how tile kernels are launched for them.
@@ -36,12 +74,8 @@ class DeviceNet {
  public:
   DeviceNet(const Icnn& net, const T* theta, Index particles, const TileTask& task, Stream& stream)
       : stream_(stream), net_(net), plan_(net_.view(), task, 8) {
-    tiling_ = !kTiled<Policy> ? Tiling::layered : particles <= kSmallCloud ? Tiling::small : Tiling::large;
-    const std::size_t most = kTiled<Policy> ? most_shared_bytes() : 0;
-    while (tiling_ != Tiling::layered && !plan(tiling_, task, most)) {
-      tiling_ = tiling_ == Tiling::large ? Tiling::small : Tiling::layered;
-    }
-    with_form<T, Policy>(tiling_, [&](auto form) {
+    std::tie(tiling_, plan_) = choose_tiling<T, Policy>(net_.view(), task, particles);
+    with_form<T, Policy, Kernels::of_steps>(tiling_, [&](auto form) {
       using Form = decltype(form);
       const Index tiles = (particles + Form::kParticles - 1) / Form::kParticles;
       // The number of blocks fixes the order of sums: it depends on problem and tiling, not on the size of
@@ -50,7 +84,7 @@ class DeviceNet {
       shared_bytes_ = tile_bytes<Form>(net_.view(), plan_);
     });
     if (tiling_ == Tiling::layered) {
-      layered_ = layered_net<T>(net_.view(), task, particles);
+      layered_ = layered_net<T>(net_.view(), task, particles, stream);
       plan_ = layered_->plan();
     }
     // Two sets, see update.hpp; operations without an inner loop use the first.
@@ -62,7 +96,7 @@ class DeviceNet {
   }
 
   TileArgs<T> args(const T* x, int n) {
-    TileArgs<T> out{.net = net_.view(), .plan = plan_};
+    TileArgs<T> out{.net = for_tile(net_.view()), .plan = for_tile(plan_)};
     out.theta = raw(theta_);
     out.x = x;
     out.n = n;
@@ -74,28 +108,17 @@ class DeviceNet {
   int grid() const { return grid_; }
   int packed() const { return net_.view().packed; }
   bool layered() const { return layered_ != nullptr; }
-  /// tiled(form) launches tile kernels, layered(net) what takes their place where no tile fits.
-  template <class Tiled, class Layered>
+  /// tiled(form) launches tile kernels, layered(net) what takes their place where no tile fits. Kernels of
+  /// steps: those of a task that says so.
+  template <Kernels kKernels = Kernels::of_operations, class Tiled, class Layered>
   void run(const Tiled& tiled, const Layered& layered) {
     if (layered_) return layered(*layered_);
-    with_form<T, Policy>(tiling_, tiled);
+    with_form<T, Policy, kKernels>(tiling_, tiled);
   }
   Launch shape(const char* name) const { return {grid_, kTileThreads, shared_bytes_, stream_, name}; }
 
  private:
-  static constexpr Index kSmallCloud = 4096;
   static constexpr int kMaxBlocks = 264;  // two for each multiprocessor of a large device
-
-  /// Plans the tile; whether it takes at most `most` bytes.
-  bool plan(Tiling tiling, const TileTask& task, std::size_t most) {
-    bool fits = false;
-    with_form<T, Policy>(tiling, [&](auto form) {
-      using Form = decltype(form);
-      plan_ = TilePlan(net_.view(), task, Form::kParticles);
-      fits = tile_bytes<Form>(net_.view(), plan_) <= most;
-    });
-    return fits;
-  }
 
   Stream& stream_;
   PackedNet net_;

@@ -48,6 +48,8 @@ BRENIER_DEVICE T third_derivative(Activation kind, T d1) {
 /// Rows of a tile: a stride that the compiler knows; a layer's tangents one after the other.
 template <class T, int kParticles, int kDistance>
 struct TileRows {
+  using Net = TileNet;
+  using Plan = TileLayout;
   static constexpr int kStride = kDistance;
   T* base;
   BRENIER_DEVICE T& at(int row, int p) const { return base[row * kStride + p]; }
@@ -61,6 +63,8 @@ struct TileRows {
 /// tangents of a unit lie side by side, so that all tangents of a layer are one matrix (width, K count).
 template <class T>
 struct ChunkRows {
+  using Net = NetView;
+  using Plan = TilePlan;
   T* base;
   int count;
   BRENIER_DEVICE T& at(int row, int p) const { return base[Index{row} * count + p]; }
@@ -72,10 +76,14 @@ struct ChunkRows {
 template <class T, class Rows>
 class Elements {
  public:
-  BRENIER_DEVICE Elements(const NetView& net, const TilePlan& plan, const T* theta, Rows rows,
-                          double* doubles)
+  using Net = typename Rows::Net;
+  using Plan = typename Rows::Plan;
+
+  BRENIER_DEVICE Elements(const Net& net, const Plan& plan, const T* theta, Rows rows, double* doubles)
       : net_(net), plan_(plan), theta_(theta), rows_(rows), doubles_(doubles), d_(net.dim) {}
 
+  BRENIER_DEVICE const Net& net() const { return net_; }
+  BRENIER_DEVICE const Plan& plan() const { return plan_; }
   BRENIER_DEVICE T& at(int row, int p) const { return rows_.at(row, p); }
   /// Of rows, in elements, and of those of the double workspace.
   BRENIER_DEVICE int distance() const { return rows_.distance(); }
@@ -276,8 +284,8 @@ class Elements {
     return sum;
   }
 
-  const NetView& net_;
-  const TilePlan& plan_;
+  const Net& net_;
+  const Plan& plan_;
   const T* theta_;
   Rows rows_;
   double* doubles_;
@@ -332,7 +340,9 @@ BRENIER_DEVICE void Elements<T, Rows>::finish_second_order(int l, int i, int p, 
   const T d1 = at(rows.d1 + i, p);
   const T g = at(rows.g + i, p);
   const T d2 = second_derivative(net_.activation, d1);
-  at(rows.z2 + i, p) = fma(d2, r, d1 * s2);
+  T z2 = fma(d2, r, d1 * s2);
+  if (l + 1 == net_.depth) z2 = fma(at(plan_.seed_a, p), at(rows.z + i, p), z2);  // all that w needs
+  at(rows.z2 + i, p) = z2;
   T s_bar = fma(d2 * g, s2, third_derivative(net_.activation, d1) * g * r);
   if (l + 1 == net_.depth) {
     s_bar = fma(d1, at(plan_.seed_a, p) * theta_[net_.output_weight + i], s_bar);
@@ -361,7 +371,7 @@ BRENIER_DEVICE void Elements<T, Rows>::add_small_sums(const Add& add) const {
   const LayerRows& last = plan_.layers[net_.depth - 1];
   const auto seed = [&](int p) { return at(plan_.seed_a, p); };
   add(net_.output_weight, net_.layers[net_.depth - 1].width,
-      [&](int i, int p) { return fma(seed(p), at(last.z + i, p), at(last.z2 + i, p)); });
+      [&](int i, int p) { return at(last.z2 + i, p); });
   add(net_.output_input, d_,
       [&](int c, int p) { return fma(seed(p), at(plan_.x + c, p), at(plan_.v + c, p)); });
   add(net_.output_bias, 1, [&](int, int p) { return seed(p); });

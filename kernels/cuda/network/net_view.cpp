@@ -48,13 +48,11 @@ PackedNet::PackedNet(const Icnn& net) : place_(static_cast<std::size_t>(net.para
   view.packed = (taken + 3) / 4 * 4;
 }
 
-TilePlan::TilePlan(const NetView& net, const TileTask& task, int particles, bool operands)
-    : directions(task.directions),
-      count(task.count),
-      gradient(task.gradient),
-      interacting(task.interacting),
-      rows(0),
-      layers{} {
+TilePlan::TilePlan(const NetView& net, const TileTask& task, int particles, bool operands) : PlanOf{} {
+  directions = task.directions;
+  count = task.count;
+  gradient = task.gradient;
+  interacting = task.interacting;
   const int d = net.dim;
   const int s = triangle(d);
   const bool unit = directions == Directions::unit;
@@ -79,7 +77,6 @@ TilePlan::TilePlan(const NetView& net, const TileTask& task, int particles, bool
   q = take(unit ? 0 : tangents * d);
   projection = take(net.rank);
   seed_a = take(gradient ? 1 : 0);
-  program = take(task.program_rows);
   curvature = take(unit ? s : 0);
   metric = take(unit ? s : 0);
   vectors = take(task.vectors * d);
@@ -92,12 +89,15 @@ TilePlan::TilePlan(const NetView& net, const TileTask& task, int particles, bool
     LayerRows& at = layers[l];
     at.z = take(h), at.d1 = take(h), at.g = take(h);
     at.j = take(l == 0 && unit ? 0 : streams);
-    at.z2 = take(gradient ? h : 0);
+    at.z2 = gradient && l + 1 == net.depth && !operands ? at.z : take(gradient ? h : 0);
     at.s_bar = take(gradient || task.product ? h : 0);
     at.j_bar = take(gradient ? streams : 0);
     at.beta = take(operands ? h : 0);
     at.t = take(operands && l + 1 < net.depth ? streams : 0);
   }
+  // First-order seeds come before the second-order stream and the adjoints of layer 0.
+  const int free = gradient && !operands ? (1 + tangents) * net.layers[0].width : 0;
+  program = task.program_rows <= free ? layers[0].s_bar : take(task.program_rows);
 }
 
 }  // namespace brenier::cuda

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
-// The network as kernels see it: plain data that travels as a kernel argument, the layout of the parameters
-// on the device, and the plan of a tile's rows.
+// The network as kernels see it: plain data, the layout of the parameters on the device, and the plan of a
+// tile's rows. Networks of up to kTileLayers layers travel as kernel arguments; deeper ones, of up to
+// kMaxLayers, lie in device memory, as arguments are to take less than 4 KB.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "brenier/model/icnn.hpp"
@@ -20,13 +22,21 @@ struct LayerView {
 /// Parameters are packed: rows of W_l are 4 + 8 m elements apart, so that the 8 rows by 4 columns that a warp
 /// reads at a time lie in distinct banks of shared memory; everything else is as in Icnn. Gaps hold 0 and
 /// stay 0.
-struct NetView {
+struct NetShape {
   Activation activation;
   int dim, rank, depth;
   int packed;  // elements, a multiple of 4
   int output_weight, output_input, output_bias, alpha, factor;
-  LayerView layers[kMaxLayers];
 };
+template <int kLayers>
+struct NetViewOf : NetShape {
+  LayerView layers[kLayers];
+};
+
+/// Layers of a network that tile kernels take.
+inline constexpr int kTileLayers = 8;
+using NetView = NetViewOf<kMaxLayers>;
+using TileNet = NetViewOf<kTileLayers>;
 
 /// A network's view and the way between theta and its packed form.
 class PackedNet {
@@ -60,6 +70,7 @@ struct TileTask {
   Directions directions = Directions::none;
   int count = 0;             // K, for single and pairs
   bool gradient = false;     // of parameters
+  bool step = false;         // those of a JKO step with an exact log det or none
   bool product = false;      // products with H; a gradient can do them too
   bool interacting = false;  // v rows take the forces of interactions
   int vectors = 0;           // more rows of dim elements
@@ -70,38 +81,60 @@ struct TileTask {
 
 /// First rows of what one layer keeps; a row holds one number of each particle of a tile.
 struct LayerRows {
-  int z, d1, g;   // sigma(s), sigma'(s), du/dz
-  int z2, s_bar;  // second-order stream; adjoint of s (before that: what the reverse sweep needs of the
-                  // forward one)
-  int j;          // (tangents * width); not kept for layer 0 in unit mode, where J = A_0
-  int j_bar;      // (tangents * width); sum_b M_kb J_b, then the adjoint of j
-  int beta;       // g sigma', and
-  int t;          // (tangents * width): sigma' J; both only where products read them from memory
+  int z, d1, g;  // sigma(s), sigma'(s), du/dz
+  int z2,
+      s_bar;  // second-order stream, in the last layer a z + z2, in a tile in the place of z; adjoint of s
+              // (before that: what the reverse sweep needs of the forward one)
+  int j;      // (tangents * width); not kept for layer 0 in unit mode, where J = A_0
+  int j_bar;  // (tangents * width); sum_b M_kb J_b, then the adjoint of j
+  int beta;   // g sigma', and
+  int t;      // (tangents * width): sigma' J; both only where products read them from memory
 };
 
-/// Where everything of a tile or a chunk lies, counted in rows of one element for each particle.
-struct TilePlan {
+/// Where everything of a tile or a chunk lies, counted in rows of one element for each particle; but for the
+/// layers.
+struct PlanShape {
   Directions directions;
   int count;     // K, for single and pairs
   int tangents;  // columns of tangent streams
   bool gradient, interacting;
   int x, v;  // d rows, and one of ones (x) or zeros (v) behind them
-  int y, displacement, q, projection, seed_a, program;
+  int y, displacement, q, projection, seed_a;
+  int program;    // of the potential; in a tile over rows that are free while it runs, where these are enough
   int curvature;  // part of layer 0 and of the quadratic form in H, packed as a triangle
   int metric;     // part of the other layers in H, then M
   int vectors;
   int scratch;  // (widest layer); only where products write to memory
   int rows;
   int log_det_doubles, factor_doubles, surrogate_doubles, state_doubles;  // of a tile, in this order
-  LayerRows layers[kMaxLayers];
-
-  /// `operands`: with rows for what whole matrices are multiplied with.
-  TilePlan(const NetView& net, const TileTask& task, int particles, bool operands = false);
 
   BRENIER_HOST_DEVICE int doubles() const {
     return log_det_doubles + factor_doubles + surrogate_doubles + state_doubles;
   }
 };
+template <int kLayers>
+struct PlanOf : PlanShape {
+  LayerRows layers[kLayers];
+};
+using TileLayout = PlanOf<kTileLayers>;
+
+/// That of a task.
+struct TilePlan : PlanOf<kMaxLayers> {
+  /// `operands`: with rows for what whole matrices are multiplied with.
+  TilePlan(const NetView& net, const TileTask& task, int particles, bool operands = false);
+};
+
+/// The first layers of a network or a plan.
+inline TileNet for_tile(const NetView& net) {
+  TileNet out{net, {}};
+  std::copy_n(net.layers, kTileLayers, out.layers);
+  return out;
+}
+inline TileLayout for_tile(const TilePlan& plan) {
+  TileLayout out{plan, {}};
+  std::copy_n(plan.layers, kTileLayers, out.layers);
+  return out;
+}
 
 BRENIER_HOST_DEVICE inline int triangle(int d) {
   return d * (d + 1) / 2;

@@ -6,10 +6,10 @@
 //   layout     lane 4 g + t holds rows g, g + 8 and columns 8 n + 2 t, 8 n + 2 t + 1 of a block, as the
 //              matrix instruction returns them (kernels/device/matrix.hpp), under either policy
 //   policies   Fma: one fused multiply-add after the other, in order of k, in T
-//              Tf32x3: tensor cores on x = hi + lo, hi and lo rounded to TF32: hi hi + hi lo + lo hi,
-//              relative error 2^-21 a product. Tensor cores truncate their sums: the long sum over k of hi hi
-//              is kept outside of them, in float, only the small corrections add up inside (Ootomo and
-//              Yokota, IJHPCA 2022)
+//              Tf32x3: tensor cores on x = hi + lo, hi rounded to TF32, lo exact and cut to TF32 by the tensor
+//              core: hi hi + hi lo + lo hi, relative error below 2^-21 a product. Three instructions split an
+//              operand. Tensor cores truncate their sums: the long sum over k of hi hi is kept outside of
+//              them, in float, only the small corrections add up inside (Ootomo and Yokota, IJHPCA 2022)
 //   warps      blocks are dealt to the warps of the block in turn; every lane of a warp takes part in each
 #pragma once
 
@@ -85,7 +85,7 @@ class ProductBlock {
     float hi, lo;
     BRENIER_DEVICE void set(float x) {
       hi = round_tf32(x);
-      lo = round_tf32(x - hi);
+      lo = x - hi;
     }
   };
 

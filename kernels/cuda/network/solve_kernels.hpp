@@ -12,7 +12,7 @@
 //   sums       dot products in double, over the lanes in a fixed order
 #pragma once
 
-#include "kernels/cuda/network/tile_kernels.hpp"
+#include "kernels/cuda/network/gather.hpp"
 #include "kernels/model/tridiagonal.hpp"
 #include "kernels/operations.hpp"
 
@@ -86,13 +86,13 @@ struct ConjugateGradients {
   CgOptions options;
 
   template <class Owner>
-  BRENIER_DEVICE void guess(const Owner& owner, const TilePlan& plan, int d, int p) const {
+  BRENIER_DEVICE void guess(const Owner& owner, const PlanShape& plan, int d, int p) const {
     Vectors<Owner>(owner, d, p).set(plan.q, [&](int c) { return owner.at(plan.vectors + d + c, p); });
   }
 
   /// With a warm start y = H z.
   template <class Owner>
-  BRENIER_DEVICE void start(const Owner& owner, const TilePlan& plan, int d, int p) const {
+  BRENIER_DEVICE void start(const Owner& owner, const PlanShape& plan, int d, int p) const {
     const Vectors<Owner> v(owner, d, p);
     const int residual = plan.vectors;
     const int z = plan.vectors + d;
@@ -124,13 +124,13 @@ struct ConjugateGradients {
 
   /// After y = H q.
   template <class Owner>
-  BRENIER_DEVICE void advance(const Owner& owner, const TilePlan& plan, int d, int p) const {
+  BRENIER_DEVICE void advance(const Owner& owner, const PlanShape& plan, int d, int p) const {
     advance(owner, plan, d, p, [](int, double, double) {});
   }
   /// The same; record(step, length, ratio of |r|^2 after to before) is called by every lane for a step that
   /// was taken.
   template <class Owner, class Record>
-  BRENIER_DEVICE void advance(const Owner& owner, const TilePlan& plan, int d, int p,
+  BRENIER_DEVICE void advance(const Owner& owner, const PlanShape& plan, int d, int p,
                               const Record& record) const {
     const Vectors<Owner> v(owner, d, p);
     const int residual = plan.vectors;
@@ -191,7 +191,7 @@ struct Lanczos {
   }
 
   template <class Owner>
-  BRENIER_DEVICE void start(const Owner& owner, const TilePlan& plan, int d, int p) const {
+  BRENIER_DEVICE void start(const Owner& owner, const PlanShape& plan, int d, int p) const {
     const Vectors<Owner> v(owner, d, p);
     const double norm2 = v.dot(plan.vectors, plan.vectors);
     const bool active = norm2 != 0;
@@ -207,7 +207,7 @@ struct Lanczos {
 
   /// Step j, after y = H v_j.
   template <class Owner>
-  BRENIER_DEVICE void advance(const Owner& owner, const TilePlan& plan, int d, int p, int j) const {
+  BRENIER_DEVICE void advance(const Owner& owner, const PlanShape& plan, int d, int p, int j) const {
     const Vectors<Owner> v(owner, d, p);
     LanczosState state = state_of<LanczosState>(owner, p);
     sync_warp();  // lane 0 writes it below
@@ -272,7 +272,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void solve_k
     BRENIER_ARGUMENT SolveArgs<typename Form::Type> args) {
   using T = typename Form::Type;
   constexpr int kParticles = Form::kParticles;
-  const TilePlan& plan = args.tile.plan;
+  const TileLayout& plan = args.tile.plan;
   const int d = args.tile.net.dim;
   const int n = args.tile.n;
   const TileMemory<Form> memory(args.tile, 0);
@@ -318,7 +318,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void lanczos
     BRENIER_ARGUMENT SolveArgs<typename Form::Type> args) {
   using T = typename Form::Type;
   constexpr int kParticles = Form::kParticles;
-  const TilePlan& plan = args.tile.plan;
+  const TileLayout& plan = args.tile.plan;
   const int d = args.tile.net.dim;
   const int n = args.tile.n;
   const TileMemory<Form> memory(args.tile, 0);

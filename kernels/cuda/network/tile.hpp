@@ -3,7 +3,7 @@
 //
 //   formulas   kernels/cuda/network/elements.hpp
 //   layout     rows of kParticles elements, kStride apart, in shared memory, and so are the parameters
-//              and the sums (kernels/cuda/network/tile_kernels.hpp)
+//              and the sums (kernels/cuda/network/tile_memory.hpp)
 //   launch     whole warps; each stage ends with a barrier unless it says otherwise
 //   products   kernels/cuda/network/product.hpp: parameters are the left operand, particles are the columns
 #pragma once
@@ -28,7 +28,7 @@ class Tile : public Elements<T, RowsOfTile<T, kParticles>> {
   static constexpr int kStride = Rows::kStride;
   static constexpr int kBlocks = kParticles < 16 ? 1 : 2;
 
-  BRENIER_DEVICE Tile(const NetView& net, const TilePlan& plan, const T* theta, T* rows, double* doubles)
+  BRENIER_DEVICE Tile(const TileNet& net, const TileLayout& plan, const T* theta, T* rows, double* doubles)
       : Base(net, plan, theta, Rows{rows}, doubles) {}
 
   /// f(i, p) for i < count and all particles, dealt to the threads of the block.

@@ -3,8 +3,10 @@
 // still has work.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "kernels/cuda/cloud/cloud_forces.hpp"
@@ -31,18 +33,18 @@ class DeviceStep {
         net_(*problem.net, theta, n_, task(*problem.objective, log_det_), stream),
         cloud_(upload<T>(problem.x, stream)),
         log_density_(upload(problem.log_density, problem.log_density ? problem.x.rows : 0, stream)),
-        image_(Index{n_} * d_),
-        force_(Index{n_} * d_),
         partial_(Index{net_.grid()} * net_.packed()),
         gradient_(net_.packed()),
-        reports_(log_det_ ? n_ : 0),
+        reports_(!log_det_        ? 0
+                 : net_.layered() ? n_
+                                  : net_.grid()),
         pairs_(problem.objective->interaction, d_,
                std::max(pair_threads(n_), Index{net_.grid()} * kTileThreads), stream),
         forces_(n_, d_) {
     const std::vector<T> shift(problem.shift.begin(), problem.shift.end());
     shift_ = upload(shift.data(), d_, stream);
-    const Control start{.iteration = iteration, .finite = 1};
-    control_ = upload(&start, 1, stream);
+    start_ = {.iteration = iteration, .finite = 1};
+    control_ = upload(&start_, 1, stream);
     for (const InternalTerm& term : problem.objective->internal) {
       surrogates_.emplace_back(term.surrogate, stream);
       internal_host_.push_back({term.form, term.weight, term.exponent, surrogates_.back().view});
@@ -57,14 +59,29 @@ class DeviceStep {
       divergences_.push_back(force.get());
       forces_.add(std::move(force));
     }
+    // What nobody asks for takes no memory: a cloud of images is as large as the cloud.
+    if (needs_images()) image_ = DeviceBuffer<T>(Index{n_} * d_, "images of the particles");
+    if (interacting() && net_.layered()) force_ = DeviceBuffer<T>(Index{n_} * d_, "forces of interactions");
     if (!log_det_) return;
     reports_.fill_zero(stream);
     log_det_->reports = raw(reports_);
   }
 
-  /// Before a loop is captured: what the host must steer. An iteration's gradient, which nobody reads.
-  void prepare() {
+  /// Before a loop is captured: launches everything that an iteration launches, so that no kernel has to be
+  /// loaded and no product set up during a capture; `launch_update` is Adam's. Under a control that says stop
+  /// nothing changes, but where the host must steer: divergences run their schedules, and the gradient is one
+  /// that nobody reads.
+  void prepare(const std::function<void()>& launch_update) {
     if (!divergences_.empty()) launch_gradient();
+    const auto set = [&](const Control& control) {
+      control_.copy_to_device(std::span<const Control>(&control, 1), stream_);
+    };
+    Control stopped = start_;
+    stopped.stop = 1;
+    set(stopped);
+    if (divergences_.empty()) launch_gradient();
+    launch_update();
+    set(start_);
   }
 
   /// Launches the sums of one iteration's gradient.
@@ -87,7 +104,7 @@ class DeviceStep {
     args.control = raw(control_);
     args.external = raw(forces_.external());
     if (log_det_) return launch_stochastic(args);
-    net_.run(
+    net_.template run<Kernels::of_steps>(
         [&](auto form) {
           using Form = decltype(form);
           args.pairs = pairs_.terms();
@@ -179,7 +196,7 @@ class DeviceStep {
         });
   }
   static TileTask task(const Objective& objective, const std::optional<LogDetArgs>& log_det) {
-    TileTask task{.gradient = true};
+    TileTask task{.gradient = true, .step = !log_det};
     if (!objective.internal.empty()) task.directions = Directions::unit;
     task.interacting = !objective.interaction.empty();
     task.program_rows = as_int(objective.potential.workspace());
@@ -202,6 +219,7 @@ class DeviceStep {
   DeviceBuffer<double> gradient_;
   DeviceBuffer<CgReport> reports_;
   DeviceBuffer<T> shift_;
+  Control start_;
   DeviceBuffer<Control> control_;
   std::vector<DeviceProgram> surrogates_;
   std::vector<InternalView> internal_host_;
@@ -334,7 +352,7 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
     }
   };
   const auto record = [&](int iterations) { return Graph::capture(stream, [&] { iterate(iterations); }); };
-  step.prepare();
+  step.prepare([&] { adam.launch(); });
   const int todo = until - state.iteration;
   const bool recorded = !stream.options().synchronise_launches;
   std::optional<Graph> one, many;

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "kernels/cuda/network/solve_kernels.hpp"
+#include "kernels/cuda/step/step_kernel.hpp"
 
 namespace brenier::cuda {
 
@@ -28,11 +29,12 @@ template <class T>
 struct StepCgArgs {
   StepArgs<T> step;
   LogDetArgs log_det;
-  TilePlan single;
+  TileLayout single;  // of tiles
 };
 
 /// The rows of `pairs` as one tangent along the first q rows.
-inline TilePlan single_plan(TilePlan pairs) {
+template <class Plan>
+Plan single_plan(Plan pairs) {
   pairs.directions = Directions::single;
   pairs.count = 1;
   pairs.tangents = 1;
@@ -67,7 +69,7 @@ BRENIER_DEVICE T probe_of(const StepArgs<T>& args, int place, int k, int c) {
 /// After the product of a step; by the particle's warp.
 template <class T, class Owner>
 BRENIER_DEVICE void advance_recorded(const ConjugateGradients<T>& cg, const LogDetArgs& args,
-                                     const Owner& owner, const TilePlan& plan, int d, int p) {
+                                     const Owner& owner, const PlanShape& plan, int d, int p) {
   cg.advance(owner, plan, d, p, [&](int step, double length, double ratio) {
     if (step >= args.recorded || lane() != 0) return;
     LogDetState& state = state_of<LogDetState>(owner, p);
@@ -99,9 +101,9 @@ BRENIER_DEVICE void weigh_solutions(const Owner& owner, const StepArgs<T>& step,
 
 /// The q rows of the reverse sweep, row `e` of probes and solutions.
 template <class T, class Owner>
-BRENIER_DEVICE void seed_pairs(const Owner& owner, const TilePlan& pairs, const StepArgs<T>& step,
+BRENIER_DEVICE void seed_pairs(const Owner& owner, const PlanShape& pairs, const StepArgs<T>& step,
                                const LogDetArgs& args, int begin, int e, int p) {
-  const int d = step.tile.net.dim;
+  const int d = owner.net().dim;
   owner.at(pairs.q + e, p) = probe_of(step, begin + p, e / d, e % d);
   T& solution = owner.at(pairs.q + args.probes * d + e, p);
   solution = static_cast<T>(state_of<LogDetState>(owner, p).log_det) * solution;
@@ -110,7 +112,7 @@ BRENIER_DEVICE void seed_pairs(const Owner& owner, const TilePlan& pairs, const 
 /// Solutions of all probes of a tile in the q rows, after the adjoint; ends with a barrier.
 template <class TileType, class T>
 BRENIER_DEVICE void solve_probes(TileType& tile, const StepCgArgs<T>& args, int particles, int begin) {
-  const TilePlan& plan = args.single;
+  const TileLayout& plan = args.single;
   const LogDetArgs& log_det = args.log_det;
   const int d = args.step.tile.net.dim;
   const int p = thread_index();
@@ -140,7 +142,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void step_cg
   constexpr int kParticles = Form::kParticles;
   const StepArgs<T>& step = args.step;
   const LogDetArgs& log_det = args.log_det;
-  const TilePlan& pairs = step.tile.plan;
+  const TileLayout& pairs = step.tile.plan;
   const int d = step.tile.net.dim;
   const int p = thread_index();
   const TileMemory<Form> memory(step.tile, step.control->current);

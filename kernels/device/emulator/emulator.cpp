@@ -430,9 +430,11 @@ const Options& options() {
 }
 
 ScopedOptions::ScopedOptions(const Options& options) : before_(engine.options) {
+  run_pending();
   engine.options = options;
 }
 ScopedOptions::~ScopedOptions() {
+  run_pending();
   engine.options = before_;
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The emulator behind the device dialect on machines without a GPU. One device per process, as real programs
-// see it; launches run at once, one at a time. The threads of a block are fibers on one OS thread: each runs
-// until it waits at a barrier or a warp operation, in forward or reverse order.
+// see it; launches run one at a time: at once, or as late as a device may run them (Options::delay). The
+// threads of a block are fibers on one OS thread: each runs until it waits at a barrier or a warp operation, in
+// forward or reverse order.
 //
 // What finds which mistake; tests/emulator plants each of them.
 //
@@ -11,6 +12,8 @@
 // * Array indices, misaligned vector accesses, writes just outside a device buffer or the shared memory, or
 //   into a released buffer (guard zones, checked at the end of a launch)
 // * more shared memory than was launched with, launches beyond the device's limits, copies beyond a buffer
+// * shared memory above the limit of a kernel (detail::set_shared_limit), which lasts, when a graph is launched;
+//   kernel arguments above 4 KB
 // * waiting, allocating, releasing or copying to or from the host during a capture
 // * the host touching device memory (SIGSEGV: it is mapped without access outside kernels and copies;
 //   is_device_address() tells a signal handler)
@@ -20,6 +23,8 @@
 //   not finite
 // * a missing barrier or a write-after-read hazard changes the result between the forward and the reverse
 //   order; a race between blocks, with their order (Options::blocks, interleave)
+// * with Options::delay: a missing wait between streams, and memory that is filled again before the work that
+//   reads it has run
 //
 // TSan build: data races of threads and of neighbouring blocks, also where the values happen to be right.
 // Barriers order memory; shuffles and votes do not.
@@ -27,7 +32,7 @@
 // ASan build: accesses outside buffers and after their release, reads too, at the line of the kernel.
 //
 // Not found: a kernel that spins on another thread's progress (it hangs), bank conflicts, registers, weak
-// memory, stream order (launches are immediate), the accuracy of CUDA's elementary functions.
+// memory, the accuracy of CUDA's elementary functions.
 #pragma once
 
 #include <cstddef>
@@ -53,6 +58,7 @@ struct Options {
   Order blocks = Order::forward;
   std::uint64_t seed = 0;                     // of shuffled orders
   bool interleave = false;                    // run two blocks of a grid by turns
+  bool delay = false;                         // work of a stream waits until something waits for it
   std::size_t memory = std::size_t{1} << 30;  // of the device, at most 2 GiB
   std::size_t shared_memory = 227 * 1024;     // of a block, at most
   int devices = 1;                            // one memory for all: device_launches() tells them apart
@@ -76,6 +82,8 @@ class ScopedOptions {
 std::size_t memory_in_use();
 /// Kernels that device k has run so far in this process.
 std::uint64_t device_launches(int k);
+/// Handles of cuBLAS that have been made so far in this process: on a device each takes milliseconds.
+std::uint64_t handles_made();
 
 /// Whether an address lies in device memory. For signal handlers.
 bool is_device_address(const void* address) noexcept;
@@ -98,7 +106,8 @@ void* shared_memory(std::size_t offset, std::size_t bytes, std::size_t alignment
 void* aligned(const void* address, std::size_t alignment, const std::source_location& where);
 [[noreturn]] void report_index(int index, int size);
 
-/// Runs `body` once in each thread of a launch, or records that where the stream is capturing.
-void submit(const Launch& shape, std::function<void()> body);
+/// Runs `body`, that of `kernel`, once in each thread of a launch, or records that where the stream is
+/// capturing. `argument_bytes`: of all arguments together.
+void submit(const void* kernel, const Launch& shape, std::size_t argument_bytes, std::function<void()> body);
 
 }  // namespace brenier::device::emulator

@@ -4,6 +4,12 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <deque>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "kernels/device/emulator/impl.hpp"
@@ -16,9 +22,89 @@ std::atomic<int> captures{0};             // open in this process
 std::atomic<bool> capture_broken{false};  // by a call that cannot be recorded
 constexpr int kMaxDevices = 8;
 std::atomic<std::uint64_t> launches[kMaxDevices];
+std::atomic<std::uint64_t> handles{0};
 thread_local int chosen_device = 0;
+constexpr std::size_t kMostArguments = 4096;  // bytes of a launch, before CUDA 12.1 on any device
 
 }  // namespace
+
+// --- work that waits ---------------------------------------------------------------------------------------
+
+/// The work of one stream that has not run. Outlives the stream, as on a device.
+struct Queue {
+  std::deque<Task> tasks;
+};
+/// A place in a stream: where it is recorded, and when it was reached.
+struct Mark {
+  std::shared_ptr<Queue> queue;
+  bool reached = false;
+  std::chrono::steady_clock::time_point time;
+};
+
+namespace {
+
+struct Pending {
+  std::recursive_mutex mutex;
+  std::set<std::shared_ptr<Queue>> queues;  // those that are not empty
+  std::exception_ptr failure;               // of work that ran while nobody could be told
+};
+Pending& pending() {
+  static Pending instance;
+  return instance;
+}
+
+/// Executes the work of a queue, up to a place in it where one is given.
+void drain(std::shared_ptr<Queue> queue, const Mark* until = nullptr) noexcept {
+  Pending& p = pending();
+  const std::lock_guard lock(p.mutex);
+  while (!queue->tasks.empty() && !(until && until->reached)) {
+    const Task task = std::move(queue->tasks.front());
+    queue->tasks.pop_front();
+    try {
+      task.run();
+    } catch (...) {
+      if (!p.failure) p.failure = std::current_exception();
+      queue->tasks.clear();
+    }
+  }
+  if (queue->tasks.empty()) p.queues.erase(queue);
+}
+
+void throw_failure() {
+  Pending& p = pending();
+  const std::lock_guard lock(p.mutex);
+  if (p.failure) std::rethrow_exception(std::exchange(p.failure, nullptr));
+}
+
+// --- the limits of kernels ---------------------------------------------------------------------------------
+
+struct SharedLimits {
+  std::mutex mutex;
+  std::map<std::pair<const void*, int>, std::size_t> bytes;  // of a kernel on a device
+};
+SharedLimits& shared_limits() {
+  static SharedLimits instance;
+  return instance;
+}
+
+/// DeviceError where a kernel may not have the shared memory of its launch.
+void check_shared_limit(const Task& task) {
+  SharedLimits& limits = shared_limits();
+  const std::lock_guard lock(limits.mutex);
+  const auto found = limits.bytes.find({task.kernel, chosen_device});
+  const std::size_t limit = found == limits.bytes.end() ? detail::kSharedWithoutAsking : found->second;
+  if (task.shared_bytes > limit)
+    throw DeviceError(task.name + ": its limit of shared memory has been set to " + std::to_string(limit) +
+                      " bytes; a limit lasts until it is set again");
+}
+
+}  // namespace
+
+void run_pending() noexcept {
+  Pending& p = pending();
+  const std::lock_guard lock(p.mutex);
+  while (!p.queues.empty()) drain(*p.queues.begin());
+}
 
 void count_synchronisation(const char* what) {
   if (captures > 0) {
@@ -33,6 +119,10 @@ std::uint64_t device_launches(int k) {
   return k >= 0 && k < kMaxDevices ? launches[k].load() : 0;
 }
 
+std::uint64_t handles_made() {
+  return handles;
+}
+
 }  // namespace brenier::device::emulator
 
 namespace brenier::device {
@@ -41,17 +131,19 @@ inline namespace BRENIER_DIALECT {
 using emulator::OpenMemory;
 
 struct Graph::State {
-  std::vector<std::function<void()>> nodes;
+  std::vector<emulator::Task> nodes;
 };
 struct Stream::State {
   StreamOptions options;
   Graph::State* recording = nullptr;
+  std::shared_ptr<emulator::Queue> queue = std::make_shared<emulator::Queue>();
 };
 struct Event::State {
-  std::chrono::steady_clock::time_point time;
-  bool recorded = false;
+  std::shared_ptr<emulator::Mark> mark;  // the last one that was recorded
 };
-struct Blas::State {};
+struct Blas::State {
+  int device = 0;
+};
 
 int device_count() noexcept {
   return std::clamp(emulator::options().devices, 0, emulator::kMaxDevices);
@@ -106,20 +198,30 @@ std::size_t most_shared_bytes() {
   return emulator::options().shared_memory;
 }
 
+std::size_t most_shared_bytes(int blocks) {
+  const std::size_t most = emulator::options().shared_memory, reserved = 1024;
+  const std::size_t share = (most + reserved) / static_cast<std::size_t>(blocks);
+  return std::min(most, share > reserved ? share - reserved : 0);
+}
+
 std::uint64_t host_synchronisations() noexcept {
   return emulator::synchronisations;
 }
 
-Stream::Stream(StreamOptions options) : state_(new State{options}) {}
+Stream::Stream(StreamOptions options) : state_(new State{.options = options}) {}
 void Stream::Delete::operator()(State* state) const noexcept {
   delete state;
 }
 void Stream::synchronise() {
   if (MemoryProbe::active()) return;
   emulator::count_synchronisation("Stream::synchronise");
+  emulator::drain(state_->queue);
+  emulator::throw_failure();
 }
 void Stream::wait(const Event& event) {
-  if (!event.state().recorded) return;  // as CUDA: nothing to wait for
+  const std::shared_ptr<emulator::Mark> mark = event.state().mark;
+  if (!mark) return;  // as CUDA: nothing to wait for
+  emulator::enqueue(*this, {.run = [mark] { emulator::drain(mark->queue, mark.get()); }});
 }
 bool Stream::capturing() const {
   return state_->recording != nullptr;
@@ -135,19 +237,30 @@ Event::Event() : state_(new State) {}
 void Event::Delete::operator()(State* state) const noexcept {
   delete state;
 }
-void Event::record(Stream&) {
-  state_->time = std::chrono::steady_clock::now();
-  state_->recorded = true;
+void Event::record(Stream& stream) {
+  if (MemoryProbe::active()) return;
+  const auto mark = std::make_shared<emulator::Mark>();
+  mark->queue = stream.state().queue;
+  state_->mark = mark;
+  emulator::enqueue(stream, {.run = [mark] {
+                      mark->time = std::chrono::steady_clock::now();
+                      mark->reached = true;
+                    }});
 }
 void Event::synchronise() {
   if (MemoryProbe::active()) return;
   emulator::count_synchronisation("Event::synchronise");
+  if (state_->mark) emulator::drain(state_->mark->queue, state_->mark.get());
+  emulator::throw_failure();
 }
 double Event::milliseconds_since(const Event& start) {
+  if (MemoryProbe::active()) return 0;
   synchronise();
-  if (!state_->recorded || !start.state_->recorded)
+  if (!state_->mark || !start.state_->mark)
     throw ValueError("milliseconds_since: both events must have been recorded");
-  return std::chrono::duration<double, std::milli>(state_->time - start.state_->time).count();
+  if (!start.state_->mark->reached)
+    throw DeviceError("milliseconds_since: the work before the first event has not been waited for");
+  return std::chrono::duration<double, std::milli>(state_->mark->time - start.state_->mark->time).count();
 }
 
 Graph Graph::capture(Stream& stream, const std::function<void()>& work) {
@@ -181,16 +294,25 @@ void Graph::Delete::operator()(State* state) const noexcept {
 
 void Graph::launch(Stream& stream) {
   if (stream.capturing()) throw DeviceError("Graph::launch into a stream that is capturing");
-  for (const auto& node : state_->nodes) node();
+  for (const emulator::Task& node : state_->nodes) {
+    if (node.kernel) emulator::check_shared_limit(node);
+  }
+  for (const emulator::Task& node : state_->nodes) emulator::enqueue(stream, node);
+  if (stream.options().synchronise_launches) stream.synchronise();
 }
 
 int Graph::nodes() const {
   return static_cast<int>(state_->nodes.size());
 }
 
-Blas::Blas() : state_(new State) {}
+Blas::Blas() : state_(detail::idle<State>().take(current_device())) {
+  if (state_) return;
+  state_.reset(new State{.device = current_device()});
+  ++emulator::handles;
+}
 void Blas::Delete::operator()(State* state) const noexcept {
-  delete state;
+  emulator::run_pending();
+  detail::idle<State>().give(std::unique_ptr<State>(state), !MemoryProbe::active());
 }
 
 template <class T>
@@ -199,26 +321,26 @@ void gemm(Blas&, Stream& stream, Transpose transpose_a, Transpose transpose_b, i
           std::type_identity_t<DevicePointer<const T>> b, int ldb, std::type_identity_t<T> beta,
           std::type_identity_t<DevicePointer<T>> c, int ldc) {
   if (MemoryProbe::active()) return;
-  emulator::enqueue(stream, [=] {
-    const OpenMemory access;
-    const auto* a_at = reinterpret_cast<const T*>(a.address());
-    const auto* b_at = reinterpret_cast<const T*>(b.address());
-    auto* c_at = reinterpret_cast<T*>(c.address());
-    for (Index i = 0; i < m; ++i) {
-      for (Index j = 0; j < n; ++j) {
-        T sum = 0;
-        for (Index l = 0; l < k; ++l) {
-          const T left = a_at[transpose_a == Transpose::no ? i * lda + l : l * lda + i];
-          const T right = b_at[transpose_b == Transpose::no ? l * ldb + j : j * ldb + l];
-          sum += left * right;
-        }
-        T& out = c_at[i * ldc + j];
-        out = beta == 0 ? alpha * sum : alpha * sum + beta * out;
-      }
-    }
-    const std::string found = emulator::check_device_guards();
-    if (!found.empty()) throw DeviceError("gemm: " + found);
-  });
+  emulator::enqueue(stream, {.run = [=] {
+                      const OpenMemory access;
+                      const auto* a_at = reinterpret_cast<const T*>(a.address());
+                      const auto* b_at = reinterpret_cast<const T*>(b.address());
+                      auto* c_at = reinterpret_cast<T*>(c.address());
+                      for (Index i = 0; i < m; ++i) {
+                        for (Index j = 0; j < n; ++j) {
+                          T sum = 0;
+                          for (Index l = 0; l < k; ++l) {
+                            const T left = a_at[transpose_a == Transpose::no ? i * lda + l : l * lda + i];
+                            const T right = b_at[transpose_b == Transpose::no ? l * ldb + j : j * ldb + l];
+                            sum += left * right;
+                          }
+                          T& out = c_at[i * ldc + j];
+                          out = beta == 0 ? alpha * sum : alpha * sum + beta * out;
+                        }
+                      }
+                      const std::string found = emulator::check_device_guards();
+                      if (!found.empty()) throw DeviceError("gemm: " + found);
+                    }});
 }
 template void gemm<float>(Blas&, Stream&, Transpose, Transpose, int, int, int, float,
                           DevicePointer<const float>, int, DevicePointer<const float>, int, float,
@@ -229,21 +351,34 @@ template void gemm<double>(Blas&, Stream&, Transpose, Transpose, int, int, int, 
 
 namespace detail {
 
-void copy_to_device(Address to, const void* from, std::size_t bytes, Stream&) {
+void set_shared_limit(const void* kernel, std::size_t bytes) {
+  if (bytes > most_shared_bytes())
+    throw DeviceError("set_shared_limit: " + std::to_string(bytes) + " bytes; the device has " +
+                      std::to_string(most_shared_bytes()) + " for a block");
+  emulator::SharedLimits& limits = emulator::shared_limits();
+  const std::lock_guard lock(limits.mutex);
+  limits.bytes[{kernel, current_device()}] = bytes;
+}
+
+void copy_to_device(Address to, const void* from, std::size_t bytes, Stream& stream) {
   if (MemoryProbe::active()) return;
   emulator::count_synchronisation("copy_to_device");
   emulator::check_range(to, bytes, "copy_to_device");
+  emulator::drain(stream.state().queue);
+  emulator::throw_failure();
   const OpenMemory access;
   if (bytes > 0) std::memcpy(reinterpret_cast<void*>(to), from, bytes);
 }
 
-void copy_to_host(void* to, Address from, std::size_t bytes, Stream&) {
+void copy_to_host(void* to, Address from, std::size_t bytes, Stream& stream) {
   if (MemoryProbe::active()) {
     if (bytes > 0) std::memset(to, 0, bytes);
     return;
   }
   emulator::count_synchronisation("copy_to_host");
   emulator::check_range(from, bytes, "copy_to_host");
+  emulator::drain(stream.state().queue);
+  emulator::throw_failure();
   const OpenMemory access;
   if (bytes > 0) std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
 }
@@ -252,19 +387,20 @@ void copy_on_device(Address to, Address from, std::size_t bytes, Stream& stream)
   if (MemoryProbe::active()) return;
   emulator::check_range(to, bytes, "copy_on_device");
   emulator::check_range(from, bytes, "copy_on_device");
-  emulator::enqueue(stream, [=] {
-    const OpenMemory access;
-    if (bytes > 0) std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
-  });
+  emulator::enqueue(stream, {.run = [=] {
+                      const OpenMemory access;
+                      if (bytes > 0)
+                        std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
+                    }});
 }
 
 void fill_zero(Address to, std::size_t bytes, Stream& stream) {
   if (MemoryProbe::active()) return;
   emulator::check_range(to, bytes, "fill_zero");
-  emulator::enqueue(stream, [=] {
-    const OpenMemory access;
-    if (bytes > 0) std::memset(reinterpret_cast<void*>(to), 0, bytes);
-  });
+  emulator::enqueue(stream, {.run = [=] {
+                      const OpenMemory access;
+                      if (bytes > 0) std::memset(reinterpret_cast<void*>(to), 0, bytes);
+                    }});
 }
 
 }  // namespace detail
@@ -273,23 +409,42 @@ void fill_zero(Address to, std::size_t bytes, Stream& stream) {
 
 namespace brenier::device::emulator {
 
-void enqueue(Stream& stream, std::function<void()> task) {
+void enqueue(Stream& stream, Task task) {
+  Stream::State& state = stream.state();
   if (stream.capturing()) {
-    stream.state().recording->nodes.push_back(std::move(task));
-  } else {
-    task();
+    state.recording->nodes.push_back(std::move(task));
+    return;
   }
+  if (!options().delay) {
+    task.run();
+    return;
+  }
+  Pending& p = pending();
+  const std::lock_guard lock(p.mutex);
+  state.queue->tasks.push_back(std::move(task));
+  p.queues.insert(state.queue);
 }
 
-void submit(const Launch& shape, std::function<void()> body) {
+void submit(const void* kernel, const Launch& shape, std::size_t argument_bytes, std::function<void()> body) {
   if (shape.shared_bytes > options().shared_memory)
     throw DeviceError(detail::describe(shape) + ": the device has " +
                       std::to_string(options().shared_memory) + " bytes of shared memory for a block");
+  if (argument_bytes > kMostArguments)
+    throw DeviceError(detail::describe(shape) + ": " + std::to_string(argument_bytes) +
+                      " bytes of arguments; more than " + std::to_string(kMostArguments) +
+                      " travel with no launch on every device: leave large ones in device memory");
   if (MemoryProbe::active()) return;
-  enqueue(shape.stream, [shape, body = std::move(body)] {
-    ++launches[chosen_device];
-    run_launch(shape, body);
-  });
+  detail::require_shared(kernel, shape.shared_bytes);
+  Task task{.kernel = kernel, .shared_bytes = shape.shared_bytes, .name = detail::describe(shape)};
+  check_shared_limit(task);
+  // A copy without the stream, which may be gone when a delayed launch runs.
+  task.run = [grid = shape.grid, block = shape.block, bytes = shape.shared_bytes, name = shape.name,
+              device = chosen_device, body = std::move(body)] {
+    ++launches[device];
+    Stream none{StreamOptions{}};
+    run_launch({grid, block, bytes, none, name}, body);
+  };
+  enqueue(shape.stream, std::move(task));
   if (shape.stream.options().synchronise_launches && !shape.stream.capturing()) shape.stream.synchronise();
 }
 

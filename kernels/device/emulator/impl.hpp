@@ -68,8 +68,18 @@ void check_range(Address address, std::size_t bytes, const char* what);
 /// Runs one launch to its end. Throws DeviceError with all that is wrong.
 void run_launch(const Launch& shape, const std::function<void()>& body);
 
-/// Executes `task` in stream order: at once, or recorded.
-void enqueue(Stream& stream, std::function<void()> task);
+/// A piece of work for a stream; of a kernel also what its launch needs.
+struct Task {
+  std::function<void()> run{};
+  const void* kernel = nullptr;
+  std::size_t shared_bytes = 0;
+  std::string name{};  // for messages
+};
+/// Executes `task` in stream order: at once, when something waits for it, or recorded.
+void enqueue(Stream& stream, Task task);
+/// Executes what still waits in the streams of this process. What goes wrong is thrown by the next call that
+/// waits.
+void run_pending() noexcept;
 /// Counts a call that makes the host wait; DeviceError during a capture.
 void count_synchronisation(const char* what);
 

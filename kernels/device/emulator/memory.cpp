@@ -247,6 +247,7 @@ Address allocate(std::size_t bytes, const char* purpose) {
 
 void release(Address address) noexcept {
   if (MemoryProbe* probe = MemoryProbe::active(); probe && probe->release(address)) return;
+  run_pending();  // as cudaFree waits for the device
   Memory& m = memory();
   std::lock_guard lock(m.mutex);
   const std::size_t at = address - reinterpret_cast<Address>(m.region) - kGuard;
