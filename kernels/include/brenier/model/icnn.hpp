@@ -2,8 +2,8 @@
 // The input-convex neural network (Amos, Xu, Kolter, ICML 2017) as data: its shape, and where each parameter
 // lies in one flat array theta.
 //
-//     s_0 = A_0 x + b_0            s_l = W_l z_{l-1} + c_l * z_{skip(l)} + A_l x + b_l         z_l =
-//     sigma(s_l) u(x) = w . z_{L-1} + a . x + b + 1/2 x^T (alpha I + B^T B) x
+//     s_0  = A_0 x + b_0        s_l = W_l z_{l-1} + c_l * z_{skip(l)} + A_l x + b_l        z_l = sigma(s_l)
+//     u(x) = w . z_{L-1} + a . x + b + 1/2 x^T (alpha I + B^T B) x
 //
 // W_l, c_l, w >= floor and alpha >= alpha_min, elementwise, keep u convex. A plain network has hidden layers
 // with input skips and no c_l. A residual network has a first layer and then blocks of two layers, `inner`
@@ -17,17 +17,12 @@
 #include <vector>
 
 #include "brenier/base/view.hpp"
+#include "brenier/model/activation.hpp"
 
 namespace brenier {
 
 /// Hidden layers a network may have; a residual block counts two.
 inline constexpr int kMaxLayers = 64;
-
-/// Convex, non-decreasing, smooth scalar functions.
-enum class Activation {
-  softplus,    // log(1 + e^s)
-  squareplus,  // (s + sqrt(s^2 + 4)) / 2, algebraic (Barron 2021)
-};
 
 /// Shape of a network; an aggregate for designated initialisers.
 struct Architecture {
