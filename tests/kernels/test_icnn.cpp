@@ -324,7 +324,7 @@ TEST_CASE("denormalised parameters give S^2 u((x-m)/S) + m.x") {
   }
 }
 
-TEST_CASE("rescaled parameters give c + s u((x-m)/S); forces give grad u(x+m)") {
+TEST_CASE("reparametrised potentials are c + s u((x-m)/S); forces give grad u(x+m)") {
   for (const NetCase& net_case : net_cases()) {
     CAPTURE(net_case.name);
     const Icnn net(net_case.architecture);
@@ -346,7 +346,8 @@ TEST_CASE("rescaled parameters give c + s u((x-m)/S); forces give grad u(x+m)") 
     };
     for (const bool common : {true, false}) {
       if (!common) {
-        if (d > 1) CHECK_ERROR(rescaled(net, theta, shift, each, 0, 1), ValueError, "alpha = 0.7");
+        if (d > 1)
+          CHECK_ERROR(reparametrised(net, theta, {.shift = shift, .scale = each}), ValueError, "alpha = 0.7");
         theta[net.alpha()] = 0;
       }
       const std::vector<double>& scale = common ? one : each;
@@ -356,7 +357,12 @@ TEST_CASE("rescaled parameters give c + s u((x-m)/S); forces give grad u(x+m)") 
       }
       std::vector<double> expected = evaluate(theta, inner).first;
       for (double& value : expected) value = -7 + 2.5 * value;
-      CHECK_CLOSE(evaluate(rescaled(net, theta, shift, scale, -7, 2.5), x).first, expected, 1e-12);
+      CHECK_CLOSE(
+          evaluate(reparametrised(net, theta,
+                                  {.shift = shift, .scale = scale, .value_scale = 2.5, .value_shift = -7}),
+                   x)
+              .first,
+          expected, 1e-12);
 
       Matrix<double> moved(5, d);
       for (Index i = 0; i < 5; ++i) {

@@ -22,24 +22,9 @@
 #include "kernels/base/arena.hpp"
 #include "kernels/cpu/network/activation.hpp"
 #include "kernels/cpu/network/gemm.hpp"
+#include "kernels/model/jet.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
-
-/// Elements of the upper triangle of a (d, d) matrix, and the place of (a, b), a <= b.
-inline Index triangle(Index d) {
-  return d * (d + 1) / 2;
-}
-inline Index triangle_index(Index a, Index b) {
-  return a <= b ? b * (b + 1) / 2 + a : a * (a + 1) / 2 + b;
-}
-
-/// Which second-order terms of the jet a tile carries.
-enum class Directions {
-  none,    // a and v only
-  unit,    // K = d unit vectors with a symmetric metric per particle; also gives the Hessian
-  single,  // K given directions q, each paired with itself
-  pairs,   // K given directions q and K partners p: 2K tangents
-};
 
 template <class T>
 inline void copy_rows(T* to, const T* from, Index rows) {

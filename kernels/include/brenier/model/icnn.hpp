@@ -106,21 +106,29 @@ enum class Initialisation {
 std::vector<double> initial_parameters(const Icnn& net, Initialisation how, std::uint64_t seed,
                                        std::uint32_t draw = 0, double alpha = 1.0);
 
+/// A potential in other coordinates and units: c + s u((x - m)/S) + l.x + k/2 |x|^2.
+struct Reparametrisation {
+  std::span<const double> shift = {};  // m (dim); empty: 0
+  std::span<const double> scale = {};  // S > 0 (dim, or 1 for all); empty: 1
+  double value_scale = 1;              // s > 0
+  double value_shift = 0;              // c
+  std::span<const double> slope = {};  // l (dim); empty: 0
+  double curvature = 0;                // k
+};
+
+/// Its parameters. ValueError: coordinates of different scale for a network with alpha != 0, whose |x|^2 has
+/// one.
+std::vector<double> reparametrised(const Icnn& net, std::span<const double> theta,
+                                   const Reparametrisation& to);
+
 /// The parameters of S^2 u((x - m)/S) + m.x, whose gradient is m + S grad u((x - m)/S): a potential learned
-/// in normalised coordinates, expressed in physical ones. `shift` m has dim elements, `scale` S > 0.
+/// in normalised coordinates, expressed in physical ones.
 std::vector<double> denormalised(const Icnn& net, std::span<const double> theta,
                                  std::span<const double> shift, double scale);
 
-/// The parameters of c + s u((x - m)/S), elementwise in x: a value learned in normalised coordinates and
-/// units, expressed in physical ones. `shift` m and `scale` S > 0 have dim elements; `value_shift` c,
-/// `value_scale` s > 0. ValueError: coordinates of different scale for a network with alpha != 0, whose |x|^2
-/// has one.
-std::vector<double> rescaled(const Icnn& net, std::span<const double> theta, std::span<const double> shift,
-                             std::span<const double> scale, double value_shift, double value_scale);
-
-/// The parameters of u(x + m) + 1/2 |x|^2 up to a constant: evaluated at x, their displacement is grad u(x +
-/// m), without the cancellation of a displacement and x, nor the digits that x + m costs in a short type.
-/// `shift` m has dim elements, `out` parameters().
+/// The parameters of u(x + m) + 1/2 |x|^2: evaluated at x, their displacement is grad u(x + m), without the
+/// cancellation of a displacement and x, nor the digits that x + m costs in a short type. `shift` m (dim),
+/// empty: 0; `out` parameters().
 void write_as_force(const Icnn& net, std::span<const double> theta, std::span<const double> shift,
                     std::span<double> out);
 
