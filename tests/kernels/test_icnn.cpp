@@ -110,7 +110,7 @@ void check_activation(const Activation& sigma, double s) {
   const double at = static_cast<double>(static_cast<T>(s));
   const D3 exact = activation(sigma, D3(D2(D1(at, 1.0), D1(1.0)), D2(D1(1.0))));
   const ActivationJet<T> jet =
-      with_activation(sigma, [&](const auto& formulas) { return formulas.jet(static_cast<T>(s)); });
+      with_activation<T>(sigma, [&](const auto& formulas) { return formulas.jet(static_cast<T>(s)); });
   T value = 0, d1 = 0;
   activate(sigma, static_cast<T>(s), value, d1);
   const double unit = std::numeric_limits<T>::epsilon();

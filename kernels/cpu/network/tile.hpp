@@ -107,7 +107,7 @@ class TileNet {
   /// f<D>(sigma) for the dimension and the activation.
   template <class F>
   void in_registers(const F& f) const {
-    with_activation(net_.activation(), [&](const auto& sigma) {
+    with_activation<T>(net_.activation(), [&](const auto& sigma) {
       if (d_ == 1) {
         f.template operator()<1>(sigma);
       } else if (d_ == 2) {
@@ -344,7 +344,7 @@ void TileNet<T>::forward() {
     const auto activate_rows = [&](Index first, Index count) {
       T* d1 = t.d1 + first * kLanes;
       if (skipped) add_scaled_rows(d1, t.scale + first, skipped + first * kLanes, count);
-      with_activation(net_.activation(), [&](const auto& sigma) {
+      with_activation<T>(net_.activation(), [&](const auto& sigma) {
         if (slope_only) {
           for (Index i = 0; i < count * kLanes; i += w) store(d1 + i, slope<T>(sigma, load(d1 + i)));
           return;
@@ -369,7 +369,7 @@ void TileNet<T>::finish_adjoint(LayerTile& t, Index first, Index count) {
     const LayerTile& user = layers_[t.skip_user];
     add_scaled_rows(g, user.scale + first, user.beta + first * kLanes, count);
   }
-  with_activation(net_.activation(), [&](const auto& sigma) {
+  with_activation<T>(net_.activation(), [&](const auto& sigma) {
     for (Index i = first * kLanes; i < (first + count) * kLanes; i += w) {
       const Vec<T> slope = load(t.d1 + i);
       const Vec<T> adjoint = load(t.g + i);

@@ -118,8 +118,9 @@ inline constexpr ActivationRow kActivations[] = {
     {Activation::squareplus, "squareplus"},
 };
 
-/// f(sigma), sigma of the type that belongs to `activation`: loops in f are compiled for one of them.
-template <class F>
+/// f(sigma), sigma of the type that belongs to `activation`, for numbers of type T (or vectors of them): loops
+/// in f are compiled for one of them.
+template <class T, class F>
 BRENIER_HOST_DEVICE inline decltype(auto) with_activation(const Activation& activation, const F& f) {
   switch (activation.kind) {
     case Activation::softplus:
@@ -139,15 +140,15 @@ constexpr Activation::Activation(Kind which) : kind(which) {
 /// sigma and sigma' of one number, and what follows from sigma', where code is not compiled for one activation.
 template <class T>
 BRENIER_HOST_DEVICE void activate(const Activation& activation, T s, T& value, T& d1) {
-  with_activation(activation, [&](const auto& sigma) { sigma.evaluate(s, value, d1); });
+  with_activation<T>(activation, [&](const auto& sigma) { sigma.evaluate(s, value, d1); });
 }
 template <class T>
 BRENIER_HOST_DEVICE T second_derivative(const Activation& activation, T d1) {
-  return with_activation(activation, [&](const auto& sigma) { return sigma.second(d1, SquareRoot()); });
+  return with_activation<T>(activation, [&](const auto& sigma) { return sigma.second(d1, SquareRoot()); });
 }
 template <class T>
 BRENIER_HOST_DEVICE T third_derivative(const Activation& activation, T d1) {
-  return with_activation(activation, [&](const auto& sigma) { return sigma.third(d1, SquareRoot()); });
+  return with_activation<T>(activation, [&](const auto& sigma) { return sigma.third(d1, SquareRoot()); });
 }
 
 /// "softplus": the name, with the parameter in brackets where there is one.
