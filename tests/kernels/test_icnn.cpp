@@ -27,6 +27,8 @@ S activation(const Activation& sigma, const S& s) {
       return softplus(s);
     case Activation::squareplus:
       return (s + dual_sqrt(s * s + S(4))) * S(0.5);
+    case Activation::leaky_softplus:
+      return S(sigma.parameter) * s + S(1 - sigma.parameter) * softplus(s);
   }
   throw ValueError("an activation without an oracle");
 }
@@ -132,6 +134,9 @@ TEST_CASE("activations: all derivatives, from s and from sigma', against nested 
     for (const double s : {-30.0, -5.0, -1.3, -0.2, 0.0, 0.4, 1.7, 6.0, 25.0}) {
       check_activation<float>(row.kind, s);
       check_activation<double>(row.kind, s);
+      if (row.parameter == nullptr) continue;
+      check_activation<float>({row.kind, row.least}, s);
+      check_activation<double>({row.kind, (row.least + 3 * row.below) / 4}, s);
     }
   }
 }
@@ -142,6 +147,16 @@ TEST_CASE("activations: their texts are read again; others are refused") {
     CHECK(parse_activation(text_of(row.kind)) == Activation(row.kind));
   }
   CHECK(text_of(Activation::softplus) == "softplus");
+  CHECK(text_of({Activation::leaky_softplus, 0.25}) == "leaky_softplus(0.25)");
+  CHECK(parse_activation("leaky_softplus(1e-3)") == Activation(Activation::leaky_softplus, 1e-3));
+  for (const char* bad : {"1", "-0.1", "nan", "", "0.5, 1"}) {
+    CAPTURE(bad);
+    CHECK_ERROR(parse_activation("leaky_softplus(" + std::string(bad) + ")"), ValueError,
+                "the slope in brackets is a number, at least 0 and below 1");
+  }
+  CHECK_ERROR(parse_activation("leaky_softplus(0.5"), ValueError, "the slope in brackets");
+  CHECK_ERROR(Icnn({.dim = 1, .hidden = {2}, .activation = {Activation::leaky_softplus, 1.5}}), ValueError,
+              "leaky_softplus(1.5)");
   CHECK_ERROR(parse_activation("relu"), ValueError, "\"relu\" is unknown; did you mean");
   CHECK_ERROR(parse_activation("softplus(1)"), ValueError,
               "\"softplus(1)\" is unknown; did you mean \"softplus\"?");

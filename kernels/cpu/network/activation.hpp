@@ -33,6 +33,17 @@ inline void evaluate(Squareplus, const Vec<T> (&s)[kBatch], Vec<T> (&value)[kBat
   }
 }
 
+template <class T>
+inline void evaluate(const LeakySoftplus<T>& sigma, const Vec<T> (&s)[kBatch], Vec<T> (&value)[kBatch],
+                     Vec<T> (&d1)[kBatch]) {
+  softplus_sigmoid<T, kBatch>(s, value, d1);
+#pragma GCC unroll 4
+  for (int n = 0; n < kBatch; ++n) {
+    value[n] = sigma.slope * s[n] + sigma.rest * value[n];
+    d1[n] = sigma.slope + sigma.rest * d1[n];
+  }
+}
+
 /// sigma' alone.
 template <class T>
 inline Vec<T> slope(Softplus, Vec<T> s) {
@@ -44,6 +55,11 @@ inline Vec<T> slope(Squareplus, Vec<T> s) {
   const Vec<T> big = (abs<T>(s) + root) * T(0.5);
   const Vec<T> q = T(1) / root;
   return s < Vec<T>{} ? q / big : q * big;
+}
+
+template <class T>
+inline Vec<T> slope(const LeakySoftplus<T>& sigma, Vec<T> s) {
+  return sigma.slope + sigma.rest * sigmoid<T>(s);
 }
 
 /// sigma and sigma' of kBatch vectors, stored.

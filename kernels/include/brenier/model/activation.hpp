@@ -20,8 +20,9 @@ namespace brenier {
 /// A convex, non-decreasing, smooth scalar function sigma.
 struct Activation {
   enum Kind : std::uint8_t {
-    softplus,    // log(1 + e^s)
-    squareplus,  // (s + sqrt(s^2 + 4)) / 2, algebraic (Barron 2021)
+    softplus,        // log(1 + e^s)
+    squareplus,      // (s + sqrt(s^2 + 4)) / 2, algebraic (Barron 2021)
+    leaky_softplus,  // slope s + (1 - slope) log(1 + e^s), slope its parameter: never flat
   };
   Kind kind = softplus;
   double parameter = 0;  // of the kinds that have one
@@ -106,6 +107,33 @@ struct Squareplus {
   }
 };
 
+template <class T>
+struct LeakySoftplus {
+  T slope, rest;  // rest = 1 - slope
+
+  constexpr explicit BRENIER_HOST_DEVICE LeakySoftplus(double parameter)
+      : slope(static_cast<T>(parameter)), rest(static_cast<T>(1 - parameter)) {}
+
+  ActivationJet<T> jet(T s) const {
+    const ActivationJet<T> soft = Softplus(0).jet(s);
+    return {slope * s + rest * soft.value, slope + rest * soft.d1, rest * soft.d2, rest * soft.d3};
+  }
+  BRENIER_HOST_DEVICE void evaluate(T s, T& value, T& d1) const {
+    T soft = 0, p = 0;
+    Softplus(0).evaluate(s, soft, p);
+    value = slope * s + rest * soft;
+    d1 = slope + rest * p;
+  }
+  template <class V, class Root>
+  BRENIER_HOST_DEVICE V second(V d1, const Root& root) const {
+    return rest * Softplus(0).second((d1 - slope) / rest, root);
+  }
+  template <class V, class Root>
+  BRENIER_HOST_DEVICE V third(V d1, const Root& root) const {
+    return rest * Softplus(0).third((d1 - slope) / rest, root);
+  }
+};
+
 /// What an activation is called in files and configurations, and the parameter that it takes, if any.
 struct ActivationRow {
   Activation::Kind kind;
@@ -116,6 +144,7 @@ struct ActivationRow {
 inline constexpr ActivationRow kActivations[] = {
     {Activation::softplus, "softplus"},
     {Activation::squareplus, "squareplus"},
+    {Activation::leaky_softplus, "leaky_softplus", "slope", 0.1, 0, 1},
 };
 
 /// f(sigma), sigma of the type that belongs to `activation`, for numbers of type T (or vectors of them): loops
@@ -127,6 +156,8 @@ BRENIER_HOST_DEVICE inline decltype(auto) with_activation(const Activation& acti
       return f(Softplus(activation.parameter));
     case Activation::squareplus:
       return f(Squareplus(activation.parameter));
+    case Activation::leaky_softplus:
+      return f(LeakySoftplus<T>(activation.parameter));
   }
   __builtin_unreachable();
 }
