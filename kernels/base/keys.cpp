@@ -34,7 +34,13 @@ struct Trouble {
     return *value ? outside(**value, range) : "";
   }
   std::string operator()(const Choice& choice) const {
-    return choice.get().empty() ? " has no name; it must be one of those declared" : "";
+    if (choice.get().empty()) return " has no name; it must be one of those declared";
+    try {
+      choice.set(choice.get());
+    } catch (const ValueError& error) {
+      return std::string(" = ") + error.what();
+    }
+    return "";
   }
   std::string operator()(const bool*) const { return ""; }
   std::string operator()(const std::string*) const { return ""; }

@@ -63,9 +63,15 @@ class Choice {
     };
   }
 
+  /// Texts of a form that others know: `write` throws ValueError, which says what they may be.
+  Choice(std::vector<std::string> forms, std::function<std::string()> read,
+         std::function<void(const std::string&)> write)
+      : names(std::move(forms)), get(std::move(read)), set(std::move(write)), checks(true) {}
+
   std::vector<std::string> names;
   std::function<std::string()> get;  // empty where the value has no name
   std::function<void(const std::string&)> set;
+  bool checks = false;  // set() does
 };
 
 /// A value with a reader of its own: the row has its name and its meaning, `values` says what it may be.

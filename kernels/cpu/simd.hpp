@@ -366,4 +366,12 @@ inline void transpose(const T* src, int rows, T* dst, Index ld) {
   }
 }
 
+/// For formulas that stand once for numbers and vectors: see kernels/model/number_math.hpp.
+template <class T>
+struct VectorMath {
+  Vec<T> exp(Vec<T> x) const { return cpu::BRENIER_ISA::exp<T>(x); }
+  Vec<T> exp_nonpositive(Vec<T> x) const { return cpu::BRENIER_ISA::exp_nonpositive<T>(x); }
+  Vec<T> sqrt(Vec<T> x) const { return cpu::BRENIER_ISA::sqrt<T>(x); }
+};
+
 }  // namespace brenier::cpu::BRENIER_ISA

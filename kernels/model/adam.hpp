@@ -46,4 +46,10 @@ BRENIER_HOST_DEVICE bool held_by_bound(T theta, T lower, double gradient) {
   return theta <= lower && gradient > 0;
 }
 
+/// What of a gradient moves its parameter: nothing of one that is held by its bound, or has no rate.
+template <class T>
+BRENIER_HOST_DEVICE double moving_part(T theta, T lower, T rate, double gradient) {
+  return rate == T(0) || held_by_bound(theta, lower, gradient) ? 0.0 : gradient;
+}
+
 }  // namespace brenier

@@ -112,12 +112,18 @@ void check_divergence(const DivergenceTerm& term, const char* where) {
   const std::string at = where;
   if (!term.reference) throw ValueError(at + ": no reference cloud; give the points to compare with");
   check_cloud(*term.reference, term.reference_weights, where);
-  if (term.form == DivergenceTerm::Form::sinkhorn) {
-    check_options(sinkhorn_keys(), term.sinkhorn, at + ": ");
-  }
-  if (term.form == DivergenceTerm::Form::mmd && (!(term.bandwidth > 0) || !std::isfinite(term.bandwidth))) {
-    throw ValueError(at + ": bandwidth = " + show_value(term.bandwidth) +
-                     "; it must be above 0, for example the median distance");
+  switch (term.form) {
+    case DivergenceTerm::Form::sinkhorn:
+      check_options(sinkhorn_keys(), term.sinkhorn, at + ": ");
+      break;
+    case DivergenceTerm::Form::mmd:
+      if (!(term.bandwidth > 0) || !std::isfinite(term.bandwidth)) {
+        throw ValueError(at + ": bandwidth = " + show_value(term.bandwidth) +
+                         "; it must be above 0, for example the median distance");
+      }
+      break;
+    case DivergenceTerm::Form::energy:
+      break;
   }
 }
 

@@ -180,109 +180,72 @@ std::vector<double> initial_parameters(const Icnn& net, Initialisation how, std:
   return theta;
 }
 
-std::vector<double> rescaled(const Icnn& net, std::span<const double> theta, std::span<const double> shift,
-                             std::span<const double> scale, double value_shift, double value_scale) {
+std::vector<double> reparametrised(const Icnn& net, std::span<const double> theta,
+                                   const Reparametrisation& to) {
   const int dim = net.dim();
+  const auto shift = [&](int c) { return to.shift.empty() ? 0.0 : to.shift[c]; };
+  const auto scale = [&](int c) { return to.scale.empty() ? 1.0 : to.scale[to.scale.size() > 1 ? c : 0]; };
   std::vector<double> out(theta.begin(), theta.end());
-  for (const Layer& layer : net.layers()) {
-    if (layer.input_weight < 0) continue;
-    for (int i = 0; i < layer.width; ++i) {
-      for (int c = 0; c < dim; ++c) {
-        double& weight = out[layer.input_weight + Index{i} * dim + c];
-        weight /= scale[c];
-        out[layer.bias + i] -= weight * shift[c];
-      }
-    }
-  }
-  for (int i = 0; i < net.layers().back().width; ++i) out[net.output_weight() + i] *= value_scale;
-  double* const slope = out.data() + net.output_input();
-  double& constant = out[net.output_bias()];
-  constant = value_shift + value_scale * constant;
-  for (int c = 0; c < dim; ++c) {
-    slope[c] *= value_scale / scale[c];
-    constant -= slope[c] * shift[c];
-  }
-  // s/2 |(x - m)/S|^2 has no other form here than s alpha/S^2 |x - m|^2 / 2.
-  const double alpha = theta[net.alpha()];
-  for (int c = 0; c < dim && alpha != 0; ++c) {
-    if (scale[c] != scale[0]) {
-      throw ValueError("rescaled: coordinates of the scales " + std::to_string(scale[0]) + " and " +
-                       std::to_string(scale[c]) + " for a network with alpha = " + std::to_string(alpha) +
-                       "; use one scale, or alpha = 0");
-    }
-    out[net.alpha()] = value_scale * alpha / (scale[0] * scale[0]);
-    slope[c] -= out[net.alpha()] * shift[c];
-    constant += 0.5 * out[net.alpha()] * shift[c] * shift[c];
-  }
-  for (int r = 0; r < net.rank(); ++r) {
-    double* row = out.data() + net.factor() + Index{r} * dim;
-    double projection = 0;
-    for (int c = 0; c < dim; ++c) {
-      row[c] *= std::sqrt(value_scale) / scale[c];
-      projection += row[c] * shift[c];
-    }
-    for (int c = 0; c < dim; ++c) slope[c] -= projection * row[c];
-    constant += 0.5 * projection * projection;
-  }
-  return out;
-}
-
-void write_as_force(const Icnn& net, std::span<const double> theta, std::span<const double> shift,
-                    std::span<double> out) {
-  const int dim = net.dim();
-  std::copy(theta.begin(), theta.end(), out.begin());
-  for (const Layer& layer : net.layers()) {
-    if (layer.input_weight < 0) continue;
-    for (int i = 0; i < layer.width; ++i) {
-      const double* row = theta.data() + layer.input_weight + Index{i} * dim;
-      for (int c = 0; c < dim; ++c) out[layer.bias + i] += row[c] * shift[c];
-    }
-  }
-  double* const slope = out.data() + net.output_input();
-  for (int c = 0; c < dim; ++c) slope[c] += theta[net.alpha()] * shift[c];
-  for (int r = 0; r < net.rank(); ++r) {
-    const double* row = theta.data() + net.factor() + Index{r} * dim;
-    double projection = 0;
-    for (int c = 0; c < dim; ++c) projection += row[c] * shift[c];
-    for (int c = 0; c < dim; ++c) slope[c] += projection * row[c];
-  }
-  out[net.alpha()] += 1;
-}
-
-std::vector<double> denormalised(const Icnn& net, std::span<const double> theta,
-                                 std::span<const double> shift, double scale) {
-  const int dim = net.dim();
-  std::vector<double> out(theta.begin(), theta.end());
-  double constant = scale * scale * theta[net.output_bias()];
   for (const Layer& layer : net.layers()) {
     if (layer.input_weight < 0) continue;
     for (int i = 0; i < layer.width; ++i) {
       double moved = 0;
       for (int c = 0; c < dim; ++c) {
-        const Index k = layer.input_weight + Index{i} * dim + c;
-        out[k] = theta[k] / scale;
-        moved += out[k] * shift[c];
+        double& weight = out[layer.input_weight + Index{i} * dim + c];
+        weight /= scale(c);
+        moved += weight * shift(c);
       }
       out[layer.bias + i] -= moved;
     }
   }
-  for (int i = 0; i < net.layers().back().width; ++i) out[net.output_weight() + i] *= scale * scale;
-  // 1/2 (x - m)^T Q (x - m) = 1/2 x^T Q x - (Q m).x + constant, Q = alpha I + B^T B.
+  for (int i = 0; i < net.layers().back().width; ++i) out[net.output_weight() + i] *= to.value_scale;
+
+  // s/2 (x - m)^T Q (x - m) = 1/2 x^T sQ x - (sQ m).x + constant, sQ = alpha I + B^T B in the coordinates of x.
+  const double alpha = theta[net.alpha()];
+  for (int c = 0; c < dim && alpha != 0; ++c) {
+    if (scale(c) != scale(0)) {
+      throw ValueError("reparametrised: coordinates of the scales " + std::to_string(scale(0)) + " and " +
+                       std::to_string(scale(c)) + " for a network with alpha = " + std::to_string(alpha) +
+                       ", whose |x|^2 has one scale; use one scale, or alpha = 0");
+    }
+  }
+  const double curvature = alpha * (to.value_scale / (scale(0) * scale(0)));
+  out[net.alpha()] = curvature + to.curvature;
   std::vector<double> q_shift(dim);
-  for (int c = 0; c < dim; ++c) q_shift[c] = theta[net.alpha()] * shift[c];
+  for (int c = 0; c < dim; ++c) q_shift[c] = curvature * shift(c);
   for (int r = 0; r < net.rank(); ++r) {
-    const double* row = theta.data() + net.factor() + Index{r} * dim;
+    double* row = out.data() + net.factor() + Index{r} * dim;
     double projection = 0;
-    for (int c = 0; c < dim; ++c) projection += row[c] * shift[c];
+    for (int c = 0; c < dim; ++c) {
+      row[c] *= std::sqrt(to.value_scale) / scale(c);
+      projection += row[c] * shift(c);
+    }
     for (int c = 0; c < dim; ++c) q_shift[c] += projection * row[c];
   }
+  double constant = to.value_shift + to.value_scale * theta[net.output_bias()];
   for (int c = 0; c < dim; ++c) {
-    const double slope = scale * theta[net.output_input() + c];
-    out[net.output_input() + c] = slope + shift[c] - q_shift[c];
-    constant += -slope * shift[c] + 0.5 * q_shift[c] * shift[c];
+    // s/S is S itself, to the last bit, where values scale like squares.
+    const double factor = to.value_scale == scale(c) * scale(c) ? scale(c) : to.value_scale / scale(c);
+    const double slope = factor * theta[net.output_input() + c];
+    out[net.output_input() + c] = slope + (to.slope.empty() ? 0.0 : to.slope[c]) - q_shift[c];
+    constant += -slope * shift(c) + 0.5 * q_shift[c] * shift(c);
   }
   out[net.output_bias()] = constant;
   return out;
+}
+
+std::vector<double> denormalised(const Icnn& net, std::span<const double> theta,
+                                 std::span<const double> shift, double scale) {
+  return reparametrised(net, theta,
+                        {.shift = shift, .scale = {&scale, 1}, .value_scale = scale * scale, .slope = shift});
+}
+
+void write_as_force(const Icnn& net, std::span<const double> theta, std::span<const double> shift,
+                    std::span<double> out) {
+  std::vector<double> back(shift.begin(), shift.end());
+  for (double& m : back) m = -m;
+  const std::vector<double> force = reparametrised(net, theta, {.shift = back, .curvature = 1});
+  std::copy(force.begin(), force.end(), out.begin());
 }
 
 }  // namespace brenier

@@ -10,8 +10,10 @@ const Keys<Architecture>& architecture_keys() {
        "widths of the layers, or of the blocks"},
       {"activation",
        [](O& o) -> Slot {
-         return Choice(o.activation,
-                       {{"softplus", Activation::softplus}, {"squareplus", Activation::squareplus}});
+         Activation& sigma = o.activation;
+         return Choice(
+             activation_forms(), [&sigma] { return text_of(sigma); },
+             [&sigma](const std::string& text) { sigma = parse_activation(text); });
        },
        {},
        "convex, smooth, non-decreasing"},

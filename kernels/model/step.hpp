@@ -3,9 +3,11 @@
 #pragma once
 
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
+#include "brenier/base/portable.hpp"
 #include "brenier/base/view.hpp"
 #include "brenier/model/icnn.hpp"
 #include "brenier/model/objective.hpp"
@@ -47,14 +49,30 @@ struct InnerState {
   int iteration = 0;  // iterations done; the loop goes on from here, up to `until`
 };
 
-/// How an inner loop ended. The gradient is that of the last iteration, with components that push a weight
+/// How far an inner loop is. The gradient is that of the last iteration, with components that push a weight
 /// below its bound left out; 2-norm.
-struct InnerReport {
+struct LoopProgress {
   int iterations = 0;
   double first_gradient = 0;
   double gradient = 0;
   bool converged = false;  // by tolerance
   bool finite = true;      // false: the gradient was not finite; theta is from before that update
+
+  /// The end of an iteration whose gradient has this norm; tolerance and scale as in InnerProblem. Whether its
+  /// update takes place.
+  BRENIER_HOST_DEVICE bool take(double norm, double tolerance, double gradient_scale) {
+    gradient = norm;
+    if (iterations == 0) first_gradient = norm;
+    finite = std::isfinite(norm);
+    if (!finite) return false;
+    ++iterations;
+    converged = tolerance > 0 && norm <= tolerance * (gradient_scale > 0 ? gradient_scale : first_gradient);
+    return true;
+  }
+};
+
+/// How an inner loop ended.
+struct InnerReport : LoopProgress {
   bool interrupted = false;
   CgReport cg;  // of all solves of the loop
   SinkhornReport sinkhorn;

@@ -328,7 +328,7 @@ TEST_CASE("tiles: two blocks of a step have room on a multiprocessor, for the ne
     Objective objective;
     objective.potential = Expression::potential("sum(x^2)", d).program();
     cuda::TileTask task{.gradient = true, .step = true};
-    if (entropy) task.directions = cuda::Directions::unit;
+    if (entropy) task.directions = Directions::unit;
     task.program_rows = static_cast<int>(objective.potential.workspace());
     const Icnn net({.dim = d, .hidden = {100, 20}});
     const cuda::PackedNet packed(net);
@@ -358,7 +358,7 @@ TEST_CASE("large: tiles of 16, where two of 32 have no room") {
 #endif
   const StepCase<float> step(architecture, 4100);
   const cuda::PackedNet net(step.net);
-  cuda::TileTask task{.directions = cuda::Directions::unit, .gradient = true, .step = true};
+  cuda::TileTask task{.directions = Directions::unit, .gradient = true, .step = true};
   task.program_rows = static_cast<int>(step.objective.potential.workspace());
   for (const InternalTerm& term : step.objective.internal)
     task.surrogate_rows = std::max(task.surrogate_rows, static_cast<int>(term.surrogate.workspace()));

@@ -3,6 +3,7 @@
 // fit tiles, with padded rows.
 #include <doctest/doctest.h>
 
+#include "bench/operations/cases.hpp"
 #include "brenier/expression.hpp"
 #include "brenier/tape.hpp"
 #include "kernels/operations.hpp"
@@ -37,6 +38,24 @@ double gradient_error(const Icnn& net, const std::vector<double>& actual,
 }
 
 }  // namespace
+
+TEST_CASE_TEMPLATE("every operation of the benchmarks is as exact as its case says", T, float, double) {
+  for (const Backend<T>& backend : backends<T>()) {
+    Team team(backend.threads);
+    for (const auto& [dim, hidden] : {std::pair{1, std::vector<int>{9, 5}}, {3, {9, 5, 4}}, {5, {17}}}) {
+      const Icnn net({.dim = dim, .hidden = hidden});
+      const bench::OperationData<T> data(net, kReduced ? 33 : 70);
+      for (const bench::OperationCase& op : bench::operation_cases(net)) {
+        CAPTURE(backend.ops->name);
+        CAPTURE(op.name);
+        CAPTURE(dim);
+        const bench::OperationCase::Accuracy found = op.accuracy(*backend.ops, data, data.n, team);
+        CHECK(found.error <= op.template tolerance<T>());
+        CHECK(found.residual <= 10 * op.template tolerance<T>());  // ten steps are enough in these dimensions
+      }
+    }
+  }
+}
 
 TEST_CASE_TEMPLATE("evaluate and hessian_vector equal the reference", T, float, double) {
   Team one(1);

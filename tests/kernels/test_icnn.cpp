@@ -16,9 +16,21 @@ using namespace brenier::test;
 namespace {
 
 template <class S>
-S activation(Activation kind, const S& s) {
-  if (kind == Activation::squareplus) return (s + dual_sqrt(s * s + S(4))) * S(0.5);
+S softplus(const S& s) {
   return plain(s) > 0 ? s + dual_log(S(1) + dual_exp(S(0) - s)) : dual_log(S(1) + dual_exp(s));
+}
+
+template <class S>
+S activation(const Activation& sigma, const S& s) {
+  switch (sigma.kind) {
+    case Activation::softplus:
+      return softplus(s);
+    case Activation::squareplus:
+      return (s + dual_sqrt(s * s + S(4))) * S(0.5);
+    case Activation::leaky_softplus:
+      return S(sigma.parameter) * s + S(1 - sigma.parameter) * softplus(s);
+  }
+  throw ValueError("an activation without an oracle");
 }
 
 /// u(x), written down from the definition for any number type.
@@ -92,7 +104,64 @@ double dot(const std::vector<double>& a, const std::vector<double>& b) {
   return sum;
 }
 
+template <class T>
+void check_activation(const Activation& sigma, double s) {
+  CAPTURE(text_of(sigma));
+  CAPTURE(s);
+  // Of an argument that T can hold.
+  const double at = static_cast<double>(static_cast<T>(s));
+  const D3 exact = activation(sigma, D3(D2(D1(at, 1.0), D1(1.0)), D2(D1(1.0))));
+  const ActivationJet<T> jet =
+      with_activation<T>(sigma, [&](const auto& formulas) { return formulas.jet(static_cast<T>(s)); });
+  T value = 0, d1 = 0;
+  activate(sigma, static_cast<T>(s), value, d1);
+  const double unit = std::numeric_limits<T>::epsilon();
+  const auto near = [&](T got, double wanted) { return std::abs(double(got) - wanted) <= 8 * unit; };
+  CHECK(std::abs(double(jet.value) - exact.value.value.value) <= 8 * unit * (1 + std::abs(s)));
+  CHECK(std::abs(double(value) - exact.value.value.value) <= 8 * unit * (1 + std::abs(s)));
+  CHECK(near(jet.d1, exact.value.value.slope));
+  CHECK(near(d1, exact.value.value.slope));
+  CHECK(near(jet.d2, exact.value.slope.slope));
+  CHECK(near(second_derivative(sigma, d1), exact.value.slope.slope));
+  CHECK(near(jet.d3, exact.slope.slope.slope));
+  CHECK(near(third_derivative(sigma, d1), exact.slope.slope.slope));
+}
+
 }  // namespace
+
+TEST_CASE("activations: all derivatives, from s and from sigma', against nested dual numbers") {
+  for (const ActivationRow& row : kActivations) {
+    for (const double s : {-30.0, -5.0, -1.3, -0.2, 0.0, 0.4, 1.7, 6.0, 25.0}) {
+      check_activation<float>(row.kind, s);
+      check_activation<double>(row.kind, s);
+      if (row.parameter == nullptr) continue;
+      check_activation<float>({row.kind, row.least}, s);
+      check_activation<double>({row.kind, (row.least + 3 * row.below) / 4}, s);
+    }
+  }
+}
+
+TEST_CASE("activations: their texts are read again; others are refused") {
+  for (const ActivationRow& row : kActivations) {
+    CHECK(parse_activation(row.name) == Activation(row.kind));
+    CHECK(parse_activation(text_of(row.kind)) == Activation(row.kind));
+  }
+  CHECK(text_of(Activation::softplus) == "softplus");
+  CHECK(text_of({Activation::leaky_softplus, 0.25}) == "leaky_softplus(0.25)");
+  CHECK(parse_activation("leaky_softplus(1e-3)") == Activation(Activation::leaky_softplus, 1e-3));
+  for (const char* bad : {"1", "-0.1", "nan", "", "0.5, 1"}) {
+    CAPTURE(bad);
+    CHECK_ERROR(parse_activation("leaky_softplus(" + std::string(bad) + ")"), ValueError,
+                "the slope in brackets is a number, at least 0 and below 1");
+  }
+  CHECK_ERROR(parse_activation("leaky_softplus(0.5"), ValueError, "the slope in brackets");
+  CHECK_ERROR(Icnn({.dim = 1, .hidden = {2}, .activation = {Activation::leaky_softplus, 1.5}}), ValueError,
+              "leaky_softplus(1.5)");
+  CHECK_ERROR(parse_activation("relu"), ValueError, "\"relu\" is unknown; did you mean");
+  CHECK_ERROR(parse_activation("softplus(1)"), ValueError,
+              "\"softplus(1)\" is unknown; did you mean \"softplus\"?");
+  CHECK_ERROR(parse_activation(""), ValueError, "is unknown");
+}
 
 TEST_CASE("u, grad u, H and H p equal nested dual numbers and central differences") {
   Team team(1);
@@ -270,7 +339,7 @@ TEST_CASE("denormalised parameters give S^2 u((x-m)/S) + m.x") {
   }
 }
 
-TEST_CASE("rescaled parameters give c + s u((x-m)/S); forces give grad u(x+m)") {
+TEST_CASE("reparametrised potentials are c + s u((x-m)/S); forces give grad u(x+m)") {
   for (const NetCase& net_case : net_cases()) {
     CAPTURE(net_case.name);
     const Icnn net(net_case.architecture);
@@ -292,7 +361,8 @@ TEST_CASE("rescaled parameters give c + s u((x-m)/S); forces give grad u(x+m)") 
     };
     for (const bool common : {true, false}) {
       if (!common) {
-        if (d > 1) CHECK_ERROR(rescaled(net, theta, shift, each, 0, 1), ValueError, "alpha = 0.7");
+        if (d > 1)
+          CHECK_ERROR(reparametrised(net, theta, {.shift = shift, .scale = each}), ValueError, "alpha = 0.7");
         theta[net.alpha()] = 0;
       }
       const std::vector<double>& scale = common ? one : each;
@@ -302,7 +372,12 @@ TEST_CASE("rescaled parameters give c + s u((x-m)/S); forces give grad u(x+m)") 
       }
       std::vector<double> expected = evaluate(theta, inner).first;
       for (double& value : expected) value = -7 + 2.5 * value;
-      CHECK_CLOSE(evaluate(rescaled(net, theta, shift, scale, -7, 2.5), x).first, expected, 1e-12);
+      CHECK_CLOSE(
+          evaluate(reparametrised(net, theta,
+                                  {.shift = shift, .scale = scale, .value_scale = 2.5, .value_shift = -7}),
+                   x)
+              .first,
+          expected, 1e-12);
 
       Matrix<double> moved(5, d);
       for (Index i = 0; i < 5; ++i) {

@@ -268,11 +268,15 @@ struct Section::Reading {
     if (node && !node->is_string()) section.wrong_type(key, allowed);
     if (node) {
       const std::string name = node->as_string()->get();
-      if (std::find(choice.names.begin(), choice.names.end(), name) == choice.names.end()) {
+      if (!choice.checks && std::find(choice.names.begin(), choice.names.end(), name) == choice.names.end()) {
         section.fail(key, "= \"" + name + "\" is unknown; did you mean \"" +
                               nearest_name(name, choice.names) + "\"? It must be " + allowed);
       }
-      choice.set(name);
+      try {
+        choice.set(name);
+      } catch (const ValueError& error) {
+        section.fail(key, std::string("= ") + error.what());
+      }
     }
     return toml_string(choice.get());
   }

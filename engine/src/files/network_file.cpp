@@ -74,6 +74,14 @@ std::size_t NetworkFile::choice(const std::string& key, std::initializer_list<co
   fail("has " + key + " = \"" + text(key) + "\"; known are: " + known);
 }
 
+Activation NetworkFile::activation() const {
+  try {
+    return parse_activation(text("activation"));
+  } catch (const ValueError& error) {
+    fail(std::string("has activation = ") + error.what());
+  }
+}
+
 Icnn NetworkFile::network(const Architecture& architecture) const {
   try {
     return Icnn(architecture);
@@ -86,8 +94,7 @@ Icnn NetworkFile::described() const {
   Architecture a;
   a.dim = number<int>("dim");
   a.hidden = widths("hidden");
-  a.activation =
-      choice("activation", {"softplus", "squareplus"}) == 0 ? Activation::softplus : Activation::squareplus;
+  a.activation = activation();
   a.residual = choice("residual", {"no", "yes"}) == 1;
   a.quadratic_rank = number<int>("quadratic_rank");
   a.learn_alpha = choice("learn_alpha", {"no", "yes"}) == 1;
@@ -114,10 +121,7 @@ Icnn NetworkFile::deduced() const {
     return static_cast<int>(found.shape[axis]);
   };
   Architecture a;
-  if (has("activation")) {
-    a.activation =
-        choice("activation", {"softplus", "squareplus"}) == 0 ? Activation::softplus : Activation::squareplus;
-  }
+  if (has("activation")) a.activation = activation();
   a.dim = extent("layer0.input.weight", 1);
   a.hidden.clear();
   for (int l = 0; l <= kMaxLayers; ++l) {
@@ -182,7 +186,7 @@ TensorFile network_file(const Icnn& net, std::span<const double> theta, const st
   file.metadata = {{"format", format},
                    {"dim", std::to_string(a.dim)},
                    {"hidden", joined(a.hidden)},
-                   {"activation", a.activation == Activation::softplus ? "softplus" : "squareplus"},
+                   {"activation", text_of(a.activation)},
                    {"residual", a.residual ? "yes" : "no"},
                    {"quadratic_rank", std::to_string(a.quadratic_rank)},
                    {"learn_alpha", a.learn_alpha ? "yes" : "no"},

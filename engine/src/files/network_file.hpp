@@ -30,6 +30,7 @@ class NetworkFile {
   N number(const std::string& key) const {
     return parse<N>(key, text(key));
   }
+  Activation activation() const;
   /// The position of the value in `names`.
   std::size_t choice(const std::string& key, std::initializer_list<const char*> names) const;
 

@@ -342,8 +342,11 @@ FitResult fit(MatrixView<const double> x, std::span<const double> labels, const 
 
   const std::vector<T>& last = options.keep_best ? best : training.theta();
   const std::vector<double> theta(last.begin(), last.end());
-  result.potential.theta =
-      rescaled(net, theta, frame.shift, frame.scale, frame.label_shift, frame.label_scale);
+  result.potential.theta = reparametrised(net, theta,
+                                          {.shift = frame.shift,
+                                           .scale = frame.scale,
+                                           .value_scale = frame.label_scale,
+                                           .value_shift = frame.label_shift});
   const auto rate_part = [&](const std::vector<Index>& which) {
     const Labelled<double> points = select<double>(x, labels, which);
     return score(result.potential, points.x, points.label, options.loss, training.team());

@@ -95,7 +95,7 @@ SinkhornReport CloudObjective::force(MatrixView<const double> x, MatrixView<doub
   }
   for (const NetworkTerm& term : objective_.network) {
     std::vector<double> theta(term.theta->size());
-    write_as_force(*term.net, *term.theta, std::vector<double>(static_cast<std::size_t>(d), 0.0), theta);
+    write_as_force(*term.net, *term.theta, {}, theta);
     MapOutputs<double> outputs;
     outputs.displacement = part;
     ops_.evaluate(*term.net, theta.data(), x, outputs, team);

@@ -25,7 +25,7 @@ void LearnedPotential::evaluate(MatrixView<const double> x, double* value, Matri
   }
   if (gradient) {
     std::vector<double> force(theta.size());
-    write_as_force(net, theta, std::vector<double>(static_cast<std::size_t>(net.dim()), 0.0), force);
+    write_as_force(net, theta, {}, force);
     MapOutputs<double> out;
     out.displacement = gradient;
     exact.evaluate(net, force.data(), x, out, team);

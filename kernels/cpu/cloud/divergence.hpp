@@ -5,17 +5,16 @@
 #include <new>
 
 #include "kernels/cpu/cloud/transport.hpp"
+#include "kernels/model/kernel_mean.hpp"
 #include "kernels/operations.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
 
-/// Kernel means: k = exp(-c/h^2) or -|z|, and grad k = -q z, of the cost c = |z|^2/2.
+/// Means of a kernel: see kernels/model/kernel_mean.hpp.
 template <class T>
 class KernelMeans {
  public:
-  explicit KernelMeans(const DivergenceTerm& term)
-      : mmd_(term.form == DivergenceTerm::Form::mmd),
-        rate_(static_cast<T>(1 / (term.bandwidth * term.bandwidth))) {}
+  explicit KernelMeans(const DivergenceTerm& term) : kernel_(term) {}
 
   /// sum_i a_i sum_j b_j k(x_i, y_j) over the points x_i of a tile; force (64, ld of x), or null, gets
   /// factor * grad_i sum_j b_j k(x_i, y_j) added.
@@ -26,28 +25,23 @@ class KernelMeans {
     double value = 0;
     for (Index panel = 0; panel < y.tiles; ++panel) {
       cost_block<T>(x, tile, y, panel, nullptr, nullptr, scratch.block, kLanes);
-      for (int i = 0; i < count; ++i) {
-        Vec<T> k_sum = {}, q_sum = {};
-        for (int j = 0; j < kLanes; j += w) {
-          const Vec<T> c = max<T>(-load(scratch.block + i * kLanes + j), Vec<T>{});
-          const Vec<T> b = load(y.weights + panel * kLanes + j);
-          Vec<T> k, q;
-          if (mmd_) {
-            k = exp_nonpositive<T>(-rate_ * c);
-            q = rate_ * k;
-          } else {
-            const Vec<T> r = sqrt<T>(T(2) * c);
-            k = -r;
-            q = c > Vec<T>{} ? T(1) / r : Vec<T>{};
+      with_kernel(kernel_, [&](const auto& kernel) {
+        for (int i = 0; i < count; ++i) {
+          Vec<T> k_sum = {}, q_sum = {};
+          for (int j = 0; j < kLanes; j += w) {
+            const Vec<T> c = max<T>(-load(scratch.block + i * kLanes + j), Vec<T>{});
+            const Vec<T> b = load(y.weights + panel * kLanes + j);
+            Vec<T> k, q;
+            kernel.evaluate(c, VectorMath<T>(), k, q);
+            k_sum += b * k;
+            store(scratch.weights + i * kLanes + j, b * q);
+            q_sum += b * q;
           }
-          k_sum += b * k;
-          store(scratch.weights + i * kLanes + j, b * q);
-          q_sum += b * q;
+          const std::size_t at = static_cast<std::size_t>(tile * kLanes + i);
+          value += static_cast<double>(x.weights[at]) * static_cast<double>(sum_of<T>(k_sum));
+          scratch.z[i] = static_cast<double>(sum_of<T>(q_sum));
         }
-        const std::size_t at = static_cast<std::size_t>(tile * kLanes + i);
-        value += static_cast<double>(x.weights[at]) * static_cast<double>(sum_of<T>(k_sum));
-        scratch.z[i] = static_cast<double>(sum_of<T>(q_sum));
-      }
+      });
       if (!force) continue;
       gemm<T>(count, x.ld, kLanes, as_is(scratch.weights, kLanes), y.rows + panel * kLanes * y.ld, y.ld,
               scratch.product, x.ld);
@@ -64,8 +58,7 @@ class KernelMeans {
   }
 
  private:
-  bool mmd_;
-  T rate_;
+  MeanKernel<T> kernel_;
 };
 
 /// One term and the memory of its evaluations: what all threads share.
@@ -80,7 +73,7 @@ class Divergence {
         reference_(term),
         n_(n),
         d_(term.reference->cols()),
-        sinkhorn_(term.form == DivergenceTerm::Form::sinkhorn),
+        sinkhorn_(!is_kernel_mean(term.form)),
         debiased_(sinkhorn_ && term.sinkhorn.debiased),
         weights_(weights),
         stores_(sinkhorn_) {

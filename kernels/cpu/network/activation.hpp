@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Activation functions of the cpu backend, with the derivatives that the jet needs.
+// Activations of the cpu backend: sigma and sigma' of vectors. What follows from sigma' is in
+// brenier/model/activation.hpp.
 #pragma once
 
-#include "brenier/model/icnn.hpp"
+#include "brenier/model/activation.hpp"
 #include "kernels/cpu/simd.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
@@ -14,51 +15,76 @@ inline constexpr int kBatch = 4;
 inline constexpr int kBatch = 2;
 #endif
 
-/// sigma and sigma' of kBatch vectors; the other derivatives are functions of sigma'.
-template <Activation kind, class T>
-inline void activate(const Vec<T> (&s)[kBatch], T* value, T* slope) {
-  Vec<T> v[kBatch], d1[kBatch];
-  if constexpr (kind == Activation::softplus) {
-    softplus_sigmoid<T, kBatch>(s, v, d1);
-  } else {
+/// sigma and sigma' of several vectors side by side.
+template <class T>
+inline void evaluate(Softplus, const Vec<T> (&s)[kBatch], Vec<T> (&value)[kBatch], Vec<T> (&d1)[kBatch]) {
+  softplus_sigmoid<T, kBatch>(s, value, d1);
+}
+template <class T>
+inline void evaluate(Squareplus, const Vec<T> (&s)[kBatch], Vec<T> (&value)[kBatch], Vec<T> (&d1)[kBatch]) {
 #pragma GCC unroll 4
-    for (int n = 0; n < kBatch; ++n) {
-      const Vec<T> root = sqrt<T>(s[n] * s[n] + T(4));
-      const Vec<T> big = (abs<T>(s[n]) + root) * T(0.5);
-      const Vec<T> q = T(1) / root;
-      v[n] = s[n] < Vec<T>{} ? T(1) / big : big;
-      // (1 + s/root)/2 without cancellation for s < 0: root + s = 2/big there.
-      d1[n] = s[n] < Vec<T>{} ? q / big : q * big;
-    }
+  for (int n = 0; n < kBatch; ++n) {
+    const Vec<T> root = sqrt<T>(s[n] * s[n] + T(4));
+    const Vec<T> big = (abs<T>(s[n]) + root) * T(0.5);
+    const Vec<T> q = T(1) / root;
+    value[n] = s[n] < Vec<T>{} ? T(1) / big : big;
+    // (1 + s/root)/2 without cancellation for s < 0: root + s = 2/big there.
+    d1[n] = s[n] < Vec<T>{} ? q / big : q * big;
   }
+}
+
+template <class T>
+inline void evaluate(const LeakySoftplus<T>& sigma, const Vec<T> (&s)[kBatch], Vec<T> (&value)[kBatch],
+                     Vec<T> (&d1)[kBatch]) {
+  softplus_sigmoid<T, kBatch>(s, value, d1);
+#pragma GCC unroll 4
+  for (int n = 0; n < kBatch; ++n) {
+    value[n] = sigma.slope * s[n] + sigma.rest * value[n];
+    d1[n] = sigma.slope + sigma.rest * d1[n];
+  }
+}
+
+/// sigma' alone.
+template <class T>
+inline Vec<T> slope(Softplus, Vec<T> s) {
+  return sigmoid<T>(s);
+}
+template <class T>
+inline Vec<T> slope(Squareplus, Vec<T> s) {
+  const Vec<T> root = sqrt<T>(s * s + T(4));
+  const Vec<T> big = (abs<T>(s) + root) * T(0.5);
+  const Vec<T> q = T(1) / root;
+  return s < Vec<T>{} ? q / big : q * big;
+}
+
+template <class T>
+inline Vec<T> slope(const LeakySoftplus<T>& sigma, Vec<T> s) {
+  return sigma.slope + sigma.rest * sigmoid<T>(s);
+}
+
+/// sigma and sigma' of kBatch vectors, stored.
+template <class T, class Sigma>
+inline void activate(const Sigma& sigma, const Vec<T> (&s)[kBatch], T* value, T* slope) {
+  Vec<T> v[kBatch], d1[kBatch];
+  evaluate<T>(sigma, s, v, d1);
 #pragma GCC unroll 4
   for (int n = 0; n < kBatch; ++n) {
     store(value + n * kWidth<T>, v[n]);
     store(slope + n * kWidth<T>, d1[n]);
   }
 }
-template <Activation kind, class T>
-inline Vec<T> second_derivative(Vec<T> d1) {
-  const Vec<T> d2 = d1 * (T(1) - d1);
-  if constexpr (kind == Activation::softplus) return d2;
-  return T(2) * d2 * sqrt<T>(d2);
-}
-template <Activation kind, class T>
-inline Vec<T> third_derivative(Vec<T> d1) {
-  const Vec<T> d2 = d1 * (T(1) - d1);
-  const Vec<T> slope = T(1) - T(2) * d1;
-  if constexpr (kind == Activation::softplus) return d2 * slope;
-  return T(6) * d2 * d2 * slope;
-}
 
-/// Calls f<kind>(), so that loops over elements are compiled for one activation.
-template <class F>
-inline void with_activation(Activation kind, const F& f) {
-  if (kind == Activation::softplus) {
-    f.template operator()<Activation::softplus>();
-  } else {
-    f.template operator()<Activation::squareplus>();
-  }
+template <class T>
+struct Root {
+  Vec<T> operator()(Vec<T> x) const { return sqrt<T>(x); }
+};
+template <class T, class Sigma>
+inline Vec<T> second_derivative(const Sigma& sigma, Vec<T> d1) {
+  return sigma.second(d1, Root<T>());
+}
+template <class T, class Sigma>
+inline Vec<T> third_derivative(const Sigma& sigma, Vec<T> d1) {
+  return sigma.third(d1, Root<T>());
 }
 
 }  // namespace brenier::cpu::BRENIER_ISA

@@ -22,24 +22,9 @@
 #include "kernels/base/arena.hpp"
 #include "kernels/cpu/network/activation.hpp"
 #include "kernels/cpu/network/gemm.hpp"
+#include "kernels/model/jet.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
-
-/// Elements of the upper triangle of a (d, d) matrix, and the place of (a, b), a <= b.
-inline Index triangle(Index d) {
-  return d * (d + 1) / 2;
-}
-inline Index triangle_index(Index a, Index b) {
-  return a <= b ? b * (b + 1) / 2 + a : a * (a + 1) / 2 + b;
-}
-
-/// Which second-order terms of the jet a tile carries.
-enum class Directions {
-  none,    // a and v only
-  unit,    // K = d unit vectors with a symmetric metric per particle; also gives the Hessian
-  single,  // K given directions q, each paired with itself
-  pairs,   // K given directions q and K partners p: 2K tangents
-};
 
 template <class T>
 inline void copy_rows(T* to, const T* from, Index rows) {
@@ -111,32 +96,33 @@ class TileNet {
   static constexpr Index kSmallColumns = 6;
 
   // Layer 0 in registers, for D = dim.
-  template <Activation kind, int D>
-  void first_forward();
-  template <Activation kind, int D>
-  void first_adjoint(Index first, Index count);
-  template <Activation kind, int D>
-  void first_second_order(const T* v);
-  template <Activation kind, int D>
-  void first_reverse(const T* v, Index first, Index count);
+  template <int D, class Sigma>
+  void first_forward(const Sigma& sigma);
+  template <int D, class Sigma>
+  void first_adjoint(const Sigma& sigma, Index first, Index count);
+  template <int D, class Sigma>
+  void first_second_order(const Sigma& sigma, const T* v);
+  template <int D, class Sigma>
+  void first_reverse(const Sigma& sigma, const T* v, Index first, Index count);
+  /// f<D>(sigma) for the dimension and the activation.
   template <class F>
-  void with_dimension(const F& f) const {
-    if (d_ == 1) {
-      f.template operator()<1>();
-    } else if (d_ == 2) {
-      f.template operator()<2>();
-    } else {
-      f.template operator()<3>();
-    }
+  void in_registers(const F& f) const {
+    with_activation<T>(net_.activation(), [&](const auto& sigma) {
+      if (d_ == 1) {
+        f.template operator()<1>(sigma);
+      } else if (d_ == 2) {
+        f.template operator()<2>(sigma);
+      } else {
+        f.template operator()<3>(sigma);
+      }
+    });
   }
 
   void place(Carver& carver);
   void place_jet(Carver& carver, LayerTile& t);
   const T* layer_tangent(int l, int k) { return layers_[l].j + k * layers_[l].h * kLanes; }
   void extend_tangent(int l, int k);
-  template <Activation kind>
   void finish_adjoint(LayerTile& t, Index first, Index count);
-  template <Activation kind>
   void finish_reverse(LayerTile& t, const T* z_bar, const T* a, Index first, Index count);
   void hessian_from_layer(const LayerTile& t);
   template <int Count>
@@ -345,8 +331,7 @@ void TileNet<T>::forward() {
   for (int l = 0; l < depth_; ++l) {
     LayerTile& t = layers_[l];
     if (l == 0 && first_in_registers_) {
-      with_activation(net_.activation(),
-                      [&]<Activation kind>() { with_dimension([&]<int D>() { first_forward<kind, D>(); }); });
+      in_registers([&]<int D>(const auto& sigma) { first_forward<D>(sigma); });
       continue;
     }
     if (t.input) copy_rows(t.e1 + t.before * kLanes, x_, d_);
@@ -356,41 +341,42 @@ void TileNet<T>::forward() {
     T* z = last ? z_last_ : layers_[l + 1].e1;
     const T* skipped = t.skip >= 0 ? layers_[t.skip + 1].e1 : nullptr;
     const bool slope_only = last && !plan_.value;
-    with_activation(net_.activation(), [&]<Activation kind>() {
-      const auto activate_rows = [&](Index first, Index count) {
-        T* d1 = t.d1 + first * kLanes;
-        if (skipped) add_scaled_rows(d1, t.scale + first, skipped + first * kLanes, count);
-        if (slope_only && kind == Activation::softplus) {
-          for (Index i = 0; i < count * kLanes; i += w) store(d1 + i, sigmoid<T>(load(d1 + i)));
+    const auto activate_rows = [&](Index first, Index count) {
+      T* d1 = t.d1 + first * kLanes;
+      if (skipped) add_scaled_rows(d1, t.scale + first, skipped + first * kLanes, count);
+      with_activation<T>(net_.activation(), [&](const auto& sigma) {
+        if (slope_only) {
+          for (Index i = 0; i < count * kLanes; i += w) store(d1 + i, slope<T>(sigma, load(d1 + i)));
           return;
         }
         for (Index i = 0; i < count * kLanes; i += kBatch * w) {
           Vec<T> s[kBatch];
 #pragma GCC unroll 4
           for (int n = 0; n < kBatch; ++n) s[n] = load(d1 + i + n * w);
-          activate<kind, T>(s, z + first * kLanes + i, d1 + i);
+          activate<T>(sigma, s, z + first * kLanes + i, d1 + i);
         }
-      };
-      gemm<T>(t.h, kLanes, t.e, as_is<T>(t.w, t.e), t.e1, kLanes, t.d1, kLanes, false, activate_rows);
-    });
+      });
+    };
+    gemm<T>(t.h, kLanes, t.e, as_is<T>(t.w, t.e), t.e1, kLanes, t.d1, kLanes, false, activate_rows);
   }
 }
 
 /// beta_l = g_l sigma'(s_l) and, where wanted, gamma_l = g_l sigma''(s_l), rows first .. first + count.
 template <class T>
-template <Activation kind>
 void TileNet<T>::finish_adjoint(LayerTile& t, Index first, Index count) {
   T* g = t.g + first * kLanes;
   if (t.skip_user >= 0) {
     const LayerTile& user = layers_[t.skip_user];
     add_scaled_rows(g, user.scale + first, user.beta + first * kLanes, count);
   }
-  for (Index i = first * kLanes; i < (first + count) * kLanes; i += w) {
-    const Vec<T> slope = load(t.d1 + i);
-    const Vec<T> adjoint = load(t.g + i);
-    store(t.beta + i, adjoint * slope);
-    if (curved_) store(t.gamma + i, adjoint * second_derivative<kind, T>(slope));
-  }
+  with_activation<T>(net_.activation(), [&](const auto& sigma) {
+    for (Index i = first * kLanes; i < (first + count) * kLanes; i += w) {
+      const Vec<T> slope = load(t.d1 + i);
+      const Vec<T> adjoint = load(t.g + i);
+      store(t.beta + i, adjoint * slope);
+      if (curved_) store(t.gamma + i, adjoint * second_derivative<T>(sigma, slope));
+    }
+  });
 }
 
 template <class T>
@@ -413,28 +399,26 @@ void TileNet<T>::adjoint() {
     gemm<T>(rank_, kLanes, d_, as_is<T>(b, d_), x_, kLanes, projection_, kLanes);
     gemm<T>(d_, kLanes, rank_, transposed<T>(b, d_), projection_, kLanes, displacement_, kLanes, true);
   }
-  with_activation(net_.activation(), [&]<Activation kind>() {
-    finish_adjoint<kind>(layers_[depth_ - 1], 0, layers_[depth_ - 1].h);
-    for (int l = depth_ - 1; l >= (first_in_registers_ ? 1 : 0); --l) {
-      LayerTile& t = layers_[l];
-      // Rows of g_{l-1}, then of the input; the row of the constant 1 is not needed.
-      const auto finish = [&](Index first, Index count) {
-        const Index end = first + count < t.before ? first + count : t.before;
-        if (first >= end) return;
-        if (l == 1 && first_in_registers_) {
-          with_dimension([&]<int D>() { first_adjoint<kind, D>(first, end - first); });
-        } else {
-          finish_adjoint<kind>(layers_[l - 1], first, end - first);
-        }
-      };
-      gemm<T>(t.e - 1, kLanes, t.h, transposed<T>(t.w, t.e), t.beta, kLanes, t.back, kLanes, false, finish);
-      if (!t.input) continue;
-      const T* back_x = t.back + t.before * kLanes;
-      for (Index i = 0; i < d_ * kLanes; i += w) {
-        store(displacement_ + i, load(displacement_ + i) + load(back_x + i));
+  finish_adjoint(layers_[depth_ - 1], 0, layers_[depth_ - 1].h);
+  for (int l = depth_ - 1; l >= (first_in_registers_ ? 1 : 0); --l) {
+    LayerTile& t = layers_[l];
+    // Rows of g_{l-1}, then of the input; the row of the constant 1 is not needed.
+    const auto finish = [&](Index first, Index count) {
+      const Index end = first + count < t.before ? first + count : t.before;
+      if (first >= end) return;
+      if (l == 1 && first_in_registers_) {
+        in_registers([&]<int D>(const auto& sigma) { first_adjoint<D>(sigma, first, end - first); });
+      } else {
+        finish_adjoint(layers_[l - 1], first, end - first);
       }
+    };
+    gemm<T>(t.e - 1, kLanes, t.h, transposed<T>(t.w, t.e), t.beta, kLanes, t.back, kLanes, false, finish);
+    if (!t.input) continue;
+    const T* back_x = t.back + t.before * kLanes;
+    for (Index i = 0; i < d_ * kLanes; i += w) {
+      store(displacement_ + i, load(displacement_ + i) + load(back_x + i));
     }
-  });
+  }
 }
 
 template <class T>

@@ -12,8 +12,8 @@
 namespace brenier::cpu::BRENIER_ISA {
 
 template <class T>
-template <Activation kind, int D>
-void TileNet<T>::first_forward() {
+template <int D, class Sigma>
+void TileNet<T>::first_forward(const Sigma& sigma) {
   LayerTile& t = layers_[0];
   T* z = layers_[1].e1;
   for (Index i = 0; i < t.h; ++i) {
@@ -25,15 +25,15 @@ void TileNet<T>::first_forward() {
         s[n] = broadcast(a[D]);
         for (int c = 0; c < D; ++c) s[n] += a[c] * load(x_ + c * kLanes + part + n * w);
       }
-      activate<kind, T>(s, z + i * kLanes + part, t.d1 + i * kLanes + part);
+      activate<T>(sigma, s, z + i * kLanes + part, t.d1 + i * kLanes + part);
     }
   }
 }
 
 /// Adds A_0^T beta to the displacement and A_0^T diag(gamma) A_0 to the Hessian, for some rows of g_0.
 template <class T>
-template <Activation kind, int D>
-void TileNet<T>::first_adjoint(Index first, Index count) {
+template <int D, class Sigma>
+void TileNet<T>::first_adjoint(const Sigma& sigma, Index first, Index count) {
   const LayerTile& t = layers_[0];
   constexpr int S = D * (D + 1) / 2;
   for (int part = 0; part < kLanes; part += w) {
@@ -46,7 +46,7 @@ void TileNet<T>::first_adjoint(Index first, Index count) {
       const Vec<T> beta = g * d1;
       for (int c = 0; c < D; ++c) y[c] += a[c] * beta;
       if (!structured_) continue;
-      const Vec<T> gamma = g * second_derivative<kind, T>(d1);
+      const Vec<T> gamma = g * second_derivative<T>(sigma, d1);
       for (int k = 0; k < S; ++k) h[k] += p_[i * S + k] * gamma;
     }
     for (int c = 0; c < D; ++c) store(displacement_ + c * kLanes + part, y[c]);
@@ -59,8 +59,8 @@ void TileNet<T>::first_adjoint(Index first, Index count) {
 
 /// zddot_0 = sigma' a.v + sigma'' a^T M a.
 template <class T>
-template <Activation kind, int D>
-void TileNet<T>::first_second_order(const T* v) {
+template <int D, class Sigma>
+void TileNet<T>::first_second_order(const Sigma& sigma, const T* v) {
   const LayerTile& t = layers_[0];
   constexpr int S = D * (D + 1) / 2;
   T* z2 = layers_[1].e2;
@@ -72,7 +72,7 @@ void TileNet<T>::first_second_order(const T* v) {
       for (int c = 0; c < D; ++c) s2 += a[c] * load(v + c * kLanes + part);
       for (int k = 0; structured_ && k < S; ++k) r += p_[i * S + k] * load(metric2_ + k * kLanes + part);
       Vec<T> value = d1 * s2;
-      if (structured_) value += second_derivative<kind, T>(d1) * r;
+      if (structured_) value += second_derivative<T>(sigma, d1) * r;
       store(z2 + i * kLanes + part, value);
     }
   }
@@ -80,8 +80,8 @@ void TileNet<T>::first_second_order(const T* v) {
 
 /// s* of some rows, straight into the gradients of A_0, b_0 and P.
 template <class T>
-template <Activation kind, int D>
-void TileNet<T>::first_reverse(const T* v, Index first, Index count) {
+template <int D, class Sigma>
+void TileNet<T>::first_reverse(const Sigma& sigma, const T* v, Index first, Index count) {
   LayerTile& t = layers_[0];
   constexpr int S = D * (D + 1) / 2;
   const T* z_bar = layers_[1].z_bar;
@@ -94,7 +94,7 @@ void TileNet<T>::first_reverse(const T* v, Index first, Index count) {
       const Index at = i * kLanes + part;
       const Vec<T> d1 = load(t.d1 + at);
       const Vec<T> g = load(t.g + at);
-      const Vec<T> d2 = second_derivative<kind, T>(d1);
+      const Vec<T> d2 = second_derivative<T>(sigma, d1);
       const Vec<T> beta = g * d1;
       Vec<T> s2 = {};
       for (int c = 0; c < D; ++c) {
@@ -113,7 +113,7 @@ void TileNet<T>::first_reverse(const T* v, Index first, Index count) {
           sum_p[k] += gamma * metric;
         }
         paired += load(t.tz + at);
-        s_bar += third_derivative<kind, T>(d1) * g * r;
+        s_bar += third_derivative<T>(sigma, d1) * g * r;
       }
       s_bar += d2 * paired;
       for (int c = 0; c < D; ++c) sum[c] += s_bar * load(x_ + c * kLanes + part);

@@ -68,9 +68,7 @@ void TileNet<T>::second_order_streams(const T* v, const T* metric) {
   for (int l = 0; l < depth_; ++l) {
     LayerTile& t = layers_[l];
     if (l == 0 && first_in_registers_) {
-      with_activation(net_.activation(), [&]<Activation kind>() {
-        with_dimension([&]<int D>() { first_second_order<kind, D>(v); });
-      });
+      in_registers([&]<int D>(const auto& sigma) { first_second_order<D>(sigma, v); });
       continue;
     }
     if (structured_ && l == 0) {
@@ -82,20 +80,20 @@ void TileNet<T>::second_order_streams(const T* v, const T* metric) {
     if (t.input) copy_rows(t.e2 + t.before * kLanes, v, d_);
     T* z2 = l + 1 < depth_ ? layers_[l + 1].e2 : z2_last_;
     const T* skipped = t.skip >= 0 ? layers_[t.skip + 1].e2 : nullptr;
-    with_activation(net_.activation(), [&]<Activation kind>() {
-      const auto finish = [&](Index first, Index count) {
-        if (skipped) {
-          add_scaled_rows(t.s2 + first * kLanes, t.scale + first, skipped + first * kLanes, count);
-        }
+    const auto finish = [&](Index first, Index count) {
+      if (skipped) {
+        add_scaled_rows(t.s2 + first * kLanes, t.scale + first, skipped + first * kLanes, count);
+      }
+      with_activation<T>(net_.activation(), [&](const auto& sigma) {
         for (Index i = first * kLanes; i < (first + count) * kLanes; i += w) {
           const Vec<T> d1 = load(t.d1 + i);
           Vec<T> value = d1 * load(t.s2 + i);
-          if (tangents_ > 0) value += second_derivative<kind, T>(d1) * load(t.r + i);
+          if (tangents_ > 0) value += second_derivative<T>(sigma, d1) * load(t.r + i);
           store(z2 + i, value);
         }
-      };
-      gemm<T>(t.h, kLanes, t.e - 1, as_is<T>(t.w, t.e), t.e2, kLanes, t.s2, kLanes, false, finish);
-    });
+      });
+    };
+    gemm<T>(t.h, kLanes, t.e - 1, as_is<T>(t.w, t.e), t.e2, kLanes, t.s2, kLanes, false, finish);
   }
 }
 
@@ -240,25 +238,26 @@ void TileNet<T>::accumulate_quadratic(const T* a, const T* v, const T* metric) {
 
 /// s* of rows first .. first + count of a layer. z_bar is null in the last layer, where z* = a w.
 template <class T>
-template <Activation kind>
 void TileNet<T>::finish_reverse(LayerTile& t, const T* z_bar, const T* a, Index first, Index count) {
   const T* weight = theta_ + net_.output_weight();
-  for (Index i = first * kLanes; i < (first + count) * kLanes; i += w) {
-    const Vec<T> d1 = load(t.d1 + i);
-    const Vec<T> g = load(t.g + i);
-    Vec<T> paired = g * load(t.s2 + i);
-    Vec<T> sum = {};
-    if (z_bar) {
-      sum = d1 * load(z_bar + i);
-    } else if (a) {
-      sum = d1 * weight[i / kLanes] * load(a + i % kLanes);
+  with_activation<T>(net_.activation(), [&](const auto& sigma) {
+    for (Index i = first * kLanes; i < (first + count) * kLanes; i += w) {
+      const Vec<T> d1 = load(t.d1 + i);
+      const Vec<T> g = load(t.g + i);
+      Vec<T> paired = g * load(t.s2 + i);
+      Vec<T> sum = {};
+      if (z_bar) {
+        sum = d1 * load(z_bar + i);
+      } else if (a) {
+        sum = d1 * weight[i / kLanes] * load(a + i % kLanes);
+      }
+      if (tangents_ > 0) {
+        paired += load(t.tz + i);
+        sum += third_derivative<T>(sigma, d1) * g * load(t.r + i);
+      }
+      store(t.s_bar + i, sum + second_derivative<T>(sigma, d1) * paired);
     }
-    if (tangents_ > 0) {
-      paired += load(t.tz + i);
-      sum += third_derivative<kind, T>(d1) * g * load(t.r + i);
-    }
-    store(t.s_bar + i, sum + second_derivative<kind, T>(d1) * paired);
-  }
+  });
 }
 
 template <class T>
@@ -271,31 +270,28 @@ void TileNet<T>::reverse(const T* a, const T* v, const T* metric) {
     for (int i = 0; a && i < kLanes; i += w) sum += load(a + i) * load(z_last_ + j * kLanes + i);
     accumulate(grad_output_ + j * w, sum);
   }
-  with_activation(net_.activation(), [&]<Activation kind>() {
-    if (tangents_ > 0) reverse_tangents(depth_ - 1);
-    finish_reverse<kind>(layers_[depth_ - 1], nullptr, a, 0, h_last);
-    accumulate_layer(depth_ - 1, tangents_ > 0);
-    for (int l = depth_ - 2; l >= 0; --l) {
-      LayerTile& t = layers_[l];
-      const LayerTile& next = layers_[l + 1];
-      if (tangents_ > 0) reverse_tangents(l);
-      const auto finish = [&](Index first, Index count) {
-        if (l == 0 && first_in_registers_) {
-          with_dimension([&]<int D>() { first_reverse<kind, D>(v, first, count); });
-          return;
-        }
-        if (t.skip_user >= 0) {
-          const LayerTile& user = layers_[t.skip_user];
-          add_scaled_rows(next.z_bar + first * kLanes, user.scale + first, user.s_bar + first * kLanes,
-                          count);
-        }
-        finish_reverse<kind>(t, next.z_bar, a, first, count);
-      };
-      gemm<T>(t.h, kLanes, next.h, transposed<T>(next.w, next.e), next.s_bar, kLanes, next.z_bar, kLanes,
-              false, finish);
-      if (l > 0 || !first_in_registers_) accumulate_layer(l, tangents_ > 0);
-    }
-  });
+  if (tangents_ > 0) reverse_tangents(depth_ - 1);
+  finish_reverse(layers_[depth_ - 1], nullptr, a, 0, h_last);
+  accumulate_layer(depth_ - 1, tangents_ > 0);
+  for (int l = depth_ - 2; l >= 0; --l) {
+    LayerTile& t = layers_[l];
+    const LayerTile& next = layers_[l + 1];
+    if (tangents_ > 0) reverse_tangents(l);
+    const auto finish = [&](Index first, Index count) {
+      if (l == 0 && first_in_registers_) {
+        in_registers([&]<int D>(const auto& sigma) { first_reverse<D>(sigma, v, first, count); });
+        return;
+      }
+      if (t.skip_user >= 0) {
+        const LayerTile& user = layers_[t.skip_user];
+        add_scaled_rows(next.z_bar + first * kLanes, user.scale + first, user.s_bar + first * kLanes, count);
+      }
+      finish_reverse(t, next.z_bar, a, first, count);
+    };
+    gemm<T>(t.h, kLanes, next.h, transposed<T>(next.w, next.e), next.s_bar, kLanes, next.z_bar, kLanes, false,
+            finish);
+    if (l > 0 || !first_in_registers_) accumulate_layer(l, tangents_ > 0);
+  }
 }
 
 /// gradient += the lanes at `lanes`, which start again from 0.

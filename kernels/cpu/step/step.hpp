@@ -22,6 +22,7 @@
 #include "kernels/cpu/network/solves.hpp"
 #include "kernels/cpu/parallel.hpp"
 #include "kernels/model/adam.hpp"
+#include "kernels/model/surrogate.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
 
@@ -322,19 +323,16 @@ class StepWorker {
       for (int i = 0; i < kLanes; i += w) store(weight_ + i, load(weight_ + i) + weight);
       return;
     }
-    // In double: a density may be beyond the range of float, and it is one value a particle.
-    const double power = term.form == InternalTerm::Form::power ? term.exponent - 1 : 1;
-    constexpr int wd = kWidth<double>;
-    for (int i = 0; i < kLanes; i += wd)
-      store<double>(xi_ + i, exp<double>(power * load<double>(log_xi_ + i)));
-    const double* value = xi_;
+    for (int i = 0; i < kLanes; i += kWidth<double>) {
+      store<double>(xi_ + i, surrogate_weight(term.form, term.exponent, load<double>(log_xi_ + i),
+                                              VectorMath<double>()));
+    }
+    const double* of_program = xi_;
     if (term.form == InternalTerm::Form::general) {
-      value = evaluate_lanes<double>(term.surrogate, xi_, surrogate_).value;
+      of_program = evaluate_lanes<double>(term.surrogate, xi_, surrogate_).value;
     }
     for (int i = 0; i < kLanes; ++i) {
-      // f' - f/t may be 0/0 where the density vanishes; no mass, no weight.
-      const bool empty = term.form == InternalTerm::Form::general && xi_[i] == 0;
-      weight_[i] += weight * (empty ? T(0) : static_cast<T>(value[i]));
+      weight_[i] += weight * static_cast<T>(surrogate_is_program(term.form, xi_[i]) ? of_program[i] : xi_[i]);
     }
   }
 
@@ -502,10 +500,9 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
         const T* theta = state.theta.data() + first;
         for (Index i = 0; i < count; ++i) {
           shared.partial[first + i] = gradient[i];  // chunk 0 keeps the mean
-          const bool held =
-              shared.rate[first + i] == T(0) || held_by_bound(theta[i], shared.lower[first + i], gradient[i]);
-          const double moving = held ? 0.0 : gradient[i];
-          norm2 += moving * moving;
+          const double part =
+              moving_part(theta[i], shared.lower[first + i], shared.rate[first + i], gradient[i]);
+          norm2 += part * part;
         }
         shared.norm2[block] = norm2;
       }
@@ -514,19 +511,13 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
                                  std::memory_order_relaxed);
       }
       team.barrier();
-      report.gradient = run.gradient_norm();
-      if (report.iterations == 0) report.first_gradient = report.gradient;
-      report.finite = std::isfinite(report.gradient);
-      if (!report.finite) break;
+      if (!report.take(run.gradient_norm(), problem.tolerance, problem.gradient_scale)) break;
       report.interrupted = shared.interrupted.load(std::memory_order_relaxed);
       const AdamStep<T> adam(problem.adam, k, problem.iterations);
       const Index first = first_block * kNormBlock;
       const Index last =
           last_block * kNormBlock < shared.parameters ? last_block * kNormBlock : shared.parameters;
       update_range(adam, state, shared, first, last);
-      ++report.iterations;
-      const double reference = problem.gradient_scale > 0 ? problem.gradient_scale : report.first_gradient;
-      report.converged = problem.tolerance > 0 && report.gradient <= problem.tolerance * reference;
       team.barrier();
       if (report.converged || report.interrupted) break;
     }

@@ -278,7 +278,7 @@ class Divergence {
   Divergence(const DivergenceTerm& term, const double* shift, int n, std::vector<T> weights,
              const Control* control, Stream& stream)
       : term_(term),
-        sinkhorn_(term.form == DivergenceTerm::Form::sinkhorn),
+        sinkhorn_(!is_kernel_mean(term.form)),
         n_(n),
         d_(as_int(term.reference->cols())),
         control_(control),
@@ -351,9 +351,7 @@ class Divergence {
  private:
   void kernel_mean(Points<T>& x, Points<T>& y, T factor, DevicePointer<T> force,
                    DevicePointer<double> value) {
-    KernelMeanArgs<T> args{.x = x.view(), .y = y.view()};
-    args.mmd = term_.form == DivergenceTerm::Form::mmd;
-    args.rate = static_cast<T>(1 / (term_.bandwidth * term_.bandwidth));
+    KernelMeanArgs<T> args{.x = x.view(), .y = y.view(), .kernel = MeanKernel<T>(term_)};
     args.factor = factor;
     args.force = force ? raw(force) : nullptr;
     args.value = value ? raw(value) : nullptr;

@@ -18,6 +18,7 @@
 
 #include "kernels/cuda/step/control.hpp"
 #include "kernels/device/device.hpp"
+#include "kernels/model/kernel_mean.hpp"
 
 namespace brenier::cuda {
 
@@ -385,8 +386,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kRowThreads, 1) void cost_kernel(DevicePoin
 template <class T>
 struct KernelMeanArgs {
   DevicePoints<T> x, y;
-  int mmd = 1;
-  T rate = 1;  // 1 / bandwidth^2
+  MeanKernel<T> kernel{};
   T factor = 1;
   T* force = nullptr;       // (n, d), or null
   double* value = nullptr;  // (n), or null
@@ -402,8 +402,9 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kRowThreads,
     if (args.value) {
       double sum = 0;
       for (int j = lane(); j < args.y.n; j += kWarpSize) {
-        const T c = cost_between(args.x, i, args.y, j);
-        sum += static_cast<double>(args.y.weights[j] * (args.mmd ? exp(-args.rate * c) : -sqrt(2 * c)));
+        T k = 0, q = 0;
+        evaluate_kernel(args.kernel, cost_between(args.x, i, args.y, j), k, q);
+        sum += static_cast<double>(args.y.weights[j] * k);
       }
       sum = warp_sum(sum);
       if (lane() == 0) args.value[i] = sum;
@@ -412,7 +413,8 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kRowThreads,
     const T factor = -args.factor;
     add_weighted_differences(args.x, i, args.y, false, factor, nullptr, args.force, [&](int j) {
       const T c = cost_between(args.x, i, args.y, j);
-      const T q = args.mmd ? args.rate * exp(-args.rate * c) : (c > T(0) ? 1 / sqrt(2 * c) : T(0));
+      T k = 0, q = 0;
+      evaluate_kernel(args.kernel, c, k, q);
       return args.y.weights[j] * (q + (c - c));  // not finite where the cost is not
     });
   }

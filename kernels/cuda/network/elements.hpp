@@ -18,33 +18,6 @@ namespace brenier::cuda {
 
 using namespace brenier::device;
 
-/// sigma and its derivatives; d2 and d3 are functions of d1 = sigma'.
-template <class T>
-BRENIER_DEVICE void activate(Activation kind, T s, T& value, T& d1) {
-  if (kind == Activation::softplus) {
-    const T t = exp(-abs(s));
-    const T p = T(1) / (T(1) + t);
-    value = (s > T(0) ? s : T(0)) + log1p(t);
-    d1 = s < T(0) ? t * p : p;
-  } else {
-    const T root = sqrt(s * s + T(4));
-    const T big = (abs(s) + root) * T(0.5);
-    value = s < T(0) ? T(1) / big : big;
-    d1 = s < T(0) ? T(1) / (big * root) : big / root;
-  }
-}
-template <class T>
-BRENIER_DEVICE T second_derivative(Activation kind, T d1) {
-  const T d2 = d1 * (T(1) - d1);
-  return kind == Activation::softplus ? d2 : T(2) * d2 * sqrt(d2);
-}
-template <class T>
-BRENIER_DEVICE T third_derivative(Activation kind, T d1) {
-  const T d2 = d1 * (T(1) - d1);
-  const T slope = T(1) - T(2) * d1;
-  return kind == Activation::softplus ? d2 * slope : T(6) * d2 * d2 * slope;
-}
-
 /// Rows of a tile: a stride that the compiler knows; a layer's tangents one after the other.
 template <class T, int kParticles, int kDistance>
 struct TileRows {

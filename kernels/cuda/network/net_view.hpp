@@ -9,6 +9,7 @@
 
 #include "brenier/model/icnn.hpp"
 #include "kernels/device/device.hpp"
+#include "kernels/model/jet.hpp"
 
 namespace brenier::cuda {
 
@@ -61,9 +62,6 @@ class PackedNet {
   NetView view_{};
   std::vector<std::size_t> place_;  // of each parameter
 };
-
-/// Which second-order terms a tile carries; as in the cpu backend.
-enum class Directions : int { none, unit, single, pairs };
 
 /// What a tile is asked for.
 struct TileTask {
@@ -136,12 +134,6 @@ inline TileLayout for_tile(const TilePlan& plan) {
   return out;
 }
 
-BRENIER_HOST_DEVICE inline int triangle(int d) {
-  return d * (d + 1) / 2;
-}
-BRENIER_HOST_DEVICE inline int triangle_index(int a, int b) {
-  return a <= b ? b * (b + 1) / 2 + a : a * (a + 1) / 2 + b;
-}
 /// The column b >= a of element e = triangle_index(a, b).
 BRENIER_HOST_DEVICE inline int triangle_column(int e) {
   int b = static_cast<int>((std::sqrt(8.0f * static_cast<float>(e) + 1.0f) - 1.0f) * 0.5f);

@@ -43,7 +43,7 @@ class DeviceStep {
         forces_(n_, d_) {
     const std::vector<T> shift(problem.shift.begin(), problem.shift.end());
     shift_ = upload(shift.data(), d_, stream);
-    start_ = {.iteration = iteration, .finite = 1};
+    start_ = {.iteration = iteration};
     control_ = upload(&start_, 1, stream);
     for (const InternalTerm& term : problem.objective->internal) {
       surrogates_.emplace_back(term.surrogate, stream);
@@ -379,11 +379,7 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
   const Control control = download(step.control(), stream).front();
   adam.read(state, control.current, stream);
   state.iteration = control.iteration;
-  report.iterations = control.done;
-  report.first_gradient = control.first_gradient;
-  report.gradient = control.gradient;
-  report.finite = control.finite != 0;
-  report.converged = control.converged != 0;
+  static_cast<LoopProgress&>(report) = control.progress;
   report.cg = step.solves();
   report.sinkhorn = step.transports();
   return report;

@@ -7,6 +7,8 @@
 #include "kernels/cuda/cloud/program.hpp"
 #include "kernels/cuda/network/gather.hpp"
 #include "kernels/cuda/step/control.hpp"
+#include "kernels/model/number_math.hpp"
+#include "kernels/model/surrogate.hpp"
 
 namespace brenier::cuda {
 
@@ -99,11 +101,9 @@ BRENIER_DEVICE double internal_weight(const TileType& tile, const StepArgs<T>& a
   double weight = 0;
   for (int k = 0; k < args.internal_terms; ++k) {
     const InternalView& term = args.internal[k];
-    double w = 1;
-    if (term.form == InternalTerm::Form::power) w = exp((term.exponent - 1) * log_xi);
-    if (term.form == InternalTerm::Form::general) {
-      const double xi = exp(log_xi);
-      if (xi == 0) continue;  // f' - f/t may be 0/0 there; no mass, no weight
+    double w = surrogate_weight(term.form, term.exponent, log_xi, NumberMath());
+    if (surrogate_is_program(term.form, w)) {
+      const double xi = w;
       run_program<double>(term.surrogate, {&xi}, &tile.surrogate(0, p), tile.surrogate_distance());
       w = tile.surrogate(term.surrogate.value, p);
     }

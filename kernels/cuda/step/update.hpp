@@ -54,19 +54,12 @@ struct UpdateShared {
 template <class T>
 BRENIER_DEVICE void advance(const UpdateArgs<T>& args, double norm2) {
   Control& control = *args.control;
-  control.gradient = sqrt(norm2);
-  if (control.done == 0) control.first_gradient = control.gradient;
-  if (!isfinite(norm2)) {
-    control.finite = 0;
-    control.stop = 1;
-    return;
+  LoopProgress& progress = control.progress;
+  if (progress.take(sqrt(norm2), args.tolerance, args.gradient_scale)) {
+    control.current = 1 - control.current;
+    ++control.iteration;
   }
-  control.current = 1 - control.current;
-  ++control.iteration;
-  ++control.done;
-  const double reference = args.gradient_scale > 0 ? args.gradient_scale : control.first_gradient;
-  control.converged = args.tolerance > 0 && control.gradient <= args.tolerance * reference;
-  control.stop = control.converged;
+  control.stop = progress.converged || !progress.finite;
 }
 
 /// One parameter with its moments, and its constants; of both sets: which one is current is on its way too.
@@ -90,12 +83,12 @@ struct Parameter {
                                double gradient) const {
     const Index to = Index{1 - current} * args.packed + k;
     T next = current ? theta[1] : theta[0], m1 = current ? m[1] : m[0], v1 = current ? v[1] : v[0];
-    const bool moves = rate != T(0) && !held_by_bound(next, lower, gradient);
+    const double moving = moving_part(next, lower, rate, gradient);
     adam.update(next, m1, v1, static_cast<T>(gradient), lower, rate);
     args.theta[to] = next;
     args.m[to] = m1;
     args.v[to] = v1;
-    return moves ? gradient : 0.0;
+    return moving;
   }
 };
 

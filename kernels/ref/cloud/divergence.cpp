@@ -4,6 +4,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/model/kernel_mean.hpp"
 #include "kernels/ref/ref.hpp"
 
 namespace brenier::ref {
@@ -206,30 +207,19 @@ SinkhornReport sinkhorn(const DivergenceTerm& term, const Points& x, const Point
   return report;
 }
 
-/// k and the factor q of its gradient -q (x - y), at c = |x - y|^2 / 2.
-struct Kernel {
-  const DivergenceTerm& term;
-  double value(double c) const {
-    return term.form == DivergenceTerm::Form::mmd ? std::exp(-c / (term.bandwidth * term.bandwidth))
-                                                  : -std::sqrt(2 * c);
-  }
-  double slope(double c) const {
-    if (term.form == DivergenceTerm::Form::mmd) return value(c) / (term.bandwidth * term.bandwidth);
-    return c > 0 ? 1 / std::sqrt(2 * c) : 0.0;
-  }
-};
-
 /// sum_ij a_i b_j k(x_i, y_j), and force_i += factor grad_i sum_j b_j k(x_i, y_j).
-double kernel_mean(const Kernel& kernel, const Points& x, const Points& y, double factor,
+double kernel_mean(const MeanKernel<double>& kernel, const Points& x, const Points& y, double factor,
                    Matrix<double>* force) {
   double sum = 0;
   for (Index i = 0; i < x.x.rows(); ++i) {
     for (Index j = 0; j < y.x.rows(); ++j) {
       const double c = half_square(x.x.row(i), y.x.row(j), x.x.cols());
-      sum += x.weights[i] * y.weights[j] * kernel.value(c);
+      double k = 0, q = 0;
+      evaluate_kernel(kernel, c, k, q);
+      sum += x.weights[i] * y.weights[j] * k;
       if (!force) continue;
-      const double q = -factor * y.weights[j] * kernel.slope(c);
-      for (Index k = 0; k < x.x.cols(); ++k) (*force)(i, k) += q * (x.x(i, k) - y.x(j, k));
+      q *= -factor * y.weights[j];
+      for (Index a = 0; a < x.x.cols(); ++a) (*force)(i, a) += q * (x.x(i, a) - y.x(j, a));
     }
   }
   return sum;
@@ -245,10 +235,10 @@ SinkhornReport divergence(const DivergenceTerm& term, const WeightedCloud<T>& cl
   Matrix<double> sum(x.x.rows(), x.x.cols());
   DivergenceState none;
   SinkhornReport report;
-  if (term.form == DivergenceTerm::Form::sinkhorn) {
+  if (!is_kernel_mean(term.form)) {
     report = sinkhorn<T>(term, x, y, value, sum, state ? *state : none);
   } else {
-    const Kernel kernel{term};
+    const MeanKernel<double> kernel(term);
     const double within = kernel_mean(kernel, x, x, 2, &sum), across = kernel_mean(kernel, x, y, -2, &sum);
     if (value) *value = within - 2 * across + kernel_mean(kernel, y, y, 0, nullptr);
   }

@@ -13,26 +13,6 @@
 namespace brenier::ref {
 namespace {
 
-/// sigma and its first three derivatives.
-template <class T>
-struct ActivationJet {
-  T value, d1, d2, d3;
-};
-
-template <class T>
-ActivationJet<T> activation_jet(Activation kind, T s) {
-  if (kind == Activation::softplus) {
-    const T t = std::exp(-std::abs(s));
-    const T p = s < 0 ? t / (1 + t) : 1 / (1 + t);
-    const T d2 = t / ((1 + t) * (1 + t));
-    return {std::max(s, T(0)) + std::log1p(t), p, d2, d2 * (1 - 2 * p)};
-  }
-  const T root = std::sqrt(s * s + 4);  // squareplus
-  const T big = (std::abs(s) + root) / 2;
-  return {s < 0 ? 1 / big : big, (1 + s / root) / 2, 2 / (root * root * root),
-          -6 * s / (root * root * root * root * root)};
-}
-
 /// Forward and backward sweep of one particle. Vectors are per hidden layer.
 template <class T>
 struct Sweep {
@@ -110,7 +90,8 @@ class Network {
       apply_layer(l, l > 0 ? &s.z[l - 1] : nullptr, x, layer.skip >= 0 ? &s.z[layer.skip] : nullptr, pre);
       std::vector<T> z(layer.width), d1(layer.width), d2(layer.width), d3(layer.width);
       for (int i = 0; i < layer.width; ++i) {
-        const ActivationJet<T> jet = activation_jet(net_.activation(), pre[i]);
+        const ActivationJet<T> jet =
+            with_activation<T>(net_.activation(), [&](const auto& sigma) { return sigma.jet(pre[i]); });
         z[i] = jet.value, d1[i] = jet.d1, d2[i] = jet.d2, d3[i] = jet.d3;
       }
       s.z.push_back(z), s.d1.push_back(d1), s.d2.push_back(d2), s.d3.push_back(d3);

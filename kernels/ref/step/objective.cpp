@@ -7,6 +7,8 @@
 
 #include "brenier/base/philox.hpp"
 #include "kernels/model/adam.hpp"
+#include "kernels/model/number_math.hpp"
+#include "kernels/model/surrogate.hpp"
 #include "kernels/ref/cloud/program.hpp"
 #include "kernels/ref/ref.hpp"
 
@@ -47,29 +49,18 @@ T pair_energy(const PairKernel& kernel, const std::vector<T>& z, std::vector<T>&
   return r2 > 0 || std::isfinite(value) ? value : T(0);
 }
 
-/// w(xi) = f'(xi) - f(xi)/xi, the weight of log det H in the surrogate of an internal energy (the paper's
-/// Table 3).
-double surrogate_weight(const InternalTerm& term, double log_xi) {
-  switch (term.form) {
-    case InternalTerm::Form::entropy:
-      return term.weight;
-    case InternalTerm::Form::power:
-      return term.weight * std::exp((term.exponent - 1) * log_xi);
-    case InternalTerm::Form::general:
-      break;
-  }
-  const double xi = std::exp(log_xi);
-  if (xi == 0) return 0;  // f' - f/t may be 0/0 there; no mass, no weight
-  std::vector<double> workspace(term.surrogate.workspace());
-  double w = 0;
-  evaluate<double>(term.surrogate, &xi, workspace.data(), &w, nullptr);
-  return term.weight * w;
-}
-
-/// Sum over all internal terms.
+/// The weight of log det H, all internal terms together.
 double surrogate_weight(const Objective& objective, double log_xi) {
   double weight = 0;
-  for (const InternalTerm& term : objective.internal) weight += surrogate_weight(term, log_xi);
+  for (const InternalTerm& term : objective.internal) {
+    double w = brenier::surrogate_weight(term.form, term.exponent, log_xi, NumberMath());
+    if (surrogate_is_program(term.form, w)) {
+      const double xi = w;
+      std::vector<double> workspace(term.surrogate.workspace());
+      evaluate<double>(term.surrogate, &xi, workspace.data(), &w, nullptr);
+    }
+    weight += term.weight * w;
+  }
   return weight;
 }
 
@@ -288,15 +279,12 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
     double norm2 = 0;
     for (const ParameterTensor& tensor : net.tensors()) {
       for (Index k = tensor.offset; k < tensor.offset + tensor.size(); ++k) {
-        if (tensor.rate == 0 || held_by_bound(state.theta[k], static_cast<T>(tensor.lower), gradient[k]))
-          continue;
-        norm2 += gradient[k] * gradient[k];
+        const double part = moving_part(state.theta[k], static_cast<T>(tensor.lower),
+                                        static_cast<T>(tensor.rate), gradient[k]);
+        norm2 += part * part;
       }
     }
-    report.gradient = std::sqrt(norm2);
-    if (report.iterations == 0) report.first_gradient = report.gradient;
-    report.finite = std::isfinite(norm2);
-    if (!report.finite) return report;
+    if (!report.take(std::sqrt(norm2), problem.tolerance, problem.gradient_scale)) return report;
     const AdamStep<T> adam(problem.adam, state.iteration, problem.iterations);
     for (const ParameterTensor& tensor : net.tensors()) {
       for (Index k = tensor.offset; k < tensor.offset + tensor.size(); ++k) {
@@ -305,9 +293,6 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
       }
     }
     ++state.iteration;
-    ++report.iterations;
-    const double reference = problem.gradient_scale > 0 ? problem.gradient_scale : report.first_gradient;
-    report.converged = problem.tolerance > 0 && report.gradient <= problem.tolerance * reference;
     report.interrupted = problem.interrupt && problem.interrupt->load(std::memory_order_relaxed);
     if (report.converged || report.interrupted) break;
   }

@@ -2,8 +2,8 @@
 // The input-convex neural network (Amos, Xu, Kolter, ICML 2017) as data: its shape, and where each parameter
 // lies in one flat array theta.
 //
-//     s_0 = A_0 x + b_0            s_l = W_l z_{l-1} + c_l * z_{skip(l)} + A_l x + b_l         z_l =
-//     sigma(s_l) u(x) = w . z_{L-1} + a . x + b + 1/2 x^T (alpha I + B^T B) x
+//     s_0  = A_0 x + b_0        s_l = W_l z_{l-1} + c_l * z_{skip(l)} + A_l x + b_l        z_l = sigma(s_l)
+//     u(x) = w . z_{L-1} + a . x + b + 1/2 x^T (alpha I + B^T B) x
 //
 // W_l, c_l, w >= floor and alpha >= alpha_min, elementwise, keep u convex. A plain network has hidden layers
 // with input skips and no c_l. A residual network has a first layer and then blocks of two layers, `inner`
@@ -17,17 +17,12 @@
 #include <vector>
 
 #include "brenier/base/view.hpp"
+#include "brenier/model/activation.hpp"
 
 namespace brenier {
 
 /// Hidden layers a network may have; a residual block counts two.
 inline constexpr int kMaxLayers = 64;
-
-/// Convex, non-decreasing, smooth scalar functions.
-enum class Activation {
-  softplus,    // log(1 + e^s)
-  squareplus,  // (s + sqrt(s^2 + 4)) / 2, algebraic (Barron 2021)
-};
 
 /// Shape of a network; an aggregate for designated initialisers.
 struct Architecture {
@@ -111,21 +106,29 @@ enum class Initialisation {
 std::vector<double> initial_parameters(const Icnn& net, Initialisation how, std::uint64_t seed,
                                        std::uint32_t draw = 0, double alpha = 1.0);
 
+/// A potential in other coordinates and units: c + s u((x - m)/S) + l.x + k/2 |x|^2.
+struct Reparametrisation {
+  std::span<const double> shift = {};  // m (dim); empty: 0
+  std::span<const double> scale = {};  // S > 0 (dim, or 1 for all); empty: 1
+  double value_scale = 1;              // s > 0
+  double value_shift = 0;              // c
+  std::span<const double> slope = {};  // l (dim); empty: 0
+  double curvature = 0;                // k
+};
+
+/// Its parameters. ValueError: coordinates of different scale for a network with alpha != 0, whose |x|^2 has
+/// one.
+std::vector<double> reparametrised(const Icnn& net, std::span<const double> theta,
+                                   const Reparametrisation& to);
+
 /// The parameters of S^2 u((x - m)/S) + m.x, whose gradient is m + S grad u((x - m)/S): a potential learned
-/// in normalised coordinates, expressed in physical ones. `shift` m has dim elements, `scale` S > 0.
+/// in normalised coordinates, expressed in physical ones.
 std::vector<double> denormalised(const Icnn& net, std::span<const double> theta,
                                  std::span<const double> shift, double scale);
 
-/// The parameters of c + s u((x - m)/S), elementwise in x: a value learned in normalised coordinates and
-/// units, expressed in physical ones. `shift` m and `scale` S > 0 have dim elements; `value_shift` c,
-/// `value_scale` s > 0. ValueError: coordinates of different scale for a network with alpha != 0, whose |x|^2
-/// has one.
-std::vector<double> rescaled(const Icnn& net, std::span<const double> theta, std::span<const double> shift,
-                             std::span<const double> scale, double value_shift, double value_scale);
-
-/// The parameters of u(x + m) + 1/2 |x|^2 up to a constant: evaluated at x, their displacement is grad u(x +
-/// m), without the cancellation of a displacement and x, nor the digits that x + m costs in a short type.
-/// `shift` m has dim elements, `out` parameters().
+/// The parameters of u(x + m) + 1/2 |x|^2: evaluated at x, their displacement is grad u(x + m), without the
+/// cancellation of a displacement and x, nor the digits that x + m costs in a short type. `shift` m (dim),
+/// empty: 0; `out` parameters().
 void write_as_force(const Icnn& net, std::span<const double> theta, std::span<const double> shift,
                     std::span<double> out);
 
