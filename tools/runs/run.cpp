@@ -300,7 +300,7 @@ class Runner {
   Index last_pairs() const { return interrupted() ? config_.held_out.pair_limit : kMostPairs; }
   /// Transport takes hundreds of passes over them.
   Index last_held_out_pairs() const {
-    return config_.functional.distances().empty() ? last_pairs() : config_.held_out.pair_limit;
+    return distances_.empty() ? last_pairs() : config_.held_out.pair_limit;
   }
 
   void write_summary(const RunFolder& folder, const std::string& status, const std::string& reason = "") {
@@ -398,7 +398,7 @@ class Runner {
     // What F weighs against each other, without the weights of the distances.
     if (!last_.distances.empty()) out << "; potential " << last_.potential;
     for (std::size_t k = 0; k < last_.distances.size(); ++k) {
-      out << ", " << config_.functional.distances()[k].text << " " << last_.distances[k];
+      out << ", " << distances_[k].text << " " << last_.distances[k];
     }
     for (const std::string& warning : overfitting(config_, history_, row.functional, row.held_out)) {
       out << "\nWARNING: " << warning;
@@ -411,6 +411,7 @@ class Runner {
   const Config& config_;
   const RunOptions& options_;
   std::unique_ptr<Reference> reference_;
+  std::vector<Functional::Term> distances_ = config_.functional.terms_of<Functional::Divergence>();
   Flow<T> flow_;
   // Asked once: a device that fails answers no questions afterwards.
   std::string device_ = describe_device(config_.flow.device);
