@@ -34,6 +34,7 @@ Command add_pull(CLI::App& app);
 Command add_push(CLI::App& app);
 Command add_resume(CLI::App& app);
 Command add_run(CLI::App& app);
+Command add_sample(CLI::App& app);
 
 // Options that several have.
 void add_device_option(CLI::App& command, std::string& device);

@@ -15,8 +15,8 @@ namespace brenier::app {
 namespace {
 
 /// In the order of the help.
-constexpr Command (*kCommands[])(CLI::App&) = {add_run,  add_resume,  add_push, add_distance, add_fit,
-                                               add_pull, add_density, add_info, add_plot};
+constexpr Command (*kCommands[])(CLI::App&) = {add_run,    add_resume, add_push,    add_distance, add_fit,
+                                               add_sample, add_pull,   add_density, add_info,     add_plot};
 
 constexpr const char* kAbout =
     "Wasserstein gradient flows by the JKO scheme with input-convex neural networks.\n"
