@@ -226,6 +226,8 @@ const Keys<Config>& output_keys() {
        between(1, kMost),
        "steps between checkpoints",
        {.fallback = "a twentieth of the steps"}},
+      {"max_seconds", [](O& o) -> Slot { return &o.max_seconds; }, above(0),
+       "wall time, after which the run ends with a whole step, to be resumed"},
   };
   return keys;
 }

@@ -13,6 +13,7 @@
 
 #include "brenier/device.hpp"
 #include "brenier/npy.hpp"
+#include "kernels/base/show.hpp"
 #include "kernels/operations.hpp"
 #include "tools/runs/interrupt.hpp"
 #include "tools/runs/progress.hpp"
@@ -172,6 +173,12 @@ class Runner {
         if (!solves.empty() && !told_) progress.line(solves);  // once: history.csv has all of them
         told_ = told_ || !solves.empty();
         if (options_.on_step) options_.on_step(flow_.steps());
+        const double spent = std::chrono::duration<double>(Clock::now() - start_).count();
+        if (config_.max_seconds && spent > *config_.max_seconds && !at_end()) {
+          progress.line("output.max_seconds = " + exact_text(*config_.max_seconds) + " are over");
+          interrupted_ = true;
+          break;
+        }
       }
       if (interrupted()) result.status = RunStatus::interrupted;
     } catch (const NumericalError& error) {
