@@ -277,16 +277,4 @@ double known_infimum(const Config& config) {
   return kUnbounded;
 }
 
-double deviation(const Matrix<double>& x) {
-  const double n = static_cast<double>(x.rows());
-  double sum = 0;
-  for (Index c = 0; c < x.cols(); ++c) {
-    double mean = 0;
-    for (Index i = 0; i < x.rows(); ++i) mean += x(i, c);
-    mean /= n;
-    for (Index i = 0; i < x.rows(); ++i) sum += (x(i, c) - mean) * (x(i, c) - mean);
-  }
-  return std::sqrt(sum / (n * static_cast<double>(x.cols())));
-}
-
 }  // namespace brenier::app

@@ -13,6 +13,7 @@
 
 #include "brenier/device.hpp"
 #include "brenier/npy.hpp"
+#include "kernels/base/moments.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/operations.hpp"
 #include "tools/runs/interrupt.hpp"
@@ -229,7 +230,7 @@ class Runner {
       row.held_out = held_out_functional(config_.held_out.pair_limit);
     }
     const double judging = std::chrono::duration<double>(Clock::now() - begin).count();
-    row.std = deviation(judged().x());
+    row.std = moments(judged().x()).deviation;
     row.exact = row.scheme = row.std_exact = row.std_scheme = kUnknown;
     if (reference_) {
       const Known exact = known([&] { return reference_->exact(report.time - config_.flow.start_time); });
