@@ -189,7 +189,7 @@ const Keys<TermConfig>& term_keys() {
       {"expression",
        [](O& o) -> Slot { return &o.expression; },
        {},
-       "V in x, W in x or r, f in t; names of [parameters]",
+       "V in x and time, W in x or r, f in t; names of [parameters]",
        {.required = true, .only = {"potential", "interaction", "internal"}}},
       {"weight", [](O& o) -> Slot { return &o.weight; }, any_number(), "factor of the term"},
   };

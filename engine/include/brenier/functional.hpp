@@ -7,6 +7,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -54,6 +55,17 @@ class Functional {
     bool add_to(Gaussian& form, double weight, int dim) const;
     bool add_to(PorousMedium& form, double weight, int dim) const;
   };
+  /// integral V(x, time) d rho. Functional::at() makes a Potential of it.
+  struct TimePotential {
+    std::function<Expression(double time)> at;  // V(., time)
+    int d;
+    int dimension() const { return d; }
+    bool needs_density() const { return false; }
+    /// ValueError: the time is not known here.
+    void add_to(Objective& objective, double weight, double mass) const;
+    bool add_to(Gaussian&, double, int) const { return false; }
+    bool add_to(PorousMedium&, double, int) const { return false; }
+  };
   /// 1/2 double-integral W(x - y) d rho d rho.
   struct Interaction {
     Expression w;
@@ -90,7 +102,7 @@ class Functional {
     bool add_to(Gaussian&, double, int) const { return false; }
     bool add_to(PorousMedium&, double, int) const { return false; }
   };
-  using Kind = std::variant<Potential, Interaction, Internal, Network, Divergence>;
+  using Kind = std::variant<Potential, TimePotential, Interaction, Internal, Network, Divergence>;
 
   /// One term. `text` describes it in reports.
   struct Term {
@@ -123,8 +135,12 @@ class Functional {
   /// e.g. "1 * entropy + 0.5 * potential sum(x^2)".
   std::string describe() const;
 
+  /// Whether some V depends on time; and F as it is at one. A flow takes every JKO step with the F at its end.
+  bool depends_on_time() const;
+  Functional at(double time) const;
+
   /// The sum as the kernels want it, divided by `mass`: a density of that mass is `mass` times the law of the
-  /// particles, and its interactions weigh mass^2.
+  /// particles, and its interactions weigh mass^2. ValueError where F depends on time: take that of at().
   Objective objective(double mass = 1) const;
 
   /// The closed forms, where F has them in dimension `dim`.
@@ -139,7 +155,8 @@ class Functional {
   std::vector<Term> terms_;
 };
 
-/// integral V d rho, V(x) with x in R^d. Errors as for Expression::potential.
+/// integral V d rho, V(x) with x in R^d, or V(x, time) where the text names `time` (that of the PDE). Errors
+/// as for Expression::potential.
 Functional potential(const std::string& v, int dimension, const Parameters& parameters = {});
 /// 1/2 double-integral W(x - y) d rho d rho, W in `x` (the difference) or `r` (the distance). Only the even
 /// part of W acts: W(z) and W(-z) meet in every pair. All pairs of the cloud (or of the minibatch) are taken:
@@ -152,6 +169,13 @@ Functional internal(const std::string& f, const Parameters& parameters = {});
 template <std::invocable<Var> F>
 Functional potential(int dimension, F&& v) {
   return Functional(Expression::potential(dimension, std::forward<F>(v)));
+}
+template <std::invocable<Var, double> F>
+Functional potential(int dimension, F v) {
+  const auto at = [dimension, v = std::move(v)](double time) {
+    return Expression::potential(dimension, [&](Var x) { return v(x, time); });
+  };
+  return Functional(Functional::Term{Functional::TimePotential{at, dimension}, "potential (C++ function)"});
 }
 template <std::invocable<Var> F>
 Functional interaction(int dimension, F&& w) {

@@ -39,7 +39,7 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
     : functional(std::move(f)),
       options((o.validate(), std::move(o))),
       net(architecture(options, initial)),
-      objective(functional.objective(options.mass)),
+      objective(functional.at(options.start_time).objective(options.mass)),
       ops(backend<T>(options.device)),
       team(options.threads),
       cloud(std::move(initial), options.order == 2, true),

@@ -116,6 +116,10 @@ void Functional::Potential::add_to(Objective& objective, double weight, double) 
   add_program(objective.potential, v.program(), weight);
 }
 
+void Functional::TimePotential::add_to(Objective&, double, double) const {
+  throw ValueError("functional: a potential depends on time; take the functional at one, f.at(time)");
+}
+
 void Functional::Interaction::add_to(Objective& objective, double weight, double mass) const {
   objective.interaction.push_back({weight * mass, pair_kernel(w)});
 }
@@ -192,6 +196,18 @@ bool Functional::needs_density() const {
   });
 }
 
+bool Functional::depends_on_time() const {
+  return !terms_of<TimePotential>().empty();
+}
+
+Functional Functional::at(double time) const {
+  Functional out = *this;
+  for (Term& term : out.terms_) {
+    if (const auto* moving = std::get_if<TimePotential>(&term.kind)) term.kind = Potential{moving->at(time)};
+  }
+  return out;
+}
+
 std::string Functional::describe() const {
   std::string out;
   for (const Term& term : terms_) out += (out.empty() ? "" : " + ") + show(term.weight) + " * " + term.text;
@@ -246,7 +262,17 @@ Functional operator*(double factor, Functional f) {
 }
 
 Functional potential(const std::string& v, int dimension, const Parameters& parameters) {
-  return Functional(Expression::potential(v, dimension, parameters));
+  try {
+    return Functional(Expression::potential(v, dimension, parameters));
+  } catch (const ParseError&) {
+    const auto at = [=](double time) {
+      Parameters all = parameters;
+      all["time"] = Parameter::scalar(time);
+      return Expression::potential(v, dimension, all);
+    };
+    static_cast<void>(at(0));  // what the text lacks beside the time, it says
+    return Functional(Functional::Term{Functional::TimePotential{at, dimension}, "potential " + v});
+  }
 }
 
 Functional interaction(const std::string& w, int dimension, const Parameters& parameters) {
