@@ -271,9 +271,9 @@ TEST_CASE("options of the log-determinant are checked") {
   using Method = LogDetChoice::Method;
   CHECK(message({.method = Method::cg}) == "(no error)");
   CHECK(message({.probes = 0}) == "flow: inner.log_det.probes = 0; it must be at least 1 and at most 1000");
-  CHECK(message({.iterations = 0}) == "flow: inner.log_det.iterations = 0; it must be at least 1 and at most 1000");
-  CHECK(message({.tolerance = 1}) ==
-        "flow: inner.log_det.tolerance = 1; it must be at least 0 and below 1");
+  CHECK(message({.iterations = 0}) ==
+        "flow: inner.log_det.iterations = 0; it must be at least 1 and at most 1000");
+  CHECK(message({.tolerance = 1}) == "flow: inner.log_det.tolerance = 1; it must be at least 0 and below 1");
   CHECK(message({.tolerance = std::nan("")}).find("inner.log_det.tolerance = nan") != std::string::npos);
 }
 
@@ -588,4 +588,79 @@ TEST_CASE("what does not fit is named") {
   CHECK_ERROR(flow(entropy(), shorter, defaults), ShapeError, "9 log-densities");
   CHECK_ERROR(potential("sum(x)", 2) + potential("sum(x)", 3), ShapeError, "dimension 3");
   CHECK_ERROR(porous_medium(1.0), ValueError, "m = 1");
+}
+
+TEST_CASE("a potential that moves: Gaussians follow the iterates with the centre at the end of each step") {
+  // V(x, time) = |x - c(time)|^2 / 2; an explicit time enters a JKO step at its end.
+  const double start_time = 0.5, tau = 0.1;
+  const auto centre = [](double t) { return std::vector<double>{3 * t, std::sin(2 * t)}; };
+  const Matrix<double> identity = [] {
+    Matrix<double> out(2, 2);
+    out(0, 0) = out(1, 1) = 1;
+    return out;
+  }();
+  const Functional moving =
+      potential("0.5*((x[0] - k*time)^2 + (x[1] - sin(2*time))^2)", 2, {{"k", Parameter::scalar(3)}});
+  CHECK(moving.depends_on_time());
+  CHECK(moving.dimension() == 2);
+  CHECK_FALSE(moving.gaussian(2).has_value());
+  CHECK(moving.at(start_time).gaussian(2).has_value());
+  CHECK_ERROR(moving.objective(), ValueError, "at(time)");
+  CHECK_ERROR(potential("x[0]*tiem", 1), ParseError, "'tiem'");
+  const Functional recorded = potential(1, [](Var x, double time) { return sum(x) * time; });
+  CHECK(recorded.at(2.0).gaussian(1)->potential.linear[0] == -2);
+
+  for (const double diffusion : {1.0, 0.0}) {
+    for (const int order : {1, 2}) {
+      CAPTURE(diffusion);
+      CAPTURE(order);
+      FlowOptions options = quick(tau, 300);
+      options.order = order;
+      options.start_time = start_time;
+      options.network.hidden = {8};
+      options.network.quadratic_rank = 2;
+      const Functional f = diffusion > 0 ? entropy() + moving : moving;
+      const Cloud initial = Density::gaussian({1, -1}, identity).sample(500, Sampling::whitened, 3);
+      Flow<float> flow(f, initial, options);
+      GaussianState exact{{1, -1}, identity}, before = exact;
+      // One JKO step that ends at a time.
+      const auto jko = [&](const GaussianState& from, double length, double end) {
+        return GaussianFlow(identity, centre(end), diffusion).iterates(from, length, 1)[1];
+      };
+      for (int k = 1; k <= 3; ++k) {
+        const double begin = start_time + (k - 1) * tau, end = start_time + k * tau;
+        const GaussianState last = exact;
+        if (order == 1) {
+          exact = jko(exact, tau, end);
+        } else if (k == 1) {
+          for (int part = 1; part <= startup_steps; ++part)
+            exact = jko(exact, tau / startup_steps, begin + part * tau / startup_steps);
+        } else {  // the mean of BDF2
+          for (int c = 0; c < 2; ++c) exact.mean[c] += (last.mean[c] - before.mean[c]) / 3;
+          exact.mean = jko(exact, 2 * tau / 3, end).mean;
+        }
+        before = last;
+        const std::optional<StepReport> report = flow.step();
+        REQUIRE(report.has_value());
+        const GaussianState cloud = moments(flow.trajectory().x());
+        CHECK(norm_error(cloud.mean, exact.mean) <= 2e-3);
+        if (order == 1) CHECK(norm_error(cloud.covariance.elements(), exact.covariance.elements()) <= 2e-3);
+        // F is that of the flow's time, before and after.
+        double expected = 0;
+        for (int c = 0; c < 2; ++c) {
+          const double offset = cloud.mean[c] - centre(end)[c];
+          expected += 0.5 * (offset * offset + cloud.covariance(c, c));
+        }
+        CHECK_REL(report->functional.potential, expected, 1e-6);
+        CHECK_REL(flow.functional().potential, expected, 1e-6);
+      }
+      // Restored flows go on with the same bits.
+      Flow<float> again(f, initial, options);
+      again.restore(flow.trajectory(), flow.maps(), flow.checkpoint());
+      CHECK(again.functional().potential == flow.functional().potential);
+      REQUIRE(again.step().has_value());
+      REQUIRE(flow.step().has_value());
+      CHECK(again.trajectory().x().elements() == flow.trajectory().x().elements());
+    }
+  }
 }

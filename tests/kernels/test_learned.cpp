@@ -295,7 +295,7 @@ TEST_CASE("functionals with learned potentials: sums, dimensions, what is not kn
   CHECK(f.objective().network.size() == 1);
   CHECK(f.objective().network[0].weight == 2);
   CHECK_FALSE(f.gaussian(2).has_value());
-  CHECK_FALSE((porous_medium(2) + learned_potential(v)).porous_medium().has_value());
+  CHECK_FALSE((porous_medium(2) + learned_potential(v)).porous_medium(2).has_value());
   CHECK_FALSE(learned_potential(v).empty());
   CHECK(Functional().empty());
   CHECK_ERROR(learned_potential(v) + potential("sum(x)", 3), ShapeError, "dimension 3");

@@ -122,3 +122,22 @@ TEST_CASE("a flow near a cloud tells its distances at the end, without their wei
                  {potential, "entropic transport (epsilon 0.01) to 40 points ", "MMD^2"});
   CHECK((said.out + said.err).find(std::string(value).substr(0, 5)) != std::string::npos);
 }
+
+TEST_CASE("output.max_seconds ends a run after a whole step, and resuming it gives the same bits") {
+  const TemporaryFolder folder;
+  RunOptions options;
+  options.out = folder.path / "whole";
+  REQUIRE(run(tiny(), options).status == RunStatus::done);
+  options.out = folder.path / "limited";
+  const RunResult first = run(tiny({"output.max_seconds=1e-9"}), options);
+  CHECK(first.status == RunStatus::interrupted);
+  CHECK(first.steps == 1);
+  const Output said = command({"resume", options.out.string(), "--set", "output.max_seconds=1e-9"});
+  CHECK(said.code == ExitCode::interrupted);
+  check_contains(said.out, {"output.max_seconds = 1e-09", "2 of 5 steps", "brenier resume"});
+  CHECK(command({"resume", options.out.string(), "--set", "output.max_seconds=1e6"}).code == ExitCode::ok);
+  const auto end = [&](const char* name) {
+    return read_npy(folder.path / name / "clouds" / "step_000005.npy").elements();
+  };
+  CHECK(end("limited") == end("whole"));
+}

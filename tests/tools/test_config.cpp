@@ -164,12 +164,14 @@ TEST_CASE("configuration: learned potentials") {
   };
   // Paths are relative to the file's folder, and absolute in the resolved configuration.
   const Config config = parse_config(text("v.safetensors", 2), "a.toml", folder.path);
-  REQUIRE(config.functional.learned().size() == 1);
-  CHECK(config.functional.learned()[0].term.weight == 0.25);
-  CHECK(*config.functional.learned()[0].term.theta == theta);
+  const auto parameters = [](const Config& of) {
+    return *std::get<Functional::Network>(of.functional.terms().at(0).kind).term.theta;
+  };
+  CHECK(config.functional.terms()[0].weight == 0.25);
+  CHECK(parameters(config) == theta);
   check_contains(config.resolved, {"learned_potential", (folder.path / "v.safetensors").c_str()});
   const Config again = parse_config(config.resolved, "b.toml", "/");
-  CHECK(*again.functional.learned()[0].term.theta == theta);
+  CHECK(parameters(again) == theta);
 
   check_contains(error(text("v.safetensors", 3)),
                  {"a.toml:9:", "functional.0.path", "dimension 2", "dimension 3"});
@@ -203,9 +205,11 @@ TEST_CASE("configuration: distances from a cloud") {
   const Config config = parse(
       "term = \"sinkhorn\"\nreference = \"y.npy\"\nblur = 0.5\nscaling = 0.7\niterations = 7\n"
       "warm_iterations = 3\ntolerance = 1e-3\ndebiased = true");
-  REQUIRE(config.functional.distances().size() == 1);
-  const DivergenceTerm& term = config.functional.distances()[0].term;
-  CHECK(term.weight == 0.25);
+  const auto divergence = [](const Config& of) {
+    return std::get<Functional::Divergence>(of.functional.terms().at(0).kind).term;
+  };
+  const DivergenceTerm term = divergence(config);
+  CHECK(config.functional.terms()[0].weight == 0.25);
   CHECK(term.reference->elements() == points.elements());
   CHECK(term.sinkhorn.epsilon == 0.25);
   CHECK(term.sinkhorn.scaling == 0.7);
@@ -215,16 +219,15 @@ TEST_CASE("configuration: distances from a cloud") {
   CHECK(term.sinkhorn.debiased);
   const Config again = parse_config(config.resolved, "b.toml", "/");
   CHECK(again.functional.describe() == config.functional.describe());
-  CHECK(again.functional.distances()[0].term.reference->elements() == points.elements());
+  CHECK(divergence(again).reference->elements() == points.elements());
 
   const Config initial = parse("term = \"mmd\"\nreference = \"initial\"");
-  CHECK(initial.functional.distances()[0].term.reference->elements() == initial.initial_cloud().x.elements());
+  CHECK(divergence(initial).reference->elements() == initial.initial_cloud().x.elements());
   CHECK(parse_config(initial.resolved, "b.toml", "/").functional.describe() == initial.functional.describe());
   // Distances 1, 2 and 3.
-  CHECK(parse("term = \"mmd\"\nreference = \"y.npy\"\nbandwidth = \"median\"")
-            .functional.distances()[0]
-            .term.bandwidth == 2);
-  CHECK(parse("term = \"energy_distance\"\nreference = \"y.npy\"").functional.distances().size() == 1);
+  CHECK(divergence(parse("term = \"mmd\"\nreference = \"y.npy\"\nbandwidth = \"median\"")).bandwidth == 2);
+  CHECK(divergence(parse("term = \"energy_distance\"\nreference = \"y.npy\"")).form ==
+        DivergenceTerm::Form::energy);
 
   check_contains(error("term = \"sinkhorn\""), {"functional.0.reference", "missing"});
   check_contains(error("term = \"sinkhorn\"\nreference = \"z.npy\""), {"functional.0.reference", "z.npy"});

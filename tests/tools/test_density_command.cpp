@@ -191,3 +191,62 @@ TEST_CASE("F below a known infimum is loud: in the progress, the summary and the
   CHECK(above["infimum"]["functional"] == 0);
   CHECK(above["infimum"]["below"] == false);
 }
+
+TEST_CASE("sample draws new points of a flow, with their log-densities") {
+  for (const char* order : {"1", "2"}) {
+    CAPTURE(order);
+    const TemporaryFolder folder;
+    const fs::path run = run_tiny(folder.path, {"flow.order=" + std::string(order)});
+    const std::string x = (folder.path / "x.npy").string(), rho = (folder.path / "rho.npy").string();
+    const auto sampled = [&](const std::vector<std::string>& more) {
+      std::vector<std::string> words = {"sample", run.string(), "211", "-o", x, "--log-density", rho};
+      words.insert(words.end(), more.begin(), more.end());
+      const Output said = command(words);
+      CAPTURE(said.err);
+      REQUIRE(said.code == 0);
+      return read_npy(x);
+    };
+    // The density command finds the same densities by inverting the maps.
+    const Matrix<double> points = sampled({});
+    CHECK(points.rows() == 211);
+    CHECK(points.cols() == 1);
+    const std::vector<double> known = read_npy_vector(rho);
+    const std::string inverted = (folder.path / "inverted.npy").string();
+    REQUIRE(command({"density", run.string(), x, "-o", inverted}).code == 0);
+    CHECK(worst_error(read_npy_vector(inverted), known) < 1e-8);
+    // The same seed, the same points; another seed, others; and none of the run's own.
+    CHECK(sampled({}).elements() == points.elements());
+    CHECK(sampled({"--seed", "3"}).elements() != points.elements());
+    // At the start, the initial density.
+    const std::vector<double> start = sampled({"--step", "0"}).elements();
+    for (std::size_t i = 0; i < start.size(); ++i) {
+      CHECK(read_npy_vector(rho)[i] == tiny().cloud.density->log_density({&start[i], 1}));
+    }
+    // A step by its time. Steps of 1e-3 from 1e-3 on: step 2 ends at 3e-3.
+    const std::vector<double> second = sampled({"--step", "2"}).elements();
+    CHECK(sampled({"--time", "0.003"}).elements() == second);
+    CHECK(sampled({"--time", "0.001"}).elements() == start);
+    const Output between = command({"sample", run.string(), "5", "-o", x, "--time", "0.0034"});
+    CHECK(between.code == 2);
+    check_contains(between.err, {"--time 0.0034", "step 2"});
+    CHECK(command({"sample", run.string(), "5", "-o", x, "--time", "0.003", "--step", "2"}).code == 2);
+    CHECK(command({"sample", run.string(), "0", "-o", x}).code == 2);
+  }
+}
+
+TEST_CASE("sample of a run that starts from a file says what to do instead") {
+  const TemporaryFolder folder;
+  Matrix<double> points(5, 1);
+  for (Index i = 0; i < 5; ++i) points(i, 0) = 0.1 * static_cast<double>(i);
+  write_npy(folder.path / "x.npy", points.view());
+  const std::string text =
+      "[cloud]\ndensity = \"file\"\npath = \"x.npy\"\n[[functional]]\nterm = \"potential\"\nexpression = "
+      "\"sum(x^2)\"\n[flow]\ntau = 0.1\nsteps = 1\n[inner]\niterations = 2\n[network]\nhidden = [3]\n";
+  RunOptions options;
+  options.out = folder.path / "run";
+  REQUIRE(run(parse_config(text, "f.toml", folder.path), options).status == RunStatus::done);
+  const Output said = command({"sample", options.out.string(), "5", "-o", (folder.path / "y.npy").string()});
+  CHECK(said.code == 2);
+  check_contains(said.err, {"file of particles", "brenier push"});
+  CHECK_FALSE(fs::exists(folder.path / "y.npy"));
+}

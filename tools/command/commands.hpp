@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: MIT
-// The subcommands, as functions.
+// The command, and those of its subcommands that others call.
 #pragma once
 
 #include <filesystem>
 #include <iosfwd>
-#include <optional>
 #include <string>
 #include <vector>
-
-#include "brenier/fit.hpp"
 
 namespace brenier::app {
 
@@ -47,38 +44,6 @@ struct DistanceOptions {
 };
 /// Distances between two clouds, a line each.
 void distance(const DistanceOptions& options, std::ostream& out);
-
-struct PointOptions {
-  std::filesystem::path run;     // run folder
-  std::filesystem::path points;  // .npy (N, d)
-  std::filesystem::path out;     // empty: POINTS-pulled.npy or POINTS-density.npy beside the points
-  std::optional<int> step;       // nothing: the last; 0: the start
-  int threads = 0;
-  bool linear = false;  // densities instead of their logarithms
-};
-/// Writes where the flow carries the points from, (N, d); rows without an origin are NaN. ShapeError: points
-/// of another dimension. IoError: files, a run folder whose maps are missing or damaged.
-void pull(const PointOptions& options, std::ostream& log);
-/// Writes the log-densities of the flow at the points, float64 (N), natural logarithm; -inf where there is no
-/// origin. Errors as for pull(); ValueError: a run that starts from a file has no density.
-void density(const PointOptions& options, std::ostream& log);
-
-struct FitCommand {
-  std::filesystem::path data, labels;  // .npy (N, d) and (N)
-  std::filesystem::path out;           // .safetensors; the summary is beside it, with .json
-  FitOptions options;
-  bool double_precision = false;  // of the training
-  bool quiet = false;
-};
-/// Trains a convex potential, writes it and a summary. False where it was interrupted: what there is then is
-/// written. Errors as for fit(), and of the files.
-bool fit(const FitCommand& command, std::ostream& out);
-
-/// About the build, a run folder, a configuration, a .npy or a .safetensors file.
-void info(const std::optional<std::filesystem::path>& path, std::ostream& out);
-
-/// All keys of a configuration, what they may be and mean, in Markdown.
-void show_keys(std::ostream& out);
 
 /// Calls plot.py; returns its exit code. NotAvailable: no Python with numpy and matplotlib, or no plot.py.
 int plot(const std::vector<std::filesystem::path>& runs, const std::filesystem::path& out);

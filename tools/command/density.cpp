@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
 // `brenier pull` and `brenier density`: where points of a flow come from, and its density there.
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <ostream>
 
 #include "brenier/base/error.hpp"
 #include "brenier/flow_density.hpp"
 #include "brenier/npy.hpp"
+#include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
 #include "tools/config/config.hpp"
 #include "tools/runs/run_folder.hpp"
@@ -15,6 +18,15 @@ namespace brenier::app {
 namespace {
 
 namespace fs = std::filesystem;
+
+struct PointOptions {
+  fs::path run;             // run folder
+  fs::path points;          // .npy (N, d)
+  fs::path out;             // empty: POINTS-pulled.npy or POINTS-density.npy beside the points
+  std::optional<int> step;  // nothing: the last; 0: the start
+  int threads = 0;
+  bool linear = false;  // densities instead of their logarithms
+};
 
 /// The flow of a run folder and the points, checked against each other.
 struct Problem {
@@ -77,8 +89,8 @@ std::ostream& begin_line(std::ostream& log, const Problem& problem) {
   return log << ": ";
 }
 
-}  // namespace
-
+/// Writes where the flow carries the points from, (N, d); rows without an origin are NaN. ShapeError: points
+/// of another dimension. IoError: files, a run folder whose maps are missing or damaged.
 void pull(const PointOptions& options, std::ostream& log) {
   const Problem problem = load(options, "-pulled.npy");
   const FlowDensity::Origins origins = problem.flow.pull(problem.points);
@@ -89,6 +101,8 @@ void pull(const PointOptions& options, std::ostream& log) {
                            << ": " << problem.out.string() << "\n";
 }
 
+/// Writes the log-densities of the flow at the points, float64 (N), natural logarithm; -inf where there is no
+/// origin. Errors as for pull(); ValueError: a run that starts from a file has no density.
 void density(const PointOptions& options, std::ostream& log) {
   const Problem problem = load(options, "-density.npy");
   if (!problem.config.cloud.density) {
@@ -107,6 +121,38 @@ void density(const PointOptions& options, std::ostream& log) {
                            << " unconverged; worst round trip " << at.worst_round_trip << ": "
                            << (options.linear ? "densities in " : "log-densities in ") << problem.out.string()
                            << "\n";
+}
+
+void add_options(CLI::App& command, PointOptions& options, const std::string& out) {
+  command.add_option("RUN", options.run, "run folder")->required();
+  command.add_option("POINTS", options.points, ".npy file of the points, (N, d)")->required();
+  command.add_option("-o,--out", options.out, out);
+  command.add_option("--step", options.step, "after step K; 0: the start (the last step)")
+      ->check(CLI::NonNegativeNumber);
+  add_threads_option(command, options.threads);
+}
+
+}  // namespace
+
+Command add_pull(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("pull", "where the flow of a run carries points from");
+  const auto options = std::make_shared<PointOptions>();
+  add_options(*command, *options, "OUT (N, d), rows of NaN where there is no such point (POINTS-pulled.npy)");
+  return {command, [options](const Console& console) {
+            pull(*options, console.out);
+            return ExitCode::ok;
+          }};
+}
+
+Command add_density(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("density", "log-density of a run's flow at any points");
+  const auto options = std::make_shared<PointOptions>();
+  add_options(*command, *options, "OUT (N), float64, natural logarithms (POINTS-density.npy)");
+  command->add_flag("--linear", options->linear, "densities instead of their logarithms");
+  return {command, [options](const Console& console) {
+            density(*options, console.out);
+            return ExitCode::ok;
+          }};
 }
 
 }  // namespace brenier::app

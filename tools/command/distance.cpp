@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
+// `brenier distance`: how far two clouds are from each other.
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <iomanip>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <ostream>
 
@@ -11,6 +14,7 @@
 #include "brenier/oracles.hpp"
 #include "brenier/wasserstein.hpp"
 #include "kernels/base/subset.hpp"
+#include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
 
 namespace brenier::app {
@@ -130,6 +134,30 @@ void distance(const DistanceOptions& options, std::ostream& out) {
       out << " +- " << std::left << std::setw(11) << std::setprecision(2) << line.estimate.error;
     out << (line.has_error ? " " : std::string(16, ' ')) << line.about << "\n";
   }
+}
+
+Command add_distance(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("distance", "how far two clouds are from each other");
+  const auto options = std::make_shared<DistanceOptions>();
+  command->add_option("A", options->a, ".npy file of points, (N, d)")->required();
+  command->add_option("B", options->b, ".npy file of points, (M, d)")->required();
+  command
+      ->add_option("--metric", options->metrics, "w2, energy, mmd, gaussian, sinkhorn (all); may be repeated")
+      ->check(CLI::IsMember({"w2", "energy", "mmd", "gaussian", "sinkhorn"}))
+      ->allow_extra_args(false);
+  command->add_option("--bandwidth", options->bandwidth, "of mmd (the median distance)")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--epsilon", options->epsilon,
+                   "of sinkhorn, in the unit of the cost |x - y|^2 / 2 (the square of a twentieth of the "
+                   "median distance)")
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--json", options->json, "one JSON object");
+  add_threads_option(*command, options->threads);
+  return {command, [options](const Console& console) {
+            distance(*options, console.out);
+            return ExitCode::ok;
+          }};
 }
 
 }  // namespace brenier::app

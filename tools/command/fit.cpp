@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
+// `brenier fit`: trains a convex potential on labelled points.
 #include "brenier/fit.hpp"
 
+#include <CLI/CLI.hpp>
 #include <atomic>
 #include <cstdio>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <ostream>
 
@@ -10,6 +13,7 @@
 #include "brenier/base/error.hpp"
 #include "brenier/device.hpp"
 #include "brenier/npy.hpp"
+#include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
 #include "tools/runs/interrupt.hpp"
 #include "tools/runs/progress.hpp"
@@ -18,6 +22,14 @@ namespace brenier::app {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+struct FitCommand {
+  std::filesystem::path data, labels;  // .npy (N, d) and (N)
+  std::filesystem::path out;           // .safetensors; the summary is beside it, with .json
+  FitOptions options;
+  bool double_precision = false;  // of the training
+  bool quiet = false;
+};
 
 bool binary(const FitCommand& command) {
   return command.options.loss == FitOptions::Loss::binary;
@@ -111,8 +123,8 @@ void print(const FitCommand& command, const FitResult& result, std::ostream& out
   }
 }
 
-}  // namespace
-
+/// Trains a convex potential, writes it and a summary. False where it was interrupted: what there is then is
+/// written. Errors as for fit(), and of the files.
 bool fit(const FitCommand& command, std::ostream& out) {
   const Matrix<double> x = read_npy(command.data), labels = read_npy(command.labels);
   if (labels.cols() != 1) {
@@ -155,6 +167,65 @@ bool fit(const FitCommand& command, std::ostream& out) {
   out << (result.interrupted ? "interrupted: " : "") << command.out.string() << " and "
       << summary_file.string() << "\n";
   return !result.interrupted;
+}
+
+}  // namespace
+
+Command add_fit(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("fit", "train a convex potential on labelled points");
+  struct Arguments : FitCommand {
+    bool regression = false, last = false, one_scale = false, plot = false;
+  };
+  const auto arguments = std::make_shared<Arguments>();
+  FitOptions& options = arguments->options;
+  command->add_option("DATA", arguments->data, ".npy file of the points, (N, d)")->required();
+  command->add_option("LABELS", arguments->labels, ".npy file of their labels, (N): 0 and 1, or numbers")
+      ->required();
+  command
+      ->add_option("-o,--out", arguments->out, ".safetensors file to write; a summary beside it, with .json")
+      ->required();
+  command->add_flag("--regression", arguments->regression,
+                    "mean squared error; otherwise a classifier, the potential is the logit of label 1");
+  command->add_option("--hidden", options.hidden, "widths of the layers")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_flag("--residual", options.residual, "blocks of two layers with skips; all widths equal");
+  command->add_option("--quadratic-rank", options.quadratic_rank, "rank of a learned quadratic term")
+      ->capture_default_str();
+  command->add_option("--epochs", options.epochs, "most passes over the points")->capture_default_str();
+  command->add_option("--batch", options.batch, "points of a minibatch")->capture_default_str();
+  command->add_option("--rate", options.rate, "of Adam")->capture_default_str();
+  command
+      ->add_option("--patience", options.patience,
+                   "epochs without a lower validation loss until the rate falls to a tenth")
+      ->capture_default_str();
+  command->add_option("--stop", options.stop, "such epochs until the end; 0: never")->capture_default_str();
+  command->add_flag("--last", arguments->last, "keep the last epoch's parameters, not those of the best one");
+  command->add_option("--validation", options.validation, "share of the points")->capture_default_str();
+  command->add_option("--test", options.test, "share of the points, only looked at in the end")
+      ->capture_default_str();
+  command->add_flag("--one-scale", arguments->one_scale,
+                    "normalise all coordinates alike: quiet ones stay quiet");
+  command->add_option("--seed", options.seed, "of all random numbers")
+      ->check(CLI::Validator(check_seed, "0..9223372036854775807"));
+  command->add_flag("--double", arguments->double_precision, "train in double precision");
+  add_device_option(*command, options.device);
+  command->add_option("--threads", options.threads,
+                      "threads; 0: all processors. Results do not depend on it");
+  command->add_flag("-q,--quiet", arguments->quiet, "no progress");
+  command->add_flag("--plot", arguments->plot,
+                    "draw confusion matrix and losses beside the network, as .png");
+  return {command, [arguments](const Console& console) {
+            FitOptions& chosen = arguments->options;
+            if (arguments->regression) chosen.loss = FitOptions::Loss::squared;
+            if (arguments->one_scale) chosen.scaling = FitOptions::Scaling::common;
+            chosen.keep_best = !arguments->last;
+            if (!fit(*arguments, console.out)) return ExitCode::interrupted;
+            console.out.flush();
+            std::filesystem::path written = arguments->out;
+            written.replace_extension(".json");
+            return arguments->plot && plot_fit(written) != 0 ? ExitCode::failed : ExitCode::ok;
+          }};
 }
 
 }  // namespace brenier::app

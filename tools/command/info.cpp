@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: MIT
+// `brenier info`: about the build, a run folder, a configuration, a .npy or a .safetensors file.
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <ostream>
 
 #include "brenier/device.hpp"
 #include "brenier/npy.hpp"
 #include "brenier/safetensors.hpp"
+#include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
 #include "tools/config/config.hpp"
 #include "tools/config/keys.hpp"
@@ -100,27 +104,44 @@ void safetensors(const fs::path& path, std::ostream& out) {
   }
 }
 
-}  // namespace
-
-void show_keys(std::ostream& out) {
-  out << key_reference();
-}
-
-void info(const std::optional<fs::path>& path, std::ostream& out) {
-  if (!path) return build(out);
+void file(const fs::path& path, std::ostream& out) {
   std::error_code code;
-  if (fs::is_directory(*path, code)) return run_folder(*path, out);
-  if (!fs::exists(*path, code)) throw IoError("'" + path->string() + "': no such file or folder");
-  const std::string extension = path->extension().string();
-  if (extension == ".npy") return npy(*path, out);
-  if (extension == ".safetensors") return safetensors(*path, out);
+  if (fs::is_directory(path, code)) return run_folder(path, out);
+  if (!fs::exists(path, code)) throw IoError("'" + path.string() + "': no such file or folder");
+  const std::string extension = path.extension().string();
+  if (extension == ".npy") return npy(path, out);
+  if (extension == ".safetensors") return safetensors(path, out);
   if (extension == ".toml") {
-    const Config config = load_config(*path);
+    const Config config = load_config(path);
     if (!config.cloud.density) static_cast<void>(config.initial_cloud());  // files are checked to their end
     out << "# valid; all keys with their effective values:\n" << config.resolved;
     return;
   }
-  throw ValueError("'" + path->string() + "': info knows run folders, .toml, .npy and .safetensors files");
+  throw ValueError("'" + path.string() + "': info knows run folders, .toml, .npy and .safetensors files");
+}
+
+}  // namespace
+
+Command add_info(CLI::App& app) {
+  CLI::App* command =
+      app.add_subcommand("info", "about the build, a run, a configuration, a .npy or .safetensors file");
+  struct Arguments {
+    fs::path path;
+    bool keys = false;
+  };
+  const auto arguments = std::make_shared<Arguments>();
+  command->add_option("PATH", arguments->path, "nothing: the build and this machine");
+  command->add_flag("--keys", arguments->keys, "every key of a configuration, in Markdown");
+  return {command, [arguments](const Console& console) {
+            if (arguments->keys) {
+              console.out << key_reference();
+            } else if (arguments->path.empty()) {
+              build(console.out);
+            } else {
+              file(arguments->path, console.out);
+            }
+            return ExitCode::ok;
+          }};
 }
 
 }  // namespace brenier::app

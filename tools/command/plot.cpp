@@ -4,11 +4,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <cerrno>
 #include <cstdlib>
+#include <memory>
+#include <ostream>
 #include <system_error>
 
 #include "brenier/base/error.hpp"
+#include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
 #include "tools/runs/run_folder.hpp"
 
@@ -78,6 +82,22 @@ int plot(const std::vector<fs::path>& runs, const fs::path& out) {
 
 int plot_fit(const fs::path& summary) {
   return call({find_python(), find_script("plot_fit.py").string(), "--", summary.string()}, false);
+}
+
+Command add_plot(CLI::App& app) {
+  CLI::App* command =
+      app.add_subcommand("plot", "draw density, objective and certificates of runs into figures/");
+  struct Arguments {
+    std::vector<fs::path> runs;
+    fs::path out;
+  };
+  const auto arguments = std::make_shared<Arguments>();
+  command->add_option("RUN", arguments->runs, "run folders; several give means with bands")->required();
+  command->add_option("-o,--out", arguments->out, "folder for the figures");
+  return {command, [arguments](const Console& console) {
+            console.out.flush();
+            return plot(arguments->runs, arguments->out) == 0 ? ExitCode::ok : ExitCode::bad_input;
+          }};
 }
 
 }  // namespace brenier::app

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MIT
+// `brenier push`: points through the maps of a run.
+#include <CLI/CLI.hpp>
 #include <algorithm>
+#include <memory>
 #include <ostream>
 
 #include "brenier/base/error.hpp"
 #include "brenier/npy.hpp"
+#include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
 #include "tools/runs/run_folder.hpp"
 
@@ -45,6 +49,22 @@ void push(const PushOptions& options, std::ostream& log) {
   const fs::path density = out.parent_path() / (out.stem().string() + "-log-density.npy");
   write_npy(density, std::span<const double>(trajectory.log_density()));
   log << "log-densities: " << density.string() << "\n";
+}
+
+Command add_push(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("push", "carry other points through the maps of a run");
+  const auto options = std::make_shared<PushOptions>();
+  command->add_option("RUN", options->maps, "run folder, folder of maps, or one map")->required();
+  command->add_option("POINTS", options->cloud, ".npy file of the points, (N, d)")->required();
+  command->add_option("--log-density", options->log_density, ".npy file of their log-densities, (N)");
+  command->add_option("-o,--out", options->out, ".npy file to write (POINTS-pushed.npy)");
+  command->add_option("--step,--steps", options->steps, "up to step K (the last one)")
+      ->check(CLI::PositiveNumber);
+  add_threads_option(*command, options->threads);
+  return {command, [options](const Console& console) {
+            push(*options, console.out);
+            return ExitCode::ok;
+          }};
 }
 
 }  // namespace brenier::app

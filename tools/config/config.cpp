@@ -85,10 +85,11 @@ void read_held_out(Section& section, const Config& config, HeldOutConfig& held_o
   // Second order keeps d^2 numbers a particle.
   const double dim = config.cloud.dim;
   const bool jacobians = config.flow.order == 2 && config.functional.needs_density();
-  const double fallback = !config.cloud.density                    ? 0
-                          : !config.functional.distances().empty() ? 2000  // all pairs with the reference
-                          : jacobians ? std::clamp(5e7 / (dim * dim), 1000.0, 100'000.0)
-                                      : 100'000;
+  const bool distances = !config.functional.terms_of<Functional::Divergence>().empty();
+  const double fallback = !config.cloud.density ? 0
+                          : distances           ? 2000  // all pairs with the reference
+                          : jacobians           ? std::clamp(5e7 / (dim * dim), 1000.0, 100'000.0)
+                                                : 100'000;
   held_out.particles = static_cast<Index>(fallback);
   section.read(held_out_keys(), held_out);
   if (held_out.particles > 0 && !config.cloud.density) {

@@ -67,6 +67,7 @@ struct Config {
   HeldOutConfig held_out;
   int clouds_every = 1;
   int checkpoint_every = 1;
+  std::optional<double> max_seconds;  // wall time, after which a run ends as one that is interrupted
   ExactConfig exact;
   std::string resolved;  // all of it as TOML
 

@@ -189,7 +189,7 @@ const Keys<TermConfig>& term_keys() {
       {"expression",
        [](O& o) -> Slot { return &o.expression; },
        {},
-       "V in x, W in x or r, f in t; names of [parameters]",
+       "V in x and time, W in x or r, f in t; names of [parameters]",
        {.required = true, .only = {"potential", "interaction", "internal"}}},
       {"weight", [](O& o) -> Slot { return &o.weight; }, any_number(), "factor of the term"},
   };
@@ -226,6 +226,8 @@ const Keys<Config>& output_keys() {
        between(1, kMost),
        "steps between checkpoints",
        {.fallback = "a twentieth of the steps"}},
+      {"max_seconds", [](O& o) -> Slot { return &o.max_seconds; }, above(0),
+       "wall time, after which the run ends with a whole step, to be resumed"},
   };
   return keys;
 }

@@ -22,48 +22,11 @@ std::vector<double> density_at(const Density& density, const std::vector<double>
   return out;
 }
 
-/// weight * int rho^m/(m-1) + int (stiffness/2)|x|^2 drho + constant.
-struct PorousForm {
-  double weight = 0;
-  double m = 0;
-  double stiffness = 0;
-  double constant = 0;
-};
-
-std::optional<PorousForm> porous_form(const Functional& functional, int dim) {
-  PorousForm out;
-  if (!functional.learned().empty() || !functional.distances().empty()) return std::nullopt;
-  for (const Functional::Term& term : functional.terms()) {
-    if (term.expression.kind() == Expression::Kind::internal) {
-      const std::optional<EntropyPower> f = term.expression.entropy_power();
-      if (!f || f->entropy != 0 || f->powers.size() != 1) return std::nullopt;
-      const auto [m, coefficient] = f->powers[0];
-      if (!(m > 1) || (out.m != 0 && out.m != m)) return std::nullopt;
-      out.m = m;
-      out.weight += term.weight * coefficient * (m - 1);
-    } else if (term.expression.kind() == Expression::Kind::potential) {
-      const std::optional<Quadratic> v = term.expression.quadratic();
-      if (!v) return std::nullopt;
-      for (int i = 0; i < dim; ++i) {
-        if (v->linear[i] != 0) return std::nullopt;
-        for (int j = 0; j < dim; ++j) {
-          if (v->hessian(i, j) != (i == j ? v->hessian(0, 0) : 0.0)) return std::nullopt;
-        }
-      }
-      out.stiffness += term.weight * v->hessian(0, 0);
-      out.constant += term.weight * v->constant;
-    } else {
-      return std::nullopt;
-    }
-  }
-  if (!(out.weight > 0) || out.stiffness < 0) return std::nullopt;
-  return out;
-}
-
 /// A factor `weight` of F is a factor of time.
 class PorousReference : public Reference {
  public:
-  PorousReference(const Config& config, const BarenblattOptions& options, const PorousForm& form)
+  PorousReference(const Config& config, const BarenblattOptions& options,
+                  const Functional::PorousMedium& form)
       : form_(form),
         mass_(options.mass),
         initial_(Density::barenblatt(options)),
@@ -98,7 +61,7 @@ class PorousReference : public Reference {
     return out;
   }
 
-  PorousForm form_;
+  Functional::PorousMedium form_;
   double mass_;
   Density initial_;
   BarenblattFlow flow_;
@@ -249,7 +212,7 @@ std::unique_ptr<Reference> closed_form(const Config& config) {
   if (stated.functional || stated.deviation || !stated.density.empty())
     return std::make_unique<StatedReference>(config);
   if (config.cloud.barenblatt) {
-    const std::optional<PorousForm> form = porous_form(config.functional, config.cloud.dim);
+    const std::optional<Functional::PorousMedium> form = config.functional.porous_medium(config.cloud.dim);
     if (form && form->m == config.cloud.barenblatt->m) {
       return std::make_unique<PorousReference>(config, *config.cloud.barenblatt, *form);
     }
@@ -266,7 +229,7 @@ std::unique_ptr<Reference> closed_form(const Config& config) {
 
 constexpr double kUnbounded = -std::numeric_limits<double>::infinity();
 
-double porous_infimum(const PorousForm& form, int dim, double mass) {
+double porous_infimum(const Functional::PorousMedium& form, int dim, double mass) {
   if (form.stiffness == 0) return form.constant * mass;
   const PorousSteadyState steady = porous_steady_state(dim, form.m, form.stiffness / form.weight, mass);
   return form.weight * steady.energy + form.constant * mass;
@@ -306,24 +269,12 @@ double known_infimum(const Config& config) {
   try {
     if (const std::optional<Functional::Gaussian> form = config.functional.gaussian(dim))
       return gaussian_infimum(*form, config.cloud.mass());
-    if (const std::optional<PorousForm> form = porous_form(config.functional, dim))
+    if (const std::optional<Functional::PorousMedium> form = config.functional.porous_medium(dim))
       return porous_infimum(*form, dim, config.cloud.mass());
   } catch (const Error&) {
     // No bound, no warning.
   }
   return kUnbounded;
-}
-
-double deviation(const Matrix<double>& x) {
-  const double n = static_cast<double>(x.rows());
-  double sum = 0;
-  for (Index c = 0; c < x.cols(); ++c) {
-    double mean = 0;
-    for (Index i = 0; i < x.rows(); ++i) mean += x(i, c);
-    mean /= n;
-    for (Index i = 0; i < x.rows(); ++i) sum += (x(i, c) - mean) * (x(i, c) - mean);
-  }
-  return std::sqrt(sum / (n * static_cast<double>(x.cols())));
 }
 
 }  // namespace brenier::app

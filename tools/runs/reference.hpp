@@ -45,7 +45,4 @@ std::unique_ptr<Reference> find_reference(const Config& config);
 /// Gaussian or porous medium problem from whatever cloud; -infinity where not known.
 double known_infimum(const Config& config);
 
-/// Square root of trace(covariance) / d over the rows of x.
-double deviation(const Matrix<double>& x);
-
 }  // namespace brenier::app

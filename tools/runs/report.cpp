@@ -293,10 +293,10 @@ std::string summary_text(const SummaryInput& input) {
       {"total", input.functional.total()},           {"potential", input.functional.potential},
       {"interaction", input.functional.interaction}, {"internal", input.functional.internal},
       {"divergence", input.functional.divergence},   {"text", config.functional.describe()}};
-  const std::vector<Functional::Distance>& distances = config.functional.distances();
+  const std::vector<Functional::Term> distances = config.functional.terms_of<Functional::Divergence>();
   for (std::size_t k = 0; k < input.functional.distances.size(); ++k) {
     out["distances"].push_back({{"text", distances[k].text},
-                                {"weight", distances[k].term.weight},
+                                {"weight", distances[k].weight},
                                 {"value", input.functional.distances[k]}});
   }
   out["std"] = input.std;

@@ -13,6 +13,8 @@
 
 #include "brenier/device.hpp"
 #include "brenier/npy.hpp"
+#include "kernels/base/moments.hpp"
+#include "kernels/base/show.hpp"
 #include "kernels/operations.hpp"
 #include "tools/runs/interrupt.hpp"
 #include "tools/runs/progress.hpp"
@@ -172,6 +174,12 @@ class Runner {
         if (!solves.empty() && !told_) progress.line(solves);  // once: history.csv has all of them
         told_ = told_ || !solves.empty();
         if (options_.on_step) options_.on_step(flow_.steps());
+        const double spent = std::chrono::duration<double>(Clock::now() - start_).count();
+        if (config_.max_seconds && spent > *config_.max_seconds && !at_end()) {
+          progress.line("output.max_seconds = " + exact_text(*config_.max_seconds) + " are over");
+          interrupted_ = true;
+          break;
+        }
       }
       if (interrupted()) result.status = RunStatus::interrupted;
     } catch (const NumericalError& error) {
@@ -222,7 +230,7 @@ class Runner {
       row.held_out = held_out_functional(config_.held_out.pair_limit);
     }
     const double judging = std::chrono::duration<double>(Clock::now() - begin).count();
-    row.std = deviation(judged().x());
+    row.std = moments(judged().x()).deviation;
     row.exact = row.scheme = row.std_exact = row.std_scheme = kUnknown;
     if (reference_) {
       const Known exact = known([&] { return reference_->exact(report.time - config_.flow.start_time); });
@@ -300,7 +308,7 @@ class Runner {
   Index last_pairs() const { return interrupted() ? config_.held_out.pair_limit : kMostPairs; }
   /// Transport takes hundreds of passes over them.
   Index last_held_out_pairs() const {
-    return config_.functional.distances().empty() ? last_pairs() : config_.held_out.pair_limit;
+    return distances_.empty() ? last_pairs() : config_.held_out.pair_limit;
   }
 
   void write_summary(const RunFolder& folder, const std::string& status, const std::string& reason = "") {
@@ -398,7 +406,7 @@ class Runner {
     // What F weighs against each other, without the weights of the distances.
     if (!last_.distances.empty()) out << "; potential " << last_.potential;
     for (std::size_t k = 0; k < last_.distances.size(); ++k) {
-      out << ", " << config_.functional.distances()[k].text << " " << last_.distances[k];
+      out << ", " << distances_[k].text << " " << last_.distances[k];
     }
     for (const std::string& warning : overfitting(config_, history_, row.functional, row.held_out)) {
       out << "\nWARNING: " << warning;
@@ -411,6 +419,7 @@ class Runner {
   const Config& config_;
   const RunOptions& options_;
   std::unique_ptr<Reference> reference_;
+  std::vector<Functional::Term> distances_ = config_.functional.terms_of<Functional::Divergence>();
   Flow<T> flow_;
   // Asked once: a device that fails answers no questions afterwards.
   std::string device_ = describe_device(config_.flow.device);

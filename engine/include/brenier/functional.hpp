@@ -7,8 +7,11 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "brenier/expression.hpp"
@@ -17,65 +20,132 @@
 
 namespace brenier {
 
-/// A weighted sum of potential, interaction and internal energies. A value; the default is the sum of no
-/// terms.
+/// A weighted sum of terms. A value; the default is the sum of no terms.
 class Functional {
  public:
-  /// One term. `text` describes it in reports.
-  struct Term {
-    double weight = 1;
-    Expression expression;
-    std::string text;
-  };
-
-  /// A potential energy whose V is a network.
-  struct Learned {
-    NetworkTerm term;
-    std::string text;
-  };
-
-  /// The distance from a fixed cloud.
-  struct Distance {
-    DivergenceTerm term;
-    std::string text;
-  };
-
-  Functional() = default;
-  explicit Functional(Expression expression);
-  explicit Functional(Learned learned);
-  /// ShapeError, ValueError: as for sinkhorn(), mmd() and energy_distance_to().
-  explicit Functional(Distance distance);
-
-  const std::vector<Term>& terms() const { return terms_; }
-  const std::vector<Learned>& learned() const { return learned_; }
-  const std::vector<Distance>& distances() const { return distances_; }
-  /// No terms at all.
-  bool empty() const { return terms_.empty() && learned_.empty() && distances_.empty(); }
-
-  /// d of the potentials and interactions, 0 where there are none.
-  int dimension() const;
-  /// Whether there is an internal energy, so that clouds need log-densities.
-  bool needs_density() const;
-  /// e.g. "1 * entropy + 0.5 * potential sum(x^2)".
-  std::string describe() const;
-
-  /// The sum as the kernels want it, divided by `mass`: a density of that mass is `mass` times the law of the
-  /// particles, and its interactions weigh mass^2.
-  Objective objective(double mass = 1) const;
-
   /// Where F is entropy or potential with quadratic potentials only: V = 1/2 x^T A x - g.x + c and the factor
   /// of the entropy. Nothing else has Gaussian solutions.
   struct Gaussian {
     Quadratic potential;
     double diffusion = 0;
   };
-  std::optional<Gaussian> gaussian(int dim) const;
-  /// Where F is weight * integral rho^m/(m-1) and nothing else.
+  /// Where F is weight * integral rho^m/(m-1) + integral (stiffness/2 |x|^2 + constant) d rho, with a weight
+  /// above 0 and a stiffness of at least 0: what scales Barenblatt profiles.
   struct PorousMedium {
-    double weight = 1;
-    double m = 2;
+    double weight = 0;
+    double m = 0;  // 0: not known yet
+    double stiffness = 0;
+    double constant = 0;
   };
-  std::optional<PorousMedium> porous_medium() const;
+
+  // The kinds of terms. Each answers the same questions, and one that leaves a question open does not compile:
+  //
+  //   dimension()              d, or 0 where the term is for any
+  //   needs_density()          whether clouds need log-densities
+  //   add_to(Objective)        the term as the kernels want it
+  //   add_to(Gaussian)         the same in closed form; false where the term has no such form
+  //   add_to(PorousMedium)
+
+  /// integral V d rho.
+  struct Potential {
+    Expression v;
+    int dimension() const { return v.dimension(); }
+    bool needs_density() const { return false; }
+    void add_to(Objective& objective, double weight, double mass) const;
+    bool add_to(Gaussian& form, double weight, int dim) const;
+    bool add_to(PorousMedium& form, double weight, int dim) const;
+  };
+  /// integral V(x, time) d rho. Functional::at() makes a Potential of it.
+  struct TimePotential {
+    std::function<Expression(double time)> at;  // V(., time)
+    int d;
+    int dimension() const { return d; }
+    bool needs_density() const { return false; }
+    /// ValueError: the time is not known here.
+    void add_to(Objective& objective, double weight, double mass) const;
+    bool add_to(Gaussian&, double, int) const { return false; }
+    bool add_to(PorousMedium&, double, int) const { return false; }
+  };
+  /// 1/2 double-integral W(x - y) d rho d rho.
+  struct Interaction {
+    Expression w;
+    int dimension() const { return w.dimension(); }
+    bool needs_density() const { return false; }
+    void add_to(Objective& objective, double weight, double mass) const;
+    bool add_to(Gaussian&, double, int) const { return false; }
+    bool add_to(PorousMedium&, double, int) const { return false; }
+  };
+  /// integral f(rho) dx.
+  struct Internal {
+    Expression f;
+    int dimension() const { return 0; }
+    bool needs_density() const { return true; }
+    void add_to(Objective& objective, double weight, double mass) const;
+    bool add_to(Gaussian& form, double weight, int dim) const;
+    bool add_to(PorousMedium& form, double weight, int dim) const;
+  };
+  /// integral V d rho, V a network.
+  struct Network {
+    NetworkTerm term;
+    int dimension() const { return term.net->dim(); }
+    bool needs_density() const { return false; }
+    void add_to(Objective& objective, double weight, double mass) const;
+    bool add_to(Gaussian&, double, int) const { return false; }
+    bool add_to(PorousMedium&, double, int) const { return false; }
+  };
+  /// D(rho, reference), the distance from a fixed cloud.
+  struct Divergence {
+    DivergenceTerm term;
+    int dimension() const { return static_cast<int>(term.reference->cols()); }
+    bool needs_density() const { return false; }
+    void add_to(Objective& objective, double weight, double mass) const;
+    bool add_to(Gaussian&, double, int) const { return false; }
+    bool add_to(PorousMedium&, double, int) const { return false; }
+  };
+  using Kind = std::variant<Potential, TimePotential, Interaction, Internal, Network, Divergence>;
+
+  /// One term. `text` describes it in reports.
+  struct Term {
+    Kind kind;
+    std::string text;
+    double weight = 1;
+  };
+
+  Functional() = default;
+  explicit Functional(Term term) : terms_{std::move(term)} {}
+  explicit Functional(Expression expression);
+
+  const std::vector<Term>& terms() const { return terms_; }
+  /// The terms of one kind, in their order.
+  template <class K>
+  std::vector<Term> terms_of() const {
+    std::vector<Term> out;
+    for (const Term& term : terms_) {
+      if (std::holds_alternative<K>(term.kind)) out.push_back(term);
+    }
+    return out;
+  }
+  /// No terms at all.
+  bool empty() const { return terms_.empty(); }
+
+  /// d of the potentials, interactions and references, 0 where there are none.
+  int dimension() const;
+  /// Whether there is an internal energy, so that clouds need log-densities.
+  bool needs_density() const;
+  /// e.g. "1 * entropy + 0.5 * potential sum(x^2)".
+  std::string describe() const;
+
+  /// Whether some V depends on time; and F as it is at one. A flow takes every JKO step with the F at its end.
+  bool depends_on_time() const;
+  Functional at(double time) const;
+
+  /// The sum as the kernels want it, divided by `mass`: a density of that mass is `mass` times the law of the
+  /// particles, and its interactions weigh mass^2. ValueError where F depends on time: take that of at().
+  Objective objective(double mass = 1) const;
+
+  /// The closed forms, where F has them in dimension `dim`.
+  std::optional<Gaussian> gaussian(int dim) const;
+  std::optional<PorousMedium> porous_medium(int dim) const;
 
   friend Functional operator+(Functional a, const Functional& b);
   /// Scales every term. ValueError: a factor that is not finite.
@@ -83,11 +153,10 @@ class Functional {
 
  private:
   std::vector<Term> terms_;
-  std::vector<Learned> learned_;
-  std::vector<Distance> distances_;
 };
 
-/// integral V d rho, V(x) with x in R^d. Errors as for Expression::potential.
+/// integral V d rho, V(x) with x in R^d, or V(x, time) where the text names `time` (that of the PDE). Errors
+/// as for Expression::potential.
 Functional potential(const std::string& v, int dimension, const Parameters& parameters = {});
 /// 1/2 double-integral W(x - y) d rho d rho, W in `x` (the difference) or `r` (the distance). Only the even
 /// part of W acts: W(z) and W(-z) meet in every pair. All pairs of the cloud (or of the minibatch) are taken:
@@ -100,6 +169,13 @@ Functional internal(const std::string& f, const Parameters& parameters = {});
 template <std::invocable<Var> F>
 Functional potential(int dimension, F&& v) {
   return Functional(Expression::potential(dimension, std::forward<F>(v)));
+}
+template <std::invocable<Var, double> F>
+Functional potential(int dimension, F v) {
+  const auto at = [dimension, v = std::move(v)](double time) {
+    return Expression::potential(dimension, [&](Var x) { return v(x, time); });
+  };
+  return Functional(Functional::Term{Functional::TimePotential{at, dimension}, "potential (C++ function)"});
 }
 template <std::invocable<Var> F>
 Functional interaction(int dimension, F&& w) {

@@ -10,6 +10,7 @@
 #include "brenier/base/error.hpp"
 #include "engine/src/checks/shape_check.hpp"
 #include "engine/src/flow/origins.hpp"
+#include "kernels/base/moments.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/base/subset.hpp"
 #include "kernels/operations.hpp"
@@ -20,15 +21,8 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 /// Root mean square distance of the rows from their mean, 1 where they are all in one place.
-double deviation(const Matrix<double>& x) {
-  double sum = 0;
-  for (Index c = 0; c < x.cols(); ++c) {
-    double mean = 0;
-    for (Index i = 0; i < x.rows(); ++i) mean += x(i, c) / static_cast<double>(x.rows());
-    for (Index i = 0; i < x.rows(); ++i) sum += (x(i, c) - mean) * (x(i, c) - mean);
-  }
-  const double out = std::sqrt(sum / static_cast<double>(x.rows()));
-  return out > 1e-100 ? out : 1.0;
+double spread(const Matrix<double>& x) {
+  return usable_scale(moments(x).deviation * std::sqrt(static_cast<double>(x.cols())));
 }
 
 Index count(const std::vector<InverseStatus>& status, InverseStatus which) {
@@ -102,7 +96,7 @@ FlowDensity::State::State(std::vector<BrenierMap> all, std::optional<Density> de
     throw ValueError(
         "flow density: the first map starts from an extrapolation; give all maps from the start");
   }
-  origin = {options.tolerance, options.iterations, deviation(particles)};
+  origin = {options.tolerance, options.iterations, spread(particles)};
 }
 
 Maps FlowDensity::State::upto(int step) const {

@@ -40,6 +40,14 @@ double Flow<T>::State::time() const {
   return maps.empty() ? options.start_time : maps.back().time;
 }
 
+/// F as it is at a time. Between steps that is the flow's own; a JKO problem has the F of the time it ends at.
+template <class T>
+void Flow<T>::State::set_time(double time) {
+  if (!functional.depends_on_time()) return;
+  objective = functional.at(time).objective(options.mass);
+  known.reset();
+}
+
 /// Of the last step, from the times of the maps, which a file keeps.
 template <class T>
 double Flow<T>::State::last_length() const {
@@ -60,6 +68,7 @@ bool Flow<T>::State::start_up(Trajectory& next, StepReport& report) {
   Matrix<double> second, last;
   for (int k = 1; k <= startup_steps; ++k) {
     map.closes_step = k == startup_steps;
+    set_time(report.time - (startup_steps - k) * map.tau);
     if (map.closes_step) last = next.x();
     if (!take(next, next.base(map, team), map, report)) return false;
     if (k == 1) second = next.x();
@@ -95,6 +104,7 @@ bool Flow<T>::State::advance(Trajectory& next, StepReport& report) {
     }
   }
   if (map.base == MapBase::current) base = next.base(map, team);
+  set_time(report.time);
   if (!take(next, base, map, report)) return false;
   if (options.order == 2) {
     const ThreeTimes last{cloud.previous(), cloud.x(), next.x(), before, report.tau};
@@ -130,6 +140,7 @@ std::optional<StepReport> Flow<T>::step() {
     s.draws = before.draws;
     s.next_tau = before.next_tau;
     s.known.reset();
+    s.set_time(s.time());
   };
   const AdaptiveOptions& adaptive = s.options.adaptive;
   if (s.adaptive() && !(s.time() < adaptive.end_time)) return std::nullopt;
@@ -295,6 +306,7 @@ void Flow<T>::restore(Trajectory cloud, std::vector<BrenierMap> maps, const Chec
   s.gradient_scale = checkpoint.gradient_scale;
   s.draws = checkpoint.draws;
   s.known.reset();
+  s.set_time(s.time());
   if (s.adaptive() && checkpoint.next_tau > 0) s.next_tau = checkpoint.next_tau;
   for (Trajectory& held_out : s.tracked) {
     for (const BrenierMap& map : s.maps) held_out.advance(map, s.team);

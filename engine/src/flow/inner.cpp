@@ -14,29 +14,13 @@
 #include "engine/src/flow/extrapolation.hpp"
 #include "engine/src/flow/log_det.hpp"
 #include "engine/src/flow/state.hpp"
+#include "kernels/base/moments.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/base/wall_clock.hpp"
 #include "kernels/operations.hpp"
 
 namespace brenier {
 namespace {
-
-/// Mean and root mean square deviation over particles and components.
-void location_and_scale(const Matrix<double>& x, std::vector<double>& mean, double& scale) {
-  const Index n = x.rows();
-  const Index d = x.cols();
-  mean.assign(d, 0.0);
-  for (Index i = 0; i < n; ++i) {
-    for (Index c = 0; c < d; ++c) mean[c] += x(i, c);
-  }
-  for (double& m : mean) m /= static_cast<double>(n);
-  double sum = 0;
-  for (Index i = 0; i < n; ++i) {
-    for (Index c = 0; c < d; ++c) sum += (x(i, c) - mean[c]) * (x(i, c) - mean[c]);
-  }
-  scale = std::sqrt(sum / static_cast<double>(n * d));
-  if (!(scale > 1e-100)) scale = 1;  // a single particle, or all in one place
-}
 
 /// x - shift, rounded to T after the difference.
 template <class T>
@@ -55,7 +39,7 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
     : functional(std::move(f)),
       options((o.validate(), std::move(o))),
       net(architecture(options, initial)),
-      objective(functional.objective(options.mass)),
+      objective(functional.at(options.start_time).objective(options.mass)),
       ops(backend<T>(options.device)),
       team(options.threads),
       cloud(std::move(initial), options.order == 2, true),
@@ -122,7 +106,11 @@ InnerProblem<T> Flow<T>::State::problem(const InnerTask& task, double rate) cons
   out.gradient_scale = gradient_scale;
   out.interrupt = &interrupted;
   out.shift.assign(net.dim(), 0.0);
-  if (options.normalise) location_and_scale(task.base.x, out.shift, out.scale);
+  if (options.normalise) {
+    Moments cloud_moments = moments(task.base.x);
+    out.shift = std::move(cloud_moments.mean);
+    out.scale = usable_scale(cloud_moments.deviation);
+  }
   return out;
 }
 
@@ -257,9 +245,7 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
   // A rise is a divergence where it is worth moving the cloud by 3 % of its size, a measure that does not see
   // constants in F. The start of the inner loop may lie above `before` as well: the first map is the identity
   // only nearly.
-  std::vector<double> mean;
-  double scale = 1;
-  location_and_scale(base.x, mean, scale);
+  const double scale = usable_scale(moments(base.x).deviation);
   const double slack = 1e-3 * scale * scale * static_cast<double>(base.x.cols()) / (2 * tau);
   double rate = options.inner.adam.rate;
   std::string reason;

@@ -60,6 +60,7 @@ struct Flow<T>::State {
 
   State(Functional f, Cloud initial, FlowOptions o);
   void check_curvature() const;
+  void set_time(double time);
   static Architecture architecture(const FlowOptions& options, const Cloud& cloud);
   bool adaptive() const { return options.adaptive.tolerance > 0; }
   double time() const;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "brenier/functional.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -10,18 +11,6 @@
 
 namespace brenier {
 namespace {
-
-const char* kind_name(Expression::Kind kind) {
-  switch (kind) {
-    case Expression::Kind::potential:
-      return "potential";
-    case Expression::Kind::interaction:
-      return "interaction";
-    case Expression::Kind::internal:
-      break;
-  }
-  return "internal";
-}
 
 /// The fast form of an interaction where it has one.
 PairKernel pair_kernel(const Expression& w) {
@@ -108,96 +97,150 @@ void add_program(Program& program, const Program& other, double weight) {
 
 Functional::Functional(Expression expression) {
   const std::string text = expression.text().empty() ? "(C++ function)" : expression.text();
-  const std::string name = std::string(kind_name(expression.kind())) + " " + text;
-  terms_.push_back({1.0, std::move(expression), name});
+  switch (expression.kind()) {
+    case Expression::Kind::potential:
+      terms_.push_back({Potential{std::move(expression)}, "potential " + text});
+      break;
+    case Expression::Kind::interaction:
+      terms_.push_back({Interaction{std::move(expression)}, "interaction " + text});
+      break;
+    case Expression::Kind::internal:
+      terms_.push_back({Internal{std::move(expression)}, "internal " + text});
+      break;
+  }
 }
 
-Functional::Functional(Learned learned) : learned_{std::move(learned)} {}
+// --- what the kinds of terms are ---------------------------------------------------------------------------
 
-Functional::Functional(Distance distance) : distances_{std::move(distance)} {
-  check_divergence(distances_.front().term, distances_.front().text.c_str());
+void Functional::Potential::add_to(Objective& objective, double weight, double) const {
+  add_program(objective.potential, v.program(), weight);
 }
+
+void Functional::TimePotential::add_to(Objective&, double, double) const {
+  throw ValueError("functional: a potential depends on time; take the functional at one, f.at(time)");
+}
+
+void Functional::Interaction::add_to(Objective& objective, double weight, double mass) const {
+  objective.interaction.push_back({weight * mass, pair_kernel(w)});
+}
+
+void Functional::Internal::add_to(Objective& objective, double weight, double) const {
+  add_internal(f, weight, objective.internal);
+}
+
+void Functional::Network::add_to(Objective& objective, double weight, double) const {
+  objective.network.push_back(term);
+  objective.network.back().weight = weight;
+}
+
+void Functional::Divergence::add_to(Objective& objective, double weight, double) const {
+  objective.divergence.push_back(term);
+  objective.divergence.back().weight = weight;
+}
+
+bool Functional::Potential::add_to(Gaussian& form, double weight, int dim) const {
+  const std::optional<Quadratic> q = v.quadratic();
+  if (!q || v.dimension() != dim) return false;
+  for (int k = 0; k < dim * dim; ++k) {
+    form.potential.hessian.elements()[k] += weight * q->hessian.elements()[k];
+  }
+  for (int c = 0; c < dim; ++c) form.potential.linear[c] += weight * q->linear[c];
+  form.potential.constant += weight * q->constant;
+  return true;
+}
+
+bool Functional::Internal::add_to(Gaussian& form, double weight, int) const {
+  const std::optional<EntropyPower> e = f.entropy_power();
+  if (!e || !e->powers.empty()) return false;
+  form.diffusion += weight * e->entropy;
+  return true;
+}
+
+bool Functional::Potential::add_to(PorousMedium& form, double weight, int dim) const {
+  const std::optional<Quadratic> q = v.quadratic();
+  if (!q || v.dimension() != dim) return false;
+  for (int i = 0; i < dim; ++i) {
+    if (q->linear[i] != 0) return false;
+    for (int j = 0; j < dim; ++j) {
+      if (q->hessian(i, j) != (i == j ? q->hessian(0, 0) : 0.0)) return false;
+    }
+  }
+  form.stiffness += weight * q->hessian(0, 0);
+  form.constant += weight * q->constant;
+  return true;
+}
+
+bool Functional::Internal::add_to(PorousMedium& form, double weight, int) const {
+  const std::optional<EntropyPower> e = f.entropy_power();
+  if (!e || e->entropy != 0 || e->powers.size() != 1) return false;
+  const auto [m, coefficient] = e->powers[0];
+  if (!(m > 1) || (form.m != 0 && form.m != m)) return false;
+  form.m = m;
+  form.weight += weight * coefficient * (m - 1);
+  return true;
+}
+
+// --- what the sum is ---------------------------------------------------------------------------------------
 
 int Functional::dimension() const {
-  if (!learned_.empty()) return learned_.front().term.net->dim();
-  if (!distances_.empty()) return static_cast<int>(distances_.front().term.reference->cols());
   for (const Term& term : terms_) {
-    if (term.expression.kind() != Expression::Kind::internal) return term.expression.dimension();
+    if (const int d = std::visit([](const auto& kind) { return kind.dimension(); }, term.kind); d != 0)
+      return d;
   }
   return 0;
 }
 
 bool Functional::needs_density() const {
-  for (const Term& term : terms_) {
-    if (term.expression.kind() == Expression::Kind::internal) return true;
+  return std::any_of(terms_.begin(), terms_.end(), [](const Term& term) {
+    return std::visit([](const auto& kind) { return kind.needs_density(); }, term.kind);
+  });
+}
+
+bool Functional::depends_on_time() const {
+  return !terms_of<TimePotential>().empty();
+}
+
+Functional Functional::at(double time) const {
+  Functional out = *this;
+  for (Term& term : out.terms_) {
+    if (const auto* moving = std::get_if<TimePotential>(&term.kind)) term.kind = Potential{moving->at(time)};
   }
-  return false;
+  return out;
 }
 
 std::string Functional::describe() const {
   std::string out;
-  const auto add = [&](double weight, const std::string& text) {
-    out += (out.empty() ? "" : " + ") + show(weight) + " * " + text;
-  };
-  for (const Term& term : terms_) add(term.weight, term.text);
-  for (const Learned& one : learned_) add(one.term.weight, one.text);
-  for (const Distance& one : distances_) add(one.term.weight, one.text);
+  for (const Term& term : terms_) out += (out.empty() ? "" : " + ") + show(term.weight) + " * " + term.text;
   return out.empty() ? "0" : out;
 }
 
 Objective Functional::objective(double mass) const {
   Objective objective;
   for (const Term& term : terms_) {
-    switch (term.expression.kind()) {
-      case Expression::Kind::potential:
-        add_program(objective.potential, term.expression.program(), term.weight);
-        break;
-      case Expression::Kind::interaction:
-        objective.interaction.push_back({term.weight * mass, pair_kernel(term.expression)});
-        break;
-      case Expression::Kind::internal:
-        add_internal(term.expression, term.weight, objective.internal);
-        break;
-    }
+    std::visit([&](const auto& kind) { kind.add_to(objective, term.weight, mass); }, term.kind);
   }
-  for (const Learned& one : learned_) objective.network.push_back(one.term);
-  for (const Distance& one : distances_) objective.divergence.push_back(one.term);
   return objective;
 }
 
 std::optional<Functional::Gaussian> Functional::gaussian(int dim) const {
-  if (!learned_.empty() || !distances_.empty()) return std::nullopt;
-  Gaussian out;
-  out.potential.hessian = Matrix<double>(dim, dim);
-  out.potential.linear.assign(dim, 0.0);
+  Gaussian form;
+  form.potential.hessian = Matrix<double>(dim, dim);
+  form.potential.linear.assign(dim, 0.0);
   for (const Term& term : terms_) {
-    if (term.expression.kind() == Expression::Kind::internal) {
-      const std::optional<EntropyPower> form = term.expression.entropy_power();
-      if (!form || !form->powers.empty()) return std::nullopt;
-      out.diffusion += term.weight * form->entropy;
-    } else if (term.expression.kind() == Expression::Kind::potential) {
-      const std::optional<Quadratic> v = term.expression.quadratic();
-      if (!v || term.expression.dimension() != dim) return std::nullopt;
-      for (int k = 0; k < dim * dim; ++k) {
-        out.potential.hessian.elements()[k] += term.weight * v->hessian.elements()[k];
-      }
-      for (int c = 0; c < dim; ++c) out.potential.linear[c] += term.weight * v->linear[c];
-      out.potential.constant += term.weight * v->constant;
-    } else {
+    if (!std::visit([&](const auto& kind) { return kind.add_to(form, term.weight, dim); }, term.kind))
       return std::nullopt;
-    }
   }
-  return out;
+  return form;
 }
 
-std::optional<Functional::PorousMedium> Functional::porous_medium() const {
-  if (!learned_.empty() || !distances_.empty()) return std::nullopt;
-  if (terms_.size() != 1 || terms_[0].expression.kind() != Expression::Kind::internal) return std::nullopt;
-  const std::optional<EntropyPower> form = terms_[0].expression.entropy_power();
-  if (!form || form->entropy != 0 || form->powers.size() != 1) return std::nullopt;
-  const auto [m, coefficient] = form->powers[0];
-  if (!(m > 1)) return std::nullopt;
-  return PorousMedium{terms_[0].weight * coefficient * (m - 1), m};
+std::optional<Functional::PorousMedium> Functional::porous_medium(int dim) const {
+  PorousMedium form;
+  for (const Term& term : terms_) {
+    if (!std::visit([&](const auto& kind) { return kind.add_to(form, term.weight, dim); }, term.kind))
+      return std::nullopt;
+  }
+  if (!(form.weight > 0) || form.stiffness < 0) return std::nullopt;
+  return form;
 }
 
 Functional operator+(Functional a, const Functional& b) {
@@ -208,8 +251,6 @@ Functional operator+(Functional a, const Functional& b) {
                      " meets terms for dimension " + std::to_string(da));
   }
   a.terms_.insert(a.terms_.end(), b.terms_.begin(), b.terms_.end());
-  a.learned_.insert(a.learned_.end(), b.learned_.begin(), b.learned_.end());
-  a.distances_.insert(a.distances_.end(), b.distances_.begin(), b.distances_.end());
   return a;
 }
 
@@ -217,13 +258,21 @@ Functional operator*(double factor, Functional f) {
   if (!std::isfinite(factor))
     throw ValueError("functional: weight " + show(factor) + " is not a finite number");
   for (Functional::Term& term : f.terms_) term.weight *= factor;
-  for (Functional::Learned& one : f.learned_) one.term.weight *= factor;
-  for (Functional::Distance& one : f.distances_) one.term.weight *= factor;
   return f;
 }
 
 Functional potential(const std::string& v, int dimension, const Parameters& parameters) {
-  return Functional(Expression::potential(v, dimension, parameters));
+  try {
+    return Functional(Expression::potential(v, dimension, parameters));
+  } catch (const ParseError&) {
+    const auto at = [=](double time) {
+      Parameters all = parameters;
+      all["time"] = Parameter::scalar(time);
+      return Expression::potential(v, dimension, all);
+    };
+    static_cast<void>(at(0));  // what the text lacks beside the time, it says
+    return Functional(Functional::Term{Functional::TimePotential{at, dimension}, "potential " + v});
+  }
 }
 
 Functional interaction(const std::string& w, int dimension, const Parameters& parameters) {
@@ -242,7 +291,7 @@ Functional learned_potential(const LearnedPotential& v, const std::string& text)
   NetworkTerm term;
   term.net = std::make_shared<const Icnn>(v.net);
   term.theta = std::make_shared<const std::vector<double>>(v.theta);
-  return Functional(Functional::Learned{std::move(term), "learned potential " + text});
+  return Functional(Functional::Term{Functional::Network{std::move(term)}, "learned potential " + text});
 }
 
 Functional learned_potential(const std::filesystem::path& file) {
@@ -256,7 +305,8 @@ Functional distance(DivergenceTerm term, Matrix<double> reference, std::vector<d
   const std::string text = name + " to " + std::to_string(reference.rows()) + " points";
   term.reference = std::make_shared<const Matrix<double>>(std::move(reference));
   term.reference_weights = std::move(weights);
-  return Functional(Functional::Distance{std::move(term), text});
+  check_divergence(term, text.c_str());
+  return Functional(Functional::Term{Functional::Divergence{std::move(term)}, text});
 }
 
 }  // namespace

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+// Subcommands as the command line knows them. A new one is a file here that defines add_NAME(), and its row in the list
+// of command_line.cpp.
+#pragma once
+
+#include <functional>
+#include <iosfwd>
+#include <string>
+
+namespace CLI {
+class App;
+}
+
+namespace brenier::app {
+
+/// Where a command writes.
+struct Console {
+  std::ostream& out;
+  bool terminal = false;  // progress may be redrawn
+};
+
+/// A subcommand: its options, which CLI11 fills, and what it does with them; returns the exit code.
+struct Command {
+  CLI::App* app;
+  std::function<int(const Console&)> execute;
+};
+
+Command add_density(CLI::App& app);
+Command add_distance(CLI::App& app);
+Command add_fit(CLI::App& app);
+Command add_info(CLI::App& app);
+Command add_plot(CLI::App& app);
+Command add_pull(CLI::App& app);
+Command add_push(CLI::App& app);
+Command add_resume(CLI::App& app);
+Command add_run(CLI::App& app);
+Command add_sample(CLI::App& app);
+
+// Options that several have.
+void add_device_option(CLI::App& command, std::string& device);
+void add_threads_option(CLI::App& command, int& threads);
+/// What is wrong with the text of a seed; empty where nothing is. A seed is a whole number of TOML, which has 64 bits
+/// with a sign.
+std::string check_seed(std::string& text);
+
+}  // namespace brenier::app
