@@ -223,8 +223,8 @@ def check_molecules(binary: str, folder: Path) -> None:
 
 
 def check_molecule_tables(binary: str, folder: Path, command: str) -> None:
-    """All tables of bench/paper/molecules.py from two steps of small flows; its second call goes on with them."""
-    script = str(Path(__file__).resolve().parent.parent / "bench" / "paper" / "molecules.py")
+    """All tables of bench/paper/molecules/latent.py from two steps of small flows; its second call goes on with them."""
+    script = str(Path(__file__).resolve().parent.parent / "bench" / "paper" / "molecules" / "latent.py")
     dim, n, steps = 3, 40, 2
     # A grid: nothing but a point itself is within reach of the small epsilon.
     write_cloud(folder / "cloud.npy", [[i % 4, i // 4 % 4, i // 16] for i in range(n)])
