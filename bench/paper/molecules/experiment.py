@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+import plain
 from autoencoder import Autoencoder
 from chemistry import Decoded, properties
 from data import CannotRun, sets
@@ -112,6 +113,9 @@ class Experiment:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.train, self.test = sets(dataset.name, folder / "data")
         self.coder = Autoencoder.load(weights)
+        record = weights.with_suffix(".json")
+        content = json.loads(record.read_text()) if record.is_file() else {}
+        self.recorded: dict[str, float] = content.get("measured", {})  # shares that `autoencoder` finds
 
     # --- programs ------------------------------------------------------------------------------------------------
 
@@ -156,8 +160,12 @@ class Experiment:
         content = np.load(file)
         return content["codes"], smiles, content["qed"]
 
-    def classifier(self, name: str = "qed", labels: np.ndarray | None = None) -> tuple[Path, dict]:
-        """A convex potential on codes and its summary; of QED unless labels (of `labelled`, nan: left out) are given."""
+    def classifier(self, name: str = "qed", labels: np.ndarray | None = None, one_scale: bool = True) -> tuple[Path, dict]:
+        """A convex potential on codes and its summary; of QED unless labels (of `labelled`, nan: left out) are given.
+
+        With `one_scale` a coordinate that hardly varies stays small to the network. Otherwise each is normalised by
+        itself, and the gradient by the codes lies nearly all in coordinates that the decoder does not look at.
+        """
         file = self.folder / f"{name}.safetensors"
         if not file.is_file():
             codes, _, qed = self.labelled()
@@ -168,8 +176,17 @@ class Experiment:
             np.save(points, codes[known])
             np.save(targets, labels[known].astype(np.float64))
             self.brenier("fit", points, targets, "--out", file, "--residual", "--epochs", self.size.epochs, "--stop", 0,
-                         "--last", "--quiet")
+                         "--last", "--quiet", *(["--one-scale"] if one_scale else []))
         return file, json.loads(file.with_suffix(".json").read_text())
+
+    def plain_accuracy(self) -> float:
+        """Of a network that need not be convex, on the same points."""
+        file = self.folder / "plain.json"
+        if not file.is_file():
+            self.classifier()
+            points, labels = (np.load(self.folder / f"qed_{kind}.npy") for kind in ("points", "labels"))
+            file.write_text(json.dumps({"accuracy": plain.accuracy(points, labels, self.size.epochs)}))
+        return json.loads(file.read_text())["accuracy"]
 
     def start(self, seed: int) -> Cloud:
         """Codes of `size.cloud` molecules with low QED whose decoding is valid."""
@@ -302,9 +319,8 @@ class Experiment:
         result["prior"] = Decoded.of(self.coder.decode(random.standard_normal(means.shape))).validity
         return result
 
-    def gradient(self) -> dict[str, float]:
-        """Where the classifier's gradient lies: share of its square in active coordinates, and where moves go."""
-        file, _ = self.classifier()
+    def gradient(self, file: Path) -> dict[str, float]:
+        """Where a classifier's gradient lies at the start: number of active coordinates and share of its square there."""
         cloud = np.load(self.start(1).file).astype(float)
         spread = cloud.std(axis=0)
         slope = potential_gradient(file, cloud)

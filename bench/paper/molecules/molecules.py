@@ -12,7 +12,7 @@ figures beside it; everything is kept there, so that a second call goes on where
 
 Validity: RDKit reads the string, and it is not empty. Uniqueness: different canonical strings among the valid. QED: of
 the valid. SD: entropic transport between the initial and the final cloud, epsilon = 0.0025, not debiased.
-Exit status: 0, 2 where something cannot be run, 77 where there is no network to fetch molecules from.
+Exit status: 0, 1 where --quick finds something that must not be, 2 where something cannot be run, 77 where there is no network to fetch molecules from.
 """
 
 from __future__ import annotations
@@ -89,6 +89,8 @@ def run(options: argparse.Namespace) -> int:
         # After each table: a long series that is cut off leaves what it knows.
         (experiment.folder / "report.md").write_text("\n".join(texts))
     figures.draw(report, experiment.folder / "figures")
+    if options.quick and not options.only:
+        report.verify()
     print(f"{experiment.folder / 'report.md'}, {time.monotonic() - begun:.0f} s")
     return 0
 
