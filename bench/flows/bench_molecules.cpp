@@ -29,7 +29,7 @@ using Json = nlohmann::ordered_json;
 using Method = DescentOptions::Method;
 
 struct Options {
-  std::string cloud, potential, maps;
+  std::string cloud, potential, maps, out, others;
   std::vector<double> weights = {0, 1, 10, 100, 1000, 10000};
   std::vector<double> rates = {0.5, 0.1, 0.01, 0.001, 0.0001};
   std::vector<std::string> methods = {"sgd", "adam"};
@@ -147,6 +147,11 @@ Json descend(const Options& o, const LearnedPotential& potential, const Matrix<d
     row["marginal_error"] = sd.report.marginal_error;
     row["unconverged"] = descent.sinkhorn().unconverged;
     row["potential"] = v;
+    if (!o.out.empty()) {
+      const std::string name = method + "_" + Json(weight).dump() + "_" + Json(rate).dump() + ".npy";
+      write_npy(std::filesystem::path(o.out) / name, descent.x());
+      row["cloud"] = name;
+    }
     std::printf("%11.5g ", sd.value);
     if (known != kPublished.end()) {
       row["published_sd"] = known->second.value;
@@ -193,6 +198,17 @@ Matrix<double> new_points(const Matrix<double>& cloud, Index n) {
   return Density::gaussian(moments.mean, covariance).sample(n, Sampling::random, 7).x;
 }
 
+/// The first n of points that were given.
+Matrix<double> first_rows(const Matrix<double>& points, Index n) {
+  if (n > points.rows()) {
+    throw ShapeError(std::to_string(n) + " new points are asked for, the file has " +
+                     std::to_string(points.rows()));
+  }
+  Matrix<double> out(n, points.cols());
+  std::copy_n(points.elements().begin(), out.elements().size(), out.elements().begin());
+  return out;
+}
+
 /// The maps of a run, in single precision.
 class FloatMaps {
  public:
@@ -233,8 +249,10 @@ Json amortisation(const Options& o, const LearnedPotential& potential, const Mat
   std::printf("%6s %10s %10s %8s %14s %14s %10s %10s\n", "points", "maps", "direct", "ratio",
               "published maps", "published dir.", "SD maps", "E[V] maps");
   Json rows = Json::array();
+  Matrix<double> others;
+  if (!o.others.empty()) others = read_npy(o.others);
   for (const Index n : o.points) {
-    const Matrix<double> start = new_points(cloud, n);
+    const Matrix<double> start = o.others.empty() ? new_points(cloud, n) : first_rows(others, n);
     Matrix<float> x(n, cloud.cols()), displacement(n, cloud.cols());
     std::vector<double> times;
     for (const double begin = bench::now(); times.size() < 3 || bench::now() - begin < o.seconds;) {
@@ -304,6 +322,10 @@ int main(int argc, char** argv) {
   app.add_option("--cloud", o.cloud, "the initial points, .npy (N, d)")->required()->check(CLI::ExistingFile);
   app.add_option("--potential", o.potential, "V, .safetensors")->required()->check(CLI::ExistingFile);
   app.add_option("--maps", o.maps, "maps folder of a run: times them on new points (table 8)")
+      ->check(CLI::ExistingDirectory);
+  app.add_option("--new", o.others, "new points for --maps, .npy (M, d), the first of them (a Gaussian law)")
+      ->check(CLI::ExistingFile);
+  app.add_option("--out", o.out, "folder for the final clouds of direct optimisation")
       ->check(CLI::ExistingDirectory);
   app.add_option("--weights", o.weights, "lambda_2")->delimiter(',')->check(CLI::NonNegativeNumber);
   app.add_option("--rates", o.rates)->delimiter(',')->check(CLI::PositiveNumber);

@@ -5,7 +5,7 @@
     build/bench/brenier_bench_molecules --cloud ... --potential ... --maps RUN/maps > times.txt
     bench/paper/amortisation.py times.txt -o amortisation.png
 
-Takes what that program prints, or the molecules.json of bench/paper/molecules.py. The line through our maps is the
+Takes what that program prints, or the molecules.json of bench/paper/molecules/latent.py. The line through our maps is the
 least-squares fit of a constant and a time a point; on the right, direct optimisation over maps.
 """
 

@@ -214,6 +214,18 @@ def check_molecules(binary: str, folder: Path) -> None:
         assert free["sd"] > found[method, 0, 0.01]["sd"], rows
     # Adam moves every coordinate by about its rate a step: half of 3 times (5 x 0.1)^2, less where it turns round.
     assert 0.15 < found["adam", 0, 0.1]["sd"] < 0.4, found["adam", 0, 0.1]
+    # The clouds themselves: the value of SD is that of the file, up to what a step of Adam can move a coordinate.
+    (folder / "ends").mkdir()
+    words = (*files, *options, "--methods", "adam", "--out", f"{folder}/ends")
+    written = json.loads(passed(binary, *words).splitlines()[-1])["direct"]
+    assert len({row["cloud"] for row in written}) == 4 == len(list((folder / "ends").iterdir())), written
+    assert [row["sd"] for row in written] == [row["sd"] for row in rows if row["method"] == "adam"], (written, rows)
+    for row in written:
+        data = (folder / "ends" / row["cloud"]).read_bytes()[-8 * n * dim:]
+        moved = [abs(value - math.sin(7 * (k // dim) + 3 * (k % dim)))
+                 for k, value in enumerate(struct.unpack(f"<{n * dim}d", data))]
+        assert 0 < max(moved) <= 5.5 * row["rate"], (row, max(moved))
+    check_rejected(binary, *files, "--out", f"{folder}/none")
     (folder / "maps").mkdir()
     check_rejected(binary, *files, "--maps", f"{folder}/maps")
     check_rejected(binary, *files, "--maps", f"{folder}/maps", "--points", "0")
@@ -224,8 +236,8 @@ def check_molecules(binary: str, folder: Path) -> None:
 
 
 def check_molecule_tables(binary: str, folder: Path, command: str) -> None:
-    """All tables of bench/paper/molecules.py from two steps of small flows; its second call goes on with them."""
-    script = str(Path(__file__).resolve().parents[2] / "bench" / "paper" / "molecules.py")
+    """All tables of bench/paper/molecules/latent.py from two steps of small flows; its second call goes on with them."""
+    script = str(Path(__file__).resolve().parents[2] / "bench" / "paper" / "molecules" / "latent.py")
     dim, n, steps = 3, 40, 2
     # A grid: nothing but a point itself is within reach of the small epsilon.
     write_cloud(folder / "cloud.npy", [[i % 4, i // 4 % 4, i // 16] for i in range(n)])
@@ -254,6 +266,12 @@ def check_molecule_tables(binary: str, folder: Path, command: str) -> None:
                 parts = run["potential"] + weight * run["sd"]
                 assert abs(parts - run["functional"]) <= 1e-6 * abs(run["functional"]), (name, run)
     assert runs["sinkhorn_1e3"][0]["potential"] < runs["flow"][0]["potential"], "a smaller weight holds less"
+    # New points from a file: the cloud itself ends where the flow of the seed did.
+    maps = ("--cloud", f"{folder}/cloud.npy", "--potential", f"{folder}/v.safetensors", "--maps",
+            f"{folder}/runs/flow-1/maps", "--new", f"{folder}/cloud.npy", "--steps", "1", "--seconds", "0.01")
+    row = json.loads(passed(binary, *maps, "--points", f"{n}").splitlines()[-1])["amortisation"][0]
+    assert abs(row["potential_maps"] - runs["flow"][0]["potential"]) < 1e-4, (row, runs["flow"][0])
+    check_rejected(binary, *maps, "--points", f"{n + 1}")
     again = passed(sys.executable, *options[:-4], "--table=5")
     assert again.split("\n\n")[1].strip() in text, (again, text)  # the same numbers, from the same folders
     check_rejected(sys.executable, *options, "--set", "flow.tau=none")

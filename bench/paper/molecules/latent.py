@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 """The molecule flow with several seeds, beside the paper's tables 2, 4, 5 and 8.
 
-    bench/paper/molecules.py --cloud embeddings.npy --potential surrogate.safetensors       tables 2 and 8
-    bench/paper/molecules.py --cloud ... --potential ... --table 4 --table 5 --seeds 3      weights, MMD, and tau
+    bench/paper/molecules/latent.py --cloud embeddings.npy --potential surrogate.safetensors       tables 2 and 8
+    bench/paper/molecules/latent.py --cloud ... --potential ... --table 4 --table 5 --seeds 3      weights, MMD, and tau
 
 Runs go into folders CASE-SEED of --out; one that is finished is not run again, one that was cut off goes on. Writes
 molecules.md and molecules.json there after each table. Direct optimisation (table 2) and the time of the maps of seed
@@ -11,7 +11,7 @@ molecules.md and molecules.json there after each table. Direct optimisation (tab
 
 SD is the entropic transport cost between the initial and the final cloud, epsilon = 0.0025, not debiased, whatever
 F was; it is epsilon ln N where nothing has moved. Validity, uniqueness and QED are of decoded molecules, which are
-not computed here. A seed that diverges is counted, and left out of the means. Exit status: 0, 1 where no run of a
+not computed here (molecules.py beside this file does). A seed that diverges is counted, and left out of the means. Exit status: 0, 1 where no run of a
 case came to its end, 2 where something could not be run.
 """
 
@@ -27,7 +27,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent  # of the configurations
 BUILD = HERE.parent.parent / "build"
 EPSILON = 0.0025  # of SD
 
