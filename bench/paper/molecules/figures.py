@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools" / "plot"))
 import plot  # noqa: E402  pylint: disable=wrong-import-position
 from plot import plt  # noqa: E402  pylint: disable=wrong-import-position
 
