@@ -31,7 +31,7 @@ struct InnerProblem {
   AdamOptions adam;
   int iterations = 400;  // n_u, also the length of the rate schedule
   Index minibatch = 0;   // particles drawn, with replacement, each iteration; 0 takes the cloud
-  LogDetOptions log_det{.method = LogDetOptions::Method::exact};  // resolved(); only for internal terms
+  LogDetOptions log_det{.method = LogDetOptions::Method::exact};  // only where there are internal terms
   std::uint64_t seed = 0;                                         // of the minibatch draws and the probes
   std::uint32_t step = 0;
   double tolerance = 0;       // stop where |gradient| <= tolerance * gradient_scale; 0: never

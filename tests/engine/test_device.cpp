@@ -13,7 +13,6 @@
 #include "kernels/cuda_devices.hpp"
 #include "kernels/device/device.hpp"
 #include "kernels/operations.hpp"
-#include "tests/support/inner_problem.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/step_case.hpp"
 
@@ -165,10 +164,10 @@ Index advised(const std::string& message) {
 }
 
 /// The first iterations of an inner loop.
-InnerReport run(const SmallProblem<float>& problem, int iterations) {
-  InnerState<float> state = problem.state();
+InnerReport run(const SmallStep<float>& step, int iterations) {
+  InnerState<float> state = step.state();
   Team team(1);
-  return cuda::operations<float>().inner_loop(problem.inner, state, iterations, team);
+  return cuda::operations<float>().inner_loop(step.problem, state, iterations, team);
 }
 
 }  // namespace
@@ -245,12 +244,12 @@ TEST_CASE_TEMPLATE("what fits the shared memory of one device and not of another
                    T, float, double) {
   // Tiles of 8 particles take between 163 KiB (compute capability 8.0) and 227 KiB (9.0).
   const int width = std::is_same_v<T, float> ? 120 : 72;
-  const SmallProblem<T> problem(40, {width, width});
-  const std::vector<T> theta = problem.theta();
+  const SmallStep<T> step(40, {width, width});
+  const std::vector<T> theta = step.theta;
   Team team(1);
   const auto gradient = [&](const Operations<T>& ops) {
     std::vector<double> out(theta.size());
-    ops.objective_gradient(problem.inner, theta.data(), 0, out.data(), team);
+    ops.objective_gradient(step.problem, theta.data(), 0, out.data(), team);
     return out;
   };
   const std::vector<double> expected = gradient(ref::operations<T>());
@@ -267,19 +266,19 @@ TEST_CASE_TEMPLATE("what fits the shared memory of one device and not of another
 TEST_CASE("the memory that an inner loop needs is known before it has it") {
   for (const Index n : {Index{40}, Index{1000}, Index{3000}}) {
     CAPTURE(n);
-    const SmallProblem<float> problem(n);
+    const SmallStep<float> step(n);
     const std::uint64_t waits = device::host_synchronisations();
-    const std::size_t needed = cuda::inner_loop_memory(problem.inner);
+    const std::size_t needed = cuda::inner_loop_memory(step.problem);
     CHECK(device::host_synchronisations() == waits);  // nothing was allocated or copied
     CHECK(emulator::memory_in_use() == 0);
     {
       const emulator::ScopedOptions exact(with_memory(needed));
-      CHECK(run(problem, 2).iterations == 2);
+      CHECK(run(step, 2).iterations == 2);
     }
     // Each of a few tens of buffers counts as a multiple of 256 bytes; the emulator charges what was asked
     // for.
     const emulator::ScopedOptions less(with_memory(needed - 40 * 256));
-    CHECK_THROWS_AS(run(problem, 2), OutOfDeviceMemory);
+    CHECK_THROWS_AS(run(step, 2), OutOfDeviceMemory);
   }
 }
 
@@ -303,16 +302,16 @@ TEST_CASE("an inner loop has images and forces of particles only where a term as
 }
 
 TEST_CASE("wherever an allocation fails, what was allocated before is released") {
-  const SmallProblem<float> problem(300);
+  const SmallStep<float> step(300);
   const device::DeviceBuffer<float> of_the_program(100);
   const std::size_t before = emulator::memory_in_use();
   REQUIRE(before == 400);
-  const std::size_t needed = cuda::inner_loop_memory(problem.inner);
+  const std::size_t needed = cuda::inner_loop_memory(step.problem);
   int failures = 0;
   for (std::size_t memory = before; memory < before + needed; memory += needed / 200) {
     const emulator::ScopedOptions scarce(with_memory(memory));
     try {
-      run(problem, 1);
+      run(step, 1);
     } catch (const OutOfDeviceMemory& error) {
       ++failures;
       CHECK(error.total == memory);
@@ -323,7 +322,7 @@ TEST_CASE("wherever an allocation fails, what was allocated before is released")
     CHECK(emulator::memory_in_use() == before);
   }
   CHECK(failures >= 150);
-  CHECK(run(problem, 1).iterations == 1);
+  CHECK(run(step, 1).iterations == 1);
 }
 
 TEST_CASE_TEMPLATE("a step that does not fit is undone; the minibatch that is advised fits", T, float,

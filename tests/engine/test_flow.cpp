@@ -193,10 +193,10 @@ TEST_CASE("Gaussians, d = 20: the stochastic log-determinant reaches the exact i
   const Ornstein problem = ornstein(d);
   const Density start = Density::gaussian(problem.initial.mean, problem.initial.covariance);
   const std::vector<GaussianState> exact = problem.exact.iterates(problem.initial, 0.05, 4, 1);
-  for (const LogDetChoice::Method method :
-       {LogDetChoice::Method::exact, LogDetChoice::Method::cg, LogDetChoice::Method::automatic}) {
-    const bool cg = method == LogDetChoice::Method::cg;
-    const char* name = cg ? "cg" : method == LogDetChoice::Method::automatic ? "automatic" : "exact";
+  for (const LogDetOptions::Method method :
+       {LogDetOptions::Method::exact, LogDetOptions::Method::cg, LogDetOptions::Method::automatic}) {
+    const bool cg = method == LogDetOptions::Method::cg;
+    const char* name = cg ? "cg" : method == LogDetOptions::Method::automatic ? "automatic" : "exact";
     FlowOptions options = quick(0.05, 300);
     options.network.hidden = {8};
     options.network.quadratic_rank = d;
@@ -215,7 +215,7 @@ TEST_CASE("Gaussians, d = 20: the stochastic log-determinant reaches the exact i
       CHECK(report->log_det_method == (cg ? LogDetOptions::Method::cg : LogDetOptions::Method::exact));
       CHECK(report->cg.indefinite == 0);
       CHECK((report->cg.iterations > 0) == cg);
-      CHECK((report->log_det_deviation > 0) == (method != LogDetChoice::Method::exact));
+      CHECK((report->log_det_deviation > 0) == (method != LogDetOptions::Method::exact));
       // Three standard errors, and the rounding of H in float.
       CHECK(std::abs(report->log_det_error) <= 3 * report->log_det_deviation + 1e-5);
     }
@@ -228,7 +228,7 @@ TEST_CASE("the stochastic log-determinant: porous medium, minibatches, and what 
   const BarenblattFlow exact(Barenblatt(2, 2), 0.01);
   FlowOptions options = quick(2e-3, 300);
   options.network.hidden = {12};
-  options.inner.log_det = {.method = LogDetChoice::Method::cg, .probes = 2, .iterations = 4};
+  options.inner.log_det = {.method = LogDetOptions::Method::cg, .probes = 2, .iterations = 4};
   const Cloud cloud =
       Density::barenblatt({.dim = 2, .m = 2, .time = 0.01}).sample(1024, Sampling::stratified);
   const std::vector<double> scales = exact.iterates(2e-3, 3, 1);
@@ -258,7 +258,7 @@ TEST_CASE("the stochastic log-determinant: porous medium, minibatches, and what 
 }
 
 TEST_CASE("options of the log-determinant are checked") {
-  const auto message = [](LogDetChoice choice) -> std::string {
+  const auto message = [](LogDetOptions choice) -> std::string {
     FlowOptions options;
     options.inner.log_det = choice;
     try {
@@ -268,7 +268,7 @@ TEST_CASE("options of the log-determinant are checked") {
     }
     return "(no error)";
   };
-  using Method = LogDetChoice::Method;
+  using Method = LogDetOptions::Method;
   CHECK(message({.method = Method::cg}) == "(no error)");
   CHECK(message({.probes = 0}) == "flow: inner.log_det.probes = 0; it must be at least 1 and at most 1000");
   CHECK(message({.iterations = 0}) ==

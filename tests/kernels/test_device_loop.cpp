@@ -11,8 +11,8 @@
 
 #include "kernels/device/device.hpp"
 #include "kernels/operations.hpp"
-#include "tests/support/inner_problem.hpp"
 #include "tests/support/near.hpp"
+#include "tests/support/step_case.hpp"
 
 using namespace brenier;
 using namespace brenier::test;
@@ -35,16 +35,16 @@ std::vector<std::string> variants() {
 }  // namespace
 
 TEST_CASE("the host waits twice for each graph from the third on, and not for single iterations") {
-  SmallProblem<double> problem(kParticles);
+  SmallStep<double> step(kParticles);
   Team team(1);
   for (const std::string& variant : variants()) {
     CAPTURE(variant);
     const Operations<double>& ops = cuda::operations<double>(variant.c_str());
     const auto waits = [&](int iterations) {
-      problem.inner.iterations = iterations;
-      InnerState<double> state = problem.state();
+      step.problem.iterations = iterations;
+      InnerState<double> state = step.state();
       const std::uint64_t before = device::host_synchronisations();
-      const InnerReport report = ops.inner_loop(problem.inner, state, iterations, team);
+      const InnerReport report = ops.inner_loop(step.problem, state, iterations, team);
       CHECK(report.iterations == iterations);
       return static_cast<int>(device::host_synchronisations() - before);
     };
@@ -62,14 +62,14 @@ TEST_CASE("the host waits twice for each graph from the third on, and not for si
 
 #if !BRENIER_CUDA
 TEST_CASE("everything that an iteration launches has been launched once before it is recorded") {
-  SmallProblem<double> problem(kParticles);
+  SmallStep<double> step(kParticles);
   Team team(1);
   for (const std::string& variant : variants()) {
     CAPTURE(variant);
     const auto launches = [&](int iterations) {
-      InnerState<double> state = problem.state();
+      InnerState<double> state = step.state();
       const std::uint64_t before = device::emulator::device_launches(0);
-      cuda::operations<double>(variant.c_str()).inner_loop(problem.inner, state, iterations, team);
+      cuda::operations<double>(variant.c_str()).inner_loop(step.problem, state, iterations, team);
       return device::emulator::device_launches(0) - before;
     };
     CHECK(launches(1) >= 4);
@@ -78,13 +78,13 @@ TEST_CASE("everything that an iteration launches has been launched once before i
 }
 
 TEST_CASE("a loop makes no handle of matrix products where an earlier one has left its own") {
-  SmallProblem<double> problem(kParticles);
+  SmallStep<double> step(kParticles);
   Team team(1);
   const Operations<double>& ops = cuda::operations<double>("cublas");
   const auto made = [&] {
-    InnerState<double> state = problem.state();
+    InnerState<double> state = step.state();
     const std::uint64_t before = device::emulator::handles_made();
-    ops.inner_loop(problem.inner, state, 1, team);
+    ops.inner_loop(step.problem, state, 1, team);
     return device::emulator::handles_made() - before;
   };
   made();
@@ -93,32 +93,32 @@ TEST_CASE("a loop makes no handle of matrix products where an earlier one has le
 #endif
 
 TEST_CASE("launching ends soon after the device has decided to stop") {
-  SmallProblem<double> problem(kParticles);
+  SmallStep<double> step(kParticles);
   Team team(1);
-  problem.inner.iterations = 2000;
+  step.problem.iterations = 2000;
   for (const std::string& variant : variants()) {
     CAPTURE(variant);
     const Operations<double>& ops = cuda::operations<double>(variant.c_str());
     const auto waits = [&](int until) {
-      InnerState<double> state = problem.state();
+      InnerState<double> state = step.state();
       const std::uint64_t before = device::host_synchronisations();
-      const InnerReport report = ops.inner_loop(problem.inner, state, until, team);
-      CHECK(report.converged == (problem.inner.tolerance > 0));
+      const InnerReport report = ops.inner_loop(step.problem, state, until, team);
+      CHECK(report.converged == (step.problem.tolerance > 0));
       CHECK(report.iterations < 20);
       return static_cast<int>(device::host_synchronisations() - before);
     };
     waits(1);
     const int once = waits(1);
-    problem.inner.tolerance = 0.999;
+    step.problem.tolerance = 0.999;
     // The graph in which the tolerance was met and two more; what converges below 20 iterations has met it
     // in the second graph of 16, or in the 20th of one.
     CHECK(waits(2000) - once <= 2 * (variant == "cublas" ? 20 : 2));
-    problem.inner.tolerance = 0;
+    step.problem.tolerance = 0;
   }
 }
 
 TEST_CASE("with BRENIER_SYNC_LAUNCHES the host waits for every kernel, and the numbers are the same") {
-  SmallProblem<double> problem(kParticles);
+  SmallStep<double> step(kParticles);
   Team team(1);
   for (const std::string& variant : variants()) {
     CAPTURE(variant);
@@ -126,11 +126,11 @@ TEST_CASE("with BRENIER_SYNC_LAUNCHES the host waits for every kernel, and the n
     const auto waits = [&](InnerState<double>& state, const char* value) {
       ::setenv("BRENIER_SYNC_LAUNCHES", value, 1);
       const std::uint64_t before = device::host_synchronisations();
-      ops.inner_loop(problem.inner, state, 5, team);
+      ops.inner_loop(step.problem, state, 5, team);
       ::unsetenv("BRENIER_SYNC_LAUNCHES");
       return device::host_synchronisations() - before;
     };
-    InnerState<double> queued = problem.state(), checked = problem.state();
+    InnerState<double> queued = step.state(), checked = step.state();
     CHECK(waits(queued, "0") + 10 <= waits(checked, "1"));  // two kernels an iteration at least
     CHECK(checked.theta == queued.theta);
   }
@@ -142,36 +142,36 @@ TEST_CASE(
   Team team(1);
   for (const std::string& variant : variants()) {
     CAPTURE(variant);
-    SmallProblem<double> problem(kParticles);
+    SmallStep<double> step(kParticles);
     const Operations<double>& ops = cuda::operations<double>(variant.c_str());
-    InnerState<double> whole = problem.state(), parts = problem.state();
-    ops.inner_loop(problem.inner, whole, 6, team);
-    ops.inner_loop(problem.inner, parts, 2, team);
-    ops.inner_loop(problem.inner, parts, 6, team);
+    InnerState<double> whole = step.state(), parts = step.state();
+    ops.inner_loop(step.problem, whole, 6, team);
+    ops.inner_loop(step.problem, parts, 2, team);
+    ops.inner_loop(step.problem, parts, 6, team);
     CHECK(parts.theta == whole.theta);
     CHECK(parts.iteration == 6);
 
-    problem.inner.tolerance = 0.999;
-    InnerState<double> early = problem.state();
-    const InnerReport converged = ops.inner_loop(problem.inner, early, 20, team);
+    step.problem.tolerance = 0.999;
+    InnerState<double> early = step.state();
+    const InnerReport converged = ops.inner_loop(step.problem, early, 20, team);
     CHECK(converged.converged);
     CHECK(converged.iterations < 20);
     CHECK(early.iteration == converged.iterations);
-    problem.inner.tolerance = 0;
+    step.problem.tolerance = 0;
 
     std::atomic<bool> interrupt{true};
-    problem.inner.interrupt = &interrupt;
-    InnerState<double> stopped = problem.state();
-    const InnerReport interrupted = ops.inner_loop(problem.inner, stopped, 20, team);
+    step.problem.interrupt = &interrupt;
+    InnerState<double> stopped = step.state();
+    const InnerReport interrupted = ops.inner_loop(step.problem, stopped, 20, team);
     CHECK(interrupted.interrupted);
     CHECK(interrupted.iterations == 1);
-    problem.inner.interrupt = nullptr;
+    step.problem.interrupt = nullptr;
 
-    problem.log_density[40] = std::nan("");
-    InnerState<double> broken = problem.state();
-    const InnerReport report = ops.inner_loop(problem.inner, broken, 20, team);
+    step.log_density[40] = std::nan("");
+    InnerState<double> broken = step.state();
+    const InnerReport report = ops.inner_loop(step.problem, broken, 20, team);
     CHECK_FALSE(report.finite);
     CHECK(report.iterations == 0);
-    CHECK(broken.theta == problem.state().theta);
+    CHECK(broken.theta == step.state().theta);
   }
 }

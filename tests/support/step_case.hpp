@@ -3,6 +3,7 @@
 // size 1.
 #pragma once
 
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -78,6 +79,21 @@ struct StepCase {
   }
   InnerState<T> state() const {
     return {theta, std::vector<T>(theta.size(), T(0)), std::vector<T>(theta.size(), T(0)), 0};
+  }
+};
+
+/// A small step in the plane with a term of every kind that has launches of its own.
+template <class T>
+struct SmallStep : StepCase<T> {
+  explicit SmallStep(Index n, const std::vector<int>& hidden = {9, 5})
+      : StepCase<T>({.dim = 2, .hidden = hidden}, n,
+                    {.internal = {{.form = InternalTerm::Form::power, .exponent = 2}},
+                     .interaction = {quadratic_log(0.1, 0, 0)}}) {
+    const auto learned = std::make_shared<const Icnn>(Architecture{.dim = 2, .hidden = {6, 4}});
+    const std::vector<double> parameters = generic_parameters<double>(*learned, 7);
+    this->objective.network.push_back(
+        {0.5, learned, std::make_shared<const std::vector<double>>(parameters)});
+    this->problem.iterations = 20;
   }
 };
 

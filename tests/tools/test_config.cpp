@@ -348,11 +348,11 @@ TEST_CASE("configuration: the log-determinant of the inner loop") {
   const auto choice = [](const std::vector<std::string>& overrides) {
     return parse_config(kTiny, "a.toml", fs::temp_directory_path(), overrides).flow.inner.log_det;
   };
-  CHECK(choice({}).method == LogDetChoice::Method::automatic);
-  CHECK(choice({"inner.logdet=exact"}).method == LogDetChoice::Method::exact);
-  const LogDetChoice cg =
+  CHECK(choice({}).method == LogDetOptions::Method::automatic);
+  CHECK(choice({"inner.logdet=exact"}).method == LogDetOptions::Method::exact);
+  const LogDetOptions cg =
       choice({"inner.logdet=cg", "inner.probes=3", "inner.cg_iterations=7", "inner.cg_tolerance=1e-2"});
-  CHECK(cg.method == LogDetChoice::Method::cg);
+  CHECK(cg.method == LogDetOptions::Method::cg);
   CHECK(cg.probes == 3);
   CHECK(cg.iterations == 7);
   CHECK(cg.tolerance == 1e-2);

@@ -254,7 +254,7 @@ class Runner {
     row.retries = report.retries;
     row.log_det_cg = report.log_det_method == LogDetOptions::Method::cg;
     const bool checked = config_.functional.needs_density() && report.step > 0 &&
-                         config_.flow.inner.log_det.method != LogDetChoice::Method::exact;
+                         config_.flow.inner.log_det.method != LogDetOptions::Method::exact;
     row.log_det_error = checked ? report.log_det_error : kUnknown;
     row.log_det_deviation = checked ? report.log_det_deviation : kUnknown;
     row.cg_residual = report.cg.worst_residual;

@@ -19,8 +19,6 @@
 
 namespace brenier {
 
-using LogDetChoice = LogDetOptions;
-
 /// The inner problem of a JKO step and how it is solved.
 struct InnerOptions {
   int iterations = 400;  // n_u >= 1

@@ -218,7 +218,7 @@ void Flow<T>::State::check(const InnerTask& task, const std::vector<T>& solved, 
   if (objective.internal.empty()) return;
   InnerProblem<T> inner = problem(task, options.inner.adam.rate);
   report.log_det_method = inner.log_det.method;
-  if (options.inner.log_det.method == LogDetChoice::Method::exact) return;
+  if (options.inner.log_det.method == LogDetOptions::Method::exact) return;
   const Matrix<T> x = centred<T>(task.base.x, inner.shift);
   inner.x = x;
   const DeviceScope scope(options.device);

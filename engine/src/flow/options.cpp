@@ -128,7 +128,7 @@ const Keys<FlowOptions>& inner_keys() {
        "after a divergence, each at a quarter of the rate"},
       {"logdet",
        [](O& o) -> Slot {
-         using Method = LogDetChoice::Method;
+         using Method = LogDetOptions::Method;
          return Choice(o.inner.log_det.method,
                        {{"auto", Method::automatic}, {"exact", Method::exact}, {"cg", Method::cg}});
        },

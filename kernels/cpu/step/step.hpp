@@ -76,7 +76,8 @@ class StepWorker {
         objective_(*problem.objective),
         d_(problem.x.cols),
         internal_(!objective_.internal.empty()),
-        exact_(internal_ && problem.log_det.method == LogDetOptions::Method::exact),
+        exact_(internal_ &&
+               problem.log_det.resolved(static_cast<int>(d_)).method == LogDetOptions::Method::exact),
         probes_(internal_ && !exact_ ? problem.log_det.probes : 0),
         net_(*problem.net, plan(), carver),
         cg_(probes_ > 0 ? d_ : 0, recorded_steps(), carver),

@@ -157,7 +157,8 @@ class DeviceStep {
   /// Nothing where log det H is exact or not wanted.
   static std::optional<LogDetArgs> log_det(const InnerProblem<T>& problem) {
     const std::vector<InternalTerm>& internal = problem.objective->internal;
-    if (internal.empty() || problem.log_det.method == LogDetOptions::Method::exact) return std::nullopt;
+    const LogDetOptions options = problem.log_det.resolved(problem.net->dim());
+    if (internal.empty() || options.method == LogDetOptions::Method::exact) return std::nullopt;
     LogDetArgs args;
     args.probes = problem.log_det.probes;
     args.options = problem.log_det.cg();

@@ -202,7 +202,8 @@ void gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, 
 
   // Map: y = x + S (grad u_theta(x_hat) - x_hat).
   const bool internal = !objective.internal.empty();
-  const bool exact = internal && problem.log_det.method == LogDetOptions::Method::exact;
+  const bool exact =
+      internal && problem.log_det.resolved(static_cast<int>(d)).method == LogDetOptions::Method::exact;
   Matrix<T> displacement(n, d), hessian(exact ? n : 0, d * d), y(n, d);
   MapOutputs<T> map;
   map.displacement = displacement;
