@@ -163,8 +163,9 @@ class Experiment:
     def classifier(self, name: str = "qed", labels: np.ndarray | None = None, one_scale: bool = True) -> tuple[Path, dict]:
         """A convex potential on codes and its summary; of QED unless labels (of `labelled`, nan: left out) are given.
 
-        With `one_scale` a coordinate that hardly varies stays small to the network. Otherwise each is normalised by
-        itself, and the gradient by the codes lies nearly all in coordinates that the decoder does not look at.
+        With `one_scale` a coordinate that hardly varies stays small to the network, and is then taken at its mean: V does
+        not depend on it. Otherwise each is normalised by itself, and the gradient by the codes lies nearly all in
+        coordinates that the decoder does not look at.
         """
         file = self.folder / f"{name}.safetensors"
         if not file.is_file():
@@ -177,6 +178,8 @@ class Experiment:
             np.save(targets, labels[known].astype(np.float64))
             self.brenier("fit", points, targets, "--out", file, "--residual", "--epochs", self.size.epochs, "--stop", 0,
                          "--last", "--quiet", *(["--one-scale"] if one_scale else []))
+            if one_scale:
+                take_at_mean(file, codes[known].astype(float))
         return file, json.loads(file.with_suffix(".json").read_text())
 
     def plain_accuracy(self) -> float:
@@ -311,8 +314,8 @@ class Experiment:
         spread = means.std(axis=0)
         strings = self.coder.decode(means)
         result = {"molecules": len(smiles), "exact": float(np.mean([a == b for a, b in zip(smiles, strings)])),
-                  "valid": Decoded.of(strings).validity, "active": int((spread > 0.1).sum()),
-                  "deviation": float(deviations[:, spread > 0.1].mean())}
+                  "valid": Decoded.of(strings).validity, "active": int(active(means).sum()),
+                  "deviation": float(deviations[:, active(means)].mean())}
         for noise in (0.1, 0.2, 0.3, 0.5):
             moved = means + noise * spread * random.standard_normal(means.shape)
             result[f"noise_{noise}"] = Decoded.of(self.coder.decode(moved)).validity
@@ -321,12 +324,30 @@ class Experiment:
 
     def gradient(self, file: Path) -> dict[str, float]:
         """Where a classifier's gradient lies at the start: number of active coordinates and share of its square there."""
-        cloud = np.load(self.start(1).file).astype(float)
-        spread = cloud.std(axis=0)
-        slope = potential_gradient(file, cloud)
-        power = np.mean(slope**2, axis=0)
-        return {"active": int((spread > 0.1).sum()), "share": float(power[spread > 0.1].sum() / power.sum()),
+        moving = active(self.labelled()[0])
+        power = np.mean(potential_gradient(file, np.load(self.start(1).file).astype(float))**2, axis=0)
+        return {"active": int(moving.sum()), "share": float(power[moving].sum() / power.sum()),
                 "norm": float(np.sqrt(power.sum()))}
+
+
+def active(codes: np.ndarray) -> np.ndarray:
+    """The coordinates of codes (N, d) that vary: deviation above 0.1, as against 1 of the prior."""
+    return codes.std(axis=0) > 0.1
+
+
+def take_at_mean(file: Path, codes: np.ndarray) -> None:
+    """Takes the potential in a file at the mean of the coordinates that do not vary, whatever their values."""
+    from safetensors import safe_open  # pylint: disable=import-outside-toplevel
+    from safetensors.numpy import load_file, save_file  # pylint: disable=import-outside-toplevel
+    with safe_open(str(file), "np") as content:
+        about = content.metadata()
+    w = load_file(file)
+    quiet, mean = ~active(codes), codes.mean(axis=0)
+    for name in [n for n in w if n.endswith("input.weight")]:
+        bias = name.replace("input.weight", "bias")
+        w[bias] = (w[bias] + (w[name][:, quiet] @ mean[quiet]).reshape(w[bias].shape)).astype(w[bias].dtype)
+        w[name][:, quiet] = 0
+    save_file(w, file, metadata=about)
 
 
 def potential_gradient(file: Path, points: np.ndarray) -> np.ndarray:

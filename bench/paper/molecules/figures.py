@@ -64,12 +64,13 @@ def frontier(report: Report, folder: Path) -> None:
 def draw(report: Report, folder: Path) -> None:
     """All figures of what the report has run."""
     number = {"moses": (5, 6), "qm9": (7, 8)}[report.experiment.dataset.name]
-    _, summary = report.experiment.classifier()
-    confusion(summary["test"]["confusion"], folder, f"figure_{number[0]}.png")
+    if "classifier" in report.numbers:
+        confusion(report.numbers["classifier"]["confusion"], folder, f"figure_{number[0]}.png")
     for name, runs in report.flows.items():
         done = [run for run in runs if not run.failed]
         if not done:
             continue
         histograms(done[0], folder, f"figure_{number[1]}.png" if name == "sinkhorn_10000" else f"qed_{name}.png")
         picture(done[0].clouds[0].decoded, done[0].end.decoded, folder / f"molecules_{name}.png")
-    frontier(report, folder)
+    if report.direct:
+        frontier(report, folder)

@@ -34,6 +34,7 @@ def retrain(options: argparse.Namespace) -> Path:
     folder = options.out / f"autoencoder-{options.dataset}"
     words = [sys.executable, HERE / "train.py", "--out", folder, "--resume", "--minutes", options.minutes]
     words += ["--train", options.out / "data" / f"{options.dataset}_train.txt.gz"]
+    words += ["--start", options.start] if options.start else []
     words += ["--test", options.out / "data" / f"{options.dataset}_test.txt.gz", "--both-ways"]
     subprocess.run([str(word) for word in words], check=True)
     return folder / "weights.safetensors"
@@ -47,6 +48,7 @@ def main() -> int:
     parser.add_argument("--dataset", choices=("moses", "qm9"), default="moses")
     parser.add_argument("--retrain", action="store_true", help="train the autoencoder anew (needs PyTorch)")
     parser.add_argument("--minutes", type=float, default=240, help="of --retrain, of the processor (240)")
+    parser.add_argument("--start", type=Path, help="weights that --retrain begins with (random ones)")
     parser.add_argument("--weights", type=Path, help="of the autoencoder, .safetensors (those beside this program)")
     parser.add_argument("--seeds", type=int, help="clouds and seeds of every flow (5; --quick: 1)")
     parser.add_argument("--sweep-seeds", type=int, default=1, help="of the sweep of lambda_2 (1)")

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 # pylint: disable=wrong-import-position
 from autoencoder import BEGIN, END, LONGEST, VOCABULARY, Autoencoder, tokens_of, unit
 from chemistry import Decoded, kept
-from experiment import potential_gradient
+from experiment import potential_gradient, take_at_mean
 from plain import Network, accuracy
 
 
@@ -93,6 +93,13 @@ def check_gradient(random: np.random.Generator) -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_file(w, Path(folder) / "v.safetensors")
         found = potential_gradient(Path(folder) / "v.safetensors", points)
+        # The last coordinate does not vary: V at its mean, for any value of it.
+        codes = np.c_[random.standard_normal((50, d - 1)), np.full(50, 0.3)]
+        take_at_mean(Path(folder) / "v.safetensors", codes)
+        taken = potential_gradient(Path(folder) / "v.safetensors", points)
+        save_file(w, Path(folder) / "v.safetensors")
+        there = potential_gradient(Path(folder) / "v.safetensors", np.c_[points[:, :-1], np.full(len(points), 0.3)])
+    assert np.allclose(taken[:, :-1], there[:, :-1], atol=1e-12) and not taken[:, -1].any()
     for x, gradient in zip(points, found):
         for k in range(d):
             step = 1e-5 * np.eye(d)[k]
