@@ -10,6 +10,7 @@
 // engine before it calls an operation; operations trust them.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "brenier/base/team.hpp"
@@ -41,6 +42,23 @@ struct JetSeeds {
   MatrixView<const T> q;       // (N, K*d): q_i1, ..., q_iK side by side
   MatrixView<const T> p;       // (N, K*d), or empty
   MatrixView<const T> metric;  // (N, d*d): symmetric M_i
+};
+
+/// The objective of one inner problem, for solvers that evaluate it at one theta after another: memory is
+/// taken once, and divergences start from the plans of the evaluation before. The problem must outlive it.
+template <class T>
+class StepObjective {
+ public:
+  virtual ~StepObjective() = default;
+
+  /// gradient (net.parameters()), overwritten. Returns what it is the gradient of, up to a constant that does
+  /// not depend on theta: F((grad u)# rho) + 1/(2 tau) E |grad u(x) - x|^2, particles of density 0 without an
+  /// internal energy. NaN where log det H is stochastic, or some H is not positive definite.
+  virtual double evaluate(const T* theta, int iteration, double* gradient) = 0;
+
+  /// Of all solves so far.
+  virtual CgReport cg() const = 0;
+  virtual SinkhornReport sinkhorn() const = 0;
 };
 
 /// The table of operations of one backend.
@@ -100,6 +118,9 @@ struct Operations {
   /// Gradient (net.parameters()) of the objective of `problem` at theta, for iteration `iteration`.
   void (*objective_gradient)(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
                              Team& team);
+
+  /// The same with its value, to be evaluated many times. Null where a backend does not have it: cuda.
+  std::unique_ptr<StepObjective<T>> (*step_objective)(const InnerProblem<T>& problem, Team& team) = nullptr;
 
   /// Iterations state.iteration .. until of Algorithm 1's inner loop.
   InnerReport (*inner_loop)(const InnerProblem<T>& problem, InnerState<T>& state, int until, Team& team);

@@ -231,6 +231,7 @@ const Operations<T>& table() {
                                                .interaction = interaction<T>,
                                                .divergence = divergence<T>,
                                                .objective_gradient = objective_gradient<T>,
+                                               .step_objective = step_objective<T>,
                                                .inner_loop = inner_loop<T>};
   return operations;
 }

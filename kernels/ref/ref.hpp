@@ -52,6 +52,9 @@ void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iter
                         Team& team);
 
 template <class T>
+std::unique_ptr<StepObjective<T>> step_objective(const InnerProblem<T>& problem, Team& team);
+
+template <class T>
 InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int until, Team& team);
 
 }  // namespace brenier::ref

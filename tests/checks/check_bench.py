@@ -152,6 +152,17 @@ def check_ornstein_uhlenbeck(binary: str, _: Path) -> None:
     check_rejected(binary, "--table", "none")
 
 
+def check_flows(binary: str, _: Path) -> None:
+    """The default solver is as exact as Adam with a fraction of its gradients, and all steps are solved."""
+    rows = last_line(passed(binary, "--steps", "3"))["rows"]
+    assert [row["solver"] for row in rows] == ["auto", "adam"] * 3, rows
+    for row in rows[::2]:
+        assert row["error"] < 1e-3 and row["unsolved"] == 0, row
+    for auto, adam in zip(rows[::2], rows[1::2]):
+        assert auto["gradients"] < adam["gradients"] / 4, (auto, adam)
+    check_rejected(binary, "--steps", "0")
+
+
 def check_mixtures(binary: str, _: Path) -> None:
     """A few steps bring the model nearer to the target; the metrics agree on where it is at the start."""
     small = ("--dims", "2", "--targets", "1", "--particles", "2000", "--minibatch", "200", "--samples", "1000")
@@ -280,7 +291,8 @@ def check_molecule_tables(binary: str, folder: Path, command: str) -> None:
 
 def main() -> None:
     kind, binary, *more = sys.argv[1:]
-    checks = {"inner": check_inner, "ops": check_ops, "ornstein_uhlenbeck": check_ornstein_uhlenbeck}
+    checks = {"inner": check_inner, "ops": check_ops, "ornstein_uhlenbeck": check_ornstein_uhlenbeck,
+              "flows": check_flows}
     checks |= {"mixtures": check_mixtures, "langevin": check_langevin, "molecules": check_molecules}
     checks |= {"molecule_tables": check_molecule_tables}
     with tempfile.TemporaryDirectory() as folder:

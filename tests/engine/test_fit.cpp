@@ -72,6 +72,7 @@ Data bowl(Index n, int d, std::uint64_t seed) {
 
 FitOptions quick() {
   FitOptions options;
+  options.solver = FitOptions::Solver::adam;
   options.hidden = {24, 24};
   options.epochs = 60;
   options.batch = 64;
@@ -227,6 +228,38 @@ TEST_CASE("the rate falls on a plateau, training stops, and the best parameters 
   options.stop = 0;
   options.epochs = 30;
   CHECK(fit(noise.x, noise.label, options).history.size() == 30);
+}
+
+TEST_CASE("a few points: plain and residual networks learn |x|^2 with the defaults, whatever the seed") {
+  for (const std::uint64_t seed : {1u, 2u, 3u}) {
+    for (const bool residual : {false, true}) {
+      CAPTURE(seed);
+      CAPTURE(residual);
+      Data data{Matrix<double>(400, 2), {}};
+      const Random random(seed, RandomStream::probes);
+      for (Index i = 0; i < 400; ++i) {
+        for (Index c = 0; c < 2; ++c)
+          data.x(i, c) = random.normals(static_cast<std::uint32_t>(c), 0, static_cast<std::uint64_t>(i))[0];
+        data.label.push_back(data.x(i, 0) * data.x(i, 0) + data.x(i, 1) * data.x(i, 1));
+      }
+      FitOptions options;
+      options.loss = FitOptions::Loss::squared;
+      options.residual = residual;
+      options.seed = seed;
+      options.threads = 2;
+      const FitResult result = fit(data.x, data.label, options);
+      CHECK(result.train.accuracy >= 0.95);
+      CHECK(result.test.accuracy >= 0.95);
+      for (double& label : data.label) label = -label;  // concave
+      if (seed == 1 && !residual) {
+        try {
+          CHECK(fit(data.x, data.label, options).train.accuracy > -0.02);
+        } catch (const NumericalError& error) {
+          CHECK(std::string(error.what()).find("no better than a constant") != std::string::npos);
+        }
+      }
+    }
+  }
 }
 
 TEST_CASE("a callback ends the training with the result so far") {

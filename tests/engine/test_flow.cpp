@@ -250,11 +250,19 @@ TEST_CASE("the stochastic log-determinant: porous medium, minibatches, and what 
   for (const int d : {23, 24}) {
     FlowOptions few = quick(0.05, 3);
     few.network.hidden = {4};
+    few.inner.solver = InnerOptions::Solver::adam;
     Flow<float> flow(entropy(), Density::gaussian(d, 0, 1).sample(100, Sampling::whitened, 3), few);
     const std::optional<StepReport> report = flow.step();
     REQUIRE(report.has_value());
     CHECK((report->log_det_method == LogDetOptions::Method::cg) == (d == 24));
   }
+  // L-BFGS needs the gradient of a function.
+  FlowOptions exactly = quick(0.05, 3);
+  exactly.network.hidden = {4};
+  Flow<float> flow(entropy(), Density::gaussian(24, 0, 1).sample(100, Sampling::whitened, 3), exactly);
+  const std::optional<StepReport> report = flow.step();
+  REQUIRE(report.has_value());
+  CHECK(report->log_det_method == LogDetOptions::Method::exact);
 }
 
 TEST_CASE("options of the log-determinant are checked") {
@@ -482,6 +490,7 @@ TEST_CASE("maps written and read again move points as the flow did") {
 TEST_CASE("a step that diverges is retried, then undone") {
   const Density start = Density::barenblatt({.dim = 1, .m = 2, .time = 1e-3});
   FlowOptions options = quick(1e-3, 100);
+  options.inner.solver = InnerOptions::Solver::adam;
   options.inner.adam.rate = 1e6;
   options.inner.retries = 2;
   Flow<float> flow(porous_medium(2), start.sample(200, Sampling::stratified), options);

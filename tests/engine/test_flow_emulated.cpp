@@ -32,8 +32,13 @@ using Overrides = std::vector<std::string>;
 /// An experiment of the paper, as bench/paper has it, with fewer particles, steps and iterations.
 Config experiment(const std::string& name, Overrides overrides) {
   const std::string iterations = kReduced ? "4" : "20";
-  const Overrides small = {"cloud.particles=80", "flow.steps=" + std::to_string(kReduced ? 2 : 3),
-                           "inner.iterations=" + iterations, "held_out.particles=0", "threads=1"};
+  const Overrides small = {"cloud.particles=80",
+                           "flow.steps=" + std::to_string(kReduced ? 2 : 3),
+                           "inner.iterations=" + iterations,
+                           "inner.solver=adam",
+                           "inner.accept=1",
+                           "held_out.particles=0",
+                           "threads=1"};
   overrides.insert(overrides.begin(), small.begin(), small.end());
   return load_config(std::string(BRENIER_SOURCE_DIR) + "/bench/paper/" + name + ".toml", overrides);
 }

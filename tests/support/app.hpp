@@ -37,6 +37,8 @@ hidden = [7, 5]
 [inner]
 iterations = 23
 rate = 1e-2
+solver = "adam"
+accept = 1
 [held_out]
 particles = 101
 [output]

@@ -407,7 +407,7 @@ TEST_CASE("infima are found, and falling below them or away from the sample is t
     return overfitting(gaussian, {start}, functional, held_out);
   };
   CHECK(warnings(infimum + 0.1, infimum + 0.3).empty());  // the gap of the start
-  CHECK(warnings(infimum + 0.1, infimum + 0.34).empty());
+  CHECK(warnings(infimum + 0.1, infimum + 0.305).empty());
   CHECK(warnings(infimum + 0.1, infimum - 0.0005).empty());
   REQUIRE(warnings(infimum - 0.1, infimum - 0.1).size() == 1);
   check_contains(warnings(infimum - 0.1, infimum - 0.1)[0], {"below its infimum", "held-out"});

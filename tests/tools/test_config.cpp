@@ -93,7 +93,7 @@ TEST_CASE("configuration: types and ranges") {
       {"rate = 1e-2", "rate = 1e-2\nprobes = 0", {"a.toml:18:", "inner.probes", "at least 1"}},
       {"rate = 1e-2", "rate = 1e-2\ncg_iterations = 1001", {"a.toml:18:", "inner.cg_iterations", "1000"}},
       {"rate = 1e-2", "rate = 1e-2\ncg_tolerance = 1.0", {"a.toml:18:", "inner.cg_tolerance", "below 1"}},
-      {"every = 2", "every = 0", {"a.toml:21:", "output.every", "at least 1"}},
+      {"every = 2", "every = 0", {"a.toml:23:", "output.every", "at least 1"}},
       {"seed = 3", "seed = -3", {"a.toml:1:", "seed", "at least 0"}},
       {"seed = 3", "device = \"gpu\"", {"a.toml:1:", "device", "gpu", "auto"}},
       {"\"double\"", "\"half\"", {"a.toml:2:", "precision", "float"}},
@@ -119,13 +119,13 @@ TEST_CASE("configuration: expressions, parameters and dimensions") {
   check_contains(config_error(potential("x[3]")), {"a.toml:9:", "functional.0.expression"});
   check_contains(config_error(tiny_with("term = \"porous_medium\"\nm = 2", "term = \"potential\"")),
                  {"functional.0.expression", "missing"});
-  check_contains(config_error(kTiny + "[parameters]\nsum = 2\n"), {"a.toml:23:", "parameters.sum", "taken"});
+  check_contains(config_error(kTiny + "[parameters]\nsum = 2\n"), {"a.toml:25:", "parameters.sum", "taken"});
   check_contains(config_error(kTiny + "[parameters]\nA = [[1, 2], [3]]\n"),
-                 {"a.toml:23:", "parameters.A", "equal length"});
+                 {"a.toml:25:", "parameters.A", "equal length"});
   check_contains(config_error(kTiny + "[parameters]\nA = \"no-such.npy\"\n"),
                  {"no-such.npy", "no such file"});
   check_contains(config_error(kTiny + "[exact]\ndensity = \"max(1 - x, t)\"\n"),
-                 {"a.toml:23:", "exact.density", "time"});
+                 {"a.toml:25:", "exact.density", "time"});
 
   const std::string gaussian =
       tiny_with("density = \"barenblatt\"\ntime = 1e-3", "density = \"gaussian\"\nmean = [1, 2]");

@@ -80,7 +80,8 @@ constexpr const char* kExamples =
     "\n"
     "Exit codes: 0 done, 1 the flow diverged (its folder has the steps so far), 2 wrong options, "
     "configuration or\n"
-    "files, 130 interrupted (Ctrl-C ends after the current iteration and leaves a run that can be resumed;\n"
+    "files, 3 all steps taken and some not solved as exactly as inner.accept asks for (see warnings), 130 "
+    "interrupted (Ctrl-C ends after the current iteration and leaves a run that can be resumed;\n"
     "twice kills).";
 
 constexpr const char* kWhere = "Examples, a file to start from, and exit codes: brenier --help";

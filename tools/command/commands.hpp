@@ -14,6 +14,7 @@ struct ExitCode {
   static constexpr int ok = 0;
   static constexpr int failed = 1;  // a flow diverged or its device failed; its folder has the steps so far
   static constexpr int bad_input = 2;  // options, configuration, files
+  static constexpr int unsolved = 3;   // all steps were taken, and some are not solved
   static constexpr int interrupted = 130;
 };
 

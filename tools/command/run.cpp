@@ -37,6 +37,8 @@ int exit_code(RunStatus status) {
   switch (status) {
     case RunStatus::done:
       return ExitCode::ok;
+    case RunStatus::unsolved:
+      return ExitCode::unsolved;
     case RunStatus::interrupted:
       return ExitCode::interrupted;
     case RunStatus::failed:

@@ -46,6 +46,11 @@ constexpr Column kColumns[] = {
     {"residual", &HistoryRow::residual},
     {"iterations", &HistoryRow::iterations},
     {"min_log_det", &HistoryRow::min_log_det},
+    {"solved", &HistoryRow::solved},
+    {"missed_share", &HistoryRow::missed_share},
+    {"missed_share_heldout", &HistoryRow::missed_share_held_out},
+    {"displacement_error", &HistoryRow::displacement_error},
+    {"particle_decrease", &HistoryRow::particle_decrease},
     {"min_eigenvalue", &HistoryRow::min_eigenvalue},
     {"round_trip", &HistoryRow::round_trip},
     {"rate", &HistoryRow::rate},
@@ -58,6 +63,7 @@ constexpr Column kColumns[] = {
     {"cg_indefinite", &HistoryRow::cg_indefinite},
     {"sinkhorn_error", &HistoryRow::sinkhorn_error},
     {"sinkhorn_unconverged", &HistoryRow::sinkhorn_unconverged},
+    {"sinkhorn_solves", &HistoryRow::sinkhorn_solves},
     {"seconds", &HistoryRow::seconds},
     {"inner_seconds", &HistoryRow::inner_seconds},
     {"cloud_seconds", &HistoryRow::cloud_seconds},
@@ -225,11 +231,78 @@ std::vector<std::string> overfitting(const Config& config, const std::vector<His
   const HistoryRow& start = history.front();
   const double gap = (held_out - functional) - (start.held_out - start.functional);
   const double decrease = std::abs(start.held_out - held_out);
-  if (gap > 0.05 * decrease + 1e-3 * (std::abs(start.functional) + std::abs(functional))) {
+  if (gap > 0.01 * decrease + 1e-3 * (std::abs(start.functional) + std::abs(functional))) {
     out.push_back("F on the held-out particles, " + number(held_out) + ", is " + number(gap) +
                   " above F on the particles, " + number(functional) + ", and has changed by " +
                   number(decrease) + " since the start" + remedy);
   }
+  return out;
+}
+
+namespace {
+
+/// "step 3", "steps 3, 5 to 9", of those rows that `pick` takes; empty where it takes none.
+template <class Pick>
+std::string steps_where(const std::vector<HistoryRow>& history, const Pick& pick) {
+  std::string out;
+  int runs = 0, count = 0;
+  for (std::size_t k = 0; k < history.size(); ++k) {
+    if (!pick(history[k])) continue;
+    const std::size_t first = k;
+    while (k + 1 < history.size() && pick(history[k + 1])) ++k;
+    count += static_cast<int>(k - first) + 1;
+    if (++runs > 6) continue;
+    out += (runs > 1 ? ", " : "") + std::to_string(static_cast<int>(history[first].step));
+    if (k > first) out += " to " + std::to_string(static_cast<int>(history[k].step));
+  }
+  if (runs > 6) out += ", ... (" + std::to_string(count) + " in all)";
+  return count == 0 ? "" : (count == 1 ? "step " : "steps ") + out;
+}
+
+}  // namespace
+
+std::vector<std::string> troubled_steps(const std::vector<HistoryRow>& history) {
+  std::vector<std::string> out;
+  const auto add = [&](const std::string& which, const std::string& what) {
+    if (!which.empty()) out.push_back(which + what);
+  };
+  const auto percent = [](double share) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.3g %%", 100 * share);
+    return std::string(text);
+  };
+  const HistoryRow* worst = nullptr;
+  double largest = 0;
+  const auto share = [](const HistoryRow& row) {
+    return std::fmax(row.missed_share, row.missed_share_held_out);
+  };
+  for (const HistoryRow& row : history) {
+    largest = std::fmax(largest, row.decrease);
+    if (row.solved == 0 && (!worst || share(row) > share(*worst))) worst = &row;
+  }
+  if (worst) {
+    std::string what = " not solved: step " + std::to_string(static_cast<int>(worst->step)) + " misses " +
+                       percent(share(*worst)) + " of its possible decrease";
+    if (!std::isnan(worst->particle_decrease) && worst->particle_decrease > 0) {
+      what += ", the network reaches " + percent(worst->decrease / worst->particle_decrease) +
+              " of what particles without a network reach";
+    }
+    if (std::isfinite(worst->displacement_error))
+      what += ", and ends " + percent(worst->displacement_error) + " of the way from its optimum";
+    add(steps_where(history, [](const HistoryRow& row) { return row.solved == 0; }),
+        what +
+            "; the flow is not to be trusted there: use more inner.iterations, a larger or sharper network "
+            "(network.hidden, network.sharpness), network.quadratic_rank, or a smaller flow.tau");
+  }
+  add(steps_where(history,
+                  [&](const HistoryRow& row) { return row.step > 0 && row.decrease < -1e-3 * largest; }),
+      " raised F + W^2/(2 tau), which a step that is solved cannot do");
+  add(steps_where(history,
+                  [](const HistoryRow& row) {
+                    return row.sinkhorn_solves > 0 && row.sinkhorn_unconverged > 0.1 * row.sinkhorn_solves;
+                  }),
+      ": more than a tenth of the transport solves ended above their tolerance; use more warm_iterations or "
+      "iterations in the term, or a larger epsilon");
   return out;
 }
 
@@ -312,6 +385,8 @@ std::string summary_text(const SummaryInput& input) {
   double iterations = 0, retries = 0, residual = 0, eigenvalue = kUnknown, round_trip = kUnknown;
   double stochastic = 0, worst_residual = 0, unconverged = 0, indefinite = 0;
   double error = kUnknown, deviation = kUnknown;
+  double missed = kUnknown, missed_held_out = kUnknown, displacement = kUnknown, unsolved = 0;
+  bool certified = false;
   std::vector<double> seconds;
   double total = 0, inner = 0, clouds = 0, certifying = 0;
   for (const HistoryRow& row : *input.history) {
@@ -319,6 +394,11 @@ std::string summary_text(const SummaryInput& input) {
     iterations += row.iterations;
     retries += row.retries;
     residual = row.residual;
+    missed = std::fmax(missed, row.missed_share);
+    missed_held_out = std::fmax(missed_held_out, row.missed_share_held_out);
+    displacement = std::fmax(displacement, row.displacement_error);
+    unsolved += row.solved == 0;
+    certified = certified || !std::isnan(row.missed_share);
     eigenvalue = std::fmin(eigenvalue, row.min_eigenvalue);  // NaN where not computed
     round_trip = std::fmax(round_trip, row.round_trip);
     stochastic += row.log_det_cg;
@@ -338,6 +418,10 @@ std::string summary_text(const SummaryInput& input) {
                   {"residual", residual},
                   {"retries_total", static_cast<long long>(retries)}};
   Json certificates = Json::object();
+  put(certificates, "missed_share", missed);
+  put(certificates, "missed_share_heldout", missed_held_out);
+  put(certificates, "displacement_error", displacement);
+  if (certified) certificates["unsolved_steps"] = static_cast<long long>(unsolved);
   put(certificates, "min_eigenvalue", eigenvalue);
   put(certificates, "round_trip", round_trip);
   if (!certificates.empty()) out["certificates"] = certificates;

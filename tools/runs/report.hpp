@@ -23,10 +23,12 @@ struct HistoryRow {
   double transport = 0, decrease = 0, residual = 0, iterations = 0, min_log_det = 0, rate = 0, retries = 0;
   double time_error = 0, rejected = 0;  // see StepReport
   double min_eigenvalue = 0, round_trip = 0;
+  double solved = 1;  // 0: the step is not solved, see StepReport
+  double missed_share = 0, missed_share_held_out = 0, displacement_error = 0, particle_decrease = 0;
   double log_det_cg = 0;                            // 1: log det H by conjugate gradients, 0: exact
   double log_det_error = 0, log_det_deviation = 0;  // of the stochastic log det H, see StepReport
   double cg_residual = 0, cg_unconverged = 0, cg_indefinite = 0;
-  double sinkhorn_error = 0, sinkhorn_unconverged = 0;  // see SinkhornReport
+  double sinkhorn_error = 0, sinkhorn_unconverged = 0, sinkhorn_solves = 0;  // see SinkhornReport
   double seconds = 0, inner_seconds = 0, cloud_seconds = 0, certificate_seconds = 0;
 };
 
@@ -37,7 +39,7 @@ std::vector<HistoryRow> parse_history(const std::string& text, const std::string
 
 /// What summary.json is made from.
 struct SummaryInput {
-  std::string status;  // running, done, interrupted or failed
+  std::string status;  // running, done, unsolved, interrupted or failed
   std::string reason;  // why a run failed
   const Config* config = nullptr;
   const Reference* reference = nullptr;  // may be nullptr
@@ -67,11 +69,15 @@ BelowInfimum below_infimum(const Config& config, const std::vector<HistoryRow>& 
                            double held_out);
 
 /// What says that the maps have fitted the sample instead of the density. Empty where nothing does:
-///   F below its infimum, as below_infimum() says; held-out F above F on the particles by more than 5 % of
+///   F below its infimum, as below_infimum() says; held-out F above F on the particles by more than 1 % of
 ///   what held-out F has fallen since the start and 0.1 % of |F_0| + |F|. The gap of the initial clouds is
 ///   their sampling error, and taken off.
 std::vector<std::string> overfitting(const Config& config, const std::vector<HistoryRow>& history,
                                      double functional, double held_out);
+
+/// What the history says of steps, in words for warnings: those that are not solved, those that raised F +
+/// W^2/(2 tau), those where more than a tenth of the transport solves ended above their tolerance.
+std::vector<std::string> troubled_steps(const std::vector<HistoryRow>& history);
 
 /// Whether F has no minimum because a quadratic V curves down somewhere; empty where it does not.
 std::string unbounded(const Config& config);

@@ -39,6 +39,7 @@ class Runner {
         options_(options),
         reference_(find_reference(config)),
         flow_(config.functional, config.initial_cloud(), config.flow) {
+    if (config_.cloud.density && config_.flow.certificates) flow_.set_initial_density(*config_.cloud.density);
     if (config_.held_out.particles > 0) {
       Cloud cloud = config_.held_out_cloud(config_.held_out.particles);
       // Densities cost a Hessian a particle and map, and at the second order d^2 numbers to keep.
@@ -137,8 +138,9 @@ class Runner {
                         " steps already; flow.steps = " + std::to_string(config_.steps) +
                         " takes none of them back");
     }
-    flow_.restore(std::move(saved.cloud), read_maps(folder.path(), saved.step),
-                  {std::move(saved.theta), saved.gradient_scale, saved.draws, saved.next_tau});
+    flow_.restore(
+        std::move(saved.cloud), read_maps(folder.path(), saved.step),
+        {std::move(saved.theta), saved.gradient_scale, saved.draws, saved.next_tau, saved.decrease_rate});
     folder.forget_after(saved.step);
     try {
       seconds_before_ = nlohmann::json::parse(read_text(folder.summary())).value("seconds_total", 0.0);
@@ -248,6 +250,11 @@ class Runner {
     row.residual = report.residual;
     row.iterations = report.iterations;
     row.min_log_det = report.min_log_det;
+    row.solved = report.solved;
+    row.missed_share = report.missed_share;
+    row.missed_share_held_out = report.missed_share_held_out;
+    row.displacement_error = report.displacement_error;
+    row.particle_decrease = report.particle_decrease;
     row.min_eigenvalue = report.min_eigenvalue;
     row.round_trip = report.round_trip;
     row.rate = report.rate;
@@ -262,6 +269,7 @@ class Runner {
     row.cg_indefinite = static_cast<double>(report.cg.indefinite);
     row.sinkhorn_error = report.sinkhorn.marginal_error;
     row.sinkhorn_unconverged = static_cast<double>(report.sinkhorn.unconverged);
+    row.sinkhorn_solves = static_cast<double>(report.sinkhorn.solves);
     row.seconds = report.seconds + judging;
     row.inner_seconds = report.inner_seconds;
     row.cloud_seconds = report.cloud_seconds + judging;
@@ -295,8 +303,8 @@ class Runner {
   void write_checkpoint(const RunFolder& folder) const {
     if (flow_.steps() == 0) return;
     const typename Flow<T>::Checkpoint now = flow_.checkpoint();
-    folder.write_checkpoint(
-        {flow_.trajectory(), now.theta, now.gradient_scale, now.next_tau, now.draws, flow_.steps()});
+    folder.write_checkpoint({flow_.trajectory(), now.theta, now.gradient_scale, now.next_tau,
+                             now.decrease_rate, now.draws, flow_.steps()});
   }
 
   void write_history(const RunFolder& folder) {
@@ -327,6 +335,7 @@ class Runner {
       if (!finished_) input.held_out = held_out_functional(last_held_out_pairs());
     }
     input.warnings = overfitting(config_, history_, input.functional.total(), input.held_out);
+    for (std::string& warning : troubled_steps(history_)) input.warnings.push_back(std::move(warning));
     if (!unbounded_.empty()) input.warnings.push_back(unbounded_);
     if (const std::string early = short_of_end(); !early.empty()) input.warnings.push_back(early);
     input.std = row.std;
@@ -376,7 +385,11 @@ class Runner {
       }
       if (!interrupted()) write_exact_density(folder);
       if (result.status == RunStatus::done && interrupted()) result.status = RunStatus::interrupted;
+      const bool unsolved = std::any_of(history_.begin(), history_.end(),
+                                        [](const HistoryRow& row) { return row.solved == 0; });
+      if (result.status == RunStatus::done && unsolved) result.status = RunStatus::unsolved;
       const char* status = result.status == RunStatus::done          ? "done"
+                           : result.status == RunStatus::unsolved    ? "unsolved"
                            : result.status == RunStatus::interrupted ? "interrupted"
                                                                      : "failed";
       write_summary(folder, status, result.reason);
@@ -411,7 +424,11 @@ class Runner {
     for (const std::string& warning : overfitting(config_, history_, row.functional, row.held_out)) {
       out << "\nWARNING: " << warning;
     }
+    for (const std::string& warning : troubled_steps(history_)) out << "\nWARNING: " << warning;
     if (const std::string early = short_of_end(); !early.empty()) out << "\nWARNING: " << early;
+    if (result.status == RunStatus::unsolved)
+      out << "\nUNSOLVED: the steps that were to be taken were taken, not all as exactly as inner.accept "
+             "asks for";
     out << "\nresults in " << result.folder.string();
     progress.line(out.str());
   }

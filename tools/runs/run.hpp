@@ -19,7 +19,12 @@ struct RunOptions {
   std::function<void(int step)> on_step;  // after each step is recorded
 };
 
-enum class RunStatus { done, interrupted, failed };
+enum class RunStatus {
+  done,
+  unsolved,  // all steps were taken, and some are known not to be solved: see StepReport::solved
+  interrupted,
+  failed,
+};
 
 struct RunResult {
   RunStatus status = RunStatus::done;  // interrupted: also while the last numbers were computed

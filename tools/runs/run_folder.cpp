@@ -174,6 +174,7 @@ void RunFolder::write_checkpoint(const Saved& saved) const {
   file.tensors.push_back({"theta", {static_cast<Index>(saved.theta.size())}, saved.theta, DType::float64});
   file.tensors.push_back({"gradient_scale", {}, {saved.gradient_scale}, DType::float64});
   file.tensors.push_back({"next_tau", {}, {saved.next_tau}, DType::float64});
+  file.tensors.push_back({"decrease_rate", {}, {saved.decrease_rate}, DType::float64});
   file.metadata = {{"format", "brenier checkpoint 1"},
                    {"step", std::to_string(saved.step)},
                    {"draws", std::to_string(saved.draws)}};
@@ -196,6 +197,7 @@ Saved RunFolder::read_checkpoint(bool second_order) const {
     saved.theta = file.at("theta").values;
     saved.gradient_scale = file.at("gradient_scale").values.at(0);
     saved.next_tau = file.at("next_tau").values.at(0);
+    if (const Tensor* rate = file.find("decrease_rate")) saved.decrease_rate = rate->values.at(0);
     const Tensor* density = file.find("log_density");
     saved.cloud = Trajectory::restore(matrix_of(file, "x"), density ? density->values : std::vector<double>(),
                                       matrix_of(file, "previous"), matrix_of(file, "jacobian"), second_order);

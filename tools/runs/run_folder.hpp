@@ -25,6 +25,7 @@ struct Saved {
   std::vector<double> theta;
   double gradient_scale = 0;
   double next_tau = 0;
+  double decrease_rate = 0;
   std::uint32_t draws = 0;
   int step = 0;
 };

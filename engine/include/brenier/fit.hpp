@@ -26,16 +26,23 @@ struct FitOptions {
     common,       // one for all, the rms of the deviations: noise in a quiet coordinate stays small
   };
 
+  enum class Solver {
+    automatic,  // lbfgs for up to 16,384 points, adam above
+    lbfgs,      // all points at once; an epoch is 10 evaluations
+    adam,       // minibatches
+  };
+
   Loss loss = Loss::binary;
+  Solver solver = Solver::automatic;
   /// `dim` is taken from the points; without alpha, which would be a curvature that data cannot take away.
   std::vector<int> hidden = {128, 128, 128, 128};
   bool residual = false;
   int quadratic_rank = 0;
   Activation activation = Activation::softplus;
   Scaling scaling = Scaling::coordinates;
-  int epochs = 100;          // most, >= 1
-  Index batch = 1024;        // most points of a minibatch, >= 1; an epoch is cut into equal ones
-  double rate = 0.01;        // of Adam, > 0
+  int epochs = 100;    // most, >= 1
+  Index batch = 1024;  // most points of a minibatch, >= 1; an epoch is cut into equal ones
+  double rate = 0.01;  // of Adam, > 0; a tenth, and again, where the loss does not fall below a constant's
   double rate_factor = 0.1;  // in (0, 1]: of the rate, after each `patience` epochs in which the validation
   int patience = 10;         // loss has not fallen by 1e-4 of itself; >= 1
   int stop = 30;             // ends after so many such epochs in a row; 0: never
@@ -82,8 +89,8 @@ using FitProgress = std::function<bool(const FitEpoch&)>;
 /// V(x) on points x (N, d), with a label each (N). T is the precision of the training. The same seed gives
 /// the same bits, whatever the number of threads. ShapeError: sizes that do not agree. ValueError: options;
 /// points or labels that are not finite; with Loss::binary labels other than 0 and 1, or of one class only;
-/// parts of the points that would be empty. NumericalError: a loss that is not finite. NotAvailable: the
-/// device.
+/// parts of the points that would be empty. NumericalError: a loss that is not finite, or on the training points above
+/// that of the best constant. NotAvailable: the device.
 template <class T = float>
 FitResult fit(MatrixView<const double> x, std::span<const double> labels, const FitOptions& options = {},
               const FitProgress& progress = {});

@@ -21,7 +21,22 @@ namespace brenier {
 
 /// The inner problem of a JKO step and how it is solved.
 struct InnerOptions {
-  int iterations = 400;  // n_u >= 1
+  enum class Solver {
+    automatic,  // lbfgs where the objective is a function: no minibatches, redrawn clouds, cg or Sinkhorn. Where that
+                // does not solve the step, Adam from the start again, then lbfgs with what is left of
+                // `iterations`; adam in all other cases, and on cuda
+    lbfgs,  // projected L-BFGS; a minibatch is then a part of the cloud, another in each step
+    adam,
+  };
+  enum class OnUnsolved {
+    warn,  // take it, and say so: StepReport::solved
+    stop,  // NumericalError
+  };
+  Solver solver = Solver::automatic;
+  int iterations = 400;  // n_u >= 1: gradients that a JKO problem may take; L-BFGS takes far fewer
+  double accept = 1e-2;  // in (0, 1]: a step is solved where the share that it misses is at most this
+  OnUnsolved on_unsolved = OnUnsolved::warn;
+  /// adam.epsilon is relative to the first gradient of the flow (2-norm): the same in every unit.
   AdamOptions adam{.rate = 1e-3, .final_fraction = 0.01};
   bool warm_start = true;  // start from the map of the step before
   Initialisation initialisation = Initialisation::identity;
@@ -55,10 +70,19 @@ struct FlowOptions {
   std::uint64_t seed = 0;
   std::string device = "auto";  // see backend()
   int threads = 0;              // 0: all processors
-  bool certificates = true;     // min_eigenvalue and round_trip of every step
+  bool certificates = true;     // of every step, see StepReport; without them no step is tried again
 
   /// Throws ValueError that names the option, the value and the range.
   void validate() const;
+};
+
+/// What the share that a step misses is known from.
+enum class StepBasis {
+  none,    // not computed
+  affine,  // the gain of one more affine map, a lower bound: an internal energy, and the density of the initial
+           // cloud is not known; see Flow::set_initial_density()
+  residual,  // the optimality condition at particles
+  optimum,   // the optimum on the particles themselves
 };
 
 /// What one step did.
@@ -70,9 +94,21 @@ struct StepReport {
   ObjectiveValue functional;  // F on the cloud, times the mass
   double transport = 0;       // E|y - x|^2 / (2 tau'), tau' the length of the last JKO problem of the step
   double decrease = 0;        // F before minus (F + transport) after, of that problem; >= 0 for an exact step
-  int iterations = 0;         // inner iterations, all start-up steps and retries together
-  double residual = 0;        // gradient of the inner problem at its end, relative to the first of the flow
-  double min_log_det = 0;     // smallest log det H over the cloud; 0 where not computed
+  int iterations = 0;         // gradients of the inner problems, all start-up steps and retries together
+  InnerOptions::Solver solver = InnerOptions::Solver::adam;  // that the step ended with
+  const char* start = "";  // of its last problem: "warm" (the map before), "identity" or "affine"
+  /// The share of the possible decrease of F + transport that the step misses, on particles of the cloud and on
+  /// others of its law (NaN where these are not known), and the distance to the optimum relative to the step's. Of
+  /// the worst problem of the step. Solved: no share is above inner.accept, no distance above 10 times that.
+  StepBasis basis = StepBasis::none;
+  double missed_share = std::numeric_limits<double>::quiet_NaN();
+  double missed_share_held_out = std::numeric_limits<double>::quiet_NaN();
+  double displacement_error = std::numeric_limits<double>::quiet_NaN();
+  bool solved = true;
+  /// Where a step is not solved and has no internal energy: the decrease that particles without a network can reach.
+  double particle_decrease = std::numeric_limits<double>::quiet_NaN();
+  double residual = 0;     // gradient of the inner problem at its end, relative to the first of the flow
+  double min_log_det = 0;  // smallest log det H over the cloud; 0 where not computed
   /// The estimate of AdaptiveOptions at order 2, NaN otherwise; how many longer steps were tried before.
   double time_error = std::numeric_limits<double>::quiet_NaN();
   int rejected = 0;
@@ -146,6 +182,11 @@ class Flow {
   /// needs them.
   ObjectiveValue functional_of(const Trajectory& cloud, Index pair_limit = 0) const;
 
+  /// The density of the initial cloud: gives steps with an internal energy their certificate, which needs scores, and
+  /// others particles that no gradient has seen; scores up to 24 dimensions. Before the first step, or before restore(). ShapeError: its
+  /// dimension. ValueError: steps were taken.
+  void set_initial_density(const Density& initial);
+
   /// Where new clouds come from when inner.refresh > 0: draw(k) for k = 1, 2, ... returns a cloud from rho_0.
   void set_source(std::function<Cloud(std::uint32_t)> draw);
 
@@ -155,7 +196,8 @@ class Flow {
     std::vector<double> theta;
     double gradient_scale = 0;
     std::uint32_t draws = 0;
-    double next_tau = 0;  // of adaptive steps
+    double next_tau = 0;       // of adaptive steps
+    double decrease_rate = 0;  // largest decrease of a step so far, for its length
   };
   Checkpoint checkpoint() const;
   /// Continues a flow bit for bit, from what trajectory(), maps() and checkpoint() gave. Clouds that are

@@ -3,16 +3,20 @@
 #include "brenier/fit.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "brenier/base/error.hpp"
 #include "brenier/base/philox.hpp"
 #include "brenier/device.hpp"
+#include "engine/src/flow/solve/metric.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/base/wall_clock.hpp"
 #include "kernels/model/adam.hpp"
 #include "kernels/operations.hpp"
+#include "solvers/lbfgs.hpp"
 
 namespace brenier {
 namespace {
@@ -93,6 +97,17 @@ LossJet loss_jet(FitOptions::Loss loss, double u, double label) {
   return {std::max(u, 0.0) - label * u + std::log1p(t), sigmoid - label};
 }
 
+/// The mean loss of the best constant.
+double constant_loss(const std::vector<double>& labels, FitOptions::Loss loss) {
+  const double n = static_cast<double>(labels.size());
+  double mean = 0, out = 0;
+  for (const double label : labels) mean += label / n;
+  const double u = loss == FitOptions::Loss::squared ? mean : std::log(mean / (1 - mean));
+  if (!std::isfinite(u)) return std::numeric_limits<double>::infinity();  // one class only
+  for (const double label : labels) out += loss_jet(loss, u, label).value / n;
+  return out;
+}
+
 /// What the network sees of points, and what its value means.
 struct Frame {
   std::vector<double> shift, scale;  // (d)
@@ -146,14 +161,71 @@ class Training {
         team_(options.threads),
         scope_(options.device),
         gradient_(static_cast<std::size_t>(net.parameters())) {
-    const std::vector<double> start = initial_parameters(net, Initialisation::identity, options.seed, 0, 0.0);
+    begin();
+  }
+
+  /// From the initial parameters.
+  void begin() {
+    const std::vector<double> start =
+        initial_parameters(net_, Initialisation::identity, options_.seed, 0, 0.0);
     theta_.assign(start.begin(), start.end());
     first_moment_.assign(theta_.size(), T(0));
     second_moment_.assign(theta_.size(), T(0));
+    iteration_ = 0;
+  }
+
+  /// Scales the output so that u has the mean of the labels and their deviation, or 1 for logits: deep networks start
+  /// far above.
+  void match(const Labelled<T>& points) {
+    std::vector<T> u(points.label.size());
+    evaluate(points, u);
+    const double n = static_cast<double>(u.size());
+    double mean = 0, squares = 0, label = 0;
+    for (std::size_t i = 0; i < u.size(); ++i) {
+      mean += static_cast<double>(u[i]) / n;
+      label += points.label[i] / n;
+    }
+    for (const T value : u)
+      squares += (static_cast<double>(value) - mean) * (static_cast<double>(value) - mean) / n;
+    if (!(squares > 0) || !std::isfinite(squares)) return;
+    const double factor = 1 / std::sqrt(squares);
+    const bool squared = options_.loss == FitOptions::Loss::squared;
+    for (int k = 0; k < net_.layers().back().width; ++k)
+      theta_[net_.output_weight() + k] *= static_cast<T>(factor);
+    for (int c = 0; c < net_.dim(); ++c) theta_[net_.output_input() + c] *= static_cast<T>(factor);
+    for (Index k = 0; k < Index{net_.rank()} * net_.dim(); ++k)
+      theta_[net_.factor() + k] *= static_cast<T>(std::sqrt(factor));
+    T& constant = theta_[net_.output_bias()];
+    constant = static_cast<T>(factor * (static_cast<double>(constant) - mean) + (squared ? label : 0));
+  }
+
+  /// L-BFGS on all points, `evaluations` of them; seen(loss) after each, with the parameters in theta(). False ends it.
+  void search(const Labelled<T>& points, int evaluations, const std::function<bool(double)>& seen) {
+    std::atomic<bool> stop = false;
+    const std::vector<T> start = theta_;
+    const ParameterMetric<T> parameters(net_, start);
+    std::vector<T> found = start;
+    const BoundedProblem<T> problem{[&](const T* at, double* gradient) {
+                                      theta_.assign(at, at + start.size());
+                                      const double loss = gradient_of(points, gradient);
+                                      if (!seen(loss)) stop.store(true);
+                                      return loss;
+                                    },
+                                    parameters.lower, parameters.metric};
+    minimise(problem, {.evaluations = evaluations, .tolerance = 1e-6, .window = 10, .interrupt = &stop},
+             found);
+    theta_ = std::move(found);
   }
 
   Team& team() { return team_; }
   const std::vector<T>& theta() const { return theta_; }
+
+  double loss_at(const std::vector<T>& theta, const Labelled<T>& points) {
+    const std::vector<T> now = std::exchange(theta_, theta);
+    const double out = loss(points);
+    theta_ = now;
+    return out;
+  }
 
   double loss(const Labelled<T>& points) {
     std::vector<T> u(points.label.size());
@@ -188,8 +260,8 @@ class Training {
     ops_.evaluate(net_, theta_.data(), points.x, out, team_);
   }
 
-  /// One step of Adam; the sum of the losses before it.
-  double update(const Labelled<T>& batch, double rate) {
+  /// The mean loss at theta(), and its gradient.
+  double gradient_of(const Labelled<T>& batch, double* gradient) {
     const double n = static_cast<double>(batch.size());
     std::vector<T> u(batch.label.size());
     evaluate(batch, u);
@@ -202,7 +274,13 @@ class Training {
     }
     JetSeeds<T> jet;
     jet.a = seeds.data();
-    ops_.jet_gradient(net_, theta_.data(), batch.x, jet, gradient_.data(), team_);
+    ops_.jet_gradient(net_, theta_.data(), batch.x, jet, gradient, team_);
+    return sum / n;
+  }
+
+  /// One step of Adam; the sum of the losses before it.
+  double update(const Labelled<T>& batch, double rate) {
+    const double mean = gradient_of(batch, gradient_.data());
     AdamOptions adam;
     adam.rate = rate;
     const AdamStep<T> step(adam, iteration_++, 1);
@@ -212,7 +290,7 @@ class Training {
                     static_cast<T>(tensor.lower), static_cast<T>(tensor.rate));
       }
     }
-    return sum;
+    return mean * static_cast<double>(batch.size());
   }
 
   const Icnn& net_;
@@ -316,31 +394,80 @@ FitResult fit(MatrixView<const double> x, std::span<const double> labels, const 
   std::vector<T> best;
   double best_loss = std::numeric_limits<double>::infinity(), rate = options.rate;
   int waited = 0;  // epochs without improvement
-  for (int epoch = 1; epoch <= options.epochs; ++epoch) {
-    FitEpoch report{epoch, rate, 0, 0};
-    report.train_loss = training.epoch(train, epoch, rate);
-    report.validation_loss = training.loss(validation);
-    if (!std::isfinite(report.train_loss + report.validation_loss)) {
-      throw NumericalError("fit: the loss of epoch " + std::to_string(epoch) + " is " +
-                           show(report.train_loss) + " in training and " + show(report.validation_loss) +
-                           " in validation, at the rate " + show(rate) + "; use a smaller rate");
-    }
+  const auto forget = [&] {
+    result.history.clear();
+    best.clear();
+    best_loss = std::numeric_limits<double>::infinity();
+    waited = 0;
+  };
+  /// Takes in an epoch; false where it is the last.
+  const auto take = [&](const FitEpoch& report) {
     result.history.push_back(report);
     waited = report.validation_loss < best_loss * (1 - 1e-4) ? 0 : waited + 1;
     if (report.validation_loss < best_loss) {
       best_loss = report.validation_loss;
       best = training.theta();
-      result.best_epoch = epoch;
+      result.best_epoch = report.epoch;
     }
     if (progress && !progress(report)) {
       result.interrupted = true;
-      break;
+      return false;
     }
-    if (options.stop > 0 && waited >= options.stop) break;
-    if (waited > 0 && waited % options.patience == 0) rate *= options.rate_factor;
+    return !(options.stop > 0 && waited >= options.stop);
+  };
+  const double constant = constant_loss(train.label, options.loss);
+  const auto improves = [&] {
+    const std::vector<T>& now = options.keep_best && !best.empty() ? best : training.theta();
+    return result.interrupted || training.loss_at(now, train) <= 1.02 * constant;
+  };
+  const bool all_at_once = options.solver == FitOptions::Solver::lbfgs ||
+                           (options.solver == FitOptions::Solver::automatic && train.size() <= 16384);
+  if (all_at_once) {
+    constexpr int kEvaluations = 10;  // of an epoch
+    training.match(train);
+    int count = 0;
+    training.search(train, kEvaluations * options.epochs, [&](double loss) {
+      if (++count % kEvaluations != 0) return true;
+      const double validation_loss = training.loss(validation);
+      if (!std::isfinite(validation_loss)) return true;  // a trial that is not taken
+      return take({count / kEvaluations, 0, loss, validation_loss});
+    });
+    if (const double at_end = training.loss(validation); at_end < best_loss && !result.interrupted) {
+      const int epoch = result.history.empty() ? 1 : result.history.back().epoch + 1;
+      take({epoch, 0, training.loss(train), at_end});
+    }
+  } else {
+    for (int tries = 0; tries < 3 && (tries == 0 || !improves()); ++tries) {
+      if (tries > 0) {  // the first updates were too large
+        forget();
+        training.begin();
+        training.match(train);
+      }
+      rate = options.rate * std::pow(0.1, tries);
+      for (int epoch = 1; epoch <= options.epochs; ++epoch) {
+        FitEpoch report{epoch, rate, 0, 0};
+        report.train_loss = training.epoch(train, epoch, rate);
+        report.validation_loss = training.loss(validation);
+        if (!std::isfinite(report.train_loss + report.validation_loss)) {
+          if (tries < 2) break;
+          throw NumericalError("fit: the loss of epoch " + std::to_string(epoch) + " is " +
+                               show(report.train_loss) + " in training and " + show(report.validation_loss) +
+                               " in validation, at the rate " + show(rate) + "; use a smaller rate");
+        }
+        if (!take(report)) break;
+        if (waited > 0 && waited % options.patience == 0) rate *= options.rate_factor;
+      }
+    }
+  }
+  if (!improves()) {
+    throw NumericalError(
+        "fit: the network does no better than a constant: its loss on the training points is " +
+        show(training.loss(train)) + ", that of the best constant " + show(constant) +
+        "; labels that are concave in the points cannot be fitted, otherwise use more epochs or "
+        "another network");
   }
 
-  const std::vector<T>& last = options.keep_best ? best : training.theta();
+  const std::vector<T>& last = options.keep_best && !best.empty() ? best : training.theta();
   const std::vector<double> theta(last.begin(), last.end());
   result.potential.theta = reparametrised(net, theta,
                                           {.shift = frame.shift,

@@ -48,36 +48,64 @@ ObjectiveValue CloudObjective::value(const Matrix<double>& x, const std::vector<
     states_[k].has_reference = state.has_reference;
     states_[k].reference_value = state.reference_value;
   }
+  out.internal = internal(log_density, team).value;
+  return out;
+}
+
+CloudObjective::Internal CloudObjective::internal(const std::vector<double>& log_density, Team& team) const {
+  Internal out;
+  if (objective_.internal.empty()) return out;
+  const Index n = static_cast<Index>(log_density.size());
+  const double share = 1.0 / static_cast<double>(n);
+  out.per_score.assign(log_density.size(), 0.0);
+  out.surrogate.assign(log_density.size(), 0.0);
   for (const InternalTerm& term : objective_.internal) {
     // E[f(rho)/rho]; a particle where rho = 0 has measure 0 and counts f(0) = 0.
-    std::vector<double> density, f;
+    std::vector<double> density, f, w;
+    Matrix<double> slope;  // of w(t) = f'(t) - f(t)/t; t w'(t) + w(t) = t f''(t)
     if (term.form == InternalTerm::Form::general) {
-      f.resize(n);
+      f.resize(log_density.size());
+      w.resize(log_density.size());
+      slope = Matrix<double>(n, 1);
       for (const double log_rho : log_density) density.push_back(std::exp(log_rho));
       ops_.evaluate_program(term.program, {density.data(), n, 1}, f.data(), {}, team);
+      ops_.evaluate_program(term.surrogate, {density.data(), n, 1}, w.data(), slope, team);
     }
-    double sum = 0;
+    double sum = 0, pressure = 0;
     for (Index i = 0; i < n; ++i) {
       const double log_rho = log_density[i];
       if (log_rho == -std::numeric_limits<double>::infinity()) continue;
+      double value = 0, surrogate = 0, per_score = 0;
       switch (term.form) {
         case InternalTerm::Form::entropy:
-          sum += log_rho;
+          value = log_rho;
+          surrogate = per_score = 1;
           break;
         case InternalTerm::Form::power:
-          sum += std::exp((term.exponent - 1) * log_rho) / (term.exponent - 1);
+          surrogate = std::exp((term.exponent - 1) * log_rho);
+          value = surrogate / (term.exponent - 1);
+          per_score = term.exponent * surrogate;
           break;
         case InternalTerm::Form::general:
-          sum += density[i] > 0 ? f[i] / density[i] : 0;
+          if (!(density[i] > 0)) break;
+          value = f[i] / density[i];
+          surrogate = w[i];
+          per_score = density[i] * slope(i, 0) + w[i];
           break;
       }
+      sum += value;
+      pressure += surrogate;
+      out.per_score[i] += term.weight * per_score;
+      out.surrogate[i] += term.weight * surrogate;
     }
-    out.internal += term.weight * sum * share;
+    out.value += term.weight * sum * share;
+    out.pressure += term.weight * pressure * share;
   }
   return out;
 }
 
-SinkhornReport CloudObjective::force(MatrixView<const double> x, MatrixView<double> force, Team& team) {
+SinkhornReport CloudObjective::force(MatrixView<const double> x, MatrixView<double> force, Team& team,
+                                     double* value) {
   const Index n = x.rows, d = x.cols;
   SinkhornReport report;
   Matrix<double> part(n, d);
@@ -89,8 +117,12 @@ SinkhornReport CloudObjective::force(MatrixView<const double> x, MatrixView<doub
       for (Index c = 0; c < d; ++c) force(i, c) += weight * part(i, c);
     }
   };
+  if (value) *value = 0;
+  std::vector<double> energies(value ? static_cast<std::size_t>(n) : 0);
+  double* const energy_of = value ? energies.data() : nullptr;
   if (objective_.has_potential()) {
-    ops_.evaluate_program(objective_.potential, x, nullptr, part, team);
+    ops_.evaluate_program(objective_.potential, x, energy_of, part, team);
+    for (const double energy : energies) *value += energy / static_cast<double>(n);
     add(1);
   }
   for (const NetworkTerm& term : objective_.network) {
@@ -98,15 +130,26 @@ SinkhornReport CloudObjective::force(MatrixView<const double> x, MatrixView<doub
     write_as_force(*term.net, *term.theta, {}, theta);
     MapOutputs<double> outputs;
     outputs.displacement = part;
+    outputs.potential = energy_of;  // with |x|^2/2 added
     ops_.evaluate(*term.net, theta.data(), x, outputs, team);
+    for (Index i = 0; value && i < n; ++i) {
+      double half = 0;
+      for (Index c = 0; c < d; ++c) half += x(i, c) * x(i, c) / 2;
+      *value += term.weight * (energies[static_cast<std::size_t>(i)] - half) / static_cast<double>(n);
+    }
     add(term.weight);
   }
   for (const InteractionTerm& term : objective_.interaction) {
-    ops_.interaction(term.kernel, x, nullptr, part, team);
+    double energy = 0;
+    ops_.interaction(term.kernel, x, value ? &energy : nullptr, part, team);
+    if (value) *value += term.weight * energy;
     add(term.weight);
   }
   for (std::size_t k = 0; k < objective_.divergence.size(); ++k) {
-    report.add(ops_.divergence(objective_.divergence[k], {x}, nullptr, part, &states_[k], team));
+    double distance = 0;
+    report.add(
+        ops_.divergence(objective_.divergence[k], {x}, value ? &distance : nullptr, part, &states_[k], team));
+    if (value) *value += objective_.divergence[k].weight * distance;
     add(objective_.divergence[k].weight);
   }
   return report;

@@ -23,9 +23,21 @@ class CloudObjective {
   ObjectiveValue value(const Matrix<double>& x, const std::vector<double>& log_density, Index pair_limit,
                        Team& team);
 
-  /// The gradient of the first variation of all terms but the internal ones, (N, d): N times dF/dx_i.
-  /// Divergences start from the plans of the call before; returns what became of their solves.
-  SinkhornReport force(MatrixView<const double> x, MatrixView<double> force, Team& team);
+  /// The gradient of the first variation of all terms but the internal ones, (N, d): N times dF/dx_i; and
+  /// their value, or null, up to a constant. Divergences start from the plans of the call before; returns what
+  /// became of their solves.
+  SinkhornReport force(MatrixView<const double> x, MatrixView<double> force, Team& team,
+                       double* value = nullptr);
+
+  /// Internal energies at log-densities log rho(x_i) (N).
+  struct Internal {
+    double value = 0;               // E[f(rho)/rho], weights included
+    double pressure = 0;            // E[f'(rho) - f(rho)/rho]: minus dF/dt where all log-densities fall by t
+    std::vector<double> surrogate;  // (N): f'(rho) - f(rho)/rho
+    /// (N): rho f''(rho). Times the score, the gradient of log rho, that of the first variation.
+    std::vector<double> per_score;
+  };
+  Internal internal(const std::vector<double>& log_density, Team& team) const;
 
  private:
   const Objective& objective_;

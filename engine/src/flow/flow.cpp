@@ -133,12 +133,15 @@ std::optional<StepReport> Flow<T>::step() {
   const double start = now();
   const Checkpoint before = checkpoint();
   const std::size_t first_map = s.maps.size();
+  const JudgedParticles judged_before = s.judged;
   const auto undo = [&] {
     s.maps.erase(s.maps.begin() + static_cast<std::ptrdiff_t>(first_map), s.maps.end());
     s.theta.assign(before.theta.begin(), before.theta.end());
     s.gradient_scale = before.gradient_scale;
     s.draws = before.draws;
     s.next_tau = before.next_tau;
+    s.decrease_rate = before.decrease_rate;
+    s.judged = judged_before;
     s.known.reset();
     s.set_time(s.time());
   };
@@ -196,6 +199,7 @@ std::optional<StepReport> Flow<T>::step() {
   report.functional = times(mass, report.functional);
   report.transport *= mass;
   report.decrease *= mass;
+  report.particle_decrease *= mass;
   report.cloud_seconds += now() - begin;
   report.seconds = now() - start;
   return report;
@@ -276,14 +280,30 @@ const Trajectory& Flow<T>::tracked(std::size_t number) const {
 }
 
 template <class T>
+void Flow<T>::set_initial_density(const Density& initial) {
+  State& s = *state_;
+  if (initial.dim() != s.net.dim()) {
+    throw ShapeError("flow: an initial density of dimension " + std::to_string(initial.dim()) +
+                     " in a flow of dimension " + std::to_string(s.net.dim()));
+  }
+  if (s.steps > 0)
+    throw ValueError("flow: the initial density was given after " + std::to_string(s.steps) + " steps");
+  s.judged = JudgedParticles(initial, s.cloud.x(), !s.objective.internal.empty(), s.options.order == 2,
+                             s.options.seed);
+}
+
+template <class T>
 void Flow<T>::set_source(std::function<Cloud(std::uint32_t)> draw) {
   state_->source = std::move(draw);
 }
 
 template <class T>
 typename Flow<T>::Checkpoint Flow<T>::checkpoint() const {
-  return {
-      {state_->theta.begin(), state_->theta.end()}, state_->gradient_scale, state_->draws, state_->next_tau};
+  return {{state_->theta.begin(), state_->theta.end()},
+          state_->gradient_scale,
+          state_->draws,
+          state_->next_tau,
+          state_->decrease_rate};
 }
 
 template <class T>
@@ -304,9 +324,13 @@ void Flow<T>::restore(Trajectory cloud, std::vector<BrenierMap> maps, const Chec
   s.steps = s.maps.empty() ? 0 : s.maps.back().step;
   s.theta.assign(checkpoint.theta.begin(), checkpoint.theta.end());
   s.gradient_scale = checkpoint.gradient_scale;
+  s.decrease_rate = checkpoint.decrease_rate;
   s.draws = checkpoint.draws;
   s.known.reset();
   s.set_time(s.time());
+  for (const BrenierMap& map : s.maps) {
+    if (!s.judged.empty()) s.judged.advance(map, s.team);
+  }
   if (s.adaptive() && checkpoint.next_tau > 0) s.next_tau = checkpoint.next_tau;
   for (Trajectory& held_out : s.tracked) {
     for (const BrenierMap& map : s.maps) held_out.advance(map, s.team);

@@ -84,8 +84,27 @@ const Keys<FlowOptions>& network_keys() {
 const Keys<FlowOptions>& inner_keys() {
   const Range decay{.low = 0, .high = 1, .high_excluded = true};
   static const Keys<O> keys = {
+      {"solver",
+       [](O& o) -> Slot {
+         using Solver = InnerOptions::Solver;
+         return Choice(o.inner.solver,
+                       {{"auto", Solver::automatic}, {"lbfgs", Solver::lbfgs}, {"adam", Solver::adam}});
+       },
+       {},
+       "auto: lbfgs on cpu and ref without minibatch, refresh and cg, with adam where it does not solve a "
+       "step"},
       {"iterations", [](O& o) -> Slot { return &o.inner.iterations; }, between(1, kMost),
-       "of Adam, for a step"},
+       "most gradients of a step"},
+      {"accept", [](O& o) -> Slot { return &o.inner.accept; },
+       Range{.low = 0, .high = 1, .low_excluded = true},
+       "a step is solved where it misses at most this share of its possible decrease"},
+      {"on_unsolved",
+       [](O& o) -> Slot {
+         using What = InnerOptions::OnUnsolved;
+         return Choice(o.inner.on_unsolved, {{"warn", What::warn}, {"stop", What::stop}});
+       },
+       {},
+       "take a step that is not solved, and say so, or end there"},
       {"rate", [](O& o) -> Slot { return &o.inner.adam.rate; }, above(0), "of Adam", {.member = "adam.rate"}},
       {"final_fraction",
        [](O& o) -> Slot { return &o.inner.adam.final_fraction; },
@@ -105,7 +124,7 @@ const Keys<FlowOptions>& inner_keys() {
       {"epsilon",
        [](O& o) -> Slot { return &o.inner.adam.epsilon; },
        above(0),
-       "of Adam",
+       "of Adam, relative to the first gradient of the flow",
        {.member = "adam.epsilon"}},
       {"warm_start",
        [](O& o) -> Slot { return &o.inner.warm_start; },
@@ -133,7 +152,8 @@ const Keys<FlowOptions>& inner_keys() {
                        {{"auto", Method::automatic}, {"exact", Method::exact}, {"cg", Method::cg}});
        },
        {},
-       "gradient of log det H: exact, by conjugate gradients (noisy), or cg from 24 dimensions on"},
+       "gradient of log det H: exact, by conjugate gradients (noisy); auto: exact below 24 dimensions, with "
+       "lbfgs up to 128"},
       {"probes",
        [](O& o) -> Slot { return &o.inner.log_det.probes; },
        between(1, 1000),
@@ -161,6 +181,16 @@ void FlowOptions::validate() const {
   check_options(inner_keys(), *this, "flow: inner.");
   if (!(mass > 0) || !std::isfinite(mass))
     bad_option("flow: mass", " = " + show(mass) + "; it must be above 0");
+  if (inner.solver == InnerOptions::Solver::lbfgs && inner.refresh > 0) {
+    bad_option("flow: inner.refresh",
+               " = " + std::to_string(inner.refresh) +
+                   "; it must be 0 where inner.solver is lbfgs, whose function must not change");
+  }
+  if (inner.solver == InnerOptions::Solver::lbfgs && inner.log_det.method == LogDetOptions::Method::cg) {
+    bad_option(
+        "flow: inner.log_det.method",
+        " = cg; it must be exact where inner.solver is lbfgs: random probes give no gradient of a function");
+  }
   if (adapts && order != 2) {
     bad_option("flow: order", " = " + std::to_string(order) +
                                   "; it must be 2 where steps are adaptive: both orders give the error");

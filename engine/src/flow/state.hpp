@@ -5,6 +5,7 @@
 
 #include "brenier/flow.hpp"
 #include "engine/src/flow/cloud_objective.hpp"
+#include "engine/src/flow/solve/missed.hpp"
 #include "kernels/operations.hpp"
 
 namespace brenier {
@@ -43,6 +44,8 @@ struct Flow<T>::State {
   std::vector<BrenierMap> maps;
   std::vector<T> theta;  // of the last inner problem, normalised coordinates
   double gradient_scale = 0;
+  double decrease_rate = 0;  // largest so far
+  JudgedParticles judged;
   std::uint32_t draws = 0;
   int steps = 0;
   double next_tau = 0;  // of adaptive steps
@@ -51,16 +54,32 @@ struct Flow<T>::State {
   std::function<Cloud(std::uint32_t)> source;
   std::atomic<bool> interrupted{false};
 
+  struct Start {
+    std::vector<T> theta;
+    const char* name;
+    double value;  // F + transport
+  };
   struct Solution {
     std::vector<T> theta;
     std::vector<double> physical;
     InnerReport inner;   // of the last of its segments
     int iterations = 0;  // of all
   };
+  /// A solution, seen from the cloud.
+  struct Candidate {
+    Solution solution;
+    BrenierMap map;
+    Trial moved{};
+    Missed missed{};
+    JudgedParticles judged{};
+    InnerOptions::Solver solver = InnerOptions::Solver::adam;
+    bool solved = false;
+  };
 
   State(Functional f, Cloud initial, FlowOptions o);
   void check_curvature() const;
   void set_time(double time);
+  void check_far(const InnerTask& task) const;
   static Architecture architecture(const FlowOptions& options, const Cloud& cloud);
   bool adaptive() const { return options.adaptive.tolerance > 0; }
   double time() const;
@@ -68,10 +87,19 @@ struct Flow<T>::State {
   ObjectiveValue value(const Matrix<double>& x, const std::vector<double>& log_density,
                        Index pair_limit) const;
   InnerProblem<T> problem(const InnerTask& task, double rate) const;
-  InnerState<T> start(std::uint32_t number) const;
+  std::vector<T> identity(std::uint32_t number) const;
+  Start start(const InnerTask& task, const BrenierMap& like, const Trajectory& from, double before) const;
+  bool uses_lbfgs() const;
   Trajectory::Base fresh_base(MapBase kind, double ratio);
   InnerReport iterate(const InnerProblem<T>& problem, InnerState<T>& state, int until) const;
-  Solution attempt(const InnerTask& task, double rate, StepReport& report);
+  Solution adam(const InnerTask& task, const Start& start, double rate, int iterations, StepReport& report);
+  Solution lbfgs(const InnerTask& task, const Start& start, int evaluations, double before, double noise,
+                 StepReport& report);
+  Candidate judge(const InnerTask& task, const Trajectory& from, const BrenierMap& like, Solution solution,
+                  double before) const;
+  void describe(const InnerTask& task, const Candidate& taken, double before, StepReport& report);
+  double first_gradient(const InnerTask& task) const;
+  void check_finite(const Trajectory::Base& base, const ObjectiveValue& value) const;
   Trial trial(const Trajectory& from, const Trajectory::Base& base, const BrenierMap& map) const;
   void check(const InnerTask& task, const std::vector<T>& theta, StepReport& report) const;
   bool take(Trajectory& next, const Trajectory::Base& base, const BrenierMap& like, StepReport& report);

@@ -51,10 +51,13 @@ class LearnedParameters {
 template <class T>
 class LearnedForces {
  public:
-  LearnedForces(const Objective& objective, Carver& carver)
-      : terms_(objective.network), nets_(carver.take<Storage>(static_cast<Index>(terms_.size()))) {
+  /// `values`: add() is asked for them.
+  LearnedForces(const Objective& objective, bool values, Carver& carver)
+      : terms_(objective.network),
+        nets_(carver.take<Storage>(static_cast<Index>(terms_.size()))),
+        value_(carver.take<T>(kLanes)) {
     for (std::size_t k = 0; k < terms_.size(); ++k) {
-      const TileNet<T> net(*terms_[k].net, {.gradient = false}, carver);
+      const TileNet<T> net(*terms_[k].net, {.gradient = false, .value = values}, carver);
       if (nets_) new (nets_[k].bytes) TileNet<T>(net);
     }
   }
@@ -67,8 +70,9 @@ class LearnedForces {
     }
   }
 
-  /// v (d, 64) += scale * weight * grad V(y + m) for images y (d, 64) relative to m.
-  void add(T scale, const T* y, T* v) {
+  /// v (d, 64) += scale * weight * grad V(y + m) for images y (d, 64) relative to m, and energy (64), or null,
+  /// += weight * V(y + m) up to a constant.
+  void add(T scale, const T* y, T* v, double* energy) {
     for (std::size_t k = 0; k < terms_.size(); ++k) {
       TileNet<T>& tile = net(k);
       const Index d = terms_[k].net->dim();
@@ -78,6 +82,15 @@ class LearnedForces {
       const T* force = tile.displacement();
       const T factor = scale * static_cast<T>(terms_[k].weight);
       for (Index i = 0; i < d * kLanes; i += kWidth<T>) store(v + i, load(v + i) + factor * load(force + i));
+      if (!energy) continue;
+      tile.potential(value_);
+      for (int i = 0; i < kLanes; ++i) {
+        double half = 0;  // of |y|^2, which the parameters as a force have added
+        for (Index c = 0; c < d; ++c) {
+          half += static_cast<double>(y[c * kLanes + i]) * static_cast<double>(y[c * kLanes + i]) / 2;
+        }
+        energy[i] += terms_[k].weight * (static_cast<double>(value_[i]) - half);
+      }
     }
   }
 
@@ -92,6 +105,7 @@ class LearnedForces {
 
   const std::vector<NetworkTerm>& terms_;
   Storage* nets_;
+  T* value_;  // (64)
 };
 
 }  // namespace brenier::cpu::BRENIER_ISA

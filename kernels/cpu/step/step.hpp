@@ -39,7 +39,9 @@ template <class T>
 struct StepShared {
   Index n, tiles, chunks, parameters, norm_blocks, image_ld;
   bool interacting;
+  bool values;        // of the objective are wanted
   double* partial;    // (chunks, parameters)
+  double* energy;     // (chunks): sums over particles, but for divergences
   double* image_sum;  // (chunks, d): sums of images, for the mean
   T* image;           // (d, image_ld): images of the batch, component-major; only where interacting
   double* norm2;      // (norm_blocks)
@@ -49,7 +51,7 @@ struct StepShared {
   Divergence<T>** divergence = nullptr;  // one for each term
   std::atomic<bool> interrupted{false};
 
-  StepShared(const InnerProblem<T>& problem, Carver& carver)
+  StepShared(const InnerProblem<T>& problem, bool with_values, Carver& carver)
       : n(problem.minibatch > 0 ? problem.minibatch : problem.x.rows),
         tiles(tiles_of(n)),
         chunks(chunks_of(tiles)),
@@ -57,7 +59,9 @@ struct StepShared {
         norm_blocks((parameters + kNormBlock - 1) / kNormBlock),
         image_ld(tiles * kLanes),
         interacting(!problem.objective->interaction.empty() || !problem.objective->divergence.empty()),
+        values(with_values),
         partial(carver.take<double>(chunks * parameters)),
+        energy(carver.take<double>(chunks)),
         image_sum(carver.take<double>(chunks * problem.x.cols)),
         image(carver.take<T>(interacting ? problem.x.cols * image_ld : 1)),
         norm2(carver.take<double>(norm_blocks)),
@@ -88,6 +92,7 @@ class StepWorker {
         metric_(carver.take<T>(exact_ ? triangle(d_) * kLanes : 1)),
         log_det_(carver.take<double>(kLanes)),
         log_xi_(carver.take<double>(kLanes)),
+        energy_(carver.take<double>(kLanes)),
         weight_(carver.take<T>(kLanes)),
         xi_(carver.take<double>(kLanes)),
         surrogate_(carver.take<double>(surrogate_rows() * kLanes)),
@@ -95,7 +100,7 @@ class StepWorker {
         program_(carver.take<T>(program_rows() * kLanes)),
         mean_(carver.take<double>(d_)),
         pairs_(d_, pair_rows(), carver),
-        learned_(objective_, carver) {}
+        learned_(objective_, shared.values, carver) {}
 
   void set_parameters(const T* theta) { net_.set_parameters(theta); }
   /// Once, before the first iteration.
@@ -130,13 +135,16 @@ class StepWorker {
   void gradient(Index chunk, int iteration) {
     double* partial = shared_.partial + chunk * shared_.parameters;
     for (Index k = 0; k < shared_.parameters; ++k) partial[k] = 0;
+    shared_.energy[chunk] = 0;
     if (shared_.interacting) gather_mean();
     Index pending = 0;
     for_tiles(chunk, [&](Index tile) {
       map_tile(tile, iteration);
+      for (int i = 0; i < kLanes; ++i) energy_[i] = 0;
       seeds_first_order(tile);
       if (exact_) seeds_exact(tile, iteration);
       if (probes_ > 0) seeds_stochastic(tile, iteration);
+      for (int i = 0; i < count_; ++i) shared_.energy[chunk] += energy_[i];
       clear_padding();
       net_.reverse(nullptr, v_, metric_);
       if (++pending == kFlushTiles) {
@@ -145,6 +153,17 @@ class StepWorker {
       }
     });
     if (pending > 0) net_.flush(partial);
+  }
+
+  /// The objective of the evaluation before, up to a constant; every thread gets the same number.
+  double value() const {
+    if (probes_ > 0) return std::numeric_limits<double>::quiet_NaN();
+    double sum = 0;
+    for (Index chunk = 0; chunk < shared_.chunks; ++chunk) sum += shared_.energy[chunk];
+    sum /= static_cast<double>(shared_.n);
+    for (std::size_t k = 0; k < objective_.divergence.size(); ++k)
+      sum += objective_.divergence[k].weight * shared_.divergence[k]->value();
+    return sum;
   }
 
   /// Of all solves so far.
@@ -173,8 +192,8 @@ class StepWorker {
   Index surrogate_rows() const {
     Index rows = 1;
     for (const InternalTerm& term : objective_.internal) {
-      const Index more = term.surrogate.workspace();
-      rows = more > rows ? more : rows;
+      for (const Index more : {term.surrogate.workspace(), term.program.workspace()})
+        rows = more > rows ? more : rows;
     }
     return rows;
   }
@@ -244,16 +263,21 @@ class StepWorker {
     const T inertia = static_cast<T>(problem_.scale * problem_.scale / problem_.tau);
     const T* displacement = net_.displacement();
     for (Index i = 0; i < d_ * kLanes; i += w) store(v_ + i, inertia * load(displacement + i));
+    if (shared_.values) add_transport();
     if (objective_.has_potential()) {
       const ProgramRows<T> result = evaluate_lanes<T>(objective_.potential, physical_images(), program_);
+      if (shared_.values) {
+        for (int i = 0; i < kLanes; ++i) energy_[i] += static_cast<double>(result.value[i]);
+      }
       for (Index i = 0; i < d_ * kLanes; i += w) {
         store(v_ + i, load(v_ + i) + scale * load(result.gradient + i));
       }
     }
-    learned_.add(scale, y_, v_);
+    learned_.add(scale, y_, v_, shared_.values ? energy_ : nullptr);
     for (const InteractionTerm& term : objective_.interaction) {
-      add_pair_forces<T>(term.kernel, problem_.scale * term.weight, y_,
-                         {shared_.image, shared_.n, d_, shared_.image_ld}, mean_, v_, pairs_);
+      const Components<T> cloud{shared_.image, shared_.n, d_, shared_.image_ld};
+      add_pair_forces<T>(term.kernel, problem_.scale * term.weight, y_, cloud, mean_, v_, pairs_);
+      if (shared_.values) add_pair_energies(term, cloud);
     }
     for (std::size_t k = 0; k < objective_.divergence.size(); ++k) {
       const T factor = static_cast<T>(problem_.scale * objective_.divergence[k].weight);
@@ -264,13 +288,69 @@ class StepWorker {
     }
   }
 
+  /// energy += S^2/(2 tau) |grad u - x|^2.
+  void add_transport() {
+    const double factor = problem_.scale * problem_.scale / (2 * problem_.tau);
+    const T* displacement = net_.displacement();
+    for (Index c = 0; c < d_; ++c) {
+      for (int i = 0; i < kLanes; ++i) {
+        const double step = static_cast<double>(displacement[c * kLanes + i]);
+        energy_[i] += factor * step * step;
+      }
+    }
+  }
+
+  /// The first particle of the tile gets those of all.
+  void add_pair_energies(const InteractionTerm& term, const Components<T>& cloud) {
+    if (shared_.n < 2) return;
+    const PairKernel& kernel = term.kernel;
+    const double others = static_cast<double>(shared_.n - 1);
+    if (kernel.form == PairKernel::Form::quadratic_log && kernel.log_coefficient == 0) {
+      // sum_ij |y_i - y_j|^2 = 2 N sum_i |y_i - mean|^2.
+      for (Index c = 0; c < d_; ++c) {
+        for (int i = 0; i < kLanes; ++i) {
+          const double off = static_cast<double>(y_[c * kLanes + i]) - mean_[c];
+          energy_[i] += term.weight * kernel.quadratic * static_cast<double>(shared_.n) / others * off * off;
+        }
+      }
+      return;
+    }
+    // Pairs of a particle with itself are a constant.
+    energy_[0] += term.weight * pair_energies<T>(kernel, y_, count_, cloud, pairs_) / (2 * others);
+  }
+
   /// weight = w(xi), xi = rho / det H.
   void surrogate_weights(Index tile, int iteration) {
     for (int i = 0; i < kLanes; ++i) {
       log_xi_[i] = problem_.log_density[particle(tile, i, iteration)] - log_det_[i];
     }
     for (int i = 0; i < kLanes; i += w) store(weight_ + i, Vec<T>{});
-    for (const InternalTerm& term : objective_.internal) add_surrogate_weight(term);
+    for (const InternalTerm& term : objective_.internal) {
+      add_surrogate_weight(term);
+      if (shared_.values) add_internal_energy(term);
+    }
+  }
+
+  /// energy += weight * f(xi)/xi, after add_surrogate_weight(term).
+  void add_internal_energy(const InternalTerm& term) {
+    const double* f = xi_;
+    if (term.form == InternalTerm::Form::general) {
+      f = evaluate_lanes<double>(term.program, xi_, surrogate_).value;
+    }
+    for (int i = 0; i < count_; ++i) {
+      if (log_xi_[i] == -std::numeric_limits<double>::infinity()) continue;
+      switch (term.form) {
+        case InternalTerm::Form::entropy:
+          energy_[i] += term.weight * log_xi_[i];
+          break;
+        case InternalTerm::Form::power:
+          energy_[i] += term.weight * xi_[i] / (term.exponent - 1);
+          break;
+        case InternalTerm::Form::general:
+          energy_[i] += xi_[i] > 0 ? term.weight * f[i] / xi_[i] : xi_[i];
+          break;
+      }
+    }
   }
 
   /// metric = -w(xi) H^{-1}, the gradient of -w log det H with w held constant.
@@ -357,6 +437,7 @@ class StepWorker {
   SinkhornReport sinkhorn_;
   T *x_, *y_, *physical_, *v_, *metric_;
   double *log_det_, *log_xi_;
+  double* energy_;  // (64): of the particles of the tile
   T* weight_;
   double *xi_, *surrogate_;
   double* factor_;
@@ -370,13 +451,13 @@ class StepWorker {
 template <class T>
 class StepRun {
  public:
-  StepRun(const InnerProblem<T>& problem, Team& team) : problem_(problem), team_(team) {
+  StepRun(const InnerProblem<T>& problem, bool values, Team& team) : problem_(problem), team_(team) {
     Carver count(nullptr);
-    StepShared<T> sizes(problem, count);
+    StepShared<T> sizes(problem, values, count);
     StepWorker<T> worker(problem, sizes, count);
     shared_memory_ = Arena(count.used());
     Carver carver(shared_memory_.data());
-    new (shared_storage_) StepShared<T>(problem, carver);
+    new (shared_storage_) StepShared<T>(problem, values, carver);
     for (const ParameterTensor& tensor : problem.net->tensors()) {
       for (Index k = tensor.offset; k < tensor.offset + tensor.size(); ++k) {
         shared().lower[k] = static_cast<T>(tensor.lower);
@@ -453,13 +534,54 @@ class StepRun {
 template <class T>
 void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
                         Team& team) {
-  StepRun<T> run(problem, team);
+  StepRun<T> run(problem, false, team);
   team.run([&](int rank) {
     StepWorker<T> worker = run.worker(rank);
     run.gradients(worker, theta, iteration, rank);
     const auto [first, last] = team.share(run.shared().parameters, rank);
     run.reduce(first, last - first, gradient + first);
   });
+}
+
+/// Keeps its memory, and the potentials of divergences, between evaluations.
+template <class T>
+class CpuObjective final : public StepObjective<T> {
+ public:
+  CpuObjective(const InnerProblem<T>& problem, Team& team)
+      : run_(problem, true, team),
+        team_(team),
+        reports_(static_cast<std::size_t>(team.size()) * sizeof(CgReport)) {}
+
+  double evaluate(const T* theta, int iteration, double* gradient) override {
+    double value = 0;
+    CgReport* solves = reinterpret_cast<CgReport*>(reports_.data());  // of threads
+    team_.run([&](int rank) {
+      StepWorker<T> worker = run_.worker(rank);
+      run_.gradients(worker, theta, iteration, rank);
+      const auto [first, last] = team_.share(run_.shared().parameters, rank);
+      run_.reduce(first, last - first, gradient + first);
+      solves[rank] = worker.report();
+      if (rank != 0) return;
+      value = worker.value();
+      sinkhorn_.add(worker.sinkhorn());
+    });
+    for (int rank = 0; rank < team_.size(); ++rank) cg_.add(solves[rank]);
+    return value;
+  }
+  CgReport cg() const override { return cg_; }
+  SinkhornReport sinkhorn() const override { return sinkhorn_; }
+
+ private:
+  StepRun<T> run_;
+  Team& team_;
+  Arena reports_;
+  CgReport cg_;
+  SinkhornReport sinkhorn_;
+};
+
+template <class T>
+std::unique_ptr<StepObjective<T>> step_objective(const InnerProblem<T>& problem, Team& team) {
+  return std::make_unique<CpuObjective<T>>(problem, team);
 }
 
 /// Adam on parameters first .. last; a loop without branches, which compilers vectorise.
@@ -479,7 +601,7 @@ void update_range(const AdamStep<T>& adam, InnerState<T>& state, const StepShare
 
 template <class T>
 InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int until, Team& team) {
-  StepRun<T> run(problem, team);
+  StepRun<T> run(problem, false, team);
   StepShared<T>& shared = run.shared();
   InnerReport result;
   const Arena storage(static_cast<std::size_t>(team.size()) * sizeof(CgReport));

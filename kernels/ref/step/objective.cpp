@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "brenier/base/philox.hpp"
@@ -64,10 +65,31 @@ double surrogate_weight(const Objective& objective, double log_xi) {
   return weight;
 }
 
+/// f(xi)/xi summed over all internal terms; a particle where the density vanishes counts f(0) = 0.
+double internal_energy(const Objective& objective, double log_xi) {
+  double energy = 0;
+  for (const InternalTerm& term : objective.internal) {
+    const double xi = std::exp(log_xi);
+    if (log_xi == -std::numeric_limits<double>::infinity()) continue;
+    if (term.form == InternalTerm::Form::entropy) {
+      energy += term.weight * log_xi;
+    } else if (term.form == InternalTerm::Form::power) {
+      energy += term.weight * std::exp((term.exponent - 1) * log_xi) / (term.exponent - 1);
+    } else if (xi > 0) {
+      std::vector<double> workspace(term.program.workspace());
+      double f = 0;
+      evaluate<double>(term.program, &xi, workspace.data(), &f, nullptr);
+      energy += term.weight * f / xi;
+    }
+  }
+  return energy;
+}
+
 /// Second-order seeds of -E[w log det H], w held constant: matrices, or probes e and -w/P H^{-1} e.
 template <class T>
 struct LogDetSeeds {
   Matrix<T> metric, probes, solutions;
+  double energy = std::numeric_limits<double>::quiet_NaN();  // the sum of f(xi)/xi, where H is known
   CgReport report;
 };
 
@@ -77,12 +99,14 @@ LogDetSeeds<T> exact_seeds(const Objective& objective, const Matrix<T>& hessian,
   LogDetSeeds<T> out;
   const Index n = hessian.rows();
   out.metric = Matrix<T>(n, d * d);
+  out.energy = 0;
   std::vector<double> h(d * d), inverse(d * d);
   for (Index b = 0; b < n; ++b) {
     for (Index k = 0; k < d * d; ++k) h[k] = double(hessian(b, k));
     double log_det = 0;
     const bool definite = cholesky_log_det(h.data(), d, &log_det, inverse.data());
     const double weight = surrogate_weight(objective, log_density[b] - log_det);
+    out.energy += internal_energy(objective, log_density[b] - log_det);
     for (Index k = 0; k < d * d; ++k) {
       out.metric(b, k) =
           definite ? static_cast<T>(-weight * inverse[k]) : std::numeric_limits<T>::quiet_NaN();
@@ -128,10 +152,10 @@ struct Solves {
   std::vector<DivergenceState> states;
 };
 
-/// The gradient of one iteration.
+/// The gradient of one iteration. Returns the value where `wants_value`, else NaN.
 template <class T>
-void gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
-                 Solves& solves, Team& team);
+double gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
+                   bool wants_value, Solves& solves, Team& team);
 
 }  // namespace
 
@@ -171,14 +195,14 @@ template <class T>
 void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
                         Team& team) {
   Solves solves;
-  gradient_of(problem, theta, iteration, gradient, solves, team);
+  gradient_of(problem, theta, iteration, gradient, false, solves, team);
 }
 
 namespace {
 
 template <class T>
-void gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
-                 Solves& solves, Team& team) {
+double gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
+                   bool wants_value, Solves& solves, Team& team) {
   const Objective& objective = *problem.objective;
   const Index d = problem.x.cols;
   const Index n = problem.minibatch > 0 ? problem.minibatch : problem.x.rows;
@@ -216,6 +240,12 @@ void gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, 
   Matrix<T> v(n, d), part(n, d);
   const T inertia = static_cast<T>(problem.scale * problem.scale / problem.tau);
   for (Index k = 0; k < n * d; ++k) v.elements()[k] = inertia * displacement.elements()[k];
+  double sum = 0, value = 0;  // over particles; of the cloud as a whole
+  for (const T step : displacement.elements()) {
+    sum += double(step) * double(step) * problem.scale * problem.scale / (2 * problem.tau);
+  }
+  std::vector<T> energies(wants_value ? n : 0);
+  T* const energy_of = wants_value ? energies.data() : nullptr;
   const auto add_part = [&](T weight) {
     for (Index k = 0; k < n * d; ++k) v.elements()[k] += weight * part.elements()[k];
   };
@@ -224,7 +254,8 @@ void gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, 
     for (Index b = 0; b < n; ++b) {
       for (Index c = 0; c < d; ++c) physical(b, c) += static_cast<T>(problem.shift[c]);
     }
-    evaluate_program<T>(objective.potential, physical, nullptr, part, team);
+    evaluate_program<T>(objective.potential, physical, energy_of, part, team);
+    for (const T energy : energies) sum += double(energy);
     add_part(scale);
   }
   for (const NetworkTerm& term : objective.network) {
@@ -233,18 +264,29 @@ void gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, 
     const std::vector<T> rounded(force.begin(), force.end());
     MapOutputs<T> gradient_at_y;
     gradient_at_y.displacement = part;
+    gradient_at_y.potential = energy_of;  // with |y|^2/2 added
     evaluate<T>(*term.net, rounded.data(), y, gradient_at_y, team);
+    for (Index b = 0; wants_value && b < n; ++b) {
+      double half = 0;
+      for (Index c = 0; c < d; ++c) half += double(y(b, c)) * double(y(b, c)) / 2;
+      sum += term.weight * (double(energies[b]) - half);
+    }
     add_part(scale * static_cast<T>(term.weight));
   }
   for (const InteractionTerm& term : objective.interaction) {
-    interaction<T>(term.kernel, y, nullptr, part, team);
+    double energy = 0;
+    interaction<T>(term.kernel, y, &energy, part, team);
+    value += term.weight * energy;
     add_part(scale * static_cast<T>(term.weight));
   }
   solves.states.resize(objective.divergence.size());
   for (std::size_t k = 0; k < objective.divergence.size(); ++k) {
     const DivergenceTerm& term = objective.divergence[k];
     const WeightedCloud<T> images{y, problem.shift.data()};
-    solves.sinkhorn.add(divergence<T>(term, images, nullptr, part, &solves.states[k], team));
+    double distance = 0;
+    solves.sinkhorn.add(
+        divergence<T>(term, images, wants_value ? &distance : nullptr, part, &solves.states[k], team));
+    value += term.weight * distance;
     add_part(scale * static_cast<T>(term.weight));
   }
 
@@ -263,9 +305,32 @@ void gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration, 
   jet_gradient<T>(*problem.net, theta, x_hat, seeds, gradient, team);
   for (Index k = 0; k < problem.net->parameters(); ++k) gradient[k] /= double(n);
   solves.cg.add(second.report);
+  if (internal) sum += second.energy;
+  return wants_value ? value + sum / double(n) : std::numeric_limits<double>::quiet_NaN();
 }
 
+template <class T>
+class ReferenceObjective final : public StepObjective<T> {
+ public:
+  ReferenceObjective(const InnerProblem<T>& problem, Team& team) : problem_(problem), team_(team) {}
+  double evaluate(const T* theta, int iteration, double* gradient) override {
+    return gradient_of(problem_, theta, iteration, gradient, true, solves_, team_);
+  }
+  CgReport cg() const override { return solves_.cg; }
+  SinkhornReport sinkhorn() const override { return solves_.sinkhorn; }
+
+ private:
+  const InnerProblem<T>& problem_;
+  Team& team_;
+  Solves solves_;
+};
+
 }  // namespace
+
+template <class T>
+std::unique_ptr<StepObjective<T>> step_objective(const InnerProblem<T>& problem, Team& team) {
+  return std::make_unique<ReferenceObjective<T>>(problem, team);
+}
 
 template <class T>
 InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int until, Team& team) {
@@ -274,7 +339,7 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
   InnerReport report;
   Solves solves;
   while (state.iteration < until) {
-    gradient_of<T>(problem, state.theta.data(), state.iteration, gradient.data(), solves, team);
+    gradient_of<T>(problem, state.theta.data(), state.iteration, gradient.data(), false, solves, team);
     report.cg = solves.cg;
     report.sinkhorn = solves.sinkhorn;
     double norm2 = 0;
@@ -312,6 +377,7 @@ const Operations<T>& operations() {
                                           .interaction = interaction<T>,
                                           .divergence = divergence<T>,
                                           .objective_gradient = objective_gradient<T>,
+                                          .step_objective = step_objective<T>,
                                           .inner_loop = inner_loop<T>};
   return table;
 }

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+// The best affine map of a cloud for a JKO step, found on the particles without a network: it starts the step, and
+// what it would still gain after the step tells that the step is not solved. For .cpp files only.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/src/flow/cloud_objective.hpp"
+
+namespace brenier {
+
+/// y = m + A (x - m) + t, A symmetric and positive definite.
+struct AffineMap {
+  std::vector<double> centre, shift;  // m, t (d)
+  Matrix<double> matrix;              // A (d, d)
+  double decrease = 0;  // F before minus (F + transport) after, on the particles it was found on
+};
+
+struct AffineOptions {
+  bool full = false;       // false: A is a multiple of the identity
+  bool stretches = true;   // false: A is the identity
+  double least = 0;        // lower bound of the eigenvalues of A
+  Index particles = 1024;  // most that the search looks at; fewer where there are pairs
+  int evaluations = 25;
+  std::uint64_t seed = 0;  // of the particles that stand for all
+};
+
+/// Lowest F + 1/(2 tau) E |y - from|^2 of maps that move particles from x (N, d), with log-densities where there are
+/// internal terms. `from` (N, d) are the points that transport is measured from, x itself where empty. The objective
+/// must outlive the call. NumericalError where F + transport falls without end: no step has a minimum there.
+AffineMap best_affine(const Objective& objective, const Matrix<double>& x,
+                      const std::vector<double>& log_density, const Matrix<double>& from, double tau,
+                      const AffineOptions& options, Team& team);
+
+}  // namespace brenier

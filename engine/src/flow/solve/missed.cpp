@@ -1,0 +1,465 @@
+// SPDX-License-Identifier: MIT
+#include "engine/src/flow/solve/missed.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/src/flow/solve/affine.hpp"
+#include "engine/src/flow/solve/scale.hpp"
+#include "engine/src/flow/state.hpp"
+#include "kernels/base/subset.hpp"
+#include "solvers/dense.hpp"
+
+namespace brenier {
+namespace {
+
+/// Particles of the cloud and of its law that are judged, each: with neighbours about two thousand points.
+Index judged_count(Index d) {
+  return std::clamp<Index>(1024 / (2 * d + 1), 24, 256);
+}
+
+double deviation(const Matrix<double>& x, Index c) {
+  double mean = 0, squares = 0;
+  const double share = 1 / static_cast<double>(x.rows());
+  for (Index i = 0; i < x.rows(); ++i) mean += share * x(i, c);
+  for (Index i = 0; i < x.rows(); ++i) squares += share * (x(i, c) - mean) * (x(i, c) - mean);
+  return std::sqrt(squares);
+}
+
+/// Rows of a, then those of b.
+Matrix<double> stacked(const Matrix<double>& a, const Matrix<double>& b) {
+  Matrix<double> out(a.rows() + b.rows(), b.cols());
+  std::copy(a.elements().begin(), a.elements().end(), out.elements().begin());
+  std::copy(b.elements().begin(), b.elements().end(),
+            out.elements().begin() + static_cast<std::ptrdiff_t>(a.elements().size()));
+  return out;
+}
+
+/// Hessians of V (N, d*d) at z: of the expression by central differences of its gradient, of networks exact.
+Matrix<double> potential_hessians(const Objective& objective, const Matrix<double>& z, double length,
+                                  Team& team) {
+  const Index n = z.rows(), d = z.cols();
+  Matrix<double> out(n, d * d);
+  const auto& ops = cpu::operations<double>();
+  if (objective.has_potential()) {
+    Matrix<double> moved = z, up(n, d), down(n, d);
+    for (Index c = 0; c < d; ++c) {
+      for (Index i = 0; i < n; ++i) moved(i, c) = z(i, c) + length;
+      ops.evaluate_program(objective.potential, moved, nullptr, up, team);
+      for (Index i = 0; i < n; ++i) moved(i, c) = z(i, c) - length;
+      ops.evaluate_program(objective.potential, moved, nullptr, down, team);
+      for (Index i = 0; i < n; ++i) {
+        moved(i, c) = z(i, c);
+        for (Index a = 0; a < d; ++a) {
+          const double slope = (up(i, a) - down(i, a)) / (4 * length);
+          out(i, a * d + c) += slope;
+          out(i, c * d + a) += slope;
+        }
+      }
+    }
+  }
+  for (const NetworkTerm& term : objective.network) {
+    Matrix<double> hessian(n, d * d), displacement(n, d);
+    MapOutputs<double> outputs;
+    outputs.displacement = displacement;
+    outputs.hessian = hessian;
+    ops.evaluate(*term.net, term.theta->data(), z, outputs, team);
+    for (std::size_t k = 0; k < out.elements().size(); ++k)
+      out.elements()[k] += term.weight * hessian.elements()[k];
+  }
+  return out;
+}
+
+/// K^{-1} r with K = I/tau + hessian, its eigenvalues at least 0.05/tau.
+void newton_step(MatrixView<const double> hessian, double tau, const double* r, double* out) {
+  const Index d = hessian.rows;
+  if (dense::Cholesky::of(hessian, 0.95 / tau)) {
+    dense::Cholesky::of(hessian, 1 / tau)->solve(r, out);
+    return;
+  }
+  const dense::SymmetricEigen eigen = dense::symmetric_eigen(hessian, true);
+  std::fill_n(out, d, 0.0);
+  for (Index k = 0; k < d; ++k) {
+    double along = 0;
+    for (Index a = 0; a < d; ++a) along += eigen.vectors(a, k) * r[a];
+    along /= std::max(eigen.values[static_cast<std::size_t>(k)] + 1 / tau, 0.05 / tau);
+    for (Index a = 0; a < d; ++a) out[a] += along * eigen.vectors(a, k);
+  }
+}
+
+/// The gain of the best displacement out of a family of smooth ones, where the residual's own would be stopped by the
+/// internal energy: translations, stretches along the axes, and gradients of plane waves of many lengths. To second
+/// order, with the internal energy's Hessian: moving particles by e xi, xi = grad phi with Hessian G, changes
+/// E[f(rho)/rho] to second order by e^2/2 E[w tr G^2 + (rho f'' - w) (tr G)^2], w = f' - f/rho.
+class SmoothFields {
+ public:
+  SmoothFields(const Matrix<double>& cloud, std::uint64_t seed) : d_(cloud.cols()) {
+    const Random random(seed, RandomStream::probes);
+    for (Index c = 0; c < d_; ++c) {
+      double mean = 0;
+      for (Index i = 0; i < cloud.rows(); ++i) mean += cloud(i, c) / static_cast<double>(cloud.rows());
+      mean_.push_back(mean);
+      deviation_.push_back(std::max(deviation(cloud, c), std::numeric_limits<double>::min()));
+    }
+    waves_ = d_ == 1 ? 16 : 40;
+    for (Index k = 0; k < waves_; ++k) {
+      // Half waves of 1/2 to 8 to the deviation, in random directions where there are any.
+      const double number = d_ == 1
+                                ? 0.4 * static_cast<double>(k + 1)
+                                : 0.4 * std::pow(16.0, random.uniform(0, 2, static_cast<std::uint64_t>(k)));
+      double size = 0;
+      std::vector<double> direction;
+      for (Index c = 0; c < d_; ++c) {
+        direction.push_back(
+            d_ == 1 ? 1 : random.normals(static_cast<std::uint32_t>(k), 3, static_cast<std::uint64_t>(c))[0]);
+        size += direction.back() * direction.back();
+      }
+      for (Index c = 0; c < d_; ++c)
+        wave_.push_back(number * direction[c] / (std::sqrt(size) * deviation_[c]));
+    }
+  }
+
+  Index size() const { return 2 * d_ + 2 * waves_; }
+
+  /// Fields xi (size, d), their divergences and Hessians of rank 1: G = curvature q q^T, q (size, d).
+  void at(const double* y, double* xi, double* curvature, double* q) const {
+    std::fill_n(xi, size() * d_, 0.0);
+    std::fill_n(q, size() * d_, 0.0);
+    for (Index c = 0; c < d_; ++c) {
+      xi[c * d_ + c] = deviation_[c];
+      curvature[c] = 0;
+      const Index k = d_ + c;
+      xi[k * d_ + c] = y[c] - mean_[c];
+      q[k * d_ + c] = 1;
+      curvature[k] = 1;
+    }
+    for (Index k = 0; k < waves_; ++k) {
+      const double* wave = wave_.data() + k * d_;
+      double phase = 0, square = 0;
+      for (Index c = 0; c < d_; ++c) {
+        phase += wave[c] * (y[c] - mean_[c]);
+        square += wave[c] * wave[c];
+      }
+      const double s = std::sin(phase) / square, t = std::cos(phase) / square;
+      const Index first = 2 * d_ + 2 * k;
+      for (Index c = 0; c < d_; ++c) {
+        xi[first * d_ + c] = s * wave[c];  // of -cos(phase)/|wave|^4 |wave|^2
+        xi[(first + 1) * d_ + c] = t * wave[c];
+        q[first * d_ + c] = q[(first + 1) * d_ + c] = wave[c];
+      }
+      curvature[first] = t;
+      curvature[first + 1] = -s;
+    }
+  }
+
+ private:
+  Index d_, waves_ = 0;
+  std::vector<double> mean_, deviation_, wave_;
+};
+
+/// A sum over particles of what SmoothFields need.
+class SmoothGain {
+ public:
+  explicit SmoothGain(const SmoothFields& fields, Index d)
+      : fields_(fields),
+        d_(d),
+        slope_(static_cast<std::size_t>(fields.size()), 0.0),
+        curvature_(fields.size(), fields.size()),
+        mass_(fields.size(), fields.size()),
+        xi_(fields.size(), d),
+        q_(fields.size(), d),
+        bend_(static_cast<std::size_t>(fields.size())) {}
+
+  void add(const double* y, const double* r, MatrixView<const double> hessian, double tau, double w,
+           double per_score) {
+    fields_.at(y, xi_.row(0), bend_.data(), q_.row(0));
+    const Index n = fields_.size();
+    std::vector<double> stiff(static_cast<std::size_t>(d_)), divergence(static_cast<std::size_t>(n));
+    for (Index j = 0; j < n; ++j) {
+      double square = 0;
+      for (Index c = 0; c < d_; ++c) square += q_(j, c) * q_(j, c);
+      divergence[j] = bend_[j] * square;
+    }
+    for (Index j = 0; j < n; ++j) {
+      for (Index a = 0; a < d_; ++a) {
+        stiff[a] = xi_(j, a) / tau;
+        for (Index c = 0; c < d_; ++c) stiff[a] += hessian(a, c) * xi_(j, c);
+        slope_[j] += r[a] * xi_(j, a);
+      }
+      for (Index k = 0; k <= j; ++k) {
+        double sum = 0, cross = 0, mass = 0;
+        for (Index a = 0; a < d_; ++a) {
+          sum += stiff[a] * xi_(k, a);
+          cross += q_(j, a) * q_(k, a);
+          mass += xi_(j, a) * xi_(k, a);
+        }
+        mass_(j, k) += mass;
+        sum += w * bend_[j] * bend_[k] * cross * cross + (per_score - w) * divergence[j] * divergence[k];
+        curvature_(j, k) += sum;
+      }
+    }
+    count_ += 1;
+  }
+
+  struct Result {
+    double gain;     // 1/2 b^T C^{-1} b with E[r.xi] = b and the curvatures C
+    double squares;  // E |xi|^2 of that displacement
+  };
+  /// Infinite where C is not positive definite.
+  Result result() const {
+    const Index n = fields_.size();
+    Matrix<double> c = curvature_;
+    double trace = 0;
+    std::vector<double> b = slope_, size(static_cast<std::size_t>(n));
+    for (Index j = 0; j < n; ++j) size[j] = std::sqrt(std::max(c(j, j), std::numeric_limits<double>::min()));
+    for (Index j = 0; j < n; ++j) {
+      b[j] /= size[j];
+      for (Index k = 0; k <= j; ++k) c(j, k) = c(k, j) = c(j, k) / (size[j] * size[k]);
+      trace += c(j, j);
+    }
+    const std::optional<dense::Cholesky> factor =
+        dense::Cholesky::of(c, 1e-6 * trace / static_cast<double>(n));
+    if (!factor) return {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity()};
+    const double gain = 0.5 * factor->inverse_square(b.data()) / count_;
+    factor->solve(b.data(), b.data());
+    double squares = 0;
+    for (Index j = 0; j < n; ++j) {
+      for (Index k = 0; k <= j; ++k)
+        squares += (j == k ? 1 : 2) * b[j] * b[k] * mass_(j, k) / (size[j] * size[k] * count_);
+    }
+    return {gain, squares};
+  }
+
+ private:
+  const SmoothFields& fields_;
+  Index d_;
+  std::vector<double> slope_;
+  Matrix<double> curvature_, mass_, xi_, q_;
+  std::vector<double> bend_;
+  double count_ = 0;
+};
+
+}  // namespace
+
+JudgedParticles::JudgedParticles(const Density& initial, const Matrix<double>& x, bool scores,
+                                 bool second_order, std::uint64_t seed) {
+  const Index d = x.cols(), count = judged_count(d);
+  const Matrix<double> own = subset(x, count, seed);
+  cloud_rows_ = spread(x.rows(), count, seed);
+  const Cloud drawn = initial.sample(count, Sampling::random, seed, RandomStream::held_out);
+  const Matrix<double> centres = stacked(own, drawn.x);
+  held_out_.assign(static_cast<std::size_t>(centres.rows()), 0);
+  for (Index i = own.rows(); i < centres.rows(); ++i) held_out_[i] = 1;
+  neighbours_ = scores && d <= kScoreDim ? 2 * d : 0;
+  Cloud points;
+  points.x = Matrix<double>(centres.rows() * (neighbours_ + 1), d);
+  distance_ = Matrix<double>(centres.rows(), d);
+  for (Index i = 0; i < centres.rows(); ++i) {
+    for (Index k = 0; k <= neighbours_; ++k) std::copy_n(centres.row(i), d, points.x.row(row(i) + k));
+  }
+  if (has_scores()) {
+    for (Index c = 0; c < d; ++c) {
+      const double length = 1e-4 * deviation(x, c);
+      for (Index i = 0; i < centres.rows(); ++i) {
+        // Near the edge of a support closer neighbours.
+        double h = length;
+        for (int tries = 0; tries < 4; ++tries, h /= 100) {
+          distance_(i, c) = h;
+          points.x(row(i) + 1 + 2 * c, c) = centres(i, c) + h;
+          points.x(row(i) + 2 + 2 * c, c) = centres(i, c) - h;
+          const auto inside = [&](Index k) {
+            return std::isfinite(initial.log_density(
+                std::span<const double>(points.x.row(row(i) + k), static_cast<std::size_t>(d))));
+          };
+          if (inside(1 + 2 * c) && inside(2 + 2 * c)) break;
+        }
+      }
+    }
+    points.log_density = initial.log_density(points.x);
+  }
+  points_ = Trajectory(std::move(points), second_order, second_order && has_scores());
+}
+
+std::vector<char> JudgedParticles::scores(Matrix<double>& score) const {
+  const Index d = points_.x().cols();
+  std::vector<char> known(held_out_.size(), 1);
+  Matrix<double> transposed(d, d);
+  std::vector<double> slope(static_cast<std::size_t>(d));
+  for (Index i = 0; i < size(); ++i) {
+    for (Index c = 0; c < d; ++c) {
+      const Index up = row(i) + 1 + 2 * c, down = up + 1;
+      const double width = 2 * distance_(i, c);
+      slope[c] = (points_.log_density()[up] - points_.log_density()[down]) / width;
+      for (Index a = 0; a < d; ++a) transposed(c, a) = (points_.x()(up, a) - points_.x()(down, a)) / width;
+    }
+    // grad_x log rho(y(x)) = (dy/dx)^T score.
+    dense::lu_solve(transposed, slope.data(), score.row(i));
+    for (Index a = 0; a < d; ++a) {
+      if (!std::isfinite(score(i, a))) known[i] = 0;
+    }
+  }
+  return known;
+}
+
+Missed missed_share(const Objective& objective, const JudgedStep& step, const Trajectory::Base& judged_base,
+                    const JudgedParticles& judged, std::uint64_t seed, Team& team) {
+  const Index d = step.y.cols();
+  const bool internal = !objective.internal.empty();
+  Missed out;
+  if (internal && !judged.has_scores()) {
+    out.basis = Missed::Basis::affine;
+    const AffineMap more =
+        best_affine(objective, step.y, step.log_density, step.base, step.tau, {.seed = seed}, team);
+    const double whole = std::max(step.decrease + more.decrease, step.least);
+    out.share = whole > 0 ? std::clamp(more.decrease / whole, 0.0, 1.0) : 1;
+    return out;
+  }
+  out.basis = Missed::Basis::residual;
+
+  // The points z that are judged, where they came from, and which of them are particles of the cloud.
+  Index own = 0;
+  std::vector<Index> cloud_rows;
+  const bool pairs = !objective.interaction.empty();
+  if (!internal) {
+    cloud_rows = spread(step.y.rows(), pairs ? kPairLimit : 4 * judged_count(d), seed);
+    own = static_cast<Index>(cloud_rows.size());
+  }
+  std::vector<Index> others;
+  for (Index i = 0; i < judged.size(); ++i) {
+    if (judged.held_out(i) ? !pairs : internal) others.push_back(i);
+  }
+  const Index n = own + static_cast<Index>(others.size());
+  Matrix<double> z(n, d), from(n, d), r(n, d), score(judged.size(), d);
+  std::vector<Index> rows(static_cast<std::size_t>(n), -1);
+  std::vector<char> held_out(static_cast<std::size_t>(n), 0), known(static_cast<std::size_t>(n), 1);
+  for (Index i = 0; i < own; ++i) {
+    rows[i] = cloud_rows[i];
+    std::copy_n(step.y.row(cloud_rows[i]), d, z.row(i));
+    std::copy_n(step.base.row(cloud_rows[i]), d, from.row(i));
+  }
+  std::vector<double> log_density;
+  const std::vector<char> scored = internal ? judged.scores(score) : std::vector<char>();
+  for (std::size_t k = 0; k < others.size(); ++k) {
+    const Index i = own + static_cast<Index>(k), row = judged.row(others[k]);
+    held_out[i] = judged.held_out(others[k]);
+    rows[i] = judged.cloud_row(others[k]);
+    std::copy_n(judged.x().row(row), d, z.row(i));
+    std::copy_n(judged_base.x.row(row), d, from.row(i));
+    if (!internal) continue;
+    log_density.push_back(judged.log_density()[row]);
+    known[i] = scored[others[k]];
+  }
+
+  CloudObjective evaluation(objective, cpu::operations<double>());
+  if (!objective.divergence.empty()) {
+    // The force of a plan depends on the whole cloud; those that are judged beside it join it.
+    Objective alone;
+    alone.divergence = objective.divergence;
+    CloudObjective distances(alone, cpu::operations<double>());
+    const Matrix<double> cloud = subset(step.y, kPairLimit, seed);
+    Matrix<double> extra(n - own, d);
+    for (Index i = own; i < n; ++i) std::copy_n(z.row(i), d, extra.row(i - own));
+    const Matrix<double> all = extra.rows() > 0 ? stacked(cloud, extra) : cloud;
+    Matrix<double> forces(all.rows(), d);
+    distances.force(all, forces, team);
+    const std::vector<Index> taken = spread(step.y.rows(), kPairLimit, seed);
+    for (Index i = 0; i < n; ++i) {
+      Index at = cloud.rows() + i - own;
+      if (rows[i] >= 0) {
+        const auto place = std::lower_bound(taken.begin(), taken.end(), rows[i]);
+        if (place == taken.end() || *place != rows[i]) {
+          known[i] = 0;
+          continue;
+        }
+        at = place - taken.begin();
+      }
+      for (Index c = 0; c < d; ++c) r(i, c) += forces(at, c);
+    }
+  }
+  {
+    Objective alone;
+    alone.potential = objective.potential;
+    alone.network = objective.network;
+    CloudObjective potentials(alone, cpu::operations<double>());
+    Matrix<double> forces(n, d);
+    potentials.force(z, forces, team);
+    for (std::size_t k = 0; k < r.elements().size(); ++k) r.elements()[k] += forces.elements()[k];
+  }
+  const CloudObjective::Internal energy = evaluation.internal(log_density, team);
+  if (internal) {
+    for (std::size_t k = 0; k < others.size(); ++k) {
+      for (Index c = 0; c < d; ++c)
+        r(own + static_cast<Index>(k), c) += energy.per_score[k] * score(others[k], c);
+    }
+  }
+  for (Index i = 0; i < n; ++i) {
+    for (Index c = 0; c < d; ++c) r(i, c) += (z(i, c) - from(i, c)) / step.tau;
+  }
+  for (const InteractionTerm& term : objective.interaction) {
+    const Matrix<double> cloud = subset(step.y, kPairLimit, seed);
+    const std::vector<Index> taken = spread(step.y.rows(), kPairLimit, seed);
+    Matrix<double> forces(cloud.rows(), d);
+    cpu::operations<double>().interaction(term.kernel, cloud, nullptr, forces, team);
+    for (Index i = 0; i < n; ++i) {
+      const auto place = std::lower_bound(taken.begin(), taken.end(), rows[i]);
+      if (place == taken.end() || *place != rows[i]) {
+        known[i] = 0;
+        continue;
+      }
+      for (Index c = 0; c < d; ++c) r(i, c) += term.weight * forces(place - taken.begin(), c);
+    }
+  }
+
+  std::vector<double> mean;
+  double length = 1;
+  location_and_scale(step.y, mean, length);
+  const Matrix<double> hessians = potential_hessians(objective, z, 1e-4 * length, team);
+  double gain[2] = {}, distance[2] = {}, moved[2] = {}, count[2] = {};
+  std::vector<double> move(static_cast<std::size_t>(d));
+  for (Index i = 0; i < n; ++i) {
+    if (!known[i]) continue;
+    const int part = held_out[i];
+    newton_step({hessians.row(i), d, d}, step.tau, r.row(i), move.data());
+    for (Index c = 0; c < d; ++c) {
+      gain[part] += 0.5 * r(i, c) * move[c];
+      distance[part] += move[c] * move[c];
+      moved[part] += (z(i, c) - from(i, c)) * (z(i, c) - from(i, c));
+    }
+    count[part] += 1;
+  }
+  const auto share = [&](double missed) {
+    const double whole = step.decrease + missed;
+    if (!std::isfinite(missed)) return 1.0;
+    if (!(whole > 0)) return missed <= 1e-2 * step.least ? 0.0 : 1.0;
+    return std::min(1.0, missed / std::max(whole, step.least));
+  };
+  const double unknown = std::numeric_limits<double>::quiet_NaN();
+  // A step that lowers F + transport by D moves particles by about sqrt(2 tau D), root mean square.
+  const double floor = std::max(1e-8 * length * length * static_cast<double>(d), 2 * step.tau * step.least);
+  for (int half = 0; half < 2; ++half) {
+    double& found = half == 0 ? out.share : out.held_out;
+    found = unknown;
+    if (count[half] == 0) continue;
+    found = share(std::abs(gain[half]) / count[half]);
+    const double whole = std::max(moved[half] / count[half], floor);
+    double displacement = std::sqrt(distance[half] / count[half] / whole);
+    if ((internal || pairs) && (found > step.accept || displacement > 10 * step.accept)) {
+      // The residual alone is no bound that is worth its name: what internal energies resist, no step would do.
+      const SmoothFields fields(step.y, seed);
+      SmoothGain smooth(fields, d);
+      for (Index i = 0; i < n; ++i) {
+        if (!known[i] || held_out[i] != half) continue;
+        smooth.add(z.row(i), r.row(i), {hessians.row(i), d, d}, step.tau,
+                   internal ? energy.surrogate[i - own] : 0, internal ? energy.per_score[i - own] : 0);
+      }
+      const SmoothGain::Result result = smooth.result();
+      found = std::min(found, share(result.gain));
+      displacement = std::min(displacement, std::sqrt(result.squares / whole));
+      out.smooth = true;
+    }
+    if (half == 0 || std::isnan(out.displacement)) out.displacement = displacement;
+  }
+  return out;
+}
+
+}  // namespace brenier

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT
+// What a step has missed: a certificate that does not depend on how the step was solved. For .cpp files only.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "brenier/map.hpp"
+#include "engine/src/flow/cloud_objective.hpp"
+
+namespace brenier {
+
+/// Particles that are judged, carried along through all maps: some of the cloud itself, and others of its law that no
+/// gradient has seen. With `scores` each has neighbours 2d around it, whose log-densities and places give the score
+/// grad log rho at it by central differences, at either order and through any map.
+class JudgedParticles {
+ public:
+  /// Above this dimension neighbours cost more than the step, and scores are not known.
+  static constexpr Index kScoreDim = 24;
+
+  JudgedParticles() = default;
+  /// At the start of a flow; x (N, d) is its cloud.
+  JudgedParticles(const Density& initial, const Matrix<double>& x, bool scores, bool second_order,
+                  std::uint64_t seed);
+
+  bool empty() const { return points_.x().rows() == 0; }
+  void advance(const BrenierMap& map, Team& team) { points_.advance(map, team); }
+  /// Points of the particles that a map starts from.
+  Trajectory::Base base(const BrenierMap& map, Team& team) const { return points_.base(map, team); }
+
+  Index size() const { return static_cast<Index>(held_out_.size()); }
+  /// The row of the cloud that a particle is, or -1.
+  Index cloud_row(Index i) const { return i < static_cast<Index>(cloud_rows_.size()) ? cloud_rows_[i] : -1; }
+  bool held_out(Index i) const { return held_out_[static_cast<std::size_t>(i)] != 0; }
+  bool has_scores() const { return neighbours_ > 0; }
+  /// Rows of the particles in x() and in base().
+  Index row(Index i) const { return i * (neighbours_ + 1); }
+  const Matrix<double>& x() const { return points_.x(); }
+  const std::vector<double>& log_density() const { return points_.log_density(); }
+  /// score (size, d); false for particles where it is not known: at the edge of a support.
+  std::vector<char> scores(Matrix<double>& score) const;
+
+ private:
+  Trajectory points_;
+  Index neighbours_ = 0;
+  std::vector<char> held_out_;
+  std::vector<Index> cloud_rows_;
+  Matrix<double> distance_;  // (size, d): of the neighbours, at the start
+};
+
+/// Shares are of what the step could have lowered F + transport by, or of JudgedStep::least where that is more.
+struct Missed {
+  enum class Basis {
+    none,    // nothing is known
+    affine,  // the gain of one more affine map: a lower bound, where there are internal energies and no scores
+    residual,  // of the optimality condition, at particles
+  };
+  Basis basis = Basis::none;
+  double share = std::numeric_limits<double>::quiet_NaN();     // on particles of the cloud
+  double held_out = std::numeric_limits<double>::quiet_NaN();  // on others; NaN where there are none
+  /// Root mean square distance to the optimum, relative to the step's: sees soft directions beside stiff ones.
+  double displacement = std::numeric_limits<double>::quiet_NaN();
+
+  bool smooth = false;  // a share comes from smooth displacements
+
+  double worst_share() const { return std::fmax(share, held_out); }
+};
+
+/// The step from `base` to `y`, the cloud's images with their log-densities.
+struct JudgedStep {
+  const Matrix<double>& base;
+  const Matrix<double>& y;
+  const std::vector<double>& log_density;
+  double tau;
+  double decrease;  // of F + transport on the cloud
+  double least;     // decreases below this are counted as this
+  double accept;    // shares above this are looked at again
+};
+
+/// With r = grad(first variation of F)(y) + (y - base)/tau, which is 0 where the step is solved, and K = 1/tau + the
+/// Hessian of V: 1/2 E[r K^{-1} r] is what a Newton step on the particles would still gain. An internal energy's own
+/// Hessian is left out, so that the share comes out too large, 2.5 times in the median, and without bound where rho
+/// is rough: above `accept` it is replaced by the gain of smooth displacements. Forces of pairs at single particles are
+/// noise where W is singular, and sums of them against smooth displacements over the whole cloud are not: with
+/// interactions the cloud alone is judged. `judged` before and after the map, or
+/// empty ones.
+Missed missed_share(const Objective& objective, const JudgedStep& step, const Trajectory::Base& judged_base,
+                    const JudgedParticles& judged, std::uint64_t seed, Team& team);
+
+}  // namespace brenier

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: MIT
+// Steps far from the identity, in any unit: solved to what is known, or said not to be.
+#include <algorithm>
+#include <cmath>
+
+#include "brenier/base/error.hpp"
+#include "brenier/flow.hpp"
+#include "brenier/oracles.hpp"
+#include "tests/support/near.hpp"
+
+using namespace brenier;
+using namespace brenier::test;
+using Solver = InnerOptions::Solver;
+
+namespace {
+
+double mean_of(const Matrix<double>& x, Index c = 0) {
+  double sum = 0;
+  for (Index i = 0; i < x.rows(); ++i) sum += x(i, c) / static_cast<double>(x.rows());
+  return sum;
+}
+double variance_of(const Matrix<double>& x, Index c = 0) {
+  const double mean = mean_of(x, c);
+  double sum = 0;
+  for (Index i = 0; i < x.rows(); ++i)
+    sum += (x(i, c) - mean) * (x(i, c) - mean) / static_cast<double>(x.rows());
+  return sum;
+}
+
+FlowOptions basic(double tau, std::vector<int> hidden = {24, 12}) {
+  FlowOptions options;
+  options.tau = tau;
+  options.network.hidden = std::move(hidden);
+  options.threads = 1;
+  options.device = "cpu";
+  return options;
+}
+
+struct Outcome {
+  Matrix<double> x;
+  std::vector<StepReport> reports;
+  int evaluations = 0;
+  bool solved = true;
+};
+
+template <class T = float>
+Outcome run(const Functional& f, const Cloud& cloud, const FlowOptions& options, int steps,
+            const Density* initial = nullptr) {
+  Flow<T> flow(f, cloud, options);
+  if (initial) flow.set_initial_density(*initial);
+  Outcome out;
+  for (int k = 0; k < steps; ++k) {
+    out.reports.push_back(*flow.step());
+    out.evaluations += out.reports.back().iterations;
+    out.solved = out.solved && out.reports.back().solved;
+  }
+  out.x = flow.trajectory().x();
+  return out;
+}
+
+/// Mean over particles of the lowest V(y) + |y - x|^2/(2 tau) of a V that is a sum of g over coordinates.
+template <class G>
+double proximal_value(const G& g, const Matrix<double>& x, double tau, double low, double high) {
+  double sum = 0;
+  for (const double at : x.elements()) {
+    double best = g(at);
+    constexpr int kGrid = 4000;
+    for (int k = 0; k <= kGrid; ++k) {
+      const double y = low + (high - low) * k / kGrid;
+      best = std::min(best, g(y) + (y - at) * (y - at) / (2 * tau));
+    }
+    sum += best / static_cast<double>(x.rows());
+  }
+  return sum;
+}
+
+}  // namespace
+
+TEST_CASE("heat from a narrow Gaussian") {
+  const Density start = Density::gaussian(1, 0, 0.01);
+  FlowOptions options = basic(0.1, {16});
+  options.network.quadratic_rank = 1;
+  const Outcome out = run(entropy(), start.sample(500, Sampling::whitened), options, 5, &start);
+  double variance = 0.01;
+  for (int k = 0; k < 5; ++k) {  // (1/tau) s^2 - (1/tau) s - 1/variance = 0
+    const double s = (1 + std::sqrt(1 + 4 * options.tau / variance)) / 2;
+    variance *= s * s;
+  }
+  CHECK_REL(variance_of(out.x), variance, 0.01);
+  CHECK(out.solved);
+  CHECK(out.reports[0].basis == StepBasis::residual);
+  CHECK(out.reports[0].solver == Solver::lbfgs);
+  CHECK(out.evaluations < 300);
+}
+
+TEST_CASE("a Gaussian far from the minimum of its well") {
+  const Density start = Density::gaussian(1, 30, 1);
+  const Outcome out = run(entropy() + potential("0.5*sum(x^2)", 1), start.sample(500, Sampling::whitened),
+                          basic(0.1), 5, &start);
+  CHECK_REL(mean_of(out.x), 30 / std::pow(1.1, 5), 1e-3);
+  CHECK_REL(variance_of(out.x), 1, 0.01);
+  CHECK(out.solved);
+  CHECK(out.evaluations < 100);
+}
+
+TEST_CASE("an oscillating potential: solved, or the share that is missed is that of the proximal map") {
+  const auto styblinski = [](double x) { return 0.5 * (x * x * x * x - 16 * x * x + 5 * x); };
+  const Functional f = potential("0.5*sum(x^4 - 16*x^2 + 5*x)", 2);
+  const Cloud cloud = Density::uniform({-4, -4}, {4, 4}).sample(500, Sampling::random, 1);
+  const FlowOptions options = basic(0.01, {60, 20});
+  const Outcome out = run(f, cloud, options, 1);
+  double before = 0;
+  for (const double x : cloud.x.elements()) before += styblinski(x) / 500;
+  const double best = before - proximal_value(styblinski, cloud.x, options.tau, -4.5, 4.5);
+  const StepReport& report = out.reports[0];
+  const double missed = 1 - report.decrease / best;
+  CAPTURE(missed);
+  CAPTURE(report.missed_share);
+  CHECK(missed < 0.05);
+  CHECK((!report.solved || missed < 0.02));
+  CHECK(report.missed_share == doctest::Approx(missed).epsilon(0.5));
+}
+
+TEST_CASE("kinks that the network cannot follow are said, with what particles alone reach") {
+  const Functional f = potential("-abs(sin(x[0])*cos(x[1])*exp(abs(1 - norm(x)/pi)))", 2);
+  const Cloud cloud = Density::uniform({-4, -4}, {4, 4}).sample(300, Sampling::random, 1);
+  FlowOptions options = basic(0.01, {16});
+  options.inner.iterations = 60;
+  const Outcome out = run(f, cloud, options, 1);
+  const StepReport& report = out.reports[0];
+  CHECK(!report.solved);
+  CHECK(report.basis == StepBasis::optimum);
+  CHECK(report.missed_share > 0.1);
+  CHECK(report.particle_decrease > report.decrease);
+
+  options.inner.on_unsolved = InnerOptions::OnUnsolved::stop;
+  Flow<float> flow(f, cloud, options);
+  CHECK_ERROR(flow.step(), NumericalError, "is not solved");
+  CHECK(flow.steps() == 0);
+  CHECK(flow.trajectory().x().elements() == cloud.x.elements());
+}
+
+TEST_CASE("clouds that are tiny, or in one place") {
+  const Functional well = potential("0.5*sum(x^2)", 2);
+  for (const Solver solver : {Solver::automatic, Solver::adam}) {
+    FlowOptions options = basic(0.1, {12});
+    options.inner.solver = solver;
+    const Outcome tiny =
+        run(well, Density::gaussian(2, 0, 1e-12).sample(300, Sampling::whitened), options, 5);
+    for (const Index c : {0, 1}) CHECK_REL(variance_of(tiny.x, c), 1e-12 / std::pow(1.1, 10), 0.02);
+    CHECK(tiny.solved);
+    Cloud dots{Matrix<double>(20, 2), {}};
+    for (double& x : dots.x.elements()) x = 3;
+    const Outcome one = run(well, dots, options, 5);
+    for (const Index c : {0, 1}) CHECK_REL(mean_of(one.x, c), 3 / std::pow(1.1, 5), 0.01);
+    CHECK(one.solved);
+  }
+}
+
+TEST_CASE("units of length and energy change nothing beyond rounding") {
+  // Lengths are multiplied by `length`, energies by `energy`; tau has the unit length^2/energy.
+  struct Terms {
+    const char* name;
+    Functional (*make)(double length, double energy);
+    bool density;
+  };
+  const Terms all[] = {
+      {"potential and entropy",
+       [](double l, double e) {
+         return e * entropy() + (e / (l * l)) * potential("0.5*sum(x^2) + x[0]*x[1]/4", 2);
+       },
+       true},
+      {"porous medium", [](double l, double e) { return (e * l * l) * porous_medium(2); }, true},
+      {"interaction",
+       [](double l, double e) {
+         return (e / (l * l)) * interaction("0.5*r^2", 2) + e * interaction("-log(r)", 2);
+       },
+       false},
+      {"distance",
+       [](double l, double e) {
+         Matrix<double> points = Density::gaussian(2, 1, 0.5).sample(40, Sampling::random, 3).x;
+         for (double& x : points.elements()) x *= l;
+         return (e / (l * l)) * sinkhorn(points, {.epsilon = 0.05 * l * l});
+       },
+       false},
+  };
+  const Density density = Density::gaussian(2, 0.3, 1);
+  for (const Terms& terms : all) {
+    CAPTURE(std::string(terms.name));
+    for (const Solver solver : {Solver::automatic, Solver::adam}) {
+      const auto final = [&](double length, double energy) {
+        Cloud cloud = density.sample(200, Sampling::stratified, 5);
+        for (double& x : cloud.x.elements()) x *= length;
+        for (double& rho : cloud.log_density) rho -= 2 * std::log(length);
+        if (!terms.density) cloud.log_density.clear();
+        FlowOptions options = basic(0.1 * length * length / energy, {10});
+        options.inner.solver = solver;
+        options.inner.iterations = 10;  // rounding grows with every one
+        Outcome out = run<double>(terms.make(length, energy), cloud, options, 2);
+        for (double& x : out.x.elements()) x /= length;
+        return out.x;
+      };
+      const Matrix<double> expected = final(1, 1);
+      CHECK_CLOSE(final(0x1p-20, 0x1p-33), expected, 1e-6);
+      CHECK_CLOSE(final(0x1p20, 0x1p10), expected, 1e-6);
+      CHECK_CLOSE(final(1e-6, 1e-10), expected, 1e-4);
+    }
+  }
+}
+
+TEST_CASE("steps without a minimum, and values that are not finite, are refused with the reason") {
+  const Cloud cloud = Density::gaussian(1, 0, 1).sample(64, Sampling::stratified);
+  CHECK_ERROR(Flow<float>(interaction("-r^2/2", 1), cloud, basic(1.5)), ValueError, "has no minimum");
+  CHECK_ERROR(Flow<float>(-1.0 * entropy(), cloud, basic(0.1)), ValueError, "backwards in time");
+  CHECK_ERROR(Flow<float>(-2.0 * sinkhorn(cloud.x), cloud, basic(0.6)), ValueError, "has no minimum");
+  Flow<float> quartic(potential("-x^4", 1), cloud, basic(0.1));
+  CHECK_ERROR(quartic.step(), NumericalError, "falls without end");
+  Flow<float> root(potential("sqrt(x[0])", 1), cloud, basic(0.1));
+  CHECK_ERROR(root.step(), NumericalError, "at particle 0, x = (");
+  FlowOptions single = basic(0.1);
+  single.inner.minibatch = 1;
+  CHECK_ERROR(Flow<float>(interaction("r^2/2", 1), cloud, single), ValueError, "minibatch = 1");
+  FlowOptions mixed = basic(0.1);
+  mixed.inner.solver = Solver::lbfgs;
+  mixed.inner.refresh = 10;
+  CHECK_ERROR(Flow<float>(entropy(), cloud, mixed), ValueError, "inner.refresh = 10");
+}
+
+TEST_CASE("the same bits for any number of threads, and after a restart") {
+  const Density start = Density::gaussian(2, 0.5, 0.2);
+  const Functional f = entropy() + potential("0.5*sum(x^2)", 2);
+  for (const int order : {1, 2}) {
+    CAPTURE(order);
+    FlowOptions options = basic(0.05, {12, 6});
+    options.order = order;
+    const Cloud cloud = start.sample(1000, Sampling::stratified);
+    const Outcome one = run(f, cloud, options, 4, &start);
+    options.threads = 3;
+    const Outcome three = run(f, cloud, options, 4, &start);
+    CHECK(one.x.elements() == three.x.elements());
+    CHECK(one.reports.back().missed_share == three.reports.back().missed_share);
+
+    Flow<float> first(f, cloud, options), second(f, cloud, options);
+    first.set_initial_density(start);
+    second.set_initial_density(start);
+    first.step();
+    first.step();
+    second.restore(first.trajectory(), first.maps(), first.checkpoint());
+    second.step();
+    const StepReport last = *second.step();
+    CHECK(second.trajectory().x().elements() == one.x.elements());
+    CHECK(last.missed_share == one.reports.back().missed_share);
+    CHECK(last.missed_share_held_out == one.reports.back().missed_share_held_out);
+    CHECK(one.solved);
+  }
+}
+
+TEST_CASE("without the initial density the certificate is the gain of one more affine map") {
+  const Functional f = entropy() + potential("0.5*sum(x^2)", 1);
+  const Cloud cloud = Density::gaussian(1, 3, 1).sample(300, Sampling::whitened);
+  FlowOptions options = basic(0.1, {12});
+  CHECK(run(f, cloud, options, 1).reports[0].basis == StepBasis::affine);
+  CHECK(run(f, cloud, options, 1).reports[0].solved);
+  options.certificates = false;
+  CHECK(run(f, cloud, options, 1).reports[0].basis == StepBasis::none);
+  // One iteration of Adam from the identity has moved nowhere.
+  options.certificates = true;
+  options.inner.solver = Solver::adam;
+  options.inner.iterations = 1;
+  options.normalise = false;  // no affine start
+  const StepReport report = run(f, cloud, options, 1).reports[0];
+  CHECK(report.iterations == 1);
+  CHECK(!report.solved);
+  CHECK(report.missed_share > 0.5);
+}
