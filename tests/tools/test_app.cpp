@@ -56,7 +56,7 @@ void check_same_run(const fs::path& a, const fs::path& b) {
     CAPTURE(name.string());
     REQUIRE(fs::exists(b / name));
     ++files;
-    if (name == "summary.json") continue;
+    if (name == "summary.json" || name == "manifest.json") continue;  // have times, and checksums of times
     if (name == "history.csv") {
       CHECK(without_seconds(read_text(a / name)) == without_seconds(read_text(b / name)));
     } else {
@@ -468,7 +468,7 @@ TEST_CASE("a full disk ends a run with an error and whole files") {
   limit(before.rlim_cur);
   std::signal(SIGXFSZ, handler);
   CHECK(during.find("safetensors") != std::string::npos);
-  CHECK(at_start.find("config.toml") != std::string::npos);
+  CHECK(at_start.find("cannot be locked") != std::string::npos);
   CHECK_FALSE(fs::exists(folder.path / "none"));
   CHECK(summary_of(folder.path / "run")["steps"] == 2);
   CHECK(summary_of(folder.path / "run")["status"] == "failed");  // in place: there is no room for a new file

@@ -25,6 +25,7 @@ std::string body(const Manifest& manifest) {
   out["settings"] = manifest.settings;
   out["inputs"] = manifest.inputs;
   out["files"] = manifest.files;
+  out["history"] = manifest.history;
   return out.dump(1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -87,6 +88,7 @@ std::optional<Manifest> Manifest::read(const fs::path& folder) {
     out.settings = in.at("settings").get<std::string>();
     out.inputs = texts(in.at("inputs"));
     out.files = texts(in.at("files"));
+    out.history = texts(in.at("history"));
     if (in.at("xxh64") != checksum_of(body(out))) throw damaged("its checksum does not fit");
     return out;
   } catch (const nlohmann::json::exception& error) {

@@ -18,6 +18,9 @@ struct Manifest {
   std::string settings;                       // Config::resolved when the run was last started
   std::map<std::string, std::string> inputs;  // "cloud.path = FILE" -> checksum, see inputs_of()
   std::map<std::string, std::string> files;   // "clouds/step_000000.npy" -> checksum
+  // Of the rows of history.csv up to a checkpoint's step, without F on the held-out cloud in the last one, which is
+  // computed once more at the end. Of the last checkpoint and the one before: the run may end between the two files.
+  std::map<std::string, std::string> history;
 
   static std::filesystem::path file_in(const std::filesystem::path& folder) {
     return folder / "manifest.json";

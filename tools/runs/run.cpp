@@ -118,7 +118,7 @@ class Runner {
   }
 
   void begin(const RunFolder& folder) {
-    manifest_ = {config_.resolved, inputs_of(config_), {}};
+    manifest_ = {config_.resolved, inputs_of(config_), {}, {}};
     write_config(folder);
     write_cloud(folder, 0);
     StepReport initial;
@@ -140,7 +140,6 @@ class Runner {
   void write_cloud(const RunFolder& folder, int step) {
     for (const auto& [name, checksum] : folder.write_cloud(step, flow_.trajectory()))
       manifest_.files[name] = checksum;
-    manifest_.write(folder.path());
   }
 
   /// Of what a run must share with the one it continues.
@@ -151,8 +150,7 @@ class Runner {
     return checksum_of(all);
   }
 
-  /// Of history.csv up to now. F on the held-out cloud is computed once more, over all pairs, after the last
-  /// checkpoint.
+  /// Of history.csv up to now, as Manifest::history has it.
   std::string history_checksum() const {
     std::vector<HistoryRow> rows = history_;
     if (!rows.empty()) rows.back().held_out = kUnknown;
@@ -169,7 +167,8 @@ class Runner {
                     " rows up to step " + std::to_string(saved.step) +
                     " of the checkpoint; it needs one for each step from 0");
     }
-    if (!saved.history.empty() && saved.history != history_checksum())
+    const auto written = manifest_.history.find(std::to_string(saved.step));
+    if (written != manifest_.history.end() && written->second != history_checksum())
       throw IoError("'" + folder.history().string() + "' is damaged: its rows up to step " +
                     std::to_string(saved.step) +
                     " are not those of the checkpoint; the maps and clouds of the run can still be used");
@@ -183,6 +182,7 @@ class Runner {
     flow_.restore(std::move(saved.cloud), read_maps(folder.path(), saved.step),
                   {std::move(saved.theta), saved.gradient_scale, saved.draws, saved.next_tau});
     folder.forget_after(saved.step);
+    checkpoint_step_ = std::to_string(saved.step);
     std::erase_if(manifest_.files, [&](const auto& file) {
       const std::string& name = file.first;
       return step_of(name) > saved.step || name.starts_with("figures/") || name == "history.csv" ||
@@ -341,11 +341,15 @@ class Runner {
     write_summary(folder, "running");
   }
 
-  void write_checkpoint(const RunFolder& folder) const {
+  void write_checkpoint(const RunFolder& folder) {
     if (flow_.steps() == 0) return;
+    const std::string before = std::exchange(checkpoint_step_, std::to_string(flow_.steps()));
+    std::erase_if(manifest_.history, [&](const auto& entry) { return entry.first != before; });
+    manifest_.history[checkpoint_step_] = history_checksum();
+    manifest_.write(folder.path());
     const typename Flow<T>::Checkpoint now = flow_.checkpoint();
     folder.write_checkpoint({flow_.trajectory(), now.theta, now.gradient_scale, now.next_tau, now.draws,
-                             flow_.steps(), problem_checksum(), history_checksum()});
+                             flow_.steps(), problem_checksum()});
   }
 
   void write_history(const RunFolder& folder) {
@@ -482,6 +486,7 @@ class Runner {
   std::size_t held_out_ = 0;  // its number
   std::vector<HistoryRow> history_;
   Manifest manifest_;
+  std::string checkpoint_step_;                    // of the last one
   std::vector<std::string> damage_;                // of files that a resumed run does not need
   std::string history_written_, summary_written_;  // checksums
   ObjectiveValue last_;                            // of the last summary but those while the run is on
@@ -528,7 +533,7 @@ RunResult resume(const Config& config, const RunOptions& options) {
   const bool older = !manifest;
   if (older) {
     const Config then = load_config(folder.config());
-    manifest = Manifest{then.resolved, inputs_of(then), {}};
+    manifest = Manifest{then.resolved, inputs_of(then), {}, {}};
   }
   check_settings(folder.path(), *manifest, config, failed);
   const FileCheck check = check_files(folder.path(), false);

@@ -75,9 +75,15 @@ bool make(const fs::path& path) {
   return made;
 }
 
-/// Waits for nobody: of several processes the first one has the folder.
-std::shared_ptr<RunLock> lock(const fs::path& path) {
-  return std::make_shared<RunLock>(path);
+/// Of several processes the first one has the folder. Where this one cannot, it takes back the folder it `made`.
+std::shared_ptr<RunLock> lock(const fs::path& path, bool made) {
+  try {
+    return std::make_shared<RunLock>(path);
+  } catch (const Error&) {
+    std::error_code ignored;
+    if (made) fs::remove(path, ignored);  // where it is empty
+    throw;
+  }
 }
 
 }  // namespace
@@ -109,7 +115,7 @@ RunFolder RunFolder::create(const fs::path& path) {
   };
   // A folder of other things is not touched, not even by a lock.
   if (!made && !is_unused(path) && !is_run(path)) throw used();
-  const RunFolder folder(path, made, lock(path));
+  const RunFolder folder(path, made, lock(path, made));
   if (!is_unused(path)) throw used();
   folder.sweep();
   folder.make_parts();
@@ -120,7 +126,7 @@ RunFolder RunFolder::create_numbered(const std::string& stem) {
   for (int n = 1;; ++n) {
     const fs::path path = fs::path("runs") / (stem + "-" + std::to_string(n));
     if (!make(path)) continue;
-    const RunFolder folder(path, true, lock(path));
+    const RunFolder folder(path, true, lock(path, true));
     folder.make_parts();
     return folder;
   }
@@ -157,7 +163,7 @@ RunFolder RunFolder::open_to_write(const fs::path& path) {
   std::error_code code;
   const bool unused = fs::is_directory(path, code) && is_unused(path);
   if (!unused) open(path);  // says what it is not
-  const RunFolder folder(path, false, lock(path));
+  const RunFolder folder(path, false, lock(path, false));
   folder.sweep();
   if (!is_run(path)) {
     throw IoError("'" + path.string() +
@@ -255,8 +261,7 @@ void RunFolder::write_checkpoint(const Saved& saved) const {
   file.metadata = {{"format", "brenier checkpoint 1"},
                    {"step", std::to_string(saved.step)},
                    {"draws", std::to_string(saved.draws)},
-                   {"problem", saved.problem},
-                   {"history", saved.history}};
+                   {"problem", saved.problem}};
   write_safetensors(checkpoint(), file);
 }
 
@@ -295,7 +300,6 @@ Saved RunFolder::read_checkpoint(bool second_order) const {
   saved.step = whole("step", 1, 999'999);
   saved.draws = whole("draws", std::uint32_t{0}, std::numeric_limits<std::uint32_t>::max());
   saved.problem = text("problem");
-  saved.history = text("history");
   try {
     saved.theta = file.at("theta").values;
     finite("theta", saved.theta);

@@ -32,7 +32,7 @@ struct Saved {
   double next_tau = 0;
   std::uint32_t draws = 0;
   int step = 0;
-  std::string problem, history;  // checksums of the settings and of history.csv up to here; empty: unchecked
+  std::string problem;  // checksum of the settings; empty: unchecked
 };
 
 /// Names and content of a run folder. Every file is written whole or not at all. One that was made or opened to
