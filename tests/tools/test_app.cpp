@@ -322,7 +322,8 @@ TEST_CASE("a killed run goes on from its last checkpoint, and longer than planne
   CHECK(summary_of(options.out)["status"] == "running");
   CHECK(summary_of(options.out)["steps"] == 2);
   options.on_step = nullptr;
-  CHECK_ERROR(resume(tiny({"flow.tau=2e-3"}), options), ConfigError, "flow.tau = 0.002 instead of flow.tau = 0.001");
+  CHECK_ERROR(resume(tiny({"flow.tau=2e-3"}), options), ConfigError,
+              "flow.tau = 0.002 instead of flow.tau = 0.001");
   CHECK_ERROR(resume(tiny({"parameters.steps=2"}), options), ConfigError, "other settings");
   CHECK(resume(tiny({"output.checkpoint_every=2"}), options).status == RunStatus::done);
   check_same_run(folder.path / "whole", folder.path / "parts");

@@ -52,9 +52,11 @@ void read_flow(Section& section, const CloudConfig& cloud, Config& config) {
   // Where 1/tau is a number in float too.
   constexpr double shortest = 1e-30;
   if (flow.tau < shortest)
-    section.fail("tau", "= " + exact_text(flow.tau) + "; it must be at least 1e-30: choose another unit of time");
+    section.fail("tau",
+                 "= " + exact_text(flow.tau) + "; it must be at least 1e-30: choose another unit of time");
   if (!std::isfinite(flow.start_time + config.duration()))
-    section.fail("steps", "= " + std::to_string(config.steps) + " of this tau end at a time that is not finite");
+    section.fail("steps",
+                 "= " + std::to_string(config.steps) + " of this tau end at a time that is not finite");
   flow.mass = cloud.mass();
 }
 

@@ -160,22 +160,23 @@ void RunFolder::sweep() const {
 }
 
 RunFolder RunFolder::open_to_write(const fs::path& path) {
-  std::error_code code;
-  const bool unused = fs::is_directory(path, code) && is_unused(path);
-  if (!unused) open(path);  // says what it is not
+  open(path);
   const RunFolder folder(path, false, lock(path, false));
+  open(path);  // nobody else changes it from here on
   folder.sweep();
-  if (!is_run(path)) {
-    throw IoError("'" + path.string() +
-                  "' has nothing to continue: the run was killed before its first file; start it again with: "
-                  "brenier run CONFIG --out " +
-                  path.string());
-  }
   return folder;
 }
 
 RunFolder RunFolder::open(const fs::path& path) {
   if (!is_run(path)) {
+    std::error_code code;
+    if (fs::is_directory(path, code) && !fs::is_empty(path, code) && is_unused(path)) {
+      throw IoError(
+          "'" + path.string() +
+          "' has nothing to continue: its run was killed before the first file; start it again with: "
+          "brenier run CONFIG --out " +
+          path.string());
+    }
     throw IoError("'" + path.string() +
                   "' is not a run folder: it has no config.toml with the folders clouds, maps "
                   "and figures");
