@@ -38,7 +38,7 @@ class ScopedDevice {
   ScopedDevice& operator=(const ScopedDevice&) = delete;
 
  private:
-  int before_ = -1;
+  [[maybe_unused]] int before_ = -1;  // not in a build without CUDA
 };
 
 /// Bytes of device memory that inner_loop() takes for `problem` on the current device. Takes none itself.

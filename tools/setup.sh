@@ -22,6 +22,20 @@ find_compiler() {
   return 1
 }
 
+# A clang++ for the fuzz targets; CLANG goes first where it is set.
+find_clang() {
+  local candidate
+  for candidate in ${CLANG:+"$CLANG"} clang++ clang++-19 clang++-16 clang++-15 clang++-14; do
+    command -v "$candidate" > /dev/null || continue
+    if echo 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }' |
+      "$candidate" -x c++ -fsanitize=fuzzer,address,undefined -o /dev/null - 2> /dev/null; then
+      clang="$candidate"
+      return 0
+    fi
+  done
+  return 1
+}
+
 has_cmake() {
   local major minor
   command -v cmake > /dev/null || return 1
@@ -40,6 +54,7 @@ doctest/doctest.h doctest-dev
 toml++/toml.h libtomlplusplus-dev
 CLI/CLI.hpp libcli11-dev
 nlohmann/json.hpp nlohmann-json3-dev
+xxhash.h libxxhash-dev
 LIST
 }
 
@@ -66,7 +81,7 @@ missing_packages() {
   else
     # A distribution whose g++ is too old has a newer one beside it.
     if command -v g++ > /dev/null; then echo g++-12; else echo g++; fi
-    echo libeigen3-dev doctest-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev | tr ' ' '\n'
+    echo libeigen3-dev doctest-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev libxxhash-dev | tr ' ' '\n'
   fi
   find_python || printf '%s\n' python3 python3-numpy python3-matplotlib
 }
@@ -133,6 +148,13 @@ configure() {
   cmake -S "$root" -B "$folder" "${generator[@]}" -DCMAKE_CXX_COMPILER="$compiler" \
     -DPython3_EXECUTABLE="$(command -v "$PYTHON")" "$@" >&2
   printf '%s\n' "$wanted" > "$folder/.configured"
+}
+
+# The build folder of the fuzz targets, with the compiler that find_clang has found.
+configure_fuzz() {
+  local compiler="$clang"
+  configure build-fuzz -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBRENIER_FUZZ=ON "-DBRENIER_SANITIZE=address,undefined" \
+    -DBRENIER_BENCH=OFF
 }
 
 # build FOLDER [TARGET]: builds, and says nothing where there is nothing to do.

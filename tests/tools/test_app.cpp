@@ -56,7 +56,7 @@ void check_same_run(const fs::path& a, const fs::path& b) {
     CAPTURE(name.string());
     REQUIRE(fs::exists(b / name));
     ++files;
-    if (name == "summary.json") continue;
+    if (name == "summary.json" || name == "manifest.json") continue;  // have times, and checksums of times
     if (name == "history.csv") {
       CHECK(without_seconds(read_text(a / name)) == without_seconds(read_text(b / name)));
     } else {
@@ -322,7 +322,8 @@ TEST_CASE("a killed run goes on from its last checkpoint, and longer than planne
   CHECK(summary_of(options.out)["status"] == "running");
   CHECK(summary_of(options.out)["steps"] == 2);
   options.on_step = nullptr;
-  CHECK_ERROR(resume(tiny({"flow.tau=2e-3"}), options), ConfigError, "tau = 0.001 instead of tau = 0.002");
+  CHECK_ERROR(resume(tiny({"flow.tau=2e-3"}), options), ConfigError,
+              "flow.tau = 0.002 instead of flow.tau = 0.001");
   CHECK_ERROR(resume(tiny({"parameters.steps=2"}), options), ConfigError, "other settings");
   CHECK(resume(tiny({"output.checkpoint_every=2"}), options).status == RunStatus::done);
   check_same_run(folder.path / "whole", folder.path / "parts");
@@ -468,7 +469,7 @@ TEST_CASE("a full disk ends a run with an error and whole files") {
   limit(before.rlim_cur);
   std::signal(SIGXFSZ, handler);
   CHECK(during.find("safetensors") != std::string::npos);
-  CHECK(at_start.find("config.toml") != std::string::npos);
+  CHECK(at_start.find("cannot be locked") != std::string::npos);
   CHECK_FALSE(fs::exists(folder.path / "none"));
   CHECK(summary_of(folder.path / "run")["steps"] == 2);
   CHECK(summary_of(folder.path / "run")["status"] == "failed");  // in place: there is no room for a new file

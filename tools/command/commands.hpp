@@ -46,8 +46,9 @@ struct DistanceOptions {
 /// Distances between two clouds, a line each.
 void distance(const DistanceOptions& options, std::ostream& out);
 
-/// Calls plot.py; returns its exit code. NotAvailable: no Python with numpy and matplotlib, or no plot.py.
-int plot(const std::vector<std::filesystem::path>& runs, const std::filesystem::path& out);
+/// Checks the files and calls plot.py; returns its exit code. IoError: a file that it needs is damaged.
+/// NotAvailable: no Python with numpy and matplotlib, or no plot.py.
+int plot(const std::vector<std::filesystem::path>& runs, const std::filesystem::path& out, std::ostream& log);
 /// The same of the summary of fit(): the figure beside it, with .png.
 int plot_fit(const std::filesystem::path& summary);
 

@@ -12,6 +12,7 @@
 #include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
 #include "tools/config/config.hpp"
+#include "tools/runs/manifest.hpp"
 #include "tools/runs/run_folder.hpp"
 
 namespace brenier::app {
@@ -35,12 +36,13 @@ struct Problem {
   Matrix<double> points;
   double time;
   fs::path out;
+  std::string notes;  // lines on files without checksums
 };
 
-std::vector<BrenierMap> maps_of(const RunFolder& folder, const std::optional<int>& step) {
+std::vector<BrenierMap> maps_of(const RunFolder& folder, const std::optional<int>& step, int& unchecked) {
   if (step == 0) return {};
   try {
-    return read_maps(folder.path(), step.value_or(0));
+    return read_maps(folder.path(), step.value_or(0), &unchecked);
   } catch (const IoError& error) {
     throw IoError(std::string(error.what()) +
                   "; ask for an earlier step with --step, or make the maps again: brenier run " +
@@ -51,6 +53,9 @@ std::vector<BrenierMap> maps_of(const RunFolder& folder, const std::optional<int
 Problem load(const PointOptions& options, const char* suffix) {
   const RunFolder folder = RunFolder::open(options.run);
   Config config = load_config(folder.config());
+  const std::optional<Manifest> manifest = Manifest::read(folder.path());
+  // The maps are of the problem as it was.
+  if (manifest) check_settings(folder.path(), *manifest, config, false);
   Matrix<double> points = read_npy(options.points);
   if (points.cols() != config.cloud.dim) {
     throw ShapeError("'" + options.points.string() + "' has points in dimension " +
@@ -64,7 +69,10 @@ Problem load(const PointOptions& options, const char* suffix) {
   if (fs::equivalent(out, options.points, code)) {
     throw ValueError("'" + out.string() + "' is the file of points itself; choose another one with --out");
   }
-  std::vector<BrenierMap> maps = maps_of(folder, options.step);
+  int unchecked = 0;
+  std::vector<BrenierMap> maps = maps_of(folder, options.step, unchecked);
+  std::string notes = unchecked_text(unchecked);
+  if (!manifest) notes += "'" + options.run.string() + "' has no manifest.json: its settings are unchecked\n";
   const double time = maps.empty() ? config.flow.start_time : maps.back().time;
   FlowDensityOptions flow_options;
   flow_options.threads = options.threads;
@@ -74,7 +82,7 @@ Problem load(const PointOptions& options, const char* suffix) {
     return [density = *config.cloud.density](std::span<const double> x) { return density.log_density(x); };
   };
   FlowDensity flow(std::move(maps), rho0(), config.initial_cloud().x, flow_options);
-  return {std::move(config), std::move(flow), std::move(points), time, std::move(out)};
+  return {std::move(config), std::move(flow), std::move(points), time, std::move(out), std::move(notes)};
 }
 
 /// "30 points at step 5, t = 0.1: ", with a word on those that are no points.
@@ -84,7 +92,8 @@ std::ostream& begin_line(std::ostream& log, const Problem& problem) {
     const double* x = problem.points.row(i);
     broken += !std::all_of(x, x + problem.points.cols(), [](double c) { return std::isfinite(c); });
   }
-  log << problem.points.rows() << " points at step " << problem.flow.steps() << ", t = " << problem.time;
+  log << problem.notes << problem.points.rows() << " points at step " << problem.flow.steps()
+      << ", t = " << problem.time;
   if (broken > 0) log << ", " << broken << " with coordinates that are not finite";
   return log << ": ";
 }

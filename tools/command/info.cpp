@@ -15,6 +15,7 @@
 #include "tools/command/commands.hpp"
 #include "tools/config/config.hpp"
 #include "tools/config/keys.hpp"
+#include "tools/runs/manifest.hpp"
 #include "tools/runs/run_folder.hpp"
 
 namespace brenier::app {
@@ -37,6 +38,10 @@ void build(std::ostream& out) {
 
 void run_folder(const fs::path& path, std::ostream& out) {
   const RunFolder folder = RunFolder::open(path);
+  const FileCheck check = check_files(path, true);
+  out << "files" << std::string(23, ' ') << check.fitting << " with checksums that fit, "
+      << check.damaged.size() << " damaged, " << check.unchecked << " without\n"
+      << check_text(check);
   try {
     const auto flat = nlohmann::ordered_json::parse(read_text(folder.summary())).flatten();
     for (const auto& [key, value] : flat.items()) {
@@ -96,6 +101,7 @@ void npy(const fs::path& path, std::ostream& out) {
 
 void safetensors(const fs::path& path, std::ostream& out) {
   const TensorFile file = read_safetensors(path);
+  out << (file.checked ? "its checksum fits" : "it has no checksum: unchecked") << "\n";
   for (const auto& [key, value] : file.metadata) out << key << " = " << value << "\n";
   for (const Tensor& tensor : file.tensors) {
     out << tensor.name << "  " << (tensor.dtype == DType::float32 ? "float32" : "float64") << " (";

@@ -14,6 +14,7 @@
 #include "brenier/base/error.hpp"
 #include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
+#include "tools/runs/manifest.hpp"
 #include "tools/runs/run_folder.hpp"
 
 namespace brenier::app {
@@ -71,8 +72,16 @@ std::string find_python() {
 
 }  // namespace
 
-int plot(const std::vector<fs::path>& runs, const fs::path& out) {
-  for (const fs::path& path : runs) RunFolder::open(path);
+int plot(const std::vector<fs::path>& runs, const fs::path& out, std::ostream& log) {
+  for (const fs::path& path : runs) {
+    RunFolder::open(path);
+    const FileCheck check = check_files(path, false);
+    log << check_text(check) << std::flush;
+    for (const char* needed : {"config.toml", "history.csv", "summary.json"}) {
+      const auto found = check.damaged.find(needed);
+      if (found != check.damaged.end()) throw IoError("plot: " + found->second);
+    }
+  }
   std::vector<std::string> words = {find_python(), find_script("plot.py").string()};
   if (!out.empty()) words.insert(words.end(), {"--out", out.string()});
   words.push_back("--");
@@ -96,7 +105,8 @@ Command add_plot(CLI::App& app) {
   command->add_option("-o,--out", arguments->out, "folder for the figures");
   return {command, [arguments](const Console& console) {
             console.out.flush();
-            return plot(arguments->runs, arguments->out) == 0 ? ExitCode::ok : ExitCode::bad_input;
+            return plot(arguments->runs, arguments->out, console.out) == 0 ? ExitCode::ok
+                                                                           : ExitCode::bad_input;
           }};
 }
 

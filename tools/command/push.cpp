@@ -9,13 +9,15 @@
 #include "brenier/npy.hpp"
 #include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
+#include "tools/runs/manifest.hpp"
 #include "tools/runs/run_folder.hpp"
 
 namespace brenier::app {
 
 void push(const PushOptions& options, std::ostream& log) {
   namespace fs = std::filesystem;
-  const std::vector<BrenierMap> maps = read_maps(options.maps, options.steps);
+  int unchecked = 0;
+  const std::vector<BrenierMap> maps = read_maps(options.maps, options.steps, &unchecked);
   Cloud cloud;
   cloud.x = read_npy(options.cloud);
   if (!options.log_density.empty()) cloud.log_density = read_npy_vector(options.log_density);
@@ -43,7 +45,7 @@ void push(const PushOptions& options, std::ostream& log) {
   for (const BrenierMap& map : maps) trajectory.advance(map, team);
 
   write_npy(out, trajectory.x());
-  log << trajectory.x().rows() << " points through " << maps.back().step
+  log << unchecked_text(unchecked) << trajectory.x().rows() << " points through " << maps.back().step
       << " steps, to t = " << maps.back().time << ": " << out.string() << "\n";
   if (!trajectory.has_density()) return;
   const fs::path density = out.parent_path() / (out.stem().string() + "-log-density.npy");

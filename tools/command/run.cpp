@@ -52,7 +52,8 @@ int finish(const RunArguments& arguments, const RunResult& result, std::ostream&
   out.flush();
   // Whoever presses Ctrl-C does not wait for figures.
   const bool draw = arguments.plot && result.status != RunStatus::interrupted;
-  if (draw && plot({result.folder}, {}) != 0 && result.status == RunStatus::done) return ExitCode::failed;
+  if (draw && plot({result.folder}, {}, out) != 0 && result.status == RunStatus::done)
+    return ExitCode::failed;
   return exit_code(result.status);
 }
 

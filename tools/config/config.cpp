@@ -4,11 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <sstream>
 
 #include "brenier/device.hpp"
 #include "brenier/npy.hpp"
+#include "brenier/text_file.hpp"
 #include "engine/src/flow/options.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/model/keys.hpp"
@@ -50,6 +49,14 @@ void read_flow(Section& section, const CloudConfig& cloud, Config& config) {
   }
   section.read(step_keys(), config, kind);
   section.read(flow_keys(), flow, kind);
+  // Where 1/tau is a number in float too.
+  constexpr double shortest = 1e-30;
+  if (flow.tau < shortest)
+    section.fail("tau",
+                 "= " + exact_text(flow.tau) + "; it must be at least 1e-30: choose another unit of time");
+  if (!std::isfinite(flow.start_time + config.duration()))
+    section.fail("steps",
+                 "= " + std::to_string(config.steps) + " of this tau end at a time that is not finite");
   flow.mass = cloud.mass();
 }
 
@@ -92,6 +99,8 @@ void read_held_out(Section& section, const Config& config, HeldOutConfig& held_o
                                                 : 100'000;
   held_out.particles = static_cast<Index>(fallback);
   section.read(held_out_keys(), held_out);
+  check_memory(section, "particles", static_cast<double>(held_out.particles) * (jacobians ? dim * dim : dim),
+               config.cloud.dim);
   if (held_out.particles > 0 && !config.cloud.density) {
     section.fail("particles",
                  "= " + std::to_string(held_out.particles) +
@@ -188,19 +197,16 @@ Config parse_config(const std::string& text, const std::string& name, const std:
   Section exact = root.table("exact");
   read_exact(exact, config, config.exact);
   config.resolved = document.resolved();
+  config.files = document.files();
   return config;
 }
 
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
   std::error_code code;
-  if (!std::filesystem::exists(path, code)) throw IoError("'" + path.string() + "': no such file");
   if (std::filesystem::is_directory(path, code))
     throw IoError("'" + path.string() + "' is a folder, not a TOML file");
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) throw IoError("'" + path.string() + "': cannot be read");
-  return parse_config(text.str(), path.string(), std::filesystem::absolute(path).parent_path(), overrides);
+  return parse_config(read_text_file(path), path.string(), std::filesystem::absolute(path).parent_path(),
+                      overrides);
 }
 
 Cloud Config::initial_cloud() const {

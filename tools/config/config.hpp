@@ -7,6 +7,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "brenier/density.hpp"
@@ -69,7 +70,8 @@ struct Config {
   int checkpoint_every = 1;
   std::optional<double> max_seconds;  // wall time, after which a run ends as one that is interrupted
   ExactConfig exact;
-  std::string resolved;  // all of it as TOML
+  std::string resolved;                                              // all of it as TOML
+  std::vector<std::pair<std::string, std::filesystem::path>> files;  // that it names: key, absolute path
 
   /// The initial cloud, drawn or read. ConfigError at the key of a file that cannot be used (coordinates must
   /// be finite, log-densities finite or -inf).
@@ -90,6 +92,8 @@ Config load_config(const std::filesystem::path& path, const std::vector<std::str
 
 // The sections that have files of their own.
 CloudConfig read_cloud(Section& section);
+/// ConfigError at `key` where so many doubles are more than the memory of this machine.
+void check_memory(const Section& section, const std::string& key, double numbers, int dim);
 Parameters read_parameters(Section& section);
 /// `initial` gives the initial cloud, for terms that name it.
 Functional read_functional(std::vector<Section>& terms, int dim, const Parameters& parameters,

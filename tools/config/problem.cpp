@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 // The problem's side of a configuration: [cloud], [parameters] and [[functional]].
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 
 #include "brenier/metrics.hpp"
 #include "brenier/npy.hpp"
@@ -68,6 +71,11 @@ std::vector<double> coordinates(Section& section, const std::string& key, int di
 
 /// A variance, a list of variances, a covariance matrix, or the .npy file of one.
 Matrix<double> covariance(Section& section, int dim) {
+  constexpr int most = 4096;  // 134 MB for each of a handful of matrices
+  if (dim > most)
+    section.fail("dim", "= " + std::to_string(dim) +
+                            "; a Gaussian keeps dense d x d matrices, so that at most " +
+                            std::to_string(most) + " dimensions are allowed");
   Matrix<double> given;
   if (section.kind("variance") == Section::Kind::text) {
     const std::filesystem::path path = section.file("variance");
@@ -286,6 +294,17 @@ const TermKind kTermKinds[] = {
 
 }  // namespace
 
+void check_memory(const Section& section, const std::string& key, double numbers, int dim) {
+  const double bytes = 8 * numbers;
+  const double memory =
+      static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
+  if (!(memory > 0) || bytes <= memory) return;
+  char text[160];
+  std::snprintf(text, sizeof text, "takes %.3g GB in dimension %d; this machine has %.3g GB of memory",
+                bytes / 1e9, dim, memory / 1e9);
+  section.fail(key, text);
+}
+
 std::vector<std::string> term_names() {
   std::vector<std::string> out;
   for (const TermKind& kind : kTermKinds) out.emplace_back(kind.name);
@@ -306,6 +325,7 @@ CloudConfig read_cloud(Section& section) {
   }
   read_density(section, cloud.kind, 0, cloud);
   section.read(particle_keys(), cloud, cloud.kind);
+  check_memory(section, "particles", static_cast<double>(cloud.particles) * cloud.dim, cloud.dim);
   if (cloud.sampling == Sampling::whitened) {
     if (!cloud.gaussian) section.fail("sampling", "= \"whitened\" is for density = \"gaussian\" only");
     if (cloud.particles <= cloud.dim) {

@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cmath>
 #include <sstream>
+#include <string_view>
 #include <utility>
 
 #include "kernels/base/nearest_name.hpp"
@@ -57,8 +58,58 @@ std::string type_name(const toml::node& node) {
   return "a date or a time";
 }
 
+constexpr std::size_t kMostText = 8'000'000;  // bytes of a configuration
+constexpr int kDeepest = 60;                  // nested lists and tables, parts of a dotted key
+
+/// Walks through TOML before its parser does, which recurses with the depth of a document (its destructor too), and
+/// takes letters outside of ASCII where there can be none. Returns what is wrong, with the line in front; empty where
+/// nothing is.
+std::string too_much(std::string_view text) {
+  if (text.size() > kMostText)
+    return std::to_string(text.size()) + " bytes; a configuration has at most " + std::to_string(kMostText);
+  int depth = 0, dots = 0;
+  std::size_t line = 1;
+  const auto found = [&](const std::string& what) { return std::to_string(line) + ": " + what; };
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '"' || c == '\'') {
+      const std::string three(3, c);
+      const bool block = text.substr(i, 3) == three;
+      std::size_t end = i + (block ? 3 : 1);
+      for (; end < text.size(); ++end) {
+        if (text[end] == '\n' && !block) break;  // the parser says that it does not end
+        if (text[end] == '\n') ++line;
+        if (c == '"' && text[end] == '\\') {
+          ++end;
+        } else if (block ? text.substr(end, 3) == three : text[end] == c) {
+          end += block ? 2 : 0;
+          break;
+        }
+      }
+      if (end < text.size() && text[end] == '\n') ++line;
+      i = end;
+      continue;
+    }
+    if (c == '#') {
+      i = std::min(text.find('\n', i), text.size()) - 1;
+      continue;
+    }
+    if (c == '\n') ++line;
+    if (static_cast<unsigned char>(c) >= 0x80 && !(i < 3 && text.starts_with("\xEF\xBB\xBF")))
+      return found("a letter outside of ASCII must be in quotes");
+    depth += (c == '[' || c == '{') - (c == ']' || c == '}');
+    dots = c == '.' ? dots + 1 : std::string_view("\n=,[]{}").find(c) != std::string_view::npos ? 0 : dots;
+    if (depth > kDeepest || dots > kDeepest)
+      return found("nested more than " + std::to_string(kDeepest) + " levels deep");
+  }
+  return "";
+}
+
 /// The value of an override: TOML, or text without quotes such as runs/a.npy or sum(x^2).
 toml::table override_value(const std::string& assignment, const std::string& text) {
+  const std::string trouble = too_much(text);
+  if (!trouble.empty())
+    throw ConfigError("--set " + assignment.substr(0, 60) + ": the value cannot be used: line " + trouble);
   try {
     return toml::parse("value = " + text);
   } catch (const toml::parse_error& error) {
@@ -86,6 +137,8 @@ struct Document::Tables {
 Document::Document(const std::string& text, std::string name, std::filesystem::path folder,
                    const std::vector<std::string>& overrides)
     : tables_(std::make_unique<Tables>()), name_(std::move(name)), folder_(std::move(folder)) {
+  const std::string trouble = too_much(text);
+  if (!trouble.empty()) throw ConfigError(name_ + ":" + trouble);
   try {
     tables_->root = toml::parse(text, name_);
   } catch (const toml::parse_error& error) {
@@ -106,6 +159,9 @@ void Document::apply(const std::string& assignment) {
   }
   std::string path = assignment.substr(0, equals);
   path.erase(std::remove(path.begin(), path.end(), ' '), path.end());
+  if (std::count(path.begin(), path.end(), '.') > kDeepest)
+    throw ConfigError("--set " + option.substr(6, 60) + "...: the key has more than " +
+                      std::to_string(kDeepest) + " parts");
   toml::table value = override_value(assignment, assignment.substr(equals + 1));
   toml::node* at = &tables_->root;
   std::size_t begin = 0;
@@ -287,6 +343,7 @@ struct Section::Reading {
     const std::filesystem::path given = node->as_string()->get();
     const std::filesystem::path& folder = section.document_->folder();
     *value = given.is_absolute() ? given : std::filesystem::absolute(folder / given).lexically_normal();
+    section.document_->files_.emplace_back(section.full(key), *value);
     return toml_string(value->string());
   }
   std::string operator()(std::vector<int>* values) const {

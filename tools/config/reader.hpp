@@ -46,6 +46,8 @@ class Document {
 
   const std::filesystem::path& folder() const { return folder_; }
   const std::string& name() const { return name_; }
+  /// Files that were named: key, absolute path.
+  const std::vector<std::pair<std::string, std::filesystem::path>>& files() const { return files_; }
   /// All sections that were read, as TOML that loads again.
   std::string resolved() const;
 
@@ -63,6 +65,7 @@ class Document {
   std::filesystem::path folder_;
   std::map<std::string, std::string> overrides_;  // path -> the option as it was given
   std::vector<std::unique_ptr<Block>> blocks_;
+  std::vector<std::pair<std::string, std::filesystem::path>> files_;
 };
 
 /// The names of the rows that go with a kind of the section, each once; of all rows where the kind is empty.

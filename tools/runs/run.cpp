@@ -11,12 +11,14 @@
 #include <sstream>
 #include <utility>
 
+#include "brenier/checksum.hpp"
 #include "brenier/device.hpp"
 #include "brenier/npy.hpp"
 #include "kernels/base/moments.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/operations.hpp"
 #include "tools/runs/interrupt.hpp"
+#include "tools/runs/manifest.hpp"
 #include "tools/runs/progress.hpp"
 #include "tools/runs/reference.hpp"
 #include "tools/runs/report.hpp"
@@ -65,11 +67,16 @@ class Runner {
     return loop(folder);
   }
 
-  RunResult continue_in(const RunFolder& folder) {
+  /// `manifest` is what the folder has; `damage` is said, and kept in the summary.
+  RunResult continue_in(const RunFolder& folder, Manifest manifest, std::vector<std::string> damage) {
     const InterruptScope scope(ask, this);
+    damage_ = std::move(damage);
     if (std::filesystem::exists(folder.checkpoint())) {
+      manifest_ = std::move(manifest);
+      manifest_.settings = config_.resolved;
+      manifest_.inputs = inputs_of(config_);
       load(folder);  // first: what it refuses leaves config.toml as it was
-      folder.write_text(folder.config(), config_.resolved);
+      write_config(folder);
     } else {
       folder.forget_after(-1);  // ended within its first step
       begin(folder);
@@ -112,8 +119,9 @@ class Runner {
   }
 
   void begin(const RunFolder& folder) {
-    folder.write_text(folder.config(), config_.resolved);
-    folder.write_cloud(0, flow_.trajectory());
+    manifest_ = {config_.resolved, inputs_of(config_), {}, {}};
+    write_config(folder);
+    write_cloud(folder, 0);
     StepReport initial;
     initial.time = flow_.time();
     initial.tau = initial.order = 0;
@@ -121,6 +129,33 @@ class Runner {
     record(initial);
     write_history(folder);
     write_summary(folder, "running");
+  }
+
+  /// The manifest comes first: of a run that is killed between the two, the old file is named as another one.
+  void write_config(const RunFolder& folder) {
+    manifest_.files["config.toml"] = checksum_of(config_.resolved);
+    manifest_.write(folder.path());
+    folder.write_text(folder.config(), config_.resolved);
+  }
+
+  void write_cloud(const RunFolder& folder, int step) {
+    for (const auto& [name, checksum] : folder.write_cloud(step, flow_.trajectory()))
+      manifest_.files[name] = checksum;
+  }
+
+  /// Of what a run must share with the one it continues.
+  std::string problem_checksum() const {
+    std::string all;
+    for (const std::string& line : essence(config_.resolved, true)) all += line + "\n";
+    for (const auto& [place, checksum] : manifest_.inputs) all += place + " " + checksum + "\n";
+    return checksum_of(all);
+  }
+
+  /// Of history.csv up to now, as Manifest::history has it.
+  std::string history_checksum() const {
+    std::vector<HistoryRow> rows = history_;
+    if (!rows.empty()) rows.back().held_out = kUnknown;
+    return checksum_of(history_text(rows));
   }
 
   void load(const RunFolder& folder) {
@@ -133,6 +168,13 @@ class Runner {
                     " rows up to step " + std::to_string(saved.step) +
                     " of the checkpoint; it needs one for each step from 0");
     }
+    const auto written = manifest_.history.find(std::to_string(saved.step));
+    if (written != manifest_.history.end() && written->second != history_checksum())
+      throw IoError("'" + folder.history().string() + "' is damaged: its rows up to step " +
+                    std::to_string(saved.step) +
+                    " are not those of the checkpoint; the maps and clouds of the run can still be used");
+    if (!saved.problem.empty() && saved.problem != problem_checksum())
+      throw IoError("'" + folder.checkpoint().string() + "' belongs to a run with other settings");
     if (saved.step > config_.steps) {
       throw ConfigError("'" + folder.path().string() + "' has " + std::to_string(saved.step) +
                         " steps already; flow.steps = " + std::to_string(config_.steps) +
@@ -142,6 +184,12 @@ class Runner {
         std::move(saved.cloud), read_maps(folder.path(), saved.step),
         {std::move(saved.theta), saved.gradient_scale, saved.draws, saved.next_tau, saved.decrease_rate});
     folder.forget_after(saved.step);
+    checkpoint_step_ = std::to_string(saved.step);
+    std::erase_if(manifest_.files, [&](const auto& file) {
+      const std::string& name = file.first;
+      return step_of(name) > saved.step || name.starts_with("figures/") || name == "history.csv" ||
+             name == "summary.json";
+    });
     try {
       seconds_before_ = nlohmann::json::parse(read_text(folder.summary())).value("seconds_total", 0.0);
     } catch (const nlohmann::json::exception&) {
@@ -160,6 +208,7 @@ class Runner {
     progress.line("device " + device_ + ", " + config_.precision + ", " + std::to_string(threads) +
                   (threads == 1 ? " thread" : " threads"));
     if (!unbounded_.empty()) progress.line("WARNING: " + unbounded_);
+    for (const std::string& one : damage_) progress.line("WARNING: " + one);
     try {
       while (!at_end()) {
         const std::size_t maps = flow_.maps().size();
@@ -290,7 +339,7 @@ class Runner {
   void save_step(const RunFolder& folder, std::size_t first_map) {
     const int step = flow_.steps();
     folder.write_maps(flow_.maps(), first_map);
-    if (step % config_.clouds_every == 0 || at_end()) folder.write_cloud(step, flow_.trajectory());
+    if (step % config_.clouds_every == 0 || at_end()) write_cloud(folder, step);
     const bool checkpoint = step % config_.checkpoint_every == 0 && !at_end();
     // The whole file is written each time: at most a few times a second.
     if (checkpoint || std::chrono::duration<double>(Clock::now() - written_).count() > 0.25)
@@ -300,15 +349,19 @@ class Runner {
     write_summary(folder, "running");
   }
 
-  void write_checkpoint(const RunFolder& folder) const {
+  void write_checkpoint(const RunFolder& folder) {
     if (flow_.steps() == 0) return;
+    const std::string before = std::exchange(checkpoint_step_, std::to_string(flow_.steps()));
+    std::erase_if(manifest_.history, [&](const auto& entry) { return entry.first != before; });
+    manifest_.history[checkpoint_step_] = history_checksum();
+    manifest_.write(folder.path());
     const typename Flow<T>::Checkpoint now = flow_.checkpoint();
     folder.write_checkpoint({flow_.trajectory(), now.theta, now.gradient_scale, now.next_tau,
-                             now.decrease_rate, now.draws, flow_.steps()});
+                             now.decrease_rate, now.draws, flow_.steps(), problem_checksum()});
   }
 
   void write_history(const RunFolder& folder) {
-    folder.write_text(folder.history(), history_text(history_));
+    history_written_ = folder.write_text(folder.history(), history_text(history_));
     written_ = Clock::now();
   }
 
@@ -337,6 +390,7 @@ class Runner {
     input.warnings = overfitting(config_, history_, input.functional.total(), input.held_out);
     for (std::string& warning : troubled_steps(history_)) input.warnings.push_back(std::move(warning));
     if (!unbounded_.empty()) input.warnings.push_back(unbounded_);
+    input.warnings.insert(input.warnings.end(), damage_.begin(), damage_.end());
     if (const std::string early = short_of_end(); !early.empty()) input.warnings.push_back(early);
     input.std = row.std;
     input.judged = running ? nullptr : &judged().x();
@@ -346,11 +400,11 @@ class Runner {
     input.backend = backend_;
     input.device = device_;
     input.threads = flow_.team().size();
-    folder.write_text(folder.summary(), summary_text(input));
+    summary_written_ = folder.write_text(folder.summary(), summary_text(input));
   }
 
   /// figures/exact_density.npy: columns t, x, rho at the times of the clouds, for plots in d = 1.
-  void write_exact_density(const RunFolder& folder) const {
+  void write_exact_density(const RunFolder& folder) {
     if (!reference_ || config_.cloud.dim != 1) return;
     double half = 0;
     for (const double x : judged().x().elements()) half = std::max(half, std::abs(x));
@@ -368,14 +422,15 @@ class Runner {
       }
     }
     if (rows.empty()) return;
-    write_npy(folder.figures() / "exact_density.npy",
-              MatrixView<const double>(rows.data(), static_cast<Index>(rows.size() / 3), 3));
+    manifest_.files["figures/exact_density.npy"] =
+        write_npy(folder.figures() / "exact_density.npy",
+                  MatrixView<const double>(rows.data(), static_cast<Index>(rows.size() / 3), 3));
   }
 
   void finish(const RunFolder& folder, RunResult& result, Progress& progress) {
     try {
       // The state comes first: whatever ends the process later, the run can be continued.
-      folder.write_cloud(flow_.steps(), flow_.trajectory());
+      write_cloud(folder, flow_.steps());
       write_history(folder);
       write_checkpoint(folder);
       if (result.status == RunStatus::done && has_held_out()) {
@@ -393,6 +448,9 @@ class Runner {
                            : result.status == RunStatus::interrupted ? "interrupted"
                                                                      : "failed";
       write_summary(folder, status, result.reason);
+      manifest_.files["history.csv"] = history_written_;
+      manifest_.files["summary.json"] = summary_written_;
+      manifest_.write(folder.path());
     } catch (const Error& error) {
       fail(folder, error.what());
       throw;
@@ -444,7 +502,11 @@ class Runner {
   std::string unbounded_ = unbounded(config_);
   std::size_t held_out_ = 0;  // its number
   std::vector<HistoryRow> history_;
-  ObjectiveValue last_;  // of the last summary but those while the run is on
+  Manifest manifest_;
+  std::string checkpoint_step_;                    // of the last one
+  std::vector<std::string> damage_;                // of files that a resumed run does not need
+  std::string history_written_, summary_written_;  // checksums
+  ObjectiveValue last_;                            // of the last summary but those while the run is on
   Clock::time_point start_ = Clock::now();
   Clock::time_point written_ = Clock::now();
   double seconds_before_ = 0;
@@ -453,21 +515,6 @@ class Runner {
   bool device_failed_ = false;
   std::atomic<bool> interrupted_{false};
 };
-
-/// Lines of a resolved configuration that a resumed run must share with the one it continues.
-std::vector<std::string> essence(const Config& config, bool failed) {
-  std::istringstream in(config.resolved);
-  std::vector<std::string> out;
-  std::string line, table;
-  while (std::getline(in, line)) {
-    if (line.starts_with("[")) table = line;
-    const bool free = table == "[output]" || (failed && table == "[inner]") ||
-                      (table == "[flow]" && line.starts_with("steps =")) ||
-                      (table.empty() && (line.starts_with("threads =") || line.starts_with("device =")));
-    if (!free) out.push_back(line);
-  }
-  return out;
-}
 
 /// Whether a run ended with an error; its inner problem may then be solved otherwise.
 bool has_failed(const RunFolder& folder) {
@@ -497,20 +544,24 @@ RunResult run(const Config& config, const RunOptions& options) {
 }
 
 RunResult resume(const Config& config, const RunOptions& options) {
-  const RunFolder folder = RunFolder::open(options.out);
+  const RunFolder folder = RunFolder::open_to_write(options.out);
   const bool failed = has_failed(folder);
-  const std::vector<std::string> now = essence(config, failed),
-                                 then = essence(load_config(folder.config()), failed);
-  if (now != then) {
-    const auto [one, other] = std::mismatch(now.begin(), now.end(), then.begin(), then.end());
-    throw ConfigError("'" + options.out.string() + "' was started with other settings: " +
-                      (other == then.end() ? "without" : *other + " instead of") + " " +
-                      (one == now.end() ? "" : *one) +
-                      "; a resumed run may change flow.steps, device, threads "
-                      "and [output] only" +
-                      (failed ? ", and [inner], because it failed" : ", and [inner] where it has failed"));
+  std::optional<Manifest> manifest = Manifest::read(folder.path());
+  const bool older = !manifest;
+  if (older) {
+    const Config then = load_config(folder.config());
+    manifest = Manifest{then.resolved, inputs_of(then), {}, {}};
   }
-  return with_precision(config, options, [&](auto& runner) { return runner.continue_in(folder); });
+  check_settings(folder.path(), *manifest, config, failed);
+  const FileCheck check = check_files(folder.path(), false);
+  if (const auto history = check.damaged.find("history.csv"); history != check.damaged.end())
+    throw IoError(history->second + "; the maps and clouds of the run can still be used");
+  std::vector<std::string> damage;
+  for (const auto& [name, what] : check.damaged) damage.push_back(what);
+  if (older) damage.push_back("'" + options.out.string() + "' has no manifest.json, and is read unchecked");
+  return with_precision(config, options, [&](auto& runner) {
+    return runner.continue_in(folder, std::move(*manifest), std::move(damage));
+  });
 }
 
 }  // namespace brenier::app

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "tools/runs/run_folder.hpp"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <cstdio>
-#include <fstream>
-#include <sstream>
+#include <cstring>
+#include <limits>
 #include <system_error>
 #include <tuple>
 #include <utility>
@@ -13,6 +18,8 @@
 #include "brenier/base/error.hpp"
 #include "brenier/npy.hpp"
 #include "brenier/safetensors.hpp"
+#include "brenier/text_file.hpp"
+#include "tools/runs/manifest.hpp"
 
 namespace brenier::app {
 namespace {
@@ -27,12 +34,6 @@ std::string six_digits(int step) {
   return text;
 }
 
-/// The step in "step_000010.npy" or "log_density_000010.npy"; -1 where there is none.
-int step_of(const std::string& name) {
-  const std::size_t digits = name.find_first_of("0123456789");
-  return digits == std::string::npos ? -1 : std::atoi(name.c_str() + digits);
-}
-
 Tensor tensor_of(const std::string& name, const Matrix<double>& m) {
   return {name, {m.rows(), m.cols()}, m.elements(), DType::float64};
 }
@@ -45,67 +46,137 @@ Matrix<double> matrix_of(const TensorFile& file, const std::string& name) {
   return out;
 }
 
-/// Whether a folder is empty but for empty subfolders of a run.
+/// Whether a folder holds nothing but what a run makes before its first step.
 bool is_unused(const fs::path& path) {
   std::error_code code;
   for (const auto& entry : fs::directory_iterator(path, code)) {
-    const bool ours =
-        std::find(std::begin(kParts), std::end(kParts), entry.path().filename()) != std::end(kParts);
-    if (!ours || !entry.is_directory(code) || !fs::is_empty(entry.path(), code)) return false;
+    const std::string name = entry.path().filename().string();
+    const bool part = std::find(std::begin(kParts), std::end(kParts), name) != std::end(kParts);
+    const bool empty_part =
+        part && entry.is_directory(code) && !fs::is_symlink(entry.path(), code) && is_unused(entry.path());
+    const bool ours = empty_part || name == RunLock::file_name() || temporary_file_owner(name) > 0 ||
+                      name == Manifest::file_in("").string();
+    if (!ours) return false;
   }
   return !code;
 }
 
-/// Makes a folder, and those above it. False where something of that name is there: of several processes only
-/// one gets true. IoError.
+/// Makes a folder, and those above it, so that they are there after a power failure. False where something of
+/// that name is there: of several processes only one gets true. IoError.
 bool make(const fs::path& path) {
-  std::error_code code;
-  if (path.has_parent_path()) fs::create_directories(path.parent_path(), code);
+  std::error_code code, ignored;
+  const fs::path parent = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  if (!fs::exists(parent, ignored) && parent != path) make(parent);
   const bool made = fs::create_directory(path, code);
-  std::error_code ignored;
   if (!made && !fs::exists(path, ignored)) {
     throw IoError("'" + path.string() + "': the folder cannot be made: " + code.message());
   }
+  if (made) sync_folder(parent);
   return made;
+}
+
+/// Of several processes the first one has the folder. Where this one cannot, it takes back the folder it `made`.
+std::shared_ptr<RunLock> lock(const fs::path& path, bool made) {
+  try {
+    return std::make_shared<RunLock>(path);
+  } catch (const Error&) {
+    std::error_code ignored;
+    if (made) fs::remove(path, ignored);  // where it is empty
+    throw;
+  }
 }
 
 }  // namespace
 
+int step_of(const std::string& name) {
+  const std::size_t slash = name.rfind('/');
+  const std::string file = slash == std::string::npos ? name : name.substr(slash + 1);
+  for (const char* before : {"step_", "log_density_"}) {
+    if (!file.starts_with(before)) continue;
+    int step = -1;
+    const char* digits = file.c_str() + std::strlen(before);
+    const auto result = std::from_chars(digits, file.c_str() + file.size(), step);
+    return result.ec == std::errc() && *digits != '-' ? step : -1;
+  }
+  return -1;
+}
+
 RunFolder RunFolder::create(const fs::path& path) {
+  if (path.empty()) throw ValueError("the name of the run folder is empty; give one with --out");
   std::error_code code;
-  if (make(path)) return prepared(path, true);
+  const bool made = make(path);
   if (!fs::is_directory(path, code)) {
     throw ValueError("'" + path.string() + "' exists and is not a folder; choose another one with --out");
   }
-  if (!is_unused(path)) {
-    throw ValueError(
+  const auto used = [&] {
+    return ValueError(
         "'" + path.string() +
         "' exists and is not empty; choose another folder with --out, or continue that run with --resume");
-  }
-  return prepared(path, false);
+  };
+  // A folder of other things is not touched, not even by a lock.
+  if (!made && !is_unused(path) && !is_run(path)) throw used();
+  const RunFolder folder(path, made, lock(path, made));
+  if (!is_unused(path)) throw used();
+  folder.sweep();
+  folder.make_parts();
+  return folder;
 }
 
 RunFolder RunFolder::create_numbered(const std::string& stem) {
   for (int n = 1;; ++n) {
     const fs::path path = fs::path("runs") / (stem + "-" + std::to_string(n));
-    if (make(path)) return prepared(path, true);
+    if (!make(path)) continue;
+    const RunFolder folder(path, true, lock(path, true));
+    folder.make_parts();
+    return folder;
   }
 }
 
-RunFolder RunFolder::prepared(const fs::path& path, bool made) {
-  RunFolder folder(path, made);
-  std::error_code code;
-  for (const char* part : kParts) {
-    fs::create_directories(path / part, code);
-    if (!code) continue;
-    folder.remove();
-    throw IoError("'" + (path / part).string() + "': the folder cannot be made: " + code.message());
+void RunFolder::make_parts() const {
+  try {
+    for (const char* part : kParts) {
+      if (make(path_ / part)) continue;
+      if (!fs::is_directory(path_ / part)) throw IoError("'" + (path_ / part).string() + "' is not a folder");
+    }
+    sync_folder(path_);
+  } catch (...) {
+    remove();
+    throw;
   }
+}
+
+void RunFolder::sweep() const {
+  std::error_code code;
+  std::vector<fs::path> left;
+  const auto collect = [&](const fs::path& folder) {
+    for (const auto& entry : fs::directory_iterator(folder, code)) {
+      const long owner = temporary_file_owner(entry.path().filename().string());
+      if (owner > 0 && !is_alive(owner)) left.push_back(entry.path());
+    }
+  };
+  collect(path_);
+  for (const char* part : kParts) collect(path_ / part);
+  for (const fs::path& file : left) fs::remove(file, code);
+}
+
+RunFolder RunFolder::open_to_write(const fs::path& path) {
+  open(path);
+  const RunFolder folder(path, false, lock(path, false));
+  open(path);  // nobody else changes it from here on
+  folder.sweep();
   return folder;
 }
 
 RunFolder RunFolder::open(const fs::path& path) {
   if (!is_run(path)) {
+    std::error_code code;
+    if (fs::is_directory(path, code) && !fs::is_empty(path, code) && is_unused(path)) {
+      throw IoError(
+          "'" + path.string() +
+          "' has nothing to continue: its run was killed before the first file; start it again with: "
+          "brenier run CONFIG --out " +
+          path.string());
+    }
     throw IoError("'" + path.string() +
                   "' is not a run folder: it has no config.toml with the folders clouds, maps "
                   "and figures");
@@ -128,26 +199,40 @@ fs::path RunFolder::log_density(int step) const {
   return path_ / "clouds" / ("log_density_" + six_digits(step) + ".npy");
 }
 
-void RunFolder::write_text(const fs::path& file, const std::string& text) const {
-  write_file_atomically(file, std::as_bytes(std::span<const char>(text)));
+std::string RunFolder::write_text(const fs::path& file, const std::string& text) const {
+  return write_file_atomically(file, std::as_bytes(std::span<const char>(text)));
 }
 
 void RunFolder::mark_failed() const noexcept {
   try {
     const std::string running = "\"status\": \"running\"", failed = "\"status\": \"failed\" ";
-    const std::size_t at = read_text(summary()).find(running);
+    std::string text = read_text(summary());
+    const std::size_t at = text.find(running);
     if (at == std::string::npos) return;
-    std::fstream file(summary(), std::ios::in | std::ios::out | std::ios::binary);
-    file.seekp(static_cast<std::streamoff>(at));
-    file.write(failed.data(), static_cast<std::streamsize>(failed.size()));
+    try {
+      write_text(summary(), text.replace(at, failed.size(), failed));
+    } catch (const IoError&) {
+      // Bytes that are there already need no room.
+      const int file = ::open(summary().c_str(), O_WRONLY | O_CLOEXEC);
+      if (file < 0) return;
+      static_cast<void>(::pwrite(file, failed.data(), failed.size(), static_cast<off_t>(at)));
+      ::fsync(file);
+      ::close(file);
+    }
   } catch (const std::exception&) {
     // summary.json stays as it was.
   }
 }
 
-void RunFolder::write_cloud(int step, const Trajectory& cloud) const {
-  write_npy(this->cloud(step), cloud.x());
-  if (cloud.has_density()) write_npy(log_density(step), std::span<const double>(cloud.log_density()));
+std::map<std::string, std::string> RunFolder::write_cloud(int step, const Trajectory& cloud) const {
+  std::map<std::string, std::string> written;
+  const auto note = [&](const fs::path& file, std::string checksum) {
+    written["clouds/" + file.filename().string()] = std::move(checksum);
+  };
+  note(this->cloud(step), write_npy(this->cloud(step), cloud.x()));
+  if (cloud.has_density())
+    note(log_density(step), write_npy(log_density(step), std::span<const double>(cloud.log_density())));
+  return written;
 }
 
 void RunFolder::write_maps(const std::vector<BrenierMap>& maps, std::size_t first) const {
@@ -177,7 +262,8 @@ void RunFolder::write_checkpoint(const Saved& saved) const {
   file.tensors.push_back({"decrease_rate", {}, {saved.decrease_rate}, DType::float64});
   file.metadata = {{"format", "brenier checkpoint 1"},
                    {"step", std::to_string(saved.step)},
-                   {"draws", std::to_string(saved.draws)}};
+                   {"draws", std::to_string(saved.draws)},
+                   {"problem", saved.problem}};
   write_safetensors(checkpoint(), file);
 }
 
@@ -190,21 +276,48 @@ Saved RunFolder::read_checkpoint(bool second_order) const {
   if (text("format") != "brenier checkpoint 1") {
     throw IoError("'" + checkpoint().string() + "' is no checkpoint that this version of brenier wrote");
   }
+  const auto fail = [&](const std::string& what) -> IoError {
+    return IoError("'" + checkpoint().string() + "' cannot be used: " + what);
+  };
+  const auto whole = [&]<class N>(const std::string& key, N least, N most) {
+    const std::string value = text(key);
+    N out{};
+    const auto result = std::from_chars(value.data(), value.data() + value.size(), out);
+    if (result.ec != std::errc() || result.ptr != value.data() + value.size() || out < least || out > most)
+      throw fail(key + " = \"" + value + "\"; it must be a whole number from " + std::to_string(least) +
+                 " to " + std::to_string(most));
+    return out;
+  };
+  const auto number = [&](const char* name) {
+    const std::vector<double>& values = file.at(name).values;
+    if (values.size() != 1 || !std::isfinite(values[0]) || values[0] < 0)
+      throw fail(std::string("the tensor '") + name + "' must be one finite number, at least 0");
+    return values[0];
+  };
+  const auto finite = [&](const char* name, const std::vector<double>& values) {
+    if (!std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); }))
+      throw fail(std::string("the tensor '") + name + "' has values that are not finite");
+  };
   Saved saved;
+  saved.step = whole("step", 1, 999'999);
+  saved.draws = whole("draws", std::uint32_t{0}, std::numeric_limits<std::uint32_t>::max());
+  saved.problem = text("problem");
   try {
-    saved.step = std::stoi(text("step"));
-    saved.draws = static_cast<std::uint32_t>(std::stoul(text("draws")));
     saved.theta = file.at("theta").values;
-    saved.gradient_scale = file.at("gradient_scale").values.at(0);
-    saved.next_tau = file.at("next_tau").values.at(0);
-    if (const Tensor* rate = file.find("decrease_rate")) saved.decrease_rate = rate->values.at(0);
+    finite("theta", saved.theta);
+    saved.gradient_scale = number("gradient_scale");
+    saved.next_tau = number("next_tau");
+    if (file.find("decrease_rate")) saved.decrease_rate = number("decrease_rate");
     const Tensor* density = file.find("log_density");
+    Matrix<double> previous = matrix_of(file, "previous"), jacobian = matrix_of(file, "jacobian");
+    finite("previous", previous.elements());
+    finite("jacobian", jacobian.elements());
     saved.cloud = Trajectory::restore(matrix_of(file, "x"), density ? density->values : std::vector<double>(),
-                                      matrix_of(file, "previous"), matrix_of(file, "jacobian"), second_order);
+                                      std::move(previous), std::move(jacobian), second_order);
+  } catch (const IoError&) {
+    throw;
   } catch (const Error& error) {
-    throw IoError("'" + checkpoint().string() + "' cannot be used: " + error.what());
-  } catch (const std::logic_error&) {
-    throw IoError("'" + checkpoint().string() + "' has no whole numbers 'step' and 'draws'");
+    throw fail(error.what());
   }
   return saved;
 }
@@ -221,20 +334,26 @@ void RunFolder::forget_after(int step) const {
 }
 
 void RunFolder::remove() const noexcept {
-  std::error_code code;
-  if (made_) {
-    fs::remove_all(path_, code);
-    return;
-  }
+  std::error_code code, ignored;
   for (const auto& entry : fs::directory_iterator(path_, code)) {
-    std::error_code ignored;
-    fs::remove_all(entry.path(), ignored);
+    if (entry.path().filename() != RunLock::file_name()) fs::remove_all(entry.path(), ignored);
   }
+  if (!made_) return;
+  // Whoever comes first from here on has the folder, and it stays.
+  if (lock_) lock_->release();
+  fs::remove(path_, ignored);
 }
 
-std::vector<BrenierMap> read_maps(const fs::path& path, int steps) {
+std::vector<BrenierMap> read_maps(const fs::path& path, int steps, int* unchecked) {
   std::error_code code;
-  if (fs::is_regular_file(path, code)) return {read_map(path)};
+  const auto read = [&](const fs::path& file) {
+    bool checked = false;
+    BrenierMap map = read_map(file, &checked);
+    if (unchecked && !checked) ++*unchecked;
+    return map;
+  };
+  if (unchecked) *unchecked = 0;
+  if (fs::is_regular_file(path, code)) return {read(path)};
   if (!fs::is_directory(path, code)) throw IoError("'" + path.string() + "': no such file or folder");
   const fs::path folder = fs::is_directory(path / "maps", code) ? path / "maps" : path;
   struct Entry {
@@ -247,7 +366,7 @@ std::vector<BrenierMap> read_maps(const fs::path& path, int steps) {
       continue;
     // A damaged map of a later step is no hindrance, where its name says the step.
     if (steps > 0 && step_of(entry.path().filename().string()) > steps) continue;
-    BrenierMap map = read_map(entry.path());
+    BrenierMap map = read(entry.path());
     if (steps > 0 && map.step > steps) continue;
     entries.push_back({entry.path(), std::move(map)});
   }
@@ -275,11 +394,7 @@ std::vector<BrenierMap> read_maps(const fs::path& path, int steps) {
 }
 
 std::string read_text(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw IoError("'" + path.string() + "': cannot be opened");
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
+  return read_text_file(path);
 }
 
 }  // namespace brenier::app

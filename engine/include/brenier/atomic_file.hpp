@@ -6,6 +6,9 @@
 #include <filesystem>
 #include <initializer_list>
 #include <span>
+#include <string>
+
+#include "brenier/checksum.hpp"
 
 namespace brenier {
 
@@ -23,6 +26,9 @@ class AtomicFile {
   /// Appends bytes. IoError with the system's reason (disk full, quota) and the path.
   void write(std::span<const std::byte> bytes);
 
+  /// Of all bytes written so far.
+  std::string checksum() const { return checksum_.text(); }
+
   /// Flushes to the disk, renames, and flushes the folder. IoError as for write().
   void commit();
 
@@ -34,13 +40,21 @@ class AtomicFile {
   std::filesystem::path target_;     // where the bytes shall end
   std::filesystem::path temporary_;  // empty where the target is written directly
   int descriptor_ = -1;
+  Checksum checksum_;
 };
 
-/// Writes one file from one piece. IoError as for AtomicFile.
-void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);
+/// Flushes the entries of a folder to the disk: a new file or folder is there after a power failure only then.
+/// IoError with the system's reason; file systems that cannot do it are passed over.
+void sync_folder(const std::filesystem::path& folder);
 
-/// Writes one file from several pieces, in order. IoError as for AtomicFile.
-void write_file_atomically(const std::filesystem::path& path,
-                           std::initializer_list<std::span<const std::byte>> pieces);
+/// The process that a name of a temporary file says, or 0 where it is none of AtomicFile.
+long temporary_file_owner(const std::string& name);
+
+/// Writes one file from one piece; its checksum. IoError as for AtomicFile.
+std::string write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);
+
+/// Writes one file from several pieces, in order; its checksum. IoError as for AtomicFile.
+std::string write_file_atomically(const std::filesystem::path& path,
+                                  std::initializer_list<std::span<const std::byte>> pieces);
 
 }  // namespace brenier

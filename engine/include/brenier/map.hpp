@@ -47,8 +47,9 @@ struct BrenierMap {
 /// One map as a .safetensors file: a tensor for each parameter (names as in Icnn::tensors()), shape and role
 /// in the metadata. IoError as for write_safetensors.
 void write_map(const std::filesystem::path& path, const BrenierMap& map);
-/// IoError where the file is no such map; the message names the tensor and what was expected.
-BrenierMap read_map(const std::filesystem::path& path);
+/// IoError where the file is no such map, or damaged; the message names the tensor and what was expected.
+/// `checked`: whether it has a checksum; files of earlier versions have none.
+BrenierMap read_map(const std::filesystem::path& path, bool* checked = nullptr);
 
 /// A cloud on its way through a flow: positions, running log-densities, and what second-order steps need.
 class Trajectory {

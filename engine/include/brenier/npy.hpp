@@ -30,11 +30,12 @@ Matrix<double> read_npy(const std::filesystem::path& path);
 /// Reads a 1-D array. IoError as for read_npy_info, and where the array is not 1-D.
 std::vector<double> read_npy_vector(const std::filesystem::path& path);
 
-/// Writes an (N, d) array, version 1.0, C order, atomically. IoError as for AtomicFile.
-void write_npy(const std::filesystem::path& path, MatrixView<const float> values);
-void write_npy(const std::filesystem::path& path, MatrixView<const double> values);
+/// Writes an (N, d) array, version 1.0, C order, atomically. Returns the checksum of the file. IoError as for
+/// AtomicFile.
+std::string write_npy(const std::filesystem::path& path, MatrixView<const float> values);
+std::string write_npy(const std::filesystem::path& path, MatrixView<const double> values);
 
 /// Writes a 1-D array.
-void write_npy(const std::filesystem::path& path, std::span<const double> values);
+std::string write_npy(const std::filesystem::path& path, std::span<const double> values);
 
 }  // namespace brenier

@@ -5,7 +5,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <string>
+#include <string_view>
 #include <system_error>
 
 #include "brenier/base/error.hpp"
@@ -24,7 +26,30 @@ fs::path folder_of(const fs::path& file) {
   return file.has_parent_path() ? file.parent_path() : fs::path(".");
 }
 
+constexpr std::string_view kPrefix = ".brenier-", kSuffix = ".tmp";
+
+/// Of a folder's entries; the error code, 0 where all is well. A folder that may not be read is passed over.
+int flush_folder(const fs::path& path) {
+  const int folder = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return errno == EACCES ? 0 : errno;
+  const int code = ::fsync(folder) == 0 ? 0 : errno;
+  ::close(folder);
+  return code == EINVAL || code == ENOTSUP || code == EROFS ? 0 : code;
+}
+
 }  // namespace
+
+void sync_folder(const fs::path& folder) {
+  if (const int code = flush_folder(folder))
+    throw IoError("the folder '" + folder.string() + "' cannot be flushed to the disk: " + reason(code));
+}
+
+long temporary_file_owner(const std::string& name) {
+  if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix)) return 0;
+  long process = 0;
+  const auto result = std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), process);
+  return result.ec == std::errc() && *result.ptr == '-' && process > 0 ? process : 0;
+}
 
 AtomicFile::AtomicFile(const fs::path& path) : path_(path), target_(path) {
   std::error_code ignored;
@@ -45,8 +70,8 @@ AtomicFile::AtomicFile(const fs::path& path) : path_(path), target_(path) {
   // The process number and O_EXCL keep writers apart, in other processes and in other threads.
   constexpr int attempts = 10000;
   for (int attempt = 0; attempt < attempts; ++attempt) {
-    const std::string name =
-        ".brenier-" + std::to_string(::getpid()) + "-" + std::to_string(attempt) + ".tmp";
+    const std::string name = std::string(kPrefix) + std::to_string(::getpid()) + "-" +
+                             std::to_string(attempt) + std::string(kSuffix);
     const fs::path candidate = folder_of(target_) / name;
     descriptor_ = ::open(candidate.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (descriptor_ >= 0) {
@@ -64,6 +89,7 @@ AtomicFile::~AtomicFile() {
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
   if (descriptor_ < 0) throw IoError("cannot write '" + path_.string() + "': the file is already closed");
+  checksum_.update(bytes);
   // Linux moves at most 2^31 - 4096 bytes in one call.
   constexpr std::size_t largest = std::size_t{1} << 30;
   while (!bytes.empty()) {
@@ -88,12 +114,7 @@ void AtomicFile::commit() {
   if (temporary_.empty()) return;
   if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail("rename the temporary file to it", errno);
   temporary_.clear();
-  // The rename itself lives in the folder; some file systems cannot flush a folder and say EINVAL.
-  const int folder = ::open(folder_of(target_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder < 0) return;
-  const int code = ::fsync(folder) == 0 ? 0 : errno;
-  ::close(folder);
-  if (code != 0 && code != EINVAL && code != ENOTSUP && code != EROFS) fail("flush the folder of", code);
+  if (const int code = flush_folder(folder_of(target_))) fail("flush the folder of", code);
 }
 
 void AtomicFile::discard() noexcept {
@@ -111,14 +132,16 @@ void AtomicFile::fail(const char* what, int code) {
   throw IoError("cannot write '" + path_.string() + "' (" + what + "): " + reason(code) + remedy);
 }
 
-void write_file_atomically(const fs::path& path, std::span<const std::byte> bytes) {
-  write_file_atomically(path, {bytes});
+std::string write_file_atomically(const fs::path& path, std::span<const std::byte> bytes) {
+  return write_file_atomically(path, {bytes});
 }
 
-void write_file_atomically(const fs::path& path, std::initializer_list<std::span<const std::byte>> pieces) {
+std::string write_file_atomically(const fs::path& path,
+                                  std::initializer_list<std::span<const std::byte>> pieces) {
   AtomicFile file(path);
   for (const auto piece : pieces) file.write(piece);
   file.commit();
+  return file.checksum();
 }
 
 }  // namespace brenier

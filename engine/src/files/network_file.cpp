@@ -139,8 +139,9 @@ Icnn NetworkFile::deduced() const {
 }
 
 std::vector<double> NetworkFile::parameters(const Icnn& net, bool optional_quadratic) const {
-  std::vector<double> theta(static_cast<std::size_t>(net.parameters()), 0.0);
+  // All shapes first: what the metadata claim takes memory only where the file has as much.
   std::set<std::string> known;
+  std::vector<ParameterTensor> present;
   for (const ParameterTensor& wanted : net.tensors()) {
     known.insert(wanted.name);
     if (optional_quadratic && is_quadratic(wanted.name) && !file_.find(wanted.name)) continue;
@@ -149,6 +150,11 @@ std::vector<double> NetworkFile::parameters(const Icnn& net, bool optional_quadr
       fail("has shape " + extents(found.shape) + " for tensor \"" + wanted.name + "\"; expected " +
            extents({wanted.rows, wanted.cols}));
     }
+    present.push_back(wanted);
+  }
+  std::vector<double> theta(static_cast<std::size_t>(net.parameters()), 0.0);
+  for (const ParameterTensor& wanted : present) {
+    const Tensor& found = tensor(wanted.name);
     for (Index i = 0; i < wanted.size(); ++i) {
       const double value = found.values[static_cast<std::size_t>(i)];
       if (!(value > -1e300 && value < 1e300) || (wanted.nonnegative && value < 0)) {

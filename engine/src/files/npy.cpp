@@ -183,6 +183,10 @@ NpyInfo read_header(InputFile& file) {
     elements *= static_cast<std::uint64_t>(extent);
   }
   if (none) elements = 0;
+  // Loops go over rows, also over those without elements.
+  for (const Index extent : info.shape)
+    if (none && extent > 1'000'000'000)
+      file.fail("an array without elements has the extent " + std::to_string(extent));
   if (file.remaining() != elements * width)
     file.fail((file.remaining() < elements * width ? std::string("truncated: ") : std::string("too long: ")) +
               std::to_string(elements) + " elements of " + info.dtype + " take " +
@@ -199,7 +203,7 @@ void read_elements(InputFile& file, const NpyInfo& info, std::span<double> out) 
 }
 
 template <class T>
-void write_array(const fs::path& path, MatrixView<const T> values, const std::string& shape) {
+std::string write_array(const fs::path& path, MatrixView<const T> values, const std::string& shape) {
   std::string header = std::string("{'descr': '") + (sizeof(T) == 4 ? "<f4" : "<f8") +
                        "', 'fortran_order': False, 'shape': " + shape + ", }";
   // Ten bytes stand before the header, a line feed ends it, and the data begin at a multiple of 64.
@@ -220,6 +224,7 @@ void write_array(const fs::path& path, MatrixView<const T> values, const std::st
       file.write(std::as_bytes(std::span(values.row(i), static_cast<std::size_t>(values.cols))));
   }
   file.commit();
+  return file.checksum();
 }
 
 template <class T>
@@ -263,17 +268,18 @@ std::vector<double> read_npy_vector(const fs::path& path) {
   return values;
 }
 
-void write_npy(const fs::path& path, MatrixView<const float> values) {
-  write_array(path, values, shape_text(values));
+std::string write_npy(const fs::path& path, MatrixView<const float> values) {
+  return write_array(path, values, shape_text(values));
 }
 
-void write_npy(const fs::path& path, MatrixView<const double> values) {
-  write_array(path, values, shape_text(values));
+std::string write_npy(const fs::path& path, MatrixView<const double> values) {
+  return write_array(path, values, shape_text(values));
 }
 
-void write_npy(const fs::path& path, std::span<const double> values) {
+std::string write_npy(const fs::path& path, std::span<const double> values) {
   const Index count = static_cast<Index>(values.size());
-  write_array(path, MatrixView<const double>(values.data(), count, 1), "(" + std::to_string(count) + ",)");
+  return write_array(path, MatrixView<const double>(values.data(), count, 1),
+                     "(" + std::to_string(count) + ",)");
 }
 
 }  // namespace brenier

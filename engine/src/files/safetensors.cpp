@@ -5,9 +5,11 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 
 #include "brenier/atomic_file.hpp"
+#include "brenier/base/error.hpp"
 #include "engine/src/files/input_file.hpp"
 
 namespace brenier {
@@ -19,6 +21,7 @@ namespace {
 
 constexpr std::uint64_t largest_header = 100'000'000;
 constexpr const char* metadata_key = "__metadata__";
+constexpr const char* checksum_key = "xxh64";
 
 std::uint64_t width_of(DType dtype) {
   return dtype == DType::float32 ? 4 : 8;
@@ -129,6 +132,26 @@ Entry read_entry(const std::string& name, const json& value, std::uint64_t data_
   return entry;
 }
 
+/// Where the digits of the checksum stand in a header; npos where there are none. A quote inside of a text has
+/// a backslash before it, so this is no part of one.
+std::size_t find_digits(const std::string& header) {
+  const std::string before = std::string("\"") + checksum_key + "\":\"";
+  const std::size_t at = header.find(before);
+  const std::size_t first = at + before.size();
+  const bool whole = at != std::string::npos && first + Checksum::digits < header.size();
+  return whole && header[first + Checksum::digits] == '"' ? first : std::string::npos;
+}
+
+/// The checksum so far: the header's length, and the header with zeros for the digits.
+Checksum begin_checksum(std::string header, std::size_t digits) {
+  const std::uint64_t length = header.size();
+  header.replace(digits, Checksum::digits, Checksum::digits, '0');
+  Checksum checksum;
+  checksum.update(std::as_bytes(std::span(&length, 1)));
+  checksum.update(std::as_bytes(std::span(header)));
+  return checksum;
+}
+
 std::string read_header_text(InputFile& file) {
   std::uint64_t length = 0;
   file.read(std::as_writable_bytes(std::span(&length, 1)), "the header's length");
@@ -160,14 +183,13 @@ void check_tensor(const Tensor& tensor, std::set<std::string>& names) {
                        " is too large for float32; write it as float64");
 }
 
-void write_values(AtomicFile& file, const Tensor& tensor) {
-  if (tensor.dtype == DType::float64) {
-    file.write(std::as_bytes(std::span(tensor.values)));
-    return;
-  }
+/// Calls take(bytes) with the values as they are stored.
+template <class Take>
+void stored_values(const Tensor& tensor, Take&& take) {
+  if (tensor.dtype == DType::float64) return take(std::as_bytes(std::span(tensor.values)));
   std::vector<float> narrow(tensor.values.size());
   for (std::size_t i = 0; i < narrow.size(); ++i) narrow[i] = static_cast<float>(tensor.values[i]);
-  file.write(std::as_bytes(std::span(narrow)));
+  take(std::as_bytes(std::span(narrow)));
 }
 
 }  // namespace
@@ -189,6 +211,11 @@ TensorFile read_safetensors(const fs::path& path) {
   InputFile file(path);
   const std::string text = read_header_text(file);
   const json header = parse_header(text, file);
+  const std::string damaged = std::string(
+                                  "its checksum does not fit: the file is damaged, or another program "
+                                  "changed it (without the metadata '") +
+                              checksum_key + "' it is read unchecked)";
+  std::string wanted;
   TensorFile content;
   std::vector<Entry> entries;
   for (const auto& [name, value] : header.items()) {
@@ -202,6 +229,14 @@ TensorFile read_safetensors(const fs::path& path) {
         file.fail("__metadata__ '" + key + "' is " + show(item) + ", a string is needed");
       content.metadata[key] = item.get<std::string>();
     }
+  }
+  std::optional<Checksum> checksum;
+  if (const auto digits = content.metadata.extract(checksum_key); !digits.empty()) {
+    const std::size_t at = find_digits(text);
+    if (at == std::string::npos || text.substr(at, Checksum::digits) != digits.mapped()) file.fail(damaged);
+    checksum = begin_checksum(text, at);
+    wanted = digits.mapped();
+    file.watch(&*checksum);
   }
   std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
     return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
@@ -227,6 +262,8 @@ TensorFile read_safetensors(const fs::path& path) {
     }
     content.tensors.push_back(std::move(tensor));
   }
+  if (checksum && checksum->text() != wanted) file.fail(damaged);
+  content.checked = checksum.has_value();
   return content;
 }
 
@@ -242,7 +279,9 @@ void write_safetensors(const fs::path& path, const TensorFile& content) {
   std::string header;
   try {
     nlohmann::ordered_json object = nlohmann::ordered_json::object();
-    if (!content.metadata.empty()) object[metadata_key] = content.metadata;
+    std::map<std::string, std::string> metadata = content.metadata;
+    metadata[checksum_key] = std::string(Checksum::digits, '0');
+    object[metadata_key] = metadata;
     std::uint64_t position = 0;
     for (const Tensor* tensor : order) {
       const std::uint64_t end = position + tensor->values.size() * width_of(tensor->dtype);
@@ -260,11 +299,17 @@ void write_safetensors(const fs::path& path, const TensorFile& content) {
   if (header.size() > largest_header)
     throw ValueError("a header of " + std::to_string(header.size()) + " bytes; allowed are at most " +
                      std::to_string(largest_header));
+  const std::size_t digits = find_digits(header);
+  Checksum checksum = begin_checksum(header, digits);
+  for (const Tensor* tensor : order)
+    stored_values(*tensor, [&](std::span<const std::byte> bytes) { checksum.update(bytes); });
+  header.replace(digits, Checksum::digits, checksum.text());
   const std::uint64_t length = header.size();
   AtomicFile file(path);
   file.write(std::as_bytes(std::span(&length, 1)));
   file.write(std::as_bytes(std::span(header)));
-  for (const Tensor* tensor : order) write_values(file, *tensor);
+  for (const Tensor* tensor : order)
+    stored_values(*tensor, [&](std::span<const std::byte> bytes) { file.write(bytes); });
   file.commit();
 }
 

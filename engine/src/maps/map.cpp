@@ -2,6 +2,8 @@
 // Maps as files: a network, and which step of a flow it is.
 #include "brenier/map.hpp"
 
+#include <cmath>
+
 #include "brenier/safetensors.hpp"
 #include "engine/src/files/network_file.hpp"
 
@@ -18,8 +20,9 @@ void write_map(const std::filesystem::path& path, const BrenierMap& map) {
   write_safetensors(path, file);
 }
 
-BrenierMap read_map(const std::filesystem::path& path) {
+BrenierMap read_map(const std::filesystem::path& path, bool* checked) {
   const TensorFile file = read_safetensors(path);
+  if (checked) *checked = file.checked;
   const NetworkFile meta(path, file);
   meta.choice("format", {"brenier map 1"});
   BrenierMap map{meta.described(), {}};
@@ -29,6 +32,11 @@ BrenierMap read_map(const std::filesystem::path& path) {
   map.step = meta.number<int>("step");
   map.time = meta.number<double>("time");
   map.tau = meta.number<double>("tau");
+  if (map.step < 0) meta.fail("has step = \"" + meta.text("step") + "\"; steps count from 0");
+  for (const char* key : {"time", "tau"}) {
+    if (!std::isfinite(meta.number<double>(key)))
+      meta.fail(std::string("has ") + key + " = \"" + meta.text(key) + "\"; it must be finite");
+  }
   if (meta.has("ratio")) map.ratio = meta.number<double>("ratio");  // else equal steps
   if (!(map.ratio > 0 && map.ratio < 1e6)) {
     meta.fail("has ratio = \"" + meta.text("ratio") + "\"; step lengths have a ratio above 0");
