@@ -190,6 +190,7 @@ class Runner {
       return step_of(name) > saved.step || name.starts_with("figures/") || name == "history.csv" ||
              name == "summary.json";
     });
+    manifest_.write(folder.path());  // before these files change
     try {
       seconds_before_ = nlohmann::json::parse(read_text(folder.summary())).value("seconds_total", 0.0);
     } catch (const nlohmann::json::exception&) {
@@ -256,6 +257,12 @@ class Runner {
 
   /// As much as can still be written where writing itself fails. The first error is the one to report.
   void fail(const RunFolder& folder, const std::string& reason) noexcept {
+    try {
+      // The manifest of a finished run may be there already, and only its flush have failed.
+      if (manifest_.files.erase("summary.json") > 0) manifest_.write(folder.path());
+    } catch (const std::exception&) {
+      // Then the summary is the one that it lists, or there is no room for either.
+    }
     try {
       write_summary(folder, "failed", reason);
     } catch (const std::exception&) {
