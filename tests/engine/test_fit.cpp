@@ -384,7 +384,8 @@ TEST_CASE("brenier fit: the files it leaves, and a flow that takes its network")
 
   put(folder.path / "flow.toml",
       "[cloud]\ndensity = \"file\"\npath = \"x.npy\"\n[[functional]]\nterm = \"learned_potential\"\n"
-      "path = \"net.safetensors\"\n[flow]\ntau = 1e-4\nsteps = 2\n[network]\nhidden = [8]\n[inner]\n"
+      "path = \"net.safetensors\"\n[flow]\ntau = 1e-4\nsteps = 2\ncertificates = false\n[network]\nhidden = "
+      "[8]\n[inner]\n"
       "iterations = 40\nminibatch = 200\nrate = 1e-2\n");
   const std::string run = (folder.path / "run").string();
   const Output flow = command({"run", (folder.path / "flow.toml").string(), "--out", run, "-q"});

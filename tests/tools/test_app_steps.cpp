@@ -74,7 +74,7 @@ TEST_CASE("a potential that curves down is said so, first and in the summary") {
   const std::string text =
       "[cloud]\ndensity = \"gaussian\"\ndim = 2\nparticles = 40\n[[functional]]\nterm = \"potential\"\n"
       "expression = \"dot(x, A*x)\"\n[parameters]\nA = [[1.0, 0.0], [0.0, -0.5]]\n[flow]\ntau = 0.1\nsteps = "
-      "1\n"
+      "1\ncertificates = false\n"
       "[network]\nhidden = [4]\n[inner]\niterations = 5\n";
   put(folder.path / "saddle.toml", text);
   const Output said =
@@ -91,7 +91,8 @@ TEST_CASE("a flow near a cloud tells its distances at the end, without their wei
       "[cloud]\ndensity = \"gaussian\"\ndim = 2\nparticles = 40\n[[functional]]\nterm = \"potential\"\n"
       "expression = \"sum(x^2)\"\n[[functional]]\nterm = \"sinkhorn\"\nreference = \"initial\"\n"
       "epsilon = 0.01\nweight = 3.0\n[[functional]]\nterm = \"mmd\"\nreference = \"initial\"\n"
-      "bandwidth = 0.5\nweight = 20.0\n[flow]\ntau = 0.1\nsteps = 2\n[network]\nhidden = [4]\n[inner]\n"
+      "bandwidth = 0.5\nweight = 20.0\n[flow]\ntau = 0.1\nsteps = 2\ncertificates = false\n[network]\nhidden "
+      "= [4]\n[inner]\n"
       "iterations = 30\n[held_out]\nparticles = 200\n";
   put(folder.path / "near.toml", text);
   const fs::path out = folder.path / "run";

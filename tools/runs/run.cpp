@@ -131,11 +131,12 @@ class Runner {
     write_summary(folder, "running");
   }
 
-  /// The manifest comes first: of a run that is killed between the two, the old file is named as another one.
+  /// Of a run that ends on the way, the manifest says nothing of the file: either one of the two may be there, whole.
   void write_config(const RunFolder& folder) {
+    if (manifest_.files.erase("config.toml") > 0) manifest_.write(folder.path());
+    folder.write_text(folder.config(), config_.resolved);
     manifest_.files["config.toml"] = checksum_of(config_.resolved);
     manifest_.write(folder.path());
-    folder.write_text(folder.config(), config_.resolved);
   }
 
   void write_cloud(const RunFolder& folder, int step) {

@@ -178,7 +178,7 @@ class Training {
   /// far above.
   void match(const Labelled<T>& points) {
     std::vector<T> u(points.label.size());
-    evaluate(points, u);
+    evaluate(theta_, points, u);
     const double n = static_cast<double>(u.size());
     double mean = 0, squares = 0, label = 0;
     for (std::size_t i = 0; i < u.size(); ++i) {
@@ -220,16 +220,11 @@ class Training {
   Team& team() { return team_; }
   const std::vector<T>& theta() const { return theta_; }
 
-  double loss_at(const std::vector<T>& theta, const Labelled<T>& points) {
-    const std::vector<T> now = std::exchange(theta_, theta);
-    const double out = loss(points);
-    theta_ = now;
-    return out;
-  }
+  double loss(const Labelled<T>& points) { return loss_at(theta_, points); }
 
-  double loss(const Labelled<T>& points) {
+  double loss_at(const std::vector<T>& theta, const Labelled<T>& points) {
     std::vector<T> u(points.label.size());
-    evaluate(points, u);
+    evaluate(theta, points, u);
     double sum = 0;
     for (std::size_t i = 0; i < u.size(); ++i) {
       sum += loss_jet(options_.loss, static_cast<double>(u[i]), points.label[i]).value;
@@ -254,17 +249,17 @@ class Training {
   }
 
  private:
-  void evaluate(const Labelled<T>& points, std::vector<T>& u) {
+  void evaluate(const std::vector<T>& theta, const Labelled<T>& points, std::vector<T>& u) {
     MapOutputs<T> out;
     out.potential = u.data();
-    ops_.evaluate(net_, theta_.data(), points.x, out, team_);
+    ops_.evaluate(net_, theta.data(), points.x, out, team_);
   }
 
   /// The mean loss at theta(), and its gradient.
   double gradient_of(const Labelled<T>& batch, double* gradient) {
     const double n = static_cast<double>(batch.size());
     std::vector<T> u(batch.label.size());
-    evaluate(batch, u);
+    evaluate(theta_, batch, u);
     double sum = 0;
     std::vector<T> seeds(u.size());
     for (std::size_t i = 0; i < u.size(); ++i) {
