@@ -370,7 +370,11 @@ double Flow<T>::State::first_gradient(const InnerTask& task) const {
   const std::vector<T> at = identity(task.number);
   std::vector<double> gradient(at.size());
   const DeviceScope scope(options.device);
-  ops.objective_gradient(inner, at.data(), 0, gradient.data(), team);
+  try {
+    ops.objective_gradient(inner, at.data(), 0, gradient.data(), team);
+  } catch (const OutOfDeviceMemory& cause) {
+    throw does_not_fit(inner, steps + 1, cause);
+  }
   double squares = 0;
   for (const ParameterTensor& tensor : net.tensors()) {
     for (Index k = tensor.offset; k < tensor.offset + tensor.size(); ++k) {
