@@ -422,7 +422,8 @@ typename Flow<T>::State::Solution Flow<T>::State::lbfgs(const InnerTask& task, c
     solution.theta[k] = std::max(solution.theta[k], parameters.lower[k]);
   const LbfgsReport found = minimise(bounded,
                                      {.evaluations = evaluations,
-                                      .tolerance = 3e-8,
+                                      // In float more decrease is noise; in double it is worth having.
+                                      .tolerance = std::is_same_v<T, float> ? 3e-8 : 1e-10,
                                       .reference = before,
                                       .noise = noise,
                                       .gradient = options.inner.tolerance * gradient_scale,
