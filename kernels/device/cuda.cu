@@ -342,7 +342,8 @@ void release(Address address) noexcept {
 void copy_to_device(Address to, const void* from, std::size_t bytes, Stream& stream) {
   if (MemoryProbe::active()) return;
   if (bytes > 0)
-    check(cudaMemcpyAsync(pointer(to), from, bytes, cudaMemcpyHostToDevice, native(stream)), "copy_to_device");
+    check(cudaMemcpyAsync(pointer(to), from, bytes, cudaMemcpyHostToDevice, native(stream)),
+          "copy_to_device");
   stream.synchronise();
 }
 

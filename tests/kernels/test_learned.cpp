@@ -271,7 +271,8 @@ TEST_CASE("a flow in a learned quadratic is the flow in the same expression") {
   options.network.hidden = {8};
   options.network.quadratic_rank = 1;
   options.inner.iterations = 50;
-  options.inner.solver = InnerOptions::Solver::adam;  // iteration by iteration; a search may end one trial apart
+  options.inner.solver =
+      InnerOptions::Solver::adam;  // iteration by iteration; a search may end one trial apart
   const Cloud cloud = start.sample(60, Sampling::stratified);
   const std::string text = "0.5*sum(x^2) - 2*x[0] + 3";
   Flow<double> learned(0.5 * learned_potential(v, "v") + entropy(), cloud, options);
