@@ -230,8 +230,9 @@ LbfgsReport minimise(const BoundedProblem<T>& problem, const LbfgsOptions& optio
     }
     const std::size_t last = values.size() - 1, window = static_cast<std::size_t>(options.window);
     const double gained = reference - f;
-    if (last >= window && gained >= 0 &&
-        values[last - window] - f < std::max(options.tolerance * gained, options.noise)) {
+    if (last >= window && gained >= -options.negligible &&
+        values[last - window] - f <
+            std::max({options.tolerance * gained, options.noise, options.negligible})) {
       report.end = End::tolerance;
       break;
     }

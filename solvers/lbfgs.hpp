@@ -31,6 +31,8 @@ struct LbfgsOptions {
   int window = 3;
   double reference = std::numeric_limits<double>::quiet_NaN();
   double noise = 0;  // deviation of values by rounding; decreases below it stop the search as well
+  double negligible =
+      0;  // stops where a window lowers f by less, if f is not above the reference by more than this
   double gradient =
       0;  // stops where the gradient's 2-norm, without components that a bound holds, is at most this
   double first_step = 0.01;  // of the first search: no parameter moves further, in units of its metric's root

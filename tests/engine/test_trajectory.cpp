@@ -234,19 +234,39 @@ TEST_CASE("float keeps its digits far from the origin") {
   }
 }
 
-TEST_CASE("steps of a functional that is 0 or constant are accepted") {
-  const Cloud cloud = Density::gaussian(1, 0.0, 1.0).sample(50, Sampling::stratified);
-  for (const char* v : {"0*sum(x)", "100 + 0*sum(x)"}) {
-    CAPTURE(v);
-    FlowOptions options = quick(0.1);
-    options.inner.solver = InnerOptions::Solver::adam;  // whose retries are divergences
-    Flow<float> flow(potential(v, 1), cloud, options);
-    const std::optional<StepReport> report = flow.step();
-    REQUIRE(report.has_value());
-    CHECK(report->retries == 0);
+TEST_CASE("steps with nothing to gain are solved without a retry, and move nothing") {
+  const Cloud cloud = Density::gaussian(2, 0.5, 1.0).sample(50, Sampling::stratified);
+  Cloud minimum{Matrix<double>(30, 2, 0.5), {}};
+  struct Still {
+    const char* v;
+    const Cloud& cloud;
+  };
+  for (const Still& still :
+       {Still{"0*sum(x)", cloud}, Still{"100 + 0*sum(x)", cloud}, Still{"3*sum((x - 0.5)^2) - 7", minimum}}) {
+    for (const InnerOptions::Solver solver :
+         {InnerOptions::Solver::automatic, InnerOptions::Solver::lbfgs, InnerOptions::Solver::adam}) {
+      CAPTURE(still.v);
+      CAPTURE(static_cast<int>(solver));
+      FlowOptions options = quick(0.1);
+      options.inner.solver = solver;
+      Flow<float> flow(potential(still.v, 2), still.cloud, options);
+      for (int k = 0; k < 2; ++k) {
+        const std::optional<StepReport> report = flow.step();
+        REQUIRE(report.has_value());
+        CHECK(report->retries == 0);
+        CHECK(report->solved);
+        CHECK(report->decrease >= -1e-30);  // weights have a floor of 1e-18
+        CHECK_REL(report->functional.total(), still.v[0] == '0' ? 0 : still.v[0] == '1' ? 100 : -7, 1e-6);
+      }
+      // 1e-4 of the cloud's size, or of its distance from the origin.
+      CHECK_CLOSE(flow.trajectory().x(), still.cloud.x, 1e-4);
+    }
   }
   Flow<float> alone(interaction("0.5*r^2", 1), Cloud{Matrix<double>(1, 1, 0.3), {}}, quick(0.1));
-  CHECK(alone.step().has_value());
+  const std::optional<StepReport> report = alone.step();
+  REQUIRE(report.has_value());
+  CHECK(report->solved);
+  CHECK(report->retries == 0);
 }
 
 TEST_CASE("more threads than the system gives: an error, not the end of the process") {

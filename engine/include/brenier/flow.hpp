@@ -99,8 +99,12 @@ struct StepReport {
   const char* start = "";  // of its last problem: "warm" (the map before), "identity" or "affine"
   /// The share of the possible decrease of F + transport that the step misses, on particles of the cloud and on
   /// others of its law (NaN where these are not known), and the distance to the optimum relative to the step's. Of
-  /// the worst problem of the step. Solved: no share is above inner.accept, no distance above 10 times that.
+  /// the worst problem of the step. Solved: no share is above inner.accept, no distance above 10 times that. Where a
+  /// step can gain less than `floor`, shares are of that: what it costs to move all particles by 3e-4 of the cloud's
+  /// size, by which networks in float round; and where internal energies and interactions are nearly stationary by 1/sqrt(N) of it, what
+  /// N particles leave open of their law.
   StepBasis basis = StepBasis::none;
+  double floor = 0;
   double missed_share = std::numeric_limits<double>::quiet_NaN();
   double missed_share_held_out = std::numeric_limits<double>::quiet_NaN();
   double displacement_error = std::numeric_limits<double>::quiet_NaN();
@@ -183,7 +187,7 @@ class Flow {
   ObjectiveValue functional_of(const Trajectory& cloud, Index pair_limit = 0) const;
 
   /// The density of the initial cloud: gives steps with an internal energy their certificate, which needs scores, and
-  /// others particles that no gradient has seen; scores up to 24 dimensions. Before the first step, or before restore(). ShapeError: its
+  /// others particles that no gradient has seen; scores up to 64 dimensions. Before the first step, or before restore(). ShapeError: its
   /// dimension. ValueError: steps were taken.
   void set_initial_density(const Density& initial);
 

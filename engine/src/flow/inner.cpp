@@ -29,6 +29,10 @@
 namespace brenier {
 namespace {
 
+double square(double x) {
+  return x * x;
+}
+
 /// x - shift, rounded to T after the difference.
 template <class T>
 Matrix<T> centred(const Matrix<double>& x, const std::vector<double>& shift) {
@@ -514,6 +518,10 @@ typename Flow<T>::State::Solution Flow<T>::State::lbfgs(const InnerTask& task, c
   solution.theta = from.theta;
   for (std::size_t k = 0; k < solution.theta.size(); ++k)
     solution.theta[k] = std::max(solution.theta[k], parameters.lower[k]);
+  std::vector<double> mean;
+  double scale = 1;
+  location_and_scale(task.base.x, mean, scale);
+  const double negligible = 1e-4 * square(kRoundedMove * scale) * net.dim() / (2 * task.tau);
   const bool exact = !std::is_same_v<T, float> && objective.internal.empty();
   const LbfgsReport found =
       minimise(bounded,
@@ -523,6 +531,7 @@ typename Flow<T>::State::Solution Flow<T>::State::lbfgs(const InnerTask& task, c
                 .tolerance = exact ? 1e-10 : 3e-8,
                 .reference = before,
                 .noise = noise,
+                .negligible = negligible,
                 .gradient = options.inner.tolerance * gradient_scale,
                 .interrupt = &interrupted},
                solution.theta);
@@ -539,6 +548,24 @@ typename Flow<T>::State::Solution Flow<T>::State::lbfgs(const InnerTask& task, c
   const std::vector<double> normalised(solution.theta.begin(), solution.theta.end());
   solution.physical = denormalised(net, normalised, inner.shift, inner.scale);
   return solution;
+}
+
+/// The identity itself, where networks of this kind have it: without bends. Iterations are those of `other`.
+template <class T>
+std::optional<typename Flow<T>::State::Solution> Flow<T>::State::stay(const InnerTask& task,
+                                                                      const Candidate& other) const {
+  const Architecture& a = net.architecture();
+  if (!a.learn_alpha && options.inner.alpha != 1) return std::nullopt;
+  std::vector<double> at(other.solution.theta.begin(), other.solution.theta.end());
+  at[net.alpha()] = 1;
+  std::fill_n(at.begin() + net.factor(), Index{net.rank()} * net.dim(), 0.0);
+  std::fill_n(at.begin() + net.output_input(), net.dim(), 0.0);
+  scale_bends(net, 0, at);
+  const InnerProblem<T> inner = problem(task, options.inner.adam.rate);
+  Solution out = other.solution;
+  out.theta.assign(at.begin(), at.end());
+  out.physical = denormalised(net, at, inner.shift, inner.scale);
+  return out;
 }
 
 /// The first particle where V is not finite, or nothing to say.
@@ -616,12 +643,9 @@ typename Flow<T>::State::Candidate Flow<T>::State::judge(const InnerTask& task, 
     out.solved = std::isfinite(decrease);
     return out;
   }
-  // Near a stationary state a step gains nearly nothing, and the little that a network always misses is all of it:
-  // what counts there is what it is beside the steps before.
-  const double least = decrease_rate * task.tau;
   out.missed = missed_share(objective,
                             {task.base.x, out.moved.cloud.x(), out.moved.cloud.log_density(), task.tau,
-                             decrease, least, options.inner.accept},
+                             decrease, task.noise, decrease_rate * task.tau, options.inner.accept},
                             judged_base, out.judged, options.seed, team);
   const double accept = options.inner.accept;
   out.solved = !(out.missed.worst_share() > accept) && !(out.missed.displacement > 10 * accept);
@@ -641,7 +665,7 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
     mark = end;
   };
   const double tau = like.tau;
-  const InnerTask task{base, like.base, like.ratio, tau, static_cast<std::uint32_t>(maps.size())};
+  InnerTask task{base, like.base, like.ratio, tau, static_cast<std::uint32_t>(maps.size())};
   const bool same = like.base == MapBase::current && known;
   const ObjectiveValue parts = same ? *known : value(base.x, base.log_density, kPairLimit);
   check_finite(base, parts);
@@ -649,13 +673,17 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
   // A rise is a divergence where it is worth moving the cloud by 3 % of its size, a measure that does not see
   // constants in F. The start of the inner loop may lie above `before` as well: the first map is the identity
   // only nearly.
-  const double scale = usable_scale(moments(base.x).deviation);
-  const double slack = 1e-3 * scale * scale * static_cast<double>(base.x.cols()) / (2 * tau);
+  std::vector<double> mean;
+  double scale = 1;
+  location_and_scale(base.x, mean, scale);
+  const double whole = scale * scale * static_cast<double>(base.x.cols()) / (2 * tau);
+  const double slack = 1e-3 * whole;
   // Sums of that many terms of this size, each rounded in T.
   const double noise = static_cast<double>(std::numeric_limits<T>::epsilon()) *
                        (std::abs(parts.potential) + std::abs(parts.interaction) + std::abs(parts.internal) +
                         std::abs(parts.divergence)) /
                        std::sqrt(static_cast<double>(base.x.rows()));
+  task.noise = noise;
   if (maps.empty()) check_far(task);
   if (gradient_scale == 0) gradient_scale = first_gradient(task);
   lap(report.cloud_seconds);
@@ -737,6 +765,10 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
       best.reset();
     }
   }
+  if (best && best->moved.value() > before) {
+    // Nothing to gain, or nothing that was found: to stay is better than to move.
+    if (std::optional<Solution> still = stay(task, *best)) consider(std::move(*still), best->solver);
+  }
   if (!best) {
     throw NumericalError("flow: step " + std::to_string(steps + 1) + " diverged: " + reason + ", after " +
                          std::to_string(report.retries) + " retries" +
@@ -751,9 +783,9 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
   report.functional = taken.moved.functional;
   report.transport = taken.moved.transport;
   report.decrease = before - taken.moved.value();
-  decrease_rate = std::max(decrease_rate, report.decrease / tau);
   report.residual = gradient_scale > 0 ? solution.inner.gradient / gradient_scale : 0;
   report.converged = solution.inner.converged;
+  decrease_rate = std::max(decrease_rate, report.decrease / tau);
   report.min_log_det = taken.moved.cloud.min_log_det();
   lap(report.cloud_seconds);
   if (options.certificates) {
@@ -805,6 +837,7 @@ void Flow<T>::State::describe(const InnerTask& task, const Candidate& taken, dou
   const bool first = report.basis == StepBasis::none;
   if (first || missed.worst_share() > std::fmax(report.missed_share, report.missed_share_held_out)) {
     report.basis = basis;
+    report.floor = missed.floor;
     report.missed_share = missed.share;
     report.missed_share_held_out = missed.held_out;
   }

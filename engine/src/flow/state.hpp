@@ -18,6 +18,7 @@ struct InnerTask {
   double ratio;
   double tau;
   std::uint32_t number;
+  double noise = 0;  // deviation of F by rounding
 };
 
 /// A trajectory moved through one map, and what the inner problem says of it.
@@ -98,6 +99,7 @@ struct Flow<T>::State {
   Candidate judge(const InnerTask& task, const Trajectory& from, const BrenierMap& like, Solution solution,
                   double before) const;
   void describe(const InnerTask& task, const Candidate& taken, double before, StepReport& report);
+  std::optional<Solution> stay(const InnerTask& task, const Candidate& other) const;
   double first_gradient(const InnerTask& task) const;
   void check_finite(const Trajectory::Base& base, const ObjectiveValue& value) const;
   Trial trial(const Trajectory& from, const Trajectory::Base& base, const BrenierMap& map) const;

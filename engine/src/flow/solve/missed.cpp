@@ -3,10 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <limits>
+#include <utility>
 
 #include "engine/src/flow/solve/affine.hpp"
 #include "engine/src/flow/solve/scale.hpp"
 #include "engine/src/flow/state.hpp"
+#include "kernels/base/moments.hpp"
 #include "kernels/base/subset.hpp"
 #include "solvers/dense.hpp"
 
@@ -15,7 +19,7 @@ namespace {
 
 /// Particles of the cloud and of its law that are judged, each: with neighbours about two thousand points.
 Index judged_count(Index d) {
-  return std::clamp<Index>(1024 / (2 * d + 1), 24, 256);
+  return std::clamp<Index>(1024 / (2 * d + 1), 12, 256);
 }
 
 double deviation(const Matrix<double>& x, Index c) {
@@ -24,6 +28,33 @@ double deviation(const Matrix<double>& x, Index c) {
   for (Index i = 0; i < x.rows(); ++i) mean += share * x(i, c);
   for (Index i = 0; i < x.rows(); ++i) squares += share * (x(i, c) - mean) * (x(i, c) - mean);
   return std::sqrt(squares);
+}
+
+struct LawSample {
+  Matrix<double> x;
+  std::vector<double> weights;
+};
+
+/// `count` particles of a law: a quarter are the outermost of 16 times as many, with weights that say so.
+LawSample law_sample(const Density& law, Index count, std::uint64_t seed) {
+  const Matrix<double> pool = law.sample(16 * count, Sampling::random, seed, RandomStream::held_out).x;
+  const Index n = pool.rows(), d = pool.cols(), outer = count / 4;
+  const std::vector<double> mean = moments(pool).mean;
+  std::vector<std::pair<double, Index>> far(static_cast<std::size_t>(n));
+  for (Index i = 0; i < n; ++i) far[i] = {0.0, i};
+  for (Index c = 0; c < d; ++c) {
+    const double width = std::max(deviation(pool, c), std::numeric_limits<double>::min());
+    for (Index i = 0; i < n; ++i) far[i].first += std::pow((pool(i, c) - mean[c]) / width, 2);
+  }
+  std::sort(far.begin(), far.end(), std::greater<>());
+  // Of the others the first that were drawn.
+  std::sort(far.begin() + outer, far.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  LawSample out{Matrix<double>(count, d), std::vector<double>(static_cast<std::size_t>(count), 1.0)};
+  for (Index i = 0; i < count; ++i) {
+    std::copy_n(pool.row(far[i].second), d, out.x.row(i));
+    if (i >= outer) out.weights[i] = static_cast<double>(n - outer) / static_cast<double>(count - outer);
+  }
+  return out;
 }
 
 /// Rows of a, then those of b.
@@ -171,7 +202,7 @@ class SmoothGain {
         bend_(static_cast<std::size_t>(fields.size())) {}
 
   void add(const double* y, const double* r, MatrixView<const double> hessian, double tau, double w,
-           double per_score) {
+           double per_score, double weight) {
     fields_.at(y, xi_.row(0), bend_.data(), q_.row(0));
     const Index n = fields_.size();
     std::vector<double> stiff(static_cast<std::size_t>(d_)), divergence(static_cast<std::size_t>(n));
@@ -184,7 +215,7 @@ class SmoothGain {
       for (Index a = 0; a < d_; ++a) {
         stiff[a] = xi_(j, a) / tau;
         for (Index c = 0; c < d_; ++c) stiff[a] += hessian(a, c) * xi_(j, c);
-        slope_[j] += r[a] * xi_(j, a);
+        slope_[j] += weight * r[a] * xi_(j, a);
       }
       for (Index k = 0; k <= j; ++k) {
         double sum = 0, cross = 0, mass = 0;
@@ -193,12 +224,12 @@ class SmoothGain {
           cross += q_(j, a) * q_(k, a);
           mass += xi_(j, a) * xi_(k, a);
         }
-        mass_(j, k) += mass;
+        mass_(j, k) += weight * mass;
         sum += w * bend_[j] * bend_[k] * cross * cross + (per_score - w) * divergence[j] * divergence[k];
-        curvature_(j, k) += sum;
+        curvature_(j, k) += weight * sum;
       }
     }
-    count_ += 1;
+    count_ += weight;
   }
 
   struct Result {
@@ -246,9 +277,11 @@ JudgedParticles::JudgedParticles(const Density& initial, const Matrix<double>& x
   const Index d = x.cols(), count = judged_count(d);
   const Matrix<double> own = subset(x, count, seed);
   cloud_rows_ = spread(x.rows(), count, seed);
-  const Cloud drawn = initial.sample(count, Sampling::random, seed, RandomStream::held_out);
+  const LawSample drawn = law_sample(initial, count, seed);
   const Matrix<double> centres = stacked(own, drawn.x);
   held_out_.assign(static_cast<std::size_t>(centres.rows()), 0);
+  weights_.assign(static_cast<std::size_t>(own.rows()), 1.0);
+  weights_.insert(weights_.end(), drawn.weights.begin(), drawn.weights.end());
   for (Index i = own.rows(); i < centres.rows(); ++i) held_out_[i] = 1;
   neighbours_ = scores && d <= kScoreDim ? 2 * d : 0;
   Cloud points;
@@ -306,12 +339,26 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
   const Index d = step.y.cols();
   const bool internal = !objective.internal.empty();
   Missed out;
+  std::vector<double> mean;
+  double length = 1;
+  location_and_scale(step.y, mean, length);
+  const auto set_floor = [&](double curvature) {
+    const auto cost = [&](double move) { return 0.5 * move * move * length * length * curvature; };
+    out.floor = std::max(step.noise / step.accept, cost(kRoundedMove));
+    const double sampling = cost(1 / std::sqrt(static_cast<double>(step.y.rows())));
+    if (sampled(objective)) out.floor = std::max(out.floor, std::min(step.largest, sampling));
+  };
+  const auto share = [&](double missed) {
+    if (!std::isfinite(missed)) return 1.0;
+    missed = std::max({missed, -step.decrease, 0.0});  // to stay would have missed nothing that was lost
+    return missed > 0 ? missed / std::max({step.decrease + missed, out.floor, missed}) : 0.0;
+  };
   if (internal && !judged.has_scores()) {
     out.basis = Missed::Basis::affine;
     const AffineMap more =
         best_affine(objective, step.y, step.log_density, step.base, step.tau, {.seed = seed}, team);
-    const double whole = std::max(step.decrease + more.decrease, step.least);
-    out.share = whole > 0 ? std::clamp(more.decrease / whole, 0.0, 1.0) : 1;
+    set_floor(static_cast<double>(d) / step.tau);
+    out.share = share(more.decrease);
     return out;
   }
   out.basis = Missed::Basis::residual;
@@ -331,6 +378,7 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
   const Index n = own + static_cast<Index>(others.size());
   Matrix<double> z(n, d), from(n, d), r(n, d), score(judged.size(), d);
   std::vector<Index> rows(static_cast<std::size_t>(n), -1);
+  std::vector<double> weights(static_cast<std::size_t>(n), 1.0);
   std::vector<char> held_out(static_cast<std::size_t>(n), 0), known(static_cast<std::size_t>(n), 1);
   for (Index i = 0; i < own; ++i) {
     rows[i] = cloud_rows[i];
@@ -342,6 +390,7 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
   for (std::size_t k = 0; k < others.size(); ++k) {
     const Index i = own + static_cast<Index>(k), row = judged.row(others[k]);
     held_out[i] = judged.held_out(others[k]);
+    weights[i] = judged.weight(others[k]);
     rows[i] = judged.cloud_row(others[k]);
     std::copy_n(judged.x().row(row), d, z.row(i));
     std::copy_n(judged_base.x.row(row), d, from.row(i));
@@ -410,9 +459,6 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     }
   }
 
-  std::vector<double> mean;
-  double length = 1;
-  location_and_scale(step.y, mean, length);
   const Matrix<double> hessians = potential_hessians(objective, z, 1e-4 * length, team);
   double gain[2] = {}, distance[2] = {}, moved[2] = {}, count[2] = {};
   std::vector<double> move(static_cast<std::size_t>(d));
@@ -421,21 +467,21 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     const int part = held_out[i];
     newton_step({hessians.row(i), d, d}, step.tau, r.row(i), move.data());
     for (Index c = 0; c < d; ++c) {
-      gain[part] += 0.5 * r(i, c) * move[c];
-      distance[part] += move[c] * move[c];
-      moved[part] += (z(i, c) - from(i, c)) * (z(i, c) - from(i, c));
+      gain[part] += weights[i] * 0.5 * r(i, c) * move[c];
+      distance[part] += weights[i] * move[c] * move[c];
+      moved[part] += weights[i] * (z(i, c) - from(i, c)) * (z(i, c) - from(i, c));
     }
-    count[part] += 1;
+    count[part] += weights[i];
   }
-  const auto share = [&](double missed) {
-    const double whole = step.decrease + missed;
-    if (!std::isfinite(missed)) return 1.0;
-    if (!(whole > 0)) return missed <= 1e-2 * step.least ? 0.0 : 1.0;
-    return std::min(1.0, missed / std::max(whole, step.least));
-  };
+  double curvature = static_cast<double>(d) / step.tau;
+  for (Index i = 0; i < n; ++i) {
+    for (Index c = 0; c < d; ++c) curvature += std::max(0.0, hessians(i, c * d + c)) / static_cast<double>(n);
+  }
+  if (internal) curvature += std::max(0.0, energy.pressure) * static_cast<double>(d) / (length * length);
+  set_floor(curvature);
   const double unknown = std::numeric_limits<double>::quiet_NaN();
-  // A step that lowers F + transport by D moves particles by about sqrt(2 tau D), root mean square.
-  const double floor = std::max(1e-8 * length * length * static_cast<double>(d), 2 * step.tau * step.least);
+  // What costs the floor moves particles by this, mean square.
+  const double floor = 2 * out.floor * static_cast<double>(d) / curvature;
   for (int half = 0; half < 2; ++half) {
     double& found = half == 0 ? out.share : out.held_out;
     found = unknown;
@@ -450,7 +496,8 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
       for (Index i = 0; i < n; ++i) {
         if (!known[i] || held_out[i] != half) continue;
         smooth.add(z.row(i), r.row(i), {hessians.row(i), d, d}, step.tau,
-                   internal ? energy.surrogate[i - own] : 0, internal ? energy.per_score[i - own] : 0);
+                   internal ? energy.surrogate[i - own] : 0, internal ? energy.per_score[i - own] : 0,
+                   weights[i]);
       }
       const SmoothGain::Result result = smooth.result();
       found = std::min(found, share(result.gain));

@@ -13,12 +13,12 @@
 namespace brenier {
 
 /// Particles that are judged, carried along through all maps: some of the cloud itself, and others of its law that no
-/// gradient has seen. With `scores` each has neighbours 2d around it, whose log-densities and places give the score
+/// gradient has seen: a quarter of these are the outermost of many, where the cloud says least of a map. With `scores` each has neighbours 2d around it, whose log-densities and places give the score
 /// grad log rho at it by central differences, at either order and through any map.
 class JudgedParticles {
  public:
   /// Above this dimension neighbours cost more than the step, and scores are not known.
-  static constexpr Index kScoreDim = 24;
+  static constexpr Index kScoreDim = 64;
 
   JudgedParticles() = default;
   /// At the start of a flow; x (N, d) is its cloud.
@@ -33,6 +33,8 @@ class JudgedParticles {
   Index size() const { return static_cast<Index>(held_out_.size()); }
   /// The row of the cloud that a particle is, or -1.
   Index cloud_row(Index i) const { return i < static_cast<Index>(cloud_rows_.size()) ? cloud_rows_[i] : -1; }
+  /// Share of the law that a held-out particle stands for, up to a factor; 1 for those of the cloud.
+  double weight(Index i) const { return weights_[static_cast<std::size_t>(i)]; }
   bool held_out(Index i) const { return held_out_[static_cast<std::size_t>(i)] != 0; }
   bool has_scores() const { return neighbours_ > 0; }
   /// Rows of the particles in x() and in base().
@@ -46,11 +48,15 @@ class JudgedParticles {
   Trajectory points_;
   Index neighbours_ = 0;
   std::vector<char> held_out_;
+  std::vector<double> weights_;
   std::vector<Index> cloud_rows_;
   Matrix<double> distance_;  // (size, d): of the neighbours, at the start
 };
 
-/// Shares are of what the step could have lowered F + transport by, or of JudgedStep::least where that is more.
+/// Networks in float move particles by what is asked for up to a tenth of this, in sizes of the cloud.
+constexpr double kRoundedMove = 3e-4;
+
+/// Shares are of what the step could have lowered F + transport by, or of `floor` where that is more.
 struct Missed {
   enum class Basis {
     none,    // nothing is known
@@ -63,10 +69,20 @@ struct Missed {
   /// Root mean square distance to the optimum, relative to the step's: sees soft directions beside stiff ones.
   double displacement = std::numeric_limits<double>::quiet_NaN();
 
+  /// The most of three: rounding of F, noise/accept; rounding of maps, what it costs to move all particles by
+  /// kRoundedMove of the cloud's size, 1/2 E tr K of that; and with internal energies or interactions sampling, likewise by
+  /// 1/sqrt(N) of it, but no more than the largest decrease so far: many short steps make a long way.
+  double floor = 0;
+
   bool smooth = false;  // a share comes from smooth displacements
 
   double worst_share() const { return std::fmax(share, held_out); }
 };
+
+/// Whether F on N particles is one of their law only up to sampling.
+inline bool sampled(const Objective& objective) {
+  return !objective.internal.empty() || !objective.interaction.empty();
+}
 
 /// The step from `base` to `y`, the cloud's images with their log-densities.
 struct JudgedStep {
@@ -75,7 +91,8 @@ struct JudgedStep {
   const std::vector<double>& log_density;
   double tau;
   double decrease;  // of F + transport on the cloud
-  double least;     // decreases below this are counted as this
+  double noise;     // deviation of F by rounding
+  double largest;   // decrease that a step of this length has had in this flow, 0 in the first
   double accept;    // shares above this are looked at again
 };
 

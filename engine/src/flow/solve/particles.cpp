@@ -18,6 +18,9 @@ ParticleStep solve_on_particles(const Objective& objective, const Matrix<double>
   // Over displacements: small steps keep their digits wherever the cloud lies.
   Matrix<double> y(n, d);
   std::vector<double> moves(static_cast<std::size_t>(n * d), 0.0);
+  if (options.start) {
+    for (Index k = 0; k < n * d; ++k) moves[k] = options.start->elements()[k] - x.elements()[k];
+  }
   const double share = 1 / static_cast<double>(n);
   const auto evaluate = [&](const double* move, double* gradient) {
     for (Index k = 0; k < n * d; ++k) y.elements()[k] = x.elements()[k] + move[k];

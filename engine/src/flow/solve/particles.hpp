@@ -11,7 +11,8 @@ namespace brenier {
 
 struct ParticleOptions {
   int evaluations = 200;
-  double tolerance = 1e-6;  // of the decrease, see LbfgsOptions
+  double tolerance = 1e-6;                // of the decrease, see LbfgsOptions
+  const Matrix<double>* start = nullptr;  // images to start from; null: the particles themselves
   const std::atomic<bool>* interrupt = nullptr;
 };
 
@@ -23,7 +24,7 @@ struct ParticleStep {
   SinkhornReport sinkhorn;
 };
 
-/// The minimum over the images y of the particles x (N, d), by L-BFGS from y = x.
+/// The minimum over the images y of the particles x (N, d), by L-BFGS. `decrease` is from the start.
 ParticleStep solve_on_particles(const Objective& objective, const Matrix<double>& x, double tau,
                                 const ParticleOptions& options, Team& team);
 
