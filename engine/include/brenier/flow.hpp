@@ -13,11 +13,12 @@
 #include <vector>
 
 #include "brenier/density.hpp"
+#include "brenier/export.h"
 #include "brenier/functional.hpp"
 #include "brenier/map.hpp"
 #include "brenier/options.hpp"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// The inner problem of a JKO step and how it is solved.
 struct InnerOptions {
@@ -206,7 +207,7 @@ class Flow {
   void restore(Trajectory cloud, std::vector<BrenierMap> maps, const Checkpoint& checkpoint);
 
  private:
-  struct State;
+  struct BRENIER_HIDDEN State;
   std::unique_ptr<State> state_;
 };
 

@@ -9,10 +9,11 @@
 
 #include "brenier/base/team.hpp"
 #include "brenier/density.hpp"
+#include "brenier/export.h"
 #include "brenier/model/icnn.hpp"
 #include "brenier/newton.hpp"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// From which points a map of a flow is applied.
 enum class MapBase {

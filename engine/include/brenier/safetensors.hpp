@@ -8,8 +8,9 @@
 #include <vector>
 
 #include "brenier/base/view.hpp"
+#include "brenier/export.h"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// How the elements of a tensor are stored in the file.
 enum class DType { float32, float64 };

@@ -22,6 +22,7 @@
 #include "kernels/base/show.hpp"
 #include "kernels/base/subset.hpp"
 #include "kernels/base/wall_clock.hpp"
+#include "kernels/model/black_box.hpp"
 #include "kernels/operations.hpp"
 #include "solvers/dense.hpp"
 #include "solvers/lbfgs.hpp"
@@ -70,6 +71,11 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
         "it must be "
         "0 (all particles) or at least 2");
   }
+  if (!objective.black_box.empty() && !ops.black_boxes) {
+    throw NotAvailable("flow: potential " + objective.black_box.front().name +
+                       " is a function of this program, which the device \"" + options.device +
+                       "\" cannot call; use device = \"cpu\", or write V as an expression");
+  }
   check_curvature();
 }
 
@@ -105,16 +111,17 @@ void Flow<T>::State::check_curvature() const {
     if (term.kernel.form == PairKernel::Form::quadratic_log && n > 1)
       pairs += 2 * term.weight * term.kernel.quadratic * n / (n - 1);
   }
-  const bool other = objective.has_potential() && potential == 0;
+  const bool other = (objective.has_potential() && potential == 0) || !objective.black_box.empty();
   if (pairs < 0 && !other && 1 / tau + potential + pairs <= 0)
     refuse(potential + pairs, "the interaction curves down");
 }
 
-/// Refuses what falls without end as the cloud is blown up: quartics downwards.
+/// Refuses what falls without end as the cloud is blown up: quartics downwards. Black boxes are not asked that far
+/// from all particles.
 template <class T>
 void Flow<T>::State::check_far(const InnerTask& task) const {
   const Matrix<double> some = subset(task.base.x, 128, options.seed);
-  if (!objective.internal.empty() || !objective.divergence.empty()) return;
+  if (!objective.internal.empty() || !objective.divergence.empty() || !objective.black_box.empty()) return;
   std::vector<double> mean;
   double scale = 1;
   location_and_scale(some, mean, scale);
@@ -453,6 +460,11 @@ void Flow<T>::State::check_finite(const Trajectory::Base& base, const ObjectiveV
     std::vector<double> v(static_cast<std::size_t>(base.x.rows()), 0.0);
     if (objective.has_potential())
       cpu::operations<double>().evaluate_program(objective.potential, base.x, v.data(), {}, team);
+    for (const BlackBoxTerm& term : objective.black_box) {
+      std::vector<double> one(v.size());
+      evaluate_black_box(term, base.x, one.data(), {});
+      for (std::size_t i = 0; i < v.size(); ++i) v[i] += term.weight * one[i];
+    }
     for (Index i = 0; i < base.x.rows(); ++i) {
       if (std::isfinite(v[i])) continue;
       what += ": at particle " + std::to_string(i) + ", x = (";
