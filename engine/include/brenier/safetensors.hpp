@@ -2,8 +2,10 @@
 // Maps and checkpoints in the safetensors format (https://github.com/huggingface/safetensors, "Format").
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -48,5 +50,9 @@ TensorFile read_safetensors(const std::filesystem::path& path);
 /// Values that came from F32 and F64 files return bit for bit. ValueError: a name twice or reserved, a shape
 /// that does not fit the number of values, a finite value too large for float32. IoError as for AtomicFile.
 void write_safetensors(const std::filesystem::path& path, const TensorFile& content);
+
+/// The same bytes in memory, and back; `name` stands for the file in messages.
+std::vector<std::byte> safetensors_bytes(const TensorFile& content);
+TensorFile parse_safetensors(std::span<const std::byte> bytes, const std::string& name);
 
 }  // namespace brenier

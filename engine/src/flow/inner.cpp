@@ -51,20 +51,22 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
       ops(backend<T>(options.device)),
       team(options.threads),
       cloud(std::move(initial), options.order == 2, true),
+      clock(options.start_time),
+      last_length(options.tau),
       next_tau(options.tau),
       evaluation(objective, cpu::operations<double>(), options.seed) {
+  check_functional();
+}
+
+template <class T>
+void Flow<T>::State::check_functional() const {
   if (functional.empty()) throw ValueError("flow: the functional has no terms");
   const int dim = functional.dimension();
   if (dim != 0 && dim != net.dim()) {
     throw ShapeError("flow: the functional is for dimension " + std::to_string(dim) +
                      ", the cloud has dimension " + std::to_string(net.dim()));
   }
-  if (functional.needs_density() && !cloud.has_density()) {
-    throw ValueError(
-        "flow: the functional has an internal energy, which needs the log-density of every initial particle; "
-        "give "
-        "the cloud its log-densities, or use an initial density that knows them");
-  }
+  check_cloud(cloud);
   if (options.inner.minibatch == 1 && (!objective.interaction.empty() || !objective.divergence.empty())) {
     throw ValueError(
         "flow: inner.minibatch = 1 with interactions or distances, which one particle alone does not have; "
@@ -77,6 +79,17 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
                        "\" cannot call; use device = \"cpu\", or write V as an expression");
   }
   check_curvature();
+}
+
+/// What a cloud must have for the functional.
+template <class T>
+void Flow<T>::State::check_cloud(const Trajectory& given) const {
+  if (functional.needs_density() && !given.has_density()) {
+    throw ValueError(
+        "flow: the functional has an internal energy, which needs the log-density of every initial particle; "
+        "give "
+        "the cloud its log-densities, or use an initial density that knows them");
+  }
 }
 
 /// Refuses steps that have no minimum. A quadratic V with curvature -k makes a JKO step of length 1/k or more
@@ -556,7 +569,7 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
     mark = end;
   };
   const double tau = like.tau;
-  const InnerTask task{base, like.base, like.ratio, tau, static_cast<std::uint32_t>(maps.size())};
+  const InnerTask task{base, like.base, like.ratio, tau, problems};
   const bool same = like.base == MapBase::current && known;
   const ObjectiveValue parts = same ? *known : value(base.x, base.log_density, kPairLimit);
   check_finite(base, parts);
@@ -571,7 +584,8 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
                        (std::abs(parts.potential) + std::abs(parts.interaction) + std::abs(parts.internal) +
                         std::abs(parts.divergence)) /
                        std::sqrt(static_cast<double>(base.x.rows()));
-  if (maps.empty()) check_far(task);
+  if (!far_checked) check_far(task);
+  far_checked = true;
   if (gradient_scale == 0) gradient_scale = first_gradient(task);
   lap(report.cloud_seconds);
   const Start first = start(task, like, next, before);
@@ -683,6 +697,7 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
   next = std::move(taken.moved.cloud);
   judged = std::move(taken.judged);
   maps.push_back(std::move(taken.map));
+  ++problems;
   return true;
 }
 
