@@ -49,10 +49,11 @@ INNER = {
     "engine/src/oracles": ("engine/src/checks",),
     "engine/src/flow": ("engine/src/checks", "engine/src/device", "engine/src/functional", "engine/src/maps"),
     "engine/src/density": ("engine/src/checks", "engine/src/oracles", "engine/src/flow"),
+    "engine/src/config": ("engine/src/flow",),
+    "engine/src/c": ("engine/src/config",),
     "engine/src/fit": ("engine/src/checks", "engine/src/files", "engine/src/flow"),
-    "tools/config": (),
-    "tools/runs": ("tools/config",),
-    "tools/command": ("tools/config", "tools/runs"),
+    "tools/runs": (),
+    "tools/command": ("tools/runs",),
 }
 
 CODE = {".hpp", ".cpp", ".cuh", ".cu", ".h", ".c"}
@@ -216,10 +217,10 @@ PLANTED = {
     ("kernels/up2.cpp", '#  include <brenier/flow.hpp>\n'): "kernels must not include engine",
     ("autodiff/up.cpp", '#include "solvers/cg.hpp"\n'): "autodiff must not include solvers",
     ("solvers/up.cpp", '#include "engine/src/checks/shape.hpp"\n'): "solvers must not include engine",
-    ("engine/src/up.cpp", '#include "tools/config/config.hpp"\n'): "engine must not include tools",
+    ("engine/src/up.cpp", '#include "tools/runs/run.hpp"\n'): "engine must not include tools",
     ("engine/src/up2.cpp", '#include "../../bench/timing.hpp"\n'): "engine must not include bench",
     ("tools/up.cpp", '#include "tests/support/near.hpp"\n'): "tools must not include tests",
-    ("bench/up.cpp", '#include "tools/config/config.hpp"\n'): "bench must not include tools",
+    ("bench/up.cpp", '#include "tools/runs/run.hpp"\n'): "bench must not include tools",
     ("engine/src/isa.cpp", '#include "kernels/cpu/simd.hpp"\n'): "once per instruction set",
     ("kernels/base/up.hpp", '#include "kernels/model/adam.hpp"\n'): "kernels/base must not include kernels/model",
     ("kernels/model/up.hpp", '#include "kernels/operations.hpp"\n'): "kernels/model must not include kernels/operations",

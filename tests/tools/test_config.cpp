@@ -9,9 +9,9 @@
 
 #include "brenier/npy.hpp"
 #include "brenier/potential.hpp"
+#include "engine/src/config/config.hpp"
+#include "engine/src/config/keys.hpp"
 #include "tests/support/app.hpp"
-#include "tools/config/config.hpp"
-#include "tools/config/keys.hpp"
 #include "tools/runs/run.hpp"
 #include "tools/runs/run_folder.hpp"
 

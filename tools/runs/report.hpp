@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "tools/config/config.hpp"
+#include "engine/src/config/config.hpp"
 #include "tools/runs/reference.hpp"
 
 namespace brenier::app {
