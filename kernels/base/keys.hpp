@@ -3,7 +3,7 @@
 // meaning; its default is the value that a default options object has. The rows are what files are read by,
 // what options are checked by, and what the reference of keys is written from, so that a range is written once.
 //
-//     {"rate", [](FlowOptions& o) -> Slot { return &o.inner.adam.rate; }, above(0), "Adam's rate"}
+//     {"tau", at<&FlowOptions::tau>, above(0), "length of a step"}
 #pragma once
 
 #include <cstdint>
@@ -82,6 +82,12 @@ struct Special {
 /// Where an option lives, and with that its type. Paths and optional numbers have no default.
 using Slot = std::variant<double*, int*, Index*, std::uint64_t*, bool*, std::string*, std::vector<int>*,
                           std::optional<double>*, std::filesystem::path*, Choice, Special>;
+
+/// The slot of a plain member, or of a member of a member.
+template <auto... members, class Options>
+Slot at(Options& options) {
+  return &(options.*....*members);
+}
 
 /// What few rows need.
 struct KeyMore {

@@ -8,6 +8,9 @@
 
 namespace brenier {
 
+/// An activation by its text, with the parameter that it may have.
+Choice choice(Activation& sigma);
+
 /// [network], but for what the flow adds.
 const Keys<Architecture>& architecture_keys();
 

@@ -299,7 +299,7 @@ TEST_CASE("an Ornstein-Uhlenbeck flow in the plane: mass one, and the density of
     options.network.hidden = {4};
     options.network.quadratic_rank = 2;
     options.inner.iterations = 600;
-    Flow<double> flow(f, start.sample(4096, Sampling::whitened), options);
+    Flow<double> flow(f, start.sample(512, Sampling::whitened), options);
     while (flow.steps() < 4) REQUIRE(flow.step().has_value());
     const FlowDensity density(flow.maps(), start, {.threads = 2});
 

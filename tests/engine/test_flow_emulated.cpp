@@ -92,7 +92,7 @@ struct Outcome {
   Matrix<double> cloud;
   std::vector<double> functional;
   explicit Outcome(const fs::path& run) : cloud(read_npy(run / "clouds" / "step_000004.npy")) {
-    for (const HistoryRow& row : history_of(run)) functional.push_back(row.functional);
+    for (const HistoryRow& row : history_of(run)) functional.push_back(row.functional.total());
   }
 };
 

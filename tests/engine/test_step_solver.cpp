@@ -163,47 +163,66 @@ TEST_CASE("units of length and energy change nothing beyond rounding") {
     const char* name;
     Functional (*make)(double length, double energy);
     bool density;
+    bool logarithms;  // of lengths: sums that are rounded otherwise in another unit
   };
   const Terms all[] = {
+      {"potential",
+       [](double l, double e) { return (e / (l * l)) * potential("0.5*sum(x^2) + x[0]*x[1]/4", 2); }, false,
+       false},
+      {"quartic", [](double l, double e) { return (e / (l * l * l * l)) * potential("0.5*sum(x^4)", 2); },
+       true, false},
       {"potential and entropy",
        [](double l, double e) {
          return e * entropy() + (e / (l * l)) * potential("0.5*sum(x^2) + x[0]*x[1]/4", 2);
        },
-       true},
-      {"porous medium", [](double l, double e) { return (e * l * l) * porous_medium(2); }, true},
+       true, true},
+      {"porous medium", [](double l, double e) { return (e * l * l) * porous_medium(2); }, true, true},
+      {"quadratic interaction", [](double l, double e) { return (e / (l * l)) * interaction("0.5*r^2", 2); },
+       false, false},
       {"interaction",
        [](double l, double e) {
          return (e / (l * l)) * interaction("0.5*r^2", 2) + e * interaction("-log(r)", 2);
        },
-       false},
+       false, true},
       {"distance",
        [](double l, double e) {
          Matrix<double> points = Density::gaussian(2, 1, 0.5).sample(40, Sampling::random, 3).x;
          for (double& x : points.elements()) x *= l;
          return (e / (l * l)) * sinkhorn(points, {.epsilon = 0.05 * l * l});
        },
-       false},
+       false, false},
   };
   const Density density = Density::gaussian(2, 0.3, 1);
   for (const Terms& terms : all) {
     CAPTURE(std::string(terms.name));
     for (const Solver solver : {Solver::automatic, Solver::adam}) {
-      const auto final = [&](double length, double energy) {
-        Cloud cloud = density.sample(200, Sampling::stratified, 5);
-        for (double& x : cloud.x.elements()) x *= length;
-        for (double& rho : cloud.log_density) rho -= 2 * std::log(length);
-        if (!terms.density) cloud.log_density.clear();
-        FlowOptions options = basic(0.1 * length * length / energy, {10});
-        options.inner.solver = solver;
-        options.inner.iterations = 10;  // rounding grows with every one
-        Outcome out = run<double>(terms.make(length, energy), cloud, options, 2);
-        for (double& x : out.x.elements()) x /= length;
-        return out.x;
-      };
-      const Matrix<double> expected = final(1, 1);
-      CHECK_CLOSE(final(0x1p-20, 0x1p-33), expected, 1e-6);
-      CHECK_CLOSE(final(0x1p20, 0x1p10), expected, 1e-6);
-      CHECK_CLOSE(final(1e-6, 1e-10), expected, 1e-4);
+      for (const int order : {1, 2}) {
+        CAPTURE(order);
+        const auto final = [&](double length, double energy, int iterations) {
+          Cloud cloud = density.sample(100, Sampling::stratified, 5);
+          for (double& x : cloud.x.elements()) x *= length;
+          for (double& rho : cloud.log_density) rho -= 2 * std::log(length);
+          if (!terms.density) cloud.log_density.clear();
+          FlowOptions options = basic(0.1 * length * length / energy, {10});
+          options.order = order;
+          options.inner.solver = solver;
+          options.inner.iterations = iterations;
+          Outcome out = run<double>(terms.make(length, energy), cloud, options, 2);
+          for (double& x : out.x.elements()) x /= length;
+          return out.x;
+        };
+        // Multiplying by powers of two rounds nothing: not a bit may differ, at any length of the search.
+        if (!terms.logarithms) {
+          const Matrix<double> expected = final(1, 1, 60);
+          CHECK(final(0x1p-20, 0x1p-33, 60).elements() == expected.elements());
+          CHECK(final(0x1p20, 0x1p10, 60).elements() == expected.elements());
+        }
+        if (order == 2) continue;
+        // Else rounding differs, and grows tenfold and more with every iteration: short searches.
+        const Matrix<double> expected = final(1, 1, 10);
+        CHECK_CLOSE(final(0x1p-20, 0x1p-33, 10), expected, 1e-5);
+        CHECK_CLOSE(final(1e-6, 1e-10, 10), expected, 1e-4);
+      }
     }
   }
 }

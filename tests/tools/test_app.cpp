@@ -148,18 +148,30 @@ TEST_CASE("numbers of reports") {
 
   HistoryRow row;
   row.step = 7;
-  row.functional = 0.1 + 0.2;
+  row.functional.internal = 0.1 + 0.2;
+  row.iterations = 12;
+  row.solved = false;
+  row.log_det_method = LogDetOptions::Method::cg;
+  row.cg.unconverged = 1234567890123;
   row.held_out = NAN;
   row.exact = -INFINITY;
   const std::string text = history_text({row, row});
   const std::vector<HistoryRow> back = parse_history(text, "h.csv");
   REQUIRE(back.size() == 2);
-  CHECK(back[1].functional == row.functional);
+  CHECK(back[1].functional.total() == row.functional.total());
+  CHECK(back[1].iterations == 12);
+  CHECK_FALSE(back[1].solved);
+  CHECK(back[1].log_det_method == LogDetOptions::Method::cg);
+  CHECK(back[1].cg.unconverged == row.cg.unconverged);
   CHECK(std::isnan(back[0].held_out));
   CHECK(back[0].exact == row.exact);
   CHECK(history_text(back) == text);
   CHECK_ERROR(parse_history("a,b\n", "h.csv"), IoError, "header");
   CHECK_ERROR(parse_history(text + "8,x\n", "h.csv"), IoError, "line 4");
+  for (const char* step : {"7.5", "-1", "1e300", ""}) {
+    CAPTURE(step);
+    CHECK_ERROR(parse_history(text + step + ",0\n", "h.csv"), IoError, "no value of step");
+  }
 }
 
 TEST_CASE("a run leaves a complete folder") {
@@ -189,13 +201,13 @@ TEST_CASE("a run leaves a complete folder") {
   const std::vector<HistoryRow> rows = history_of(options.out);
   REQUIRE(rows.size() == 6);
   for (int k = 0; k < 6; ++k) CHECK(rows[k].step == k);
-  CHECK(rows[5].functional == summary["functional"]["total"]);
+  CHECK(rows[5].functional.total() == summary["functional"]["total"]);
   const nlohmann::json& share = summary["seconds_share"];
   for (const char* part : {"inner", "clouds", "certificates"}) CHECK(share[part] > 0.0);
   CHECK(share["inner"].get<double>() + share["clouds"].get<double>() + share["certificates"].get<double>() <=
         1);
   CHECK(rows[5].held_out == summary["heldout_functional"]);
-  CHECK(rows[5].functional < rows[0].functional);
+  CHECK(rows[5].functional.total() < rows[0].functional.total());
   CHECK(fs::exists(options.out / "checkpoint.safetensors"));
   CHECK(load_config(options.out / "config.toml").resolved == config.resolved);
   for (const char* name : {"step_000000.npy", "step_000002.npy", "step_000004.npy", "step_000005.npy",
@@ -234,7 +246,7 @@ TEST_CASE(
   CHECK(exact["method"] == "exact");
   CHECK_FALSE(exact.contains("error"));
   CHECK(std::isnan(exact_rows.back().log_det_error));
-  CHECK(exact_rows.back().log_det_cg == 0);
+  CHECK(exact_rows.back().log_det_method == LogDetOptions::Method::exact);
 
   const auto [sound, rows] = run_with({"inner.logdet=cg", "inner.cg_tolerance=1e-6"}, "cg", log);
   CHECK(sound["method"] == "cg");
@@ -243,7 +255,7 @@ TEST_CASE(
   CHECK(sound["worst_residual"].get<double>() <= 1e-6);
   CHECK(sound["deviation"].get<double>() > 0);
   CHECK(log.find("solves") == std::string::npos);
-  CHECK(rows.back().log_det_cg == 1);
+  CHECK(rows.back().log_det_method == LogDetOptions::Method::cg);
   CHECK(rows.back().log_det_error == sound["error"].get<double>());
   CHECK(std::abs(rows.back().log_det_error) <= 4 * rows.back().log_det_deviation);
 
@@ -251,8 +263,8 @@ TEST_CASE(
                                         "inner.cg_iterations=1"};
   const auto [unsolved, unsolved_rows] = run_with(few, "few", log);
   CHECK(unsolved["unconverged_total"].get<double>() > 0);
-  CHECK(unsolved_rows.back().cg_unconverged > 0);
-  CHECK(unsolved_rows.back().cg_residual > 1e-12);
+  CHECK(unsolved_rows.back().cg.unconverged > 0);
+  CHECK(unsolved_rows.back().cg.worst_residual > 1e-12);
   const std::size_t told = log.find("solves ended above inner.cg_tolerance");
   REQUIRE(told != std::string::npos);
   CHECK(log.find("solves ended", told + 1) == std::string::npos);  // once
@@ -402,7 +414,7 @@ TEST_CASE("infima are found, and falling below them or away from the sample is t
   CHECK_REL(known_infimum(drift), 0.5 * square + square / 10, 1e-9);
 
   HistoryRow start;
-  start.functional = infimum + 1;
+  start.functional.internal = infimum + 1;
   start.held_out = infimum + 1.2;
   const auto warnings = [&](double functional, double held_out) {
     return overfitting(gaussian, {start}, functional, held_out);

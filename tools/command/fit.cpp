@@ -3,6 +3,7 @@
 #include "brenier/fit.hpp"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <memory>
@@ -13,6 +14,7 @@
 #include "brenier/base/error.hpp"
 #include "brenier/device.hpp"
 #include "brenier/npy.hpp"
+#include "engine/src/fit/fit_options.hpp"
 #include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
 #include "tools/runs/interrupt.hpp"
@@ -169,6 +171,29 @@ bool fit(const FitCommand& command, std::ostream& out) {
   return !result.interrupted;
 }
 
+/// The row of an option as an option of the command line; none for those with a flag of their own.
+void add_option(CLI::App& command, const Key<FitOptions>& key, FitOptions& options) {
+  std::string name = "--" + key.name;
+  std::replace(name.begin(), name.end(), '_', '-');
+  const auto add = [&]<class Place>(const Place& place) {
+    if constexpr (std::is_same_v<Place, std::vector<int>*>) {
+      command.add_option(name, *place, key.help)->delimiter(',')->capture_default_str();
+    } else if constexpr (std::is_same_v<Place, bool*>) {
+      if (!*place) command.add_flag(name, *place, key.help);
+    } else if constexpr (std::is_same_v<Place, std::uint64_t*>) {
+      command.add_option(name, *place, key.help)->check(CLI::Validator(check_seed, "0..9223372036854775807"));
+    } else if constexpr (std::is_same_v<Place, Choice>) {
+      if (key.name == "loss" || key.name == "scaling") return;
+      command.add_option_function<std::string>(name, place.set, key.help)
+          ->check(place.checks ? CLI::Validator() : CLI::IsMember(place.names))
+          ->default_str(place.get());
+    } else if constexpr (std::is_pointer_v<Place> && requires { command.add_option(name, *place); }) {
+      command.add_option(name, *place, key.help)->capture_default_str();
+    }
+  };
+  std::visit(add, key.slot(options));
+}
+
 }  // namespace
 
 Command add_fit(CLI::App& app) {
@@ -186,32 +211,11 @@ Command add_fit(CLI::App& app) {
       ->required();
   command->add_flag("--regression", arguments->regression,
                     "mean squared error; otherwise a classifier, the potential is the logit of label 1");
-  command->add_option("--hidden", options.hidden, "widths of the layers")
-      ->delimiter(',')
-      ->capture_default_str();
-  command->add_flag("--residual", options.residual, "blocks of two layers with skips; all widths equal");
-  command->add_option("--quadratic-rank", options.quadratic_rank, "rank of a learned quadratic term")
-      ->capture_default_str();
-  command->add_option("--epochs", options.epochs, "most passes over the points")->capture_default_str();
-  command->add_option("--batch", options.batch, "points of a minibatch")->capture_default_str();
-  command->add_option("--rate", options.rate, "of Adam")->capture_default_str();
-  command
-      ->add_option("--patience", options.patience,
-                   "epochs without a lower validation loss until the rate falls to a tenth")
-      ->capture_default_str();
-  command->add_option("--stop", options.stop, "such epochs until the end; 0: never")->capture_default_str();
-  command->add_flag("--last", arguments->last, "keep the last epoch's parameters, not those of the best one");
-  command->add_option("--validation", options.validation, "share of the points")->capture_default_str();
-  command->add_option("--test", options.test, "share of the points, only looked at in the end")
-      ->capture_default_str();
+  for (const Key<FitOptions>& key : fit_keys()) add_option(*command, key, options);
   command->add_flag("--one-scale", arguments->one_scale,
                     "normalise all coordinates alike: quiet ones stay quiet");
-  command->add_option("--seed", options.seed, "of all random numbers")
-      ->check(CLI::Validator(check_seed, "0..9223372036854775807"));
+  command->add_flag("--last", arguments->last, "keep the last epoch's parameters, not those of the best one");
   command->add_flag("--double", arguments->double_precision, "train in double precision");
-  add_device_option(*command, options.device);
-  command->add_option("--threads", options.threads,
-                      "threads; 0: all processors. Results do not depend on it");
   command->add_flag("-q,--quiet", arguments->quiet, "no progress");
   command->add_flag("--plot", arguments->plot,
                     "draw confusion matrix and losses beside the network, as .png");

@@ -42,8 +42,8 @@ void Progress::step(const HistoryRow& row, bool below_infimum) {
   const double left = elapsed / share * (1 - share);
   const std::string all = course_.steps > 0 ? "/" + std::to_string(course_.steps) : "";
   char text[200];
-  int length = std::snprintf(text, sizeof text, "step %d%s  t = %.5g  F = %.7g", static_cast<int>(row.step),
-                             all.c_str(), row.time, row.functional);
+  int length = std::snprintf(text, sizeof text, "step %d%s  t = %.5g  F = %.7g", row.step, all.c_str(),
+                             row.time, row.functional.total());
   const auto append = [&](const char* format, double value) {
     if (!std::isnan(value)) {
       length += std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), format, value);

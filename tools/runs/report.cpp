@@ -5,8 +5,10 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <variant>
 
 #include "brenier/oracles.hpp"
 #include "brenier/version.hpp"
@@ -18,56 +20,102 @@ namespace {
 
 constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
+/// What the fields of other columns say already: written, not read.
+struct Sum {
+  double value;
+};
+using Field = std::variant<double*, int*, Index*, bool*, LogDetOptions::Method*, Sum>;
+
 struct Column {
   const char* name;
-  double HistoryRow::*field;
+  Field (*field)(HistoryRow&);
 };
 
+/// Where the members lead, one from the other.
+template <auto... members>
+Field at(HistoryRow& row) {
+  return &(row.*....*members);
+}
+
 constexpr Column kColumns[] = {
-    {"step", &HistoryRow::step},
-    {"time", &HistoryRow::time},
-    {"tau", &HistoryRow::tau},
-    {"order", &HistoryRow::order},
-    {"F", &HistoryRow::functional},
-    {"potential", &HistoryRow::potential},
-    {"interaction", &HistoryRow::interaction},
-    {"internal", &HistoryRow::internal},
-    {"divergence", &HistoryRow::divergence},
-    {"F_heldout", &HistoryRow::held_out},
-    {"F_exact", &HistoryRow::exact},
-    {"F_scheme", &HistoryRow::scheme},
-    {"std", &HistoryRow::std},
-    {"std_exact", &HistoryRow::std_exact},
-    {"std_scheme", &HistoryRow::std_scheme},
-    {"transport", &HistoryRow::transport},
-    {"decrease", &HistoryRow::decrease},
-    {"time_error", &HistoryRow::time_error},
-    {"rejected", &HistoryRow::rejected},
-    {"residual", &HistoryRow::residual},
-    {"iterations", &HistoryRow::iterations},
-    {"min_log_det", &HistoryRow::min_log_det},
-    {"solved", &HistoryRow::solved},
-    {"missed_share", &HistoryRow::missed_share},
-    {"missed_share_heldout", &HistoryRow::missed_share_held_out},
-    {"displacement_error", &HistoryRow::displacement_error},
-    {"particle_decrease", &HistoryRow::particle_decrease},
-    {"min_eigenvalue", &HistoryRow::min_eigenvalue},
-    {"round_trip", &HistoryRow::round_trip},
-    {"rate", &HistoryRow::rate},
-    {"retries", &HistoryRow::retries},
-    {"log_det_cg", &HistoryRow::log_det_cg},
-    {"log_det_error", &HistoryRow::log_det_error},
-    {"log_det_deviation", &HistoryRow::log_det_deviation},
-    {"cg_residual", &HistoryRow::cg_residual},
-    {"cg_unconverged", &HistoryRow::cg_unconverged},
-    {"cg_indefinite", &HistoryRow::cg_indefinite},
-    {"sinkhorn_error", &HistoryRow::sinkhorn_error},
-    {"sinkhorn_unconverged", &HistoryRow::sinkhorn_unconverged},
-    {"sinkhorn_solves", &HistoryRow::sinkhorn_solves},
-    {"seconds", &HistoryRow::seconds},
-    {"inner_seconds", &HistoryRow::inner_seconds},
-    {"cloud_seconds", &HistoryRow::cloud_seconds},
-    {"certificate_seconds", &HistoryRow::certificate_seconds},
+    {"step", at<&HistoryRow::step>},
+    {"time", at<&HistoryRow::time>},
+    {"tau", at<&HistoryRow::tau>},
+    {"order", at<&HistoryRow::order>},
+    {"F", [](HistoryRow& row) -> Field { return Sum{row.functional.total()}; }},
+    {"potential", at<&HistoryRow::functional, &ObjectiveValue::potential>},
+    {"interaction", at<&HistoryRow::functional, &ObjectiveValue::interaction>},
+    {"internal", at<&HistoryRow::functional, &ObjectiveValue::internal>},
+    {"divergence", at<&HistoryRow::functional, &ObjectiveValue::divergence>},
+    {"F_heldout", at<&HistoryRow::held_out>},
+    {"F_exact", at<&HistoryRow::exact>},
+    {"F_scheme", at<&HistoryRow::scheme>},
+    {"std", at<&HistoryRow::std>},
+    {"std_exact", at<&HistoryRow::std_exact>},
+    {"std_scheme", at<&HistoryRow::std_scheme>},
+    {"transport", at<&HistoryRow::transport>},
+    {"decrease", at<&HistoryRow::decrease>},
+    {"time_error", at<&HistoryRow::time_error>},
+    {"rejected", at<&HistoryRow::rejected>},
+    {"residual", at<&HistoryRow::residual>},
+    {"iterations", at<&HistoryRow::iterations>},
+    {"min_log_det", at<&HistoryRow::min_log_det>},
+    {"solved", at<&HistoryRow::solved>},
+    {"missed_share", at<&HistoryRow::missed_share>},
+    {"missed_share_heldout", at<&HistoryRow::missed_share_held_out>},
+    {"displacement_error", at<&HistoryRow::displacement_error>},
+    {"particle_decrease", at<&HistoryRow::particle_decrease>},
+    {"min_eigenvalue", at<&HistoryRow::min_eigenvalue>},
+    {"round_trip", at<&HistoryRow::round_trip>},
+    {"rate", at<&HistoryRow::rate>},
+    {"retries", at<&HistoryRow::retries>},
+    {"log_det_cg", at<&HistoryRow::log_det_method>},
+    {"log_det_error", at<&HistoryRow::log_det_error>},
+    {"log_det_deviation", at<&HistoryRow::log_det_deviation>},
+    {"cg_residual", at<&HistoryRow::cg, &CgReport::worst_residual>},
+    {"cg_unconverged", at<&HistoryRow::cg, &CgReport::unconverged>},
+    {"cg_indefinite", at<&HistoryRow::cg, &CgReport::indefinite>},
+    {"sinkhorn_error", at<&HistoryRow::sinkhorn, &SinkhornReport::marginal_error>},
+    {"sinkhorn_unconverged", at<&HistoryRow::sinkhorn, &SinkhornReport::unconverged>},
+    {"sinkhorn_solves", at<&HistoryRow::sinkhorn, &SinkhornReport::solves>},
+    {"seconds", at<&HistoryRow::seconds>},
+    {"inner_seconds", at<&HistoryRow::inner_seconds>},
+    {"cloud_seconds", at<&HistoryRow::cloud_seconds>},
+    {"certificate_seconds", at<&HistoryRow::certificate_seconds>},
+};
+
+struct Write {
+  template <class Number>
+  double operator()(const Number* value) const {
+    return static_cast<double>(*value);
+  }
+  double operator()(const LogDetOptions::Method* value) const { return *value == LogDetOptions::Method::cg; }
+  double operator()(const Sum& sum) const { return sum.value; }
+};
+
+/// False where it is no such value.
+struct Read {
+  double value;
+
+  bool operator()(double* out) const { return *out = value, true; }
+  bool operator()(int* out) const { return whole(out, std::numeric_limits<int>::max()); }
+  bool operator()(Index* out) const { return whole(out, 1LL << 53); }
+  bool operator()(bool* out) const { return whole(out, 1); }
+  bool operator()(LogDetOptions::Method* out) const {
+    bool cg = false;
+    const bool is = whole(&cg, 1);
+    *out = cg ? LogDetOptions::Method::cg : LogDetOptions::Method::exact;
+    return is;
+  }
+  bool operator()(const Sum&) const { return true; }
+
+ private:
+  template <class Whole>
+  bool whole(Whole* out, double most) const {
+    if (!(value >= 0 && value <= most) || value != std::floor(value)) return false;
+    *out = static_cast<Whole>(value);
+    return true;
+  }
 };
 
 std::string header() {
@@ -130,14 +178,17 @@ void add_reference(Json& summary, const SummaryInput& input) {
   }
 }
 
+IoError no_field(std::string_view field, const std::string& name, std::size_t line, const std::string& what) {
+  return IoError("'" + name + "': line " + std::to_string(line) + " has the field '" + std::string(field) +
+                 "', which is " + what);
+}
+
 double parse_field(std::string_view field, const std::string& name, std::size_t line) {
   if (field.empty()) return kUnknown;
   double value = 0;
   const auto result = std::from_chars(field.data(), field.data() + field.size(), value);
-  if (result.ec != std::errc() || result.ptr != field.data() + field.size()) {
-    throw IoError("'" + name + "': line " + std::to_string(line) + " has the field '" + std::string(field) +
-                  "', which is not a number");
-  }
+  if (result.ec != std::errc() || result.ptr != field.data() + field.size())
+    throw no_field(field, name, line, "not a number");
   return value;
 }
 
@@ -145,10 +196,10 @@ double parse_field(std::string_view field, const std::string& name, std::size_t 
 
 std::string history_text(const std::vector<HistoryRow>& rows) {
   std::string out = header() + "\n";
-  for (const HistoryRow& row : rows) {
+  for (HistoryRow row : rows) {
     bool first = true;
     for (const Column& column : kColumns) {
-      const double value = row.*column.field;
+      const double value = std::visit(Write{}, column.field(row));
       if (!first) out += ',';
       if (!std::isnan(value)) out += exact_text(value);
       first = false;
@@ -176,7 +227,9 @@ std::vector<HistoryRow> parse_history(const std::string& text, const std::string
       if (at > content.size())
         throw IoError("'" + name + "': line " + std::to_string(line) + " is too short");
       const std::size_t comma = std::min(content.find(',', at), content.size());
-      row.*column.field = parse_field(content.substr(at, comma - at), name, line);
+      const std::string_view field = content.substr(at, comma - at);
+      if (!std::visit(Read{parse_field(field, name, line)}, column.field(row)))
+        throw no_field(field, name, line, std::string("no value of ") + column.name);
       at = comma + 1;
     }
     rows.push_back(row);
@@ -203,7 +256,7 @@ BelowInfimum below_infimum(const Config& config, const std::vector<HistoryRow>& 
   const Index particles = separate ? config.held_out.particles : config.cloud.particles;
   const bool random = sampling == Sampling::random || !config.cloud.density;
   const double error = 1e-3 + (random ? 3 / std::sqrt(static_cast<double>(particles)) : 0);
-  const double scale = std::abs(out.infimum) + std::abs(history.front().functional - out.infimum);
+  const double scale = std::abs(out.infimum) + std::abs(history.front().functional.total() - out.infimum);
   out.by = std::max(0.0, out.infimum - judged);
   out.flag = out.by > error * scale;
   return out;
@@ -229,9 +282,10 @@ std::vector<std::string> overfitting(const Config& config, const std::vector<His
   }
   if (!separate || history.empty() || std::isnan(history.front().held_out)) return out;
   const HistoryRow& start = history.front();
-  const double gap = (held_out - functional) - (start.held_out - start.functional);
+  const double before = start.functional.total();
+  const double gap = (held_out - functional) - (start.held_out - before);
   const double decrease = std::abs(start.held_out - held_out);
-  if (gap > 0.01 * decrease + 1e-3 * (std::abs(start.functional) + std::abs(functional))) {
+  if (gap > 0.01 * decrease + 1e-3 * (std::abs(before) + std::abs(functional))) {
     out.push_back("F on the held-out particles, " + number(held_out) + ", is " + number(gap) +
                   " above F on the particles, " + number(functional) + ", and has changed by " +
                   number(decrease) + " since the start" + remedy);
@@ -252,8 +306,8 @@ std::string steps_where(const std::vector<HistoryRow>& history, const Pick& pick
     while (k + 1 < history.size() && pick(history[k + 1])) ++k;
     count += static_cast<int>(k - first) + 1;
     if (++runs > 6) continue;
-    out += (runs > 1 ? ", " : "") + std::to_string(static_cast<int>(history[first].step));
-    if (k > first) out += " to " + std::to_string(static_cast<int>(history[k].step));
+    out += (runs > 1 ? ", " : "") + std::to_string(history[first].step);
+    if (k > first) out += " to " + std::to_string(history[k].step);
   }
   if (runs > 6) out += ", ... (" + std::to_string(count) + " in all)";
   return count == 0 ? "" : (count == 1 ? "step " : "steps ") + out;
@@ -278,10 +332,10 @@ std::vector<std::string> troubled_steps(const std::vector<HistoryRow>& history) 
   };
   for (const HistoryRow& row : history) {
     largest = std::fmax(largest, row.decrease);
-    if (row.solved == 0 && (!worst || share(row) > share(*worst))) worst = &row;
+    if (!row.solved && (!worst || share(row) > share(*worst))) worst = &row;
   }
   if (worst) {
-    std::string what = " not solved: step " + std::to_string(static_cast<int>(worst->step)) + " misses " +
+    std::string what = " not solved: step " + std::to_string(worst->step) + " misses " +
                        percent(share(*worst)) + " of its possible decrease";
     if (!std::isnan(worst->particle_decrease) && worst->particle_decrease > 0) {
       what += ", the network reaches " + percent(worst->decrease / worst->particle_decrease) +
@@ -289,7 +343,7 @@ std::vector<std::string> troubled_steps(const std::vector<HistoryRow>& history) 
     }
     if (std::isfinite(worst->displacement_error))
       what += ", and ends " + percent(worst->displacement_error) + " of the way from its optimum";
-    add(steps_where(history, [](const HistoryRow& row) { return row.solved == 0; }),
+    add(steps_where(history, [](const HistoryRow& row) { return !row.solved; }),
         what +
             "; the flow is not to be trusted there: use more inner.iterations, a larger or sharper network "
             "(network.hidden, network.sharpness), network.quadratic_rank, or a smaller flow.tau");
@@ -299,7 +353,8 @@ std::vector<std::string> troubled_steps(const std::vector<HistoryRow>& history) 
       " raised F + W^2/(2 tau), which a step that is solved cannot do");
   add(steps_where(history,
                   [](const HistoryRow& row) {
-                    return row.sinkhorn_solves > 0 && row.sinkhorn_unconverged > 0.1 * row.sinkhorn_solves;
+                    return row.sinkhorn.solves > 0 && static_cast<double>(row.sinkhorn.unconverged) >
+                                                          0.1 * static_cast<double>(row.sinkhorn.solves);
                   }),
       ": more than a tenth of the transport solves ended above their tolerance; use more warm_iterations or "
       "iterations in the term, or a larger epsilon");
@@ -321,27 +376,70 @@ std::string unbounded(const Config& config) {
 
 std::string trouble_of_solves(const HistoryRow& row) {
   char text[240];
-  if (row.sinkhorn_error > 0.05) {
-    std::snprintf(
-        text, sizeof text,
-        "step %.0f: the marginals of a transport plan were off by %.1e; use more warm_iterations or "
-        "iterations in the term, or a larger epsilon",
-        row.step, row.sinkhorn_error);
+  if (row.sinkhorn.marginal_error > 0.05) {
+    std::snprintf(text, sizeof text,
+                  "step %d: the marginals of a transport plan were off by %.1e; use more warm_iterations or "
+                  "iterations in the term, or a larger epsilon",
+                  row.step, row.sinkhorn.marginal_error);
     return text;
   }
-  if (!(row.cg_unconverged > 0 || row.cg_indefinite > 0)) return "";
+  if (row.cg.unconverged == 0 && row.cg.indefinite == 0) return "";
   std::snprintf(
       text, sizeof text,
-      "step %.0f: log det H: %.0f solves ended above inner.cg_tolerance, %.0f met curvature that is "
+      "step %d: log det H: %td solves ended above inner.cg_tolerance, %td met curvature that is "
       "not positive (worst residual %.1e); use more inner.cg_iterations, or inner.logdet = \"exact\"",
-      row.step, row.cg_unconverged, row.cg_indefinite, row.cg_residual);
+      row.step, row.cg.unconverged, row.cg.indefinite, row.cg.worst_residual);
   return text;
 }
 
+namespace {
+
+/// Numbers of the reports of all steps together; the start of a run is none.
+class Steps {
+ public:
+  explicit Steps(const std::vector<HistoryRow>& history) {
+    for (const HistoryRow& row : history) {
+      if (row.iterations > 0) steps_.push_back(&row);
+    }
+  }
+  template <class Number>
+  double sum(const Number& number) const {
+    double out = 0;
+    for (const HistoryRow* row : steps_) out += static_cast<double>(std::invoke(number, *row));
+    return out;
+  }
+  /// Of those that are known; NaN where none is.
+  template <class Number>
+  double largest(const Number& number) const {
+    double out = kUnknown;
+    for (const HistoryRow* row : steps_) out = std::fmax(out, std::invoke(number, *row));
+    return out;
+  }
+  template <class Number>
+  double least(const Number& number) const {
+    return -largest([&](const HistoryRow& row) { return -std::invoke(number, row); });
+  }
+  /// Of the last step; NaN where there is none.
+  double last(double StepReport::*number) const { return steps_.empty() ? kUnknown : steps_.back()->*number; }
+  double seconds_per_iteration() const {
+    std::vector<double> out;
+    for (const HistoryRow* row : steps_) out.push_back(row->seconds / row->iterations);
+    return median(out);
+  }
+
+ private:
+  std::vector<const HistoryRow*> steps_;
+};
+
+long long whole(double count) {
+  return static_cast<long long>(count);
+}
+
+}  // namespace
+
 std::string summary_text(const SummaryInput& input) {
   const Config& config = *input.config;
-  double rejected = 0;
-  for (const HistoryRow& row : *input.history) rejected += row.rejected;
+  const Steps steps(*input.history);
   Json out;
   out["status"] = input.status;
   if (!input.reason.empty()) out["reason"] = input.reason;
@@ -355,7 +453,7 @@ std::string summary_text(const SummaryInput& input) {
     out["tau"] = "auto";
     out["tolerance"] = config.flow.adaptive.tolerance;
     out["end_time"] = config.flow.adaptive.end_time;
-    out["rejected_total"] = static_cast<long long>(rejected);
+    out["rejected_total"] = whole(steps.sum(&StepReport::rejected));
   } else {
     out["tau"] = config.flow.tau;
   }
@@ -382,73 +480,49 @@ std::string summary_text(const SummaryInput& input) {
     out["infimum"] = {{"functional", below.infimum}, {"below_by", below.by}, {"below", below.flag}};
   }
   add_reference(out, input);
-  double iterations = 0, retries = 0, residual = 0, eigenvalue = kUnknown, round_trip = kUnknown;
-  double stochastic = 0, worst_residual = 0, unconverged = 0, indefinite = 0;
-  double error = kUnknown, deviation = kUnknown;
-  double missed = kUnknown, missed_held_out = kUnknown, displacement = kUnknown, unsolved = 0;
-  bool certified = false;
-  std::vector<double> seconds;
-  double total = 0, inner = 0, clouds = 0, certifying = 0;
-  for (const HistoryRow& row : *input.history) {
-    if (row.iterations == 0) continue;
-    iterations += row.iterations;
-    retries += row.retries;
-    residual = row.residual;
-    missed = std::fmax(missed, row.missed_share);
-    missed_held_out = std::fmax(missed_held_out, row.missed_share_held_out);
-    displacement = std::fmax(displacement, row.displacement_error);
-    unsolved += row.solved == 0;
-    certified = certified || !std::isnan(row.missed_share);
-    eigenvalue = std::fmin(eigenvalue, row.min_eigenvalue);  // NaN where not computed
-    round_trip = std::fmax(round_trip, row.round_trip);
-    stochastic += row.log_det_cg;
-    worst_residual = std::max(worst_residual, row.cg_residual);
-    unconverged += row.cg_unconverged;
-    indefinite += row.cg_indefinite;
-    error = row.log_det_error;
-    deviation = row.log_det_deviation;
-    seconds.push_back(row.seconds / row.iterations);
-    total += row.seconds;
-    inner += row.inner_seconds;
-    clouds += row.cloud_seconds;
-    certifying += row.certificate_seconds;
-  }
-  out["inner"] = {{"iterations_total", static_cast<long long>(iterations)},
-                  {"seconds_median", median(seconds)},
-                  {"residual", residual},
-                  {"retries_total", static_cast<long long>(retries)}};
+  const double residual = steps.last(&StepReport::residual);
+  out["inner"] = {{"iterations_total", whole(steps.sum(&StepReport::iterations))},
+                  {"seconds_median", steps.seconds_per_iteration()},
+                  {"residual", std::isnan(residual) ? 0 : residual},
+                  {"retries_total", whole(steps.sum(&StepReport::retries))}};
   Json certificates = Json::object();
-  put(certificates, "missed_share", missed);
-  put(certificates, "missed_share_heldout", missed_held_out);
-  put(certificates, "displacement_error", displacement);
-  if (certified) certificates["unsolved_steps"] = static_cast<long long>(unsolved);
-  put(certificates, "min_eigenvalue", eigenvalue);
-  put(certificates, "round_trip", round_trip);
+  put(certificates, "missed_share", steps.largest(&StepReport::missed_share));
+  put(certificates, "missed_share_heldout", steps.largest(&StepReport::missed_share_held_out));
+  put(certificates, "displacement_error", steps.largest(&StepReport::displacement_error));
+  if (!std::isnan(steps.largest(&StepReport::missed_share)))
+    certificates["unsolved_steps"] = whole(steps.sum([](const StepReport& step) { return !step.solved; }));
+  put(certificates, "min_eigenvalue", steps.least(&StepReport::min_eigenvalue));
+  put(certificates, "round_trip", steps.largest(&StepReport::round_trip));
   if (!certificates.empty()) out["certificates"] = certificates;
   if (config.functional.needs_density()) {
+    const bool stochastic = steps.sum([](const StepReport& step) {
+      return step.log_det_method == LogDetOptions::Method::cg;
+    }) > 0;
     Json& log_det = out["inner"]["log_det"];
-    log_det["method"] = stochastic > 0 ? "cg" : "exact";
-    put(log_det, "error", error);
-    put(log_det, "deviation", deviation);
-    if (stochastic > 0) {
-      log_det["worst_residual"] = worst_residual;
-      log_det["unconverged_total"] = static_cast<long long>(unconverged);
-      log_det["indefinite_total"] = static_cast<long long>(indefinite);
+    log_det["method"] = stochastic ? "cg" : "exact";
+    put(log_det, "error", steps.last(&StepReport::log_det_error));
+    put(log_det, "deviation", steps.last(&StepReport::log_det_deviation));
+    if (stochastic) {
+      log_det["worst_residual"] =
+          steps.largest([](const StepReport& step) { return step.cg.worst_residual; });
+      log_det["unconverged_total"] =
+          whole(steps.sum([](const StepReport& step) { return step.cg.unconverged; }));
+      log_det["indefinite_total"] =
+          whole(steps.sum([](const StepReport& step) { return step.cg.indefinite; }));
     }
   }
   if (!distances.empty()) {
-    double marginal_error = 0, open = 0;
-    for (const HistoryRow& row : *input.history) {
-      marginal_error = std::max(marginal_error, row.sinkhorn_error);
-      open += row.sinkhorn_unconverged;
-    }
-    out["inner"]["sinkhorn"] = {{"worst_marginal_error", marginal_error},
-                                {"unconverged_total", static_cast<long long>(open)}};
+    const double error = steps.largest([](const StepReport& step) { return step.sinkhorn.marginal_error; });
+    out["inner"]["sinkhorn"] = {
+        {"worst_marginal_error", std::isnan(error) ? 0 : error},
+        {"unconverged_total",
+         whole(steps.sum([](const StepReport& step) { return step.sinkhorn.unconverged; }))}};
   }
   out["seconds_total"] = input.seconds;
-  if (total > 0) {
-    out["seconds_share"] = {
-        {"inner", inner / total}, {"clouds", clouds / total}, {"certificates", certifying / total}};
+  if (const double total = steps.sum(&StepReport::seconds); total > 0) {
+    out["seconds_share"] = {{"inner", steps.sum(&StepReport::inner_seconds) / total},
+                            {"clouds", steps.sum(&StepReport::cloud_seconds) / total},
+                            {"certificates", steps.sum(&StepReport::certificate_seconds) / total}};
   }
   out["backend"] = input.backend;
   out["device"] = input.device;

@@ -5,31 +5,21 @@
 #include <string>
 #include <vector>
 
+#include "brenier/flow.hpp"
 #include "engine/src/config/config.hpp"
 #include "tools/runs/reference.hpp"
 
 namespace brenier::app {
 
-/// A row of history.csv; NaN (an empty field) where a number is not known or was not computed.
-struct HistoryRow {
-  double step = 0, time = 0, tau = 0, order = 0;
-  double functional = 0, potential = 0, interaction = 0, internal = 0;  // on the cloud
-  double divergence = 0;
+/// A row of history.csv: the report of a step, or what a run starts from, and what the run adds. Of log det H by
+/// conjugate gradients alone it has the error, and no distances by themselves. NaN (an empty field) where a number is
+/// not known or was not computed.
+struct HistoryRow : StepReport {
   double held_out = 0;  // F on the held-out cloud
   double exact = 0;     // F of the PDE's solution
   double scheme = 0;    // F of the exact iterate
   double std = 0;       // of the held-out cloud where there is one, otherwise of the cloud
   double std_exact = 0, std_scheme = 0;
-  double transport = 0, decrease = 0, residual = 0, iterations = 0, min_log_det = 0, rate = 0, retries = 0;
-  double time_error = 0, rejected = 0;  // see StepReport
-  double min_eigenvalue = 0, round_trip = 0;
-  double solved = 1;  // 0: the step is not solved, see StepReport
-  double missed_share = 0, missed_share_held_out = 0, displacement_error = 0, particle_decrease = 0;
-  double log_det_cg = 0;                            // 1: log det H by conjugate gradients, 0: exact
-  double log_det_error = 0, log_det_deviation = 0;  // of the stochastic log det H, see StepReport
-  double cg_residual = 0, cg_unconverged = 0, cg_indefinite = 0;
-  double sinkhorn_error = 0, sinkhorn_unconverged = 0, sinkhorn_solves = 0;  // see SinkhornReport
-  double seconds = 0, inner_seconds = 0, cloud_seconds = 0, certificate_seconds = 0;
 };
 
 /// history.csv as text, with its header.

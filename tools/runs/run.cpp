@@ -224,7 +224,8 @@ class Runner {
         const HistoryRow& row = history_.back();
         // Where F is judged on held-out particles, steps between its evaluations say nothing.
         const bool known = !has_held_out() || !std::isnan(row.held_out);
-        const bool below = known && below_infimum(config_, history_, row.functional, row.held_out).flag;
+        const bool below =
+            known && below_infimum(config_, history_, row.functional.total(), row.held_out).flag;
         progress.step(row, below);
         const std::string solves = trouble_of_solves(row);
         if (!solves.empty() && !told_) progress.line(solves);  // once: history.csv has all of them
@@ -275,66 +276,30 @@ class Runner {
   }
 
   void record(const StepReport& report) {
-    HistoryRow row;
-    row.step = report.step;
-    row.time = report.time;
-    row.tau = report.tau;
-    row.order = report.order;
-    row.functional = report.functional.total();
-    row.potential = report.functional.potential;
-    row.interaction = report.functional.interaction;
-    row.internal = report.functional.internal;
-    row.divergence = report.functional.divergence;
-    const bool last = at_end();
+    HistoryRow row{report};
+    row.functional.distances.clear();
+    const bool checked = config_.functional.needs_density() && row.step > 0 &&
+                         config_.flow.inner.log_det.method != LogDetOptions::Method::exact;
+    if (!checked) row.log_det_error = row.log_det_deviation = kUnknown;
     row.held_out = kUnknown;
     const Clock::time_point begin = Clock::now();
-    if (last || report.step % config_.held_out.every == 0) {
+    if (at_end() || row.step % config_.held_out.every == 0)
       row.held_out = held_out_functional(config_.held_out.pair_limit);
-    }
     const double judging = std::chrono::duration<double>(Clock::now() - begin).count();
+    row.seconds += judging;
+    row.cloud_seconds += judging;
     row.std = moments(judged().x()).deviation;
     row.exact = row.scheme = row.std_exact = row.std_scheme = kUnknown;
     if (reference_) {
-      const Known exact = known([&] { return reference_->exact(report.time - config_.flow.start_time); });
-      const bool equal = report.step <= config_.equal_steps();
-      const Known scheme = equal ? known([&] { return reference_->scheme(report.step); }) : Known{};
+      const Known exact = known([&] { return reference_->exact(row.time - config_.flow.start_time); });
+      const bool equal = row.step <= config_.equal_steps();
+      const Known scheme = equal ? known([&] { return reference_->scheme(row.step); }) : Known{};
       row.exact = exact.functional;
       row.std_exact = exact.deviation;
       row.scheme = scheme.functional;
       row.std_scheme = scheme.deviation;
     }
-    row.transport = report.transport;
-    row.decrease = report.decrease;
-    row.time_error = report.time_error;
-    row.rejected = report.rejected;
-    row.residual = report.residual;
-    row.iterations = report.iterations;
-    row.min_log_det = report.min_log_det;
-    row.solved = report.solved;
-    row.missed_share = report.missed_share;
-    row.missed_share_held_out = report.missed_share_held_out;
-    row.displacement_error = report.displacement_error;
-    row.particle_decrease = report.particle_decrease;
-    row.min_eigenvalue = report.min_eigenvalue;
-    row.round_trip = report.round_trip;
-    row.rate = report.rate;
-    row.retries = report.retries;
-    row.log_det_cg = report.log_det_method == LogDetOptions::Method::cg;
-    const bool checked = config_.functional.needs_density() && report.step > 0 &&
-                         config_.flow.inner.log_det.method != LogDetOptions::Method::exact;
-    row.log_det_error = checked ? report.log_det_error : kUnknown;
-    row.log_det_deviation = checked ? report.log_det_deviation : kUnknown;
-    row.cg_residual = report.cg.worst_residual;
-    row.cg_unconverged = static_cast<double>(report.cg.unconverged);
-    row.cg_indefinite = static_cast<double>(report.cg.indefinite);
-    row.sinkhorn_error = report.sinkhorn.marginal_error;
-    row.sinkhorn_unconverged = static_cast<double>(report.sinkhorn.unconverged);
-    row.sinkhorn_solves = static_cast<double>(report.sinkhorn.solves);
-    row.seconds = report.seconds + judging;
-    row.inner_seconds = report.inner_seconds;
-    row.cloud_seconds = report.cloud_seconds + judging;
-    row.certificate_seconds = report.certificate_seconds;
-    history_.push_back(row);
+    history_.push_back(std::move(row));
   }
 
   /// A run does not end because its closed form does.
@@ -392,7 +357,7 @@ class Runner {
     input.config = &config_;
     input.reference = reference_.get();
     input.history = &history_;
-    input.functional = {row.potential, row.interaction, row.internal, row.divergence};
+    input.functional = row.functional;
     input.held_out = row.held_out;
     if (!running) {
       input.functional = last_ = flow_.functional_of(flow_.trajectory(), last_pairs());
@@ -451,8 +416,8 @@ class Runner {
       }
       if (!interrupted()) write_exact_density(folder);
       if (result.status == RunStatus::done && interrupted()) result.status = RunStatus::interrupted;
-      const bool unsolved = std::any_of(history_.begin(), history_.end(),
-                                        [](const HistoryRow& row) { return row.solved == 0; });
+      const bool unsolved =
+          std::any_of(history_.begin(), history_.end(), [](const HistoryRow& row) { return !row.solved; });
       if (result.status == RunStatus::done && unsolved) result.status = RunStatus::unsolved;
       const char* status = result.status == RunStatus::done          ? "done"
                            : result.status == RunStatus::unsolved    ? "unsolved"
@@ -481,7 +446,7 @@ class Runner {
     out.precision(7);
     out << result.steps;
     if (!config_.adaptive()) out << " of " << config_.steps;
-    out << " steps in " << duration_text(seconds()) << ": F = " << row.functional;
+    out << " steps in " << duration_text(seconds()) << ": F = " << row.functional.total();
     if (!std::isnan(row.held_out)) out << ", held-out " << row.held_out;
     if (!std::isnan(row.scheme)) out << ", exact iterate " << row.scheme;
     if (!std::isnan(row.exact)) out << ", exact " << row.exact;
@@ -490,7 +455,7 @@ class Runner {
     for (std::size_t k = 0; k < last_.distances.size(); ++k) {
       out << ", " << distances_[k].text << " " << last_.distances[k];
     }
-    for (const std::string& warning : overfitting(config_, history_, row.functional, row.held_out)) {
+    for (const std::string& warning : overfitting(config_, history_, row.functional.total(), row.held_out)) {
       out << "\nWARNING: " << warning;
     }
     for (const std::string& warning : troubled_steps(history_)) out << "\nWARNING: " << warning;

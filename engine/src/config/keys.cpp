@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "engine/src/fit/fit_options.hpp"
 #include "engine/src/flow/options.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/model/keys.hpp"
@@ -44,16 +45,8 @@ const Keys<Config>& step_keys() {
   using O = Config;
   const Range range = between(1, 999'999);
   static const Keys<O> keys = {
-      {"steps",
-       [](O& o) -> Slot { return &o.steps; },
-       range,
-       "how many",
-       {.required = true, .only = {"number"}}},
-      {"steps",
-       [](O& o) -> Slot { return &o.steps; },
-       range,
-       "most of them",
-       {.only = {"auto"}, .fallback = "10000"}},
+      {"steps", at<&O::steps>, range, "how many", {.required = true, .only = {"number"}}},
+      {"steps", at<&O::steps>, range, "most of them", {.only = {"auto"}, .fallback = "10000"}},
   };
   return keys;
 }
@@ -68,11 +61,7 @@ const Keys<CloudConfig>& cloud_keys() {
        {},
        "where the particles come from",
        {.required = true}},
-      {"dim",
-       [](O& o) -> Slot { return &o.dim; },
-       between(1, 100'000),
-       "dimension d",
-       {.fallback = "what the other keys say, or 1"}},
+      {"dim", at<&O::dim>, between(1, 100'000), "dimension d", {.fallback = "what the other keys say, or 1"}},
       {"mean",
        [](O&) -> Slot { return Special{kCoordinates}; },
        {},
@@ -105,13 +94,9 @@ const Keys<CloudConfig>& cloud_keys() {
        {},
        "each with `density` (gaussian, uniform or barenblatt) and that density's keys",
        {.required = true, .only = {"mixture"}}},
-      {"path",
-       [](O& o) -> Slot { return &o.file; },
-       {},
-       ".npy file of the particles, (N, d)",
-       {.required = true, .only = {"file"}}},
+      {"path", at<&O::file>, {}, ".npy file of the particles, (N, d)", {.required = true, .only = {"file"}}},
       {"log_density",
-       [](O& o) -> Slot { return &o.log_density; },
+       at<&O::log_density>,
        {},
        ".npy file of their log-densities, (N), which internal energies need",
        {.only = {"file"}}},
@@ -122,17 +107,9 @@ const Keys<CloudConfig>& cloud_keys() {
 const Keys<BarenblattOptions>& barenblatt_keys() {
   using O = BarenblattOptions;
   static const Keys<O> keys = {
-      {"m",
-       [](O& o) -> Slot { return &o.m; },
-       above(1),
-       "exponent of the porous medium equation",
-       {.only = {"barenblatt"}}},
-      {"time",
-       [](O& o) -> Slot { return &o.time; },
-       above(0),
-       "of the profile",
-       {.required = true, .only = {"barenblatt"}}},
-      {"mass", [](O& o) -> Slot { return &o.mass; }, above(0), "of the density", {.only = {"barenblatt"}}},
+      {"m", at<&O::m>, above(1), "exponent of the porous medium equation", {.only = {"barenblatt"}}},
+      {"time", at<&O::time>, above(0), "of the profile", {.required = true, .only = {"barenblatt"}}},
+      {"mass", at<&O::mass>, above(0), "of the density", {.only = {"barenblatt"}}},
   };
   return keys;
 }
@@ -143,7 +120,7 @@ const Keys<CloudConfig>& particle_keys() {
   KeyMore needed = drawn;
   needed.required = true;
   static const Keys<O> keys = {
-      {"particles", [](O& o) -> Slot { return &o.particles; }, between(1, kMost), "N", needed},
+      {"particles", at<&O::particles>, between(1, kMost), "N", needed},
       {"sampling",
        [](O& o) -> Slot { return sampling(o.sampling); },
        {},
@@ -161,13 +138,9 @@ const Keys<TermConfig>& term_keys() {
        {},
        "kind of the term",
        {.required = true}},
-      {"m",
-       [](O& o) -> Slot { return &o.m; },
-       above(1),
-       "exponent",
-       {.required = true, .only = {"porous_medium"}}},
+      {"m", at<&O::m>, above(1), "exponent", {.required = true, .only = {"porous_medium"}}},
       {"path",
-       [](O& o) -> Slot { return &o.path; },
+       at<&O::path>,
        {},
        ".safetensors file of the network",
        {.required = true, .only = {"learned_potential"}}},
@@ -192,11 +165,11 @@ const Keys<TermConfig>& term_keys() {
        "root of epsilon, in its place",
        {.only = {"sinkhorn"}}},
       {"expression",
-       [](O& o) -> Slot { return &o.expression; },
+       at<&O::expression>,
        {},
        "V in x and time, W in x or r, f in t; names of [parameters]",
        {.required = true, .only = {"potential", "interaction", "internal"}}},
-      {"weight", [](O& o) -> Slot { return &o.weight; }, any_number(), "factor of the term"},
+      {"weight", at<&O::weight>, any_number(), "factor of the term"},
   };
   return keys;
 }
@@ -205,14 +178,14 @@ const Keys<HeldOutConfig>& held_out_keys() {
   using O = HeldOutConfig;
   static const Keys<O> keys = {
       {"particles",
-       [](O& o) -> Slot { return &o.particles; },
+       at<&O::particles>,
        between(0, kMost),
        "of a second cloud, on which F is judged; 0: none",
        {.fallback =
             "100000; 2000 where a distance is in F, fewer at order 2 in many dimensions, 0 for a file"}},
       {"sampling", [](O& o) -> Slot { return sampling(o.sampling); }, {}, "as in [cloud]"},
-      {"every", [](O& o) -> Slot { return &o.every; }, between(1, kMost), "steps between evaluations of F"},
-      {"pair_limit", [](O& o) -> Slot { return &o.pair_limit; }, between(0, kMost),
+      {"every", at<&O::every>, between(1, kMost), "steps between evaluations of F"},
+      {"pair_limit", at<&O::pair_limit>, between(0, kMost),
        "particles that interactions are taken over before the last step; 0: all"},
   };
   return keys;
@@ -222,16 +195,16 @@ const Keys<Config>& output_keys() {
   using O = Config;
   static const Keys<O> keys = {
       {"every",
-       [](O& o) -> Slot { return &o.clouds_every; },
+       at<&O::clouds_every>,
        between(1, kMost),
        "steps between clouds",
        {.fallback = "a tenth of the steps"}},
       {"checkpoint_every",
-       [](O& o) -> Slot { return &o.checkpoint_every; },
+       at<&O::checkpoint_every>,
        between(1, kMost),
        "steps between checkpoints",
        {.fallback = "a twentieth of the steps"}},
-      {"max_seconds", [](O& o) -> Slot { return &o.max_seconds; }, above(0),
+      {"max_seconds", at<&O::max_seconds>, above(0),
        "wall time, after which the run ends with a whole step, to be resumed"},
   };
   return keys;
@@ -240,9 +213,8 @@ const Keys<Config>& output_keys() {
 const Keys<ExactConfig>& exact_keys() {
   using O = ExactConfig;
   static const Keys<O> keys = {
-      {"functional", [](O& o) -> Slot { return &o.functional; }, any_number(),
-       "infimum of F, which a long flow reaches"},
-      {"std", [](O& o) -> Slot { return &o.deviation; }, above(0), "standard deviation at the end"},
+      {"functional", at<&O::functional>, any_number(), "infimum of F, which a long flow reaches"},
+      {"std", at<&O::deviation>, above(0), "standard deviation at the end"},
       {"density",
        [](O&) -> Slot { return Special{"an expression in x and time"}; },
        {},
@@ -358,6 +330,12 @@ std::string key_reference() {
   out.rows(output_keys());
   out.head("[exact]", "What is known about the solution.");
   out.rows(exact_keys());
+  out.head(
+      "brenier fit",
+      "Options of this command, which reads no configuration: `--rate-factor` for `rate_factor`; "
+      "`--regression` "
+      "for the loss \"squared\", `--one-scale` for the scaling \"common\", `--last` for keep_best = false.");
+  out.rows(fit_keys());
   return out.str();
 }
 

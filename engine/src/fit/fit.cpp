@@ -21,10 +21,6 @@
 namespace brenier {
 namespace {
 
-[[noreturn]] void bad_option(const std::string& name, const std::string& value, const std::string& range) {
-  throw ValueError("fit: " + name + " = " + value + "; it must be " + range);
-}
-
 void check_data(MatrixView<const double> x, std::span<const double> labels, FitOptions::Loss loss) {
   if (x.rows != static_cast<Index>(labels.size())) {
     throw ShapeError("fit: " + std::to_string(labels.size()) + " labels for " + std::to_string(x.rows) +
@@ -322,21 +318,6 @@ struct Parts {
 };
 
 }  // namespace
-
-void FitOptions::validate() const {
-  if (epochs < 1) bad_option("epochs", std::to_string(epochs), "at least 1");
-  if (batch < 1) bad_option("batch", std::to_string(batch), "at least 1");
-  if (!(rate > 0) || !std::isfinite(rate)) bad_option("rate", show(rate), "above 0");
-  if (!(rate_factor > 0 && rate_factor <= 1)) bad_option("rate_factor", show(rate_factor), "in (0, 1]");
-  if (patience < 1) bad_option("patience", std::to_string(patience), "at least 1");
-  if (stop < 0) bad_option("stop", std::to_string(stop), "at least 1, or 0 for never");
-  if (!(validation > 0 && validation < 1)) bad_option("validation", show(validation), "in (0, 1)");
-  if (!(test >= 0 && test < 1)) bad_option("test", show(test), "in [0, 1)");
-  if (!(validation + test < 1)) {
-    bad_option("validation + test", show(validation + test), "below 1: the rest is trained on");
-  }
-  if (threads < 0) bad_option("threads", std::to_string(threads), "at least 1, or 0 for all processors");
-}
 
 FitScore score(const LearnedPotential& v, MatrixView<const double> x, std::span<const double> labels,
                FitOptions::Loss loss, Team& team) {

@@ -230,6 +230,32 @@ std::vector<T> Flow<T>::State::identity(std::uint32_t number) const {
   return {first.begin(), first.end()};
 }
 
+/// Writes alpha I + B^T B = q, with at least half of its smallest eigenvalue in alpha: only with learn_alpha and a
+/// rank of at least d.
+static void set_quadratic(const Icnn& net, const Matrix<double>& q, double least,
+                          std::vector<double>& theta) {
+  const int d = net.dim(), rank = net.rank();
+  const double alpha = std::max(net.architecture().alpha_min, least / 2);
+  Matrix<double> rest = q;
+  for (int c = 0; c < d; ++c) rest(c, c) -= alpha;
+  for (int c = 0; c < d; ++c) rest(c, c) += std::max(0.0, alpha - least) + 1e-12 * alpha;
+  const Matrix<double> root = dense::symmetric_root(rest);
+  theta[net.alpha()] = alpha;
+  for (int r = 0; r < rank; ++r) {
+    const int copies = (rank - 1 - r % d) / d + 1;
+    for (int c = 0; c < d; ++c)
+      theta[net.factor() + Index{r} * d + c] = root(r % d, c) / std::sqrt(static_cast<double>(copies));
+  }
+}
+
+/// Multiplies the part of the potential that bends, within the weights' floor.
+static void scale_bends(const Icnn& net, double factor, std::vector<double>& theta) {
+  for (int k = 0; k < net.layers().back().width; ++k) {
+    double& weight = theta[net.output_weight() + k];
+    weight = std::max(weight * factor, net.architecture().floor);
+  }
+}
+
 /// `first`, the network near the identity, with an affine map in the place of the identity. Coordinates are
 /// normalised by `scale`, the centre of the map is their origin.
 static std::vector<double> with_affine(const Icnn& net, std::vector<double> first, const AffineMap& map,
@@ -238,28 +264,13 @@ static std::vector<double> with_affine(const Icnn& net, std::vector<double> firs
   const Architecture& a = net.architecture();
   double least = map.matrix(0, 0);
   if (a.learn_alpha && rank >= d) {
-    const dense::SymmetricEigen eigen = dense::symmetric_eigen(map.matrix, false);
-    least = eigen.values.front();
-    const double alpha = std::max(a.alpha_min, least / 2);
-    Matrix<double> rest = map.matrix;
-    for (int c = 0; c < d; ++c) rest(c, c) -= alpha;
-    for (int c = 0; c < d; ++c) rest(c, c) += std::max(0.0, alpha - least) + 1e-12 * alpha;
-    const Matrix<double> root = dense::symmetric_root(rest);
-    first[net.alpha()] = alpha;
-    for (int r = 0; r < rank; ++r) {
-      const int copies = (rank - 1 - r % d) / d + 1;
-      for (int c = 0; c < d; ++c)
-        first[net.factor() + Index{r} * d + c] = root(r % d, c) / std::sqrt(static_cast<double>(copies));
-    }
+    least = dense::symmetric_eigen(map.matrix, false).values.front();
+    set_quadratic(net, map.matrix, least, first);
   } else if (a.learn_alpha) {
     first[net.alpha()] = std::max(a.alpha_min, first[net.alpha()] * least);
     for (Index k = 0; k < Index{rank} * d; ++k) first[net.factor() + k] *= std::sqrt(least);
   }
-  const int last = net.layers().back().width;
-  for (int k = 0; k < last; ++k) {
-    double& weight = first[net.output_weight() + k];
-    weight = std::max(weight * least, a.floor);
-  }
+  scale_bends(net, least, first);
   for (int c = 0; c < d; ++c) {
     double& slope = first[net.output_input() + c];
     slope = slope * least + map.shift[c] / scale;
@@ -267,36 +278,119 @@ static std::vector<double> with_affine(const Icnn& net, std::vector<double> firs
   return first;
 }
 
-/// The best of the map before, the identity and the best affine map of the cloud. `before`: F there.
+/// The network `theta`, whose map is T, with an affine map after it: A T where A is a multiple of the identity, and
+/// otherwise, as A T is no gradient, the map with the mean Jacobian of A T in its symmetric part that bends as T does.
+/// `hessian` is the mean Jacobian of T and `mean` its mean; `origin` that of normalised coordinates.
+static std::vector<double> followed_by(const Icnn& net, std::vector<double> theta, const AffineMap& map,
+                                       const Matrix<double>& hessian, const std::vector<double>& mean,
+                                       const std::vector<double>& origin, double scale) {
+  const int d = net.dim(), rank = net.rank();
+  const Architecture& a = net.architecture();
+  // In normalised coordinates, where particles have the mean 0: T(z) = Q z + b + bends(z).
+  std::vector<double> bends(static_cast<std::size_t>(d)), target(bends);
+  for (int c = 0; c < d; ++c) {
+    bends[c] = (mean[c] - origin[c]) / scale - theta[net.output_input() + c];
+    target[c] = map.centre[c] + map.shift[c] - origin[c];
+    for (int k = 0; k < d; ++k) target[c] += map.matrix(c, k) * (mean[k] - map.centre[k]);
+    target[c] /= scale;
+  }
+  double factor = map.matrix(0, 0);
+  if (a.learn_alpha && rank >= d) {
+    Matrix<double> bent = hessian,
+                   whole(d, d);  // the part of the mean Jacobian that bends, and what is wanted
+    for (int i = 0; i < d; ++i) {
+      bent(i, i) -= theta[net.alpha()];
+      for (int j = 0; j < d; ++j) {
+        for (int r = 0; r < rank; ++r)
+          bent(i, j) -= theta[net.factor() + Index{r} * d + i] * theta[net.factor() + Index{r} * d + j];
+        for (int k = 0; k < d; ++k)
+          whole(i, j) += (map.matrix(i, k) * hessian(k, j) + hessian(i, k) * map.matrix(k, j)) / 2;
+      }
+    }
+    factor = 0;
+    for (int c = 0; c < d; ++c) factor += map.matrix(c, c) / d;
+    Matrix<double> quadratic(d, d);
+    double least = 0;
+    for (int tries = 0; tries < 5; ++tries, factor = tries < 4 ? factor / 2 : 0) {
+      for (int i = 0; i < d; ++i) {
+        for (int j = 0; j < d; ++j) quadratic(i, j) = whole(i, j) - factor * bent(i, j);
+      }
+      least = dense::symmetric_eigen(quadratic, false).values.front();
+      if (least > 2 * a.alpha_min) break;
+    }
+    set_quadratic(net, quadratic, least, theta);
+  } else if (a.learn_alpha) {
+    theta[net.alpha()] = std::max(a.alpha_min, theta[net.alpha()] * factor);
+    for (Index k = 0; k < Index{rank} * d; ++k) theta[net.factor() + k] *= std::sqrt(factor);
+  }
+  scale_bends(net, factor, theta);
+  for (int c = 0; c < d; ++c) theta[net.output_input() + c] = target[c] - factor * bends[c];
+  return theta;
+}
+
+/// Where the step starts from: the map before with the best affine map after it, or, where there is none or it gains
+/// nothing, the best affine map of the cloud; or the identity. The map before keeps what it has learned: a network that
+/// starts anew near an affine map fits a small cloud by other bends in every step, and these add up.
 template <class T>
 typename Flow<T>::State::Start Flow<T>::State::start(const InnerTask& task, const BrenierMap& like,
                                                      const Trajectory& from, double before) const {
   const InnerProblem<T> inner = problem(task, options.inner.adam.rate);
-  const auto value_of = [&](const std::vector<T>& parameters) {
+  const auto map_of = [&](const std::vector<T>& parameters) {
     BrenierMap map = like;
     map.theta = denormalised(net, std::vector<double>(parameters.begin(), parameters.end()), inner.shift,
                              inner.scale);
-    const double value = trial(from, task.base, map).value();
+    return map;
+  };
+  const auto finite = [](double value) {
     return std::isfinite(value) ? value : std::numeric_limits<double>::infinity();
   };
+  const auto value_of = [&](const std::vector<T>& parameters) {
+    return finite(trial(from, task.base, map_of(parameters)).value());
+  };
+  const Architecture& a = net.architecture();
+  const AffineOptions family{.full = a.learn_alpha && net.rank() >= net.dim(),
+                             .stretches = a.learn_alpha,
+                             .least = a.learn_alpha ? std::max(a.alpha_min, 1e-6) : 0,
+                             .seed = options.seed};
+  const bool affine = options.inner.initialisation == Initialisation::identity && options.normalise;
   Start best{identity(task.number), "identity", 0};
   const std::vector<T> first = best.theta;
   const bool warm = !theta.empty() && options.inner.warm_start;
-  if (warm) best = {theta, "warm", 0};
-  best.value = value_of(best.theta);
-  const Architecture& a = net.architecture();
-  // Plans cost as much in the search as in the step itself.
-  const bool worth = !warm || objective.divergence.empty();
-  if (worth && options.inner.initialisation == Initialisation::identity && options.normalise) {
-    const AffineMap affine = best_affine(objective, task.base.x, task.base.log_density, {}, task.tau,
-                                         {.full = a.learn_alpha && net.rank() >= net.dim(),
-                                          .stretches = a.learn_alpha,
-                                          .least = a.learn_alpha ? std::max(a.alpha_min, 1e-6) : 0,
-                                          .seed = options.seed},
-                                         team);
-    if (before - affine.decrease < best.value) {
+  if (warm) {
+    const BrenierMap map = map_of(theta);
+    const Trial moved = trial(from, task.base, map);
+    best = {theta, "warm", finite(moved.value())};
+    // Plans cost as much in the search as in the step itself.
+    if (affine && std::isfinite(best.value) && objective.divergence.empty()) {
+      const AffineMap more = best_affine(objective, moved.cloud.x(), moved.cloud.log_density(), task.base.x,
+                                         task.tau, family, team);
+      if (more.decrease > 0) {
+        const Matrix<double> some = subset(task.base.x, 256, options.seed);
+        Matrix<double> displacement(some.rows(), some.cols()),
+            hessians(some.rows(), some.cols() * some.cols());
+        map.evaluate(some, displacement, nullptr, hessians, team);
+        Matrix<double> hessian(some.cols(), some.cols());
+        for (Index i = 0; i < some.rows(); ++i) {
+          for (Index k = 0; k < hessians.cols(); ++k)
+            hessian.elements()[k] += hessians(i, k) / static_cast<double>(some.rows());
+        }
+        const std::vector<double> moved_theta =
+            followed_by(net, std::vector<double>(theta.begin(), theta.end()), more, hessian,
+                        moments(moved.cloud.x()).mean, inner.shift, inner.scale);
+        Start other{{moved_theta.begin(), moved_theta.end()}, "affine", 0};
+        other.value = value_of(other.theta);
+        if (other.value < best.value) best = std::move(other);
+      }
+    }
+  } else {
+    best.value = value_of(best.theta);
+  }
+  if (affine && !(warm && best.value < before)) {
+    const AffineMap map =
+        best_affine(objective, task.base.x, task.base.log_density, {}, task.tau, family, team);
+    if (before - map.decrease < best.value) {
       const std::vector<double> exact(first.begin(), first.end());
-      const std::vector<double> moved = with_affine(net, exact, affine, inner.scale);
+      const std::vector<double> moved = with_affine(net, exact, map, inner.scale);
       Start other{{moved.begin(), moved.end()}, "affine", 0};
       other.value = value_of(other.theta);
       if (other.value < best.value) best = std::move(other);
@@ -440,15 +534,18 @@ typename Flow<T>::State::Solution Flow<T>::State::lbfgs(const InnerTask& task, c
   solution.theta = from.theta;
   for (std::size_t k = 0; k < solution.theta.size(); ++k)
     solution.theta[k] = std::max(solution.theta[k], parameters.lower[k]);
-  const LbfgsReport found = minimise(bounded,
-                                     {.evaluations = evaluations,
-                                      // In float more decrease is noise; in double it is worth having.
-                                      .tolerance = std::is_same_v<T, float> ? 3e-8 : 1e-10,
-                                      .reference = before,
-                                      .noise = noise,
-                                      .gradient = options.inner.tolerance * gradient_scale,
-                                      .interrupt = &interrupted},
-                                     solution.theta);
+  const bool exact = !std::is_same_v<T, float> && objective.internal.empty();
+  const LbfgsReport found =
+      minimise(bounded,
+               {.evaluations = evaluations,
+                // More decrease is noise in float; of internal energies it fits particles,
+                // not their law; else it is worth having.
+                .tolerance = exact ? 1e-10 : 3e-8,
+                .reference = before,
+                .noise = noise,
+                .gradient = options.inner.tolerance * gradient_scale,
+                .interrupt = &interrupted},
+               solution.theta);
   using End = LbfgsReport::End;
   solution.iterations = solution.inner.iterations = found.evaluations;
   solution.inner.first_gradient = found.first_gradient;
