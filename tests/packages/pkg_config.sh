@@ -11,6 +11,18 @@ flags=$("$pkg_config" --cflags --libs brenier)
 # shellcheck disable=SC2086
 "$cxx" -std=c++20 -Wall -Wextra -Werror -pedantic "$examples/embed.cpp" $flags -o "$folder/embed"
 "$folder/embed"
+for cc in gcc clang clang-14; do
+  command -v "$cc" >/dev/null || continue
+  # shellcheck disable=SC2086
+  "$cc" -std=c99 -Wall -Wextra -Werror -pedantic "$examples/embed.c" $flags -lm -o "$folder/embed_c_$cc"
+  "$folder/embed_c_$cc"
+done
+if command -v gfortran >/dev/null; then
+  module=$("$pkg_config" --variable=includedir brenier)/brenier/brenier.f90
+  # shellcheck disable=SC2086
+  gfortran -std=f2008 -J "$folder" "$module" "$examples/embed.f90" $flags -o "$folder/embed_f90"
+  "$folder/embed_f90"
+fi
 if "$cxx" -std=c++17 -fsyntax-only "$examples/embed.cpp" $flags 2>"$folder/c++17"; then
   echo "the headers compile as C++17"
   exit 1
