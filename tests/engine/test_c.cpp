@@ -189,11 +189,12 @@ TEST_CASE("statuses and messages of the C interface") {
   CHECK_STATUS(create(Settings("a = "), point, 1, 2), BRENIER_VALUE_ERROR, "settings:1");
   Settings set(kSettings, &host);
   REQUIRE(brenier_settings_set(set.handle, "flow.tau=-1") == BRENIER_OK);
-  CHECK_STATUS(create(set, point, 1, 2), BRENIER_VALUE_ERROR, "--set flow.tau=-1");
+  const double density[1] = {0};
+  CHECK_STATUS(brenier_flow_create(&none, set.handle, 1, 2, BRENIER_DOUBLE, point, 2, 1, density),
+               BRENIER_VALUE_ERROR, "--set flow.tau=-1");
   CHECK_STATUS(brenier_settings_create(nullptr, "", nullptr), BRENIER_VALUE_ERROR, "settings is NULL");
   CHECK_STATUS(brenier_flow_step(nullptr), BRENIER_VALUE_ERROR, "flow is NULL");
-  CHECK_STATUS(brenier_flow_set_cloud(c.flow, 2, static_cast<brenier_type>(7), point, 2, 1, nullptr),
-               BRENIER_VALUE_ERROR, "type = 7");
+  CHECK_STATUS(brenier_flow_set_cloud(c.flow, 2, 7, point, 2, 1, nullptr), BRENIER_VALUE_ERROR, "type = 7");
   CHECK_STATUS(brenier_flow_load(c.flow, point, sizeof point), BRENIER_IO_ERROR, "checkpoint");
   CHECK_STATUS(brenier_flow_load_file(c.flow, "/nowhere/x"), BRENIER_IO_ERROR, "no such file");
   CHECK_STATUS(brenier_flow_save_file(c.flow, "/nowhere/x"), BRENIER_IO_ERROR, "/nowhere");

@@ -76,7 +76,7 @@ BRENIER_API void brenier_settings_destroy(brenier_settings* settings);
 /* n particles in d dimensions. Their log-densities (n), natural logarithms, or NULL: internal energies (entropy, ...) need
  * them, or a [cloud] that is the law of the particles. With x = NULL the particles are drawn as [cloud] says. */
 BRENIER_API int brenier_flow_create(brenier_flow** flow, const brenier_settings* settings, ptrdiff_t n, int d,
-                                    brenier_type type, const void* x, ptrdiff_t particle_stride,
+                                    int type, const void* x, ptrdiff_t particle_stride,
                                     ptrdiff_t component_stride, const double* log_density);
 BRENIER_API void brenier_flow_destroy(brenier_flow* flow);
 
@@ -95,12 +95,11 @@ BRENIER_API double brenier_flow_time(const brenier_flow* flow);
 
 /* The particles, and their log-densities (n), each where it is not NULL; BRENIER_VALUE_ERROR where densities are not
  * known. */
-BRENIER_API int brenier_flow_get_cloud(const brenier_flow* flow, brenier_type type, void* x,
-                                       ptrdiff_t particle_stride, ptrdiff_t component_stride,
-                                       double* log_density);
+BRENIER_API int brenier_flow_get_cloud(const brenier_flow* flow, int type, void* x, ptrdiff_t particle_stride,
+                                       ptrdiff_t component_stride, double* log_density);
 /* Another cloud from here on, of n particles: what the host has made of this one. The network stays warm; maps begin
  * anew. */
-BRENIER_API int brenier_flow_set_cloud(brenier_flow* flow, ptrdiff_t n, brenier_type type, const void* x,
+BRENIER_API int brenier_flow_set_cloud(brenier_flow* flow, ptrdiff_t n, int type, const void* x,
                                        ptrdiff_t particle_stride, ptrdiff_t component_stride,
                                        const double* log_density);
 /* Another F from here on, that of these settings; nothing else of them is used. */
@@ -138,21 +137,21 @@ BRENIER_API int brenier_maps_dim(const brenier_maps* maps);
 
 /* Carries n points x through all maps to y, or back from y to x: NaN where nothing comes from (outside of the range of
  * a map, or Newton's method did not find it). The same address for both is allowed. */
-BRENIER_API int brenier_maps_push(const brenier_maps* maps, ptrdiff_t n, brenier_type type, const void* x,
+BRENIER_API int brenier_maps_push(const brenier_maps* maps, ptrdiff_t n, int type, const void* x,
                                   ptrdiff_t x_particle_stride, ptrdiff_t x_component_stride, void* y,
                                   ptrdiff_t y_particle_stride, ptrdiff_t y_component_stride);
-BRENIER_API int brenier_maps_pull(const brenier_maps* maps, ptrdiff_t n, brenier_type type, const void* y,
+BRENIER_API int brenier_maps_pull(const brenier_maps* maps, ptrdiff_t n, int type, const void* y,
                                   ptrdiff_t y_particle_stride, ptrdiff_t y_component_stride, void* x,
                                   ptrdiff_t x_particle_stride, ptrdiff_t x_component_stride);
 /* log rho (n) at n points; -infinity outside of the support, NaN where Newton's method did not find the origin. Needs the
  * law. */
-BRENIER_API int brenier_maps_log_density(const brenier_maps* maps, ptrdiff_t n, brenier_type type,
-                                         const void* y, ptrdiff_t particle_stride, ptrdiff_t component_stride,
+BRENIER_API int brenier_maps_log_density(const brenier_maps* maps, ptrdiff_t n, int type, const void* y,
+                                         ptrdiff_t particle_stride, ptrdiff_t component_stride,
                                          double* log_density);
 /* n independent particles of the law, carried through the maps; log_density (n) or NULL. Needs the law. */
-BRENIER_API int brenier_maps_sample(const brenier_maps* maps, ptrdiff_t n, unsigned long long seed,
-                                    brenier_type type, void* x, ptrdiff_t particle_stride,
-                                    ptrdiff_t component_stride, double* log_density);
+BRENIER_API int brenier_maps_sample(const brenier_maps* maps, ptrdiff_t n, unsigned long long seed, int type,
+                                    void* x, ptrdiff_t particle_stride, ptrdiff_t component_stride,
+                                    double* log_density);
 
 #ifdef __cplusplus
 }

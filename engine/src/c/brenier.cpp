@@ -121,14 +121,13 @@ void need(const void* pointer, const char* name) {
 template <class Pointer>
 struct Points {
   Pointer* data;
-  brenier_type type;
+  int type;
   ptrdiff_t particle_stride, component_stride;
 
   template <class Visit>
   void visit(Index n, Index d, Visit&& visit) const {
     if (type != BRENIER_DOUBLE && type != BRENIER_FLOAT)
-      throw ValueError("type = " + std::to_string(static_cast<int>(type)) +
-                       "; it must be BRENIER_DOUBLE or BRENIER_FLOAT");
+      throw ValueError("type = " + std::to_string(type) + "; it must be BRENIER_DOUBLE or BRENIER_FLOAT");
     const auto each = [&]<class T>(T* first) {
       for (Index i = 0; i < n; ++i) {
         for (Index c = 0; c < d; ++c) visit(first[i * particle_stride + c * component_stride], i, c);
@@ -440,9 +439,9 @@ void brenier_settings_destroy(brenier_settings* settings) {
   delete settings;
 }
 
-int brenier_flow_create(brenier_flow** flow, const brenier_settings* settings, ptrdiff_t n, int d,
-                        brenier_type type, const void* x, ptrdiff_t particle_stride,
-                        ptrdiff_t component_stride, const double* log_density) {
+int brenier_flow_create(brenier_flow** flow, const brenier_settings* settings, ptrdiff_t n, int d, int type,
+                        const void* x, ptrdiff_t particle_stride, ptrdiff_t component_stride,
+                        const double* log_density) {
   return guarded([&] {
     need(flow, "flow");
     need(settings, "settings");
@@ -512,7 +511,7 @@ double brenier_flow_time(const brenier_flow* flow) {
   return flow ? with(flow, [](const auto& f) { return f.time(); }) : 0;
 }
 
-int brenier_flow_get_cloud(const brenier_flow* flow, brenier_type type, void* x, ptrdiff_t particle_stride,
+int brenier_flow_get_cloud(const brenier_flow* flow, int type, void* x, ptrdiff_t particle_stride,
                            ptrdiff_t component_stride, double* log_density) {
   return guarded([&] {
     const Trajectory& cloud = with(flow, [](const auto& f) -> const Trajectory& { return f.trajectory(); });
@@ -523,7 +522,7 @@ int brenier_flow_get_cloud(const brenier_flow* flow, brenier_type type, void* x,
     return BRENIER_OK;
   });
 }
-int brenier_flow_set_cloud(brenier_flow* flow, ptrdiff_t n, brenier_type type, const void* x,
+int brenier_flow_set_cloud(brenier_flow* flow, ptrdiff_t n, int type, const void* x,
                            ptrdiff_t particle_stride, ptrdiff_t component_stride, const double* log_density) {
   return guarded([&] {
     need(flow, "flow");
@@ -646,7 +645,7 @@ int brenier_maps_dim(const brenier_maps* maps) {
   return maps ? maps->density->dim() : 0;
 }
 
-int brenier_maps_push(const brenier_maps* maps, ptrdiff_t n, brenier_type type, const void* x,
+int brenier_maps_push(const brenier_maps* maps, ptrdiff_t n, int type, const void* x,
                       ptrdiff_t x_particle_stride, ptrdiff_t x_component_stride, void* y,
                       ptrdiff_t y_particle_stride, ptrdiff_t y_component_stride) {
   return guarded([&] {
@@ -658,7 +657,7 @@ int brenier_maps_push(const brenier_maps* maps, ptrdiff_t n, brenier_type type, 
     return BRENIER_OK;
   });
 }
-int brenier_maps_pull(const brenier_maps* maps, ptrdiff_t n, brenier_type type, const void* y,
+int brenier_maps_pull(const brenier_maps* maps, ptrdiff_t n, int type, const void* y,
                       ptrdiff_t y_particle_stride, ptrdiff_t y_component_stride, void* x,
                       ptrdiff_t x_particle_stride, ptrdiff_t x_component_stride) {
   return guarded([&] {
@@ -670,7 +669,7 @@ int brenier_maps_pull(const brenier_maps* maps, ptrdiff_t n, brenier_type type, 
     return BRENIER_OK;
   });
 }
-int brenier_maps_log_density(const brenier_maps* maps, ptrdiff_t n, brenier_type type, const void* y,
+int brenier_maps_log_density(const brenier_maps* maps, ptrdiff_t n, int type, const void* y,
                              ptrdiff_t particle_stride, ptrdiff_t component_stride, double* log_density) {
   return guarded([&] {
     const FlowDensity& density = lawful(maps);
@@ -686,8 +685,8 @@ int brenier_maps_log_density(const brenier_maps* maps, ptrdiff_t n, brenier_type
     return BRENIER_OK;
   });
 }
-int brenier_maps_sample(const brenier_maps* maps, ptrdiff_t n, unsigned long long seed, brenier_type type,
-                        void* x, ptrdiff_t particle_stride, ptrdiff_t component_stride, double* log_density) {
+int brenier_maps_sample(const brenier_maps* maps, ptrdiff_t n, unsigned long long seed, int type, void* x,
+                        ptrdiff_t particle_stride, ptrdiff_t component_stride, double* log_density) {
   return guarded([&] {
     const FlowDensity& density = lawful(maps);
     if (n == 0) return BRENIER_OK;
