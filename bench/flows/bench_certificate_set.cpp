@@ -361,8 +361,8 @@ std::vector<Case> cases() {
            0.2, R::affine, 2);
   whitened("OU, d = 12", entropy() + potential("sum(x^2)/2 + x[0]*x[1]/4", 12), gaussian(12, 1, 0.3), 2000, 5,
            0.1, R::affine, 12);
-  whitened("OU, d = 30, no scores", entropy() + potential("sum(x^2)/2 + x[0]*x[1]/4", 30),
-           gaussian(30, 1, 0.3), 1000, 2, 0.1, R::affine, 30);
+  whitened("OU, d = 30", entropy() + potential("sum(x^2)/2 + x[0]*x[1]/4", 30), gaussian(30, 1, 0.3), 1000, 2,
+           0.1, R::affine, 30);
   Matrix<double> flat(2, 2);
   flat.elements() = {1, 0, 0, 1e-4};
   whitened("heat, flat start, rank 2", entropy(), Density::gaussian({0, 0}, flat), 500, 3, 0.1, R::affine, 2);

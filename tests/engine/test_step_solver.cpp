@@ -292,3 +292,121 @@ TEST_CASE("without the initial density the certificate is the gain of one more a
   CHECK(!report.solved);
   CHECK(report.missed_share > 0.5);
 }
+
+TEST_CASE("late steps are judged by their own decrease, down to what particles leave open of their law") {
+  // Adam of few iterations follows a deterministic flow at first, and misses most of its late steps.
+  const Functional well = potential("0.5*sum((x - 1)^2)", 1);
+  const Cloud cloud = Density::gaussian(1, 0, 1).sample(100, Sampling::stratified);
+  FlowOptions options = basic(0.5, {12});
+  options.inner.solver = Solver::adam;
+  options.inner.iterations = 30;
+  options.inner.adam.rate = 1e-3;
+  const Outcome adam = run(well, cloud, options, 14);
+  double worst = 0;
+  for (const StepReport& report : adam.reports) {
+    CAPTURE(report.step);
+    // Of V alone the step is known: every particle to (x + tau)/(1 + tau).
+    const double possible = report.decrease / (1 - report.missed_share);
+    CHECK(report.floor < 1e-2 * possible);
+    worst = std::max(worst, report.missed_share);
+    CHECK((report.missed_share < 0.03 || !report.solved));
+  }
+  options.inner.solver = Solver::automatic;
+  options.inner.iterations = 400;
+  const Outcome solved = run(well, cloud, options, 14);
+  CHECK(solved.solved);
+  CHECK_REL(variance_of(solved.x), std::pow(1.5, -28) * variance_of(cloud.x), 0.02);
+
+  // With an internal energy the floor is sampling's once steps are shorter than 1/sqrt(N), and never more than the
+  // largest decrease: 300 steps to the stationary state are solved, and say what their shares are of.
+  const Density start = Density::gaussian(1, 3, 0.2);
+  const Functional f = entropy() + well;
+  const Outcome late = run(f, start.sample(500, Sampling::stratified), basic(0.4, {16}), 16, &start);
+  CHECK(late.solved);
+  CHECK(late.reports[0].floor < 1e-4 * late.reports[0].decrease);
+  CHECK(late.reports.back().floor > late.reports.back().decrease);
+  CHECK(late.reports.back().floor <= 1.01 * late.reports[0].decrease);
+}
+
+TEST_CASE("a map that fails beyond the cloud is seen at the outermost particles of its law") {
+  // 40 particles of N(0, 1), and a well that is steep from 2.5 on, where they are not.
+  const Density start = Density::gaussian(1, 0, 1);
+  Cloud cloud = start.sample(40, Sampling::stratified);
+  for (double& x : cloud.x.elements()) x = std::clamp(x, -1.8, 1.8);
+  cloud.log_density = start.log_density(cloud.x);
+  const Outcome out = run(potential("softplus(40*(x[0] - 2.5)) + softplus(40*(-2.5 - x[0]))", 1), cloud,
+                          basic(0.02, {12}), 1, &start);
+  CHECK(!(out.reports[0].missed_share > 0.01));
+  CHECK(out.reports[0].missed_share_held_out > 0.5);
+  CHECK(!out.solved);
+}
+
+TEST_CASE("scores are carried up to 64 dimensions; beyond, the certificate is a lower bound and says so") {
+  for (const int d : {30, 64, 65}) {
+    CAPTURE(d);
+    const Density start = Density::gaussian(d, 0.5, 1);
+    FlowOptions options = basic(0.1, {4});
+    options.inner.iterations = 4;
+    const Outcome out = run(entropy() + potential("0.5*sum(x^2)", d), start.sample(100, Sampling::random, 1),
+                            options, 1, &start);
+    CHECK(out.reports[0].basis == (d <= 64 ? StepBasis::residual : StepBasis::affine));
+    CHECK(out.reports[0].missed_share >= 0);
+    CHECK(std::isnan(out.reports[0].missed_share_held_out) == (d > 64));
+  }
+}
+
+TEST_CASE("steps of the particles themselves: exact, as reported, and the same after a restart") {
+  FlowOptions options = basic(0.1);
+  options.method = FlowOptions::Method::particles;
+  const Density start = Density::gaussian(2, 2, 1);
+  Cloud cloud = start.sample(50, Sampling::random, 4);
+  for (const char* device : {"cpu", "ref"}) {
+    options.device = device;
+    // Every particle to x/(1 + tau), every step.
+    Flow<float> flow(potential("0.5*sum(x^2)", 2), cloud, options);
+    flow.set_initial_density(start);
+    for (int k = 0; k < 3; ++k) {
+      const double before = flow.functional().total();
+      const StepReport report = *flow.step();
+      CHECK(report.solved);
+      CHECK(report.missed_share < 1e-6);
+      CHECK(report.basis == StepBasis::residual);
+      CHECK_REL(before - report.functional.total() - report.transport, report.decrease, 1e-9);
+      CHECK_REL(report.decrease, before * (1 - 1 / 1.1), 1e-6);
+    }
+    for (Index k = 0; k < 100; ++k)
+      CHECK(flow.trajectory().x().elements()[k] ==
+            doctest::Approx(cloud.x.elements()[k] / std::pow(1.1, 3)).epsilon(1e-4));
+    CHECK(flow.maps().empty());
+    CHECK_ERROR(flow.track(cloud), ValueError, "whose steps are no maps");
+  }
+  // Kinks, interactions and distances: at least what a network reaches.
+  const Matrix<double> target = Density::gaussian(2, -1, 0.3).sample(60, Sampling::random, 9).x;
+  for (const Functional& f : {potential("abs(x[0]) + sum(x^2)", 2), interaction("0.5*r^2 - log(r)", 2),
+                              energy_distance_to(target)}) {
+    options.device = "cpu";
+    options.method = FlowOptions::Method::particles;
+    const StepReport own = run(f, cloud, options, 1).reports[0];
+    options.method = FlowOptions::Method::network;
+    const StepReport network = run(f, cloud, options, 1).reports[0];
+    CHECK(own.decrease >= network.decrease * (1 - 1e-6));
+  }
+  options.method = FlowOptions::Method::particles;
+  const Functional pairs = interaction("0.5*r^2 - log(r)", 2);
+  Flow<float> whole(pairs, cloud, options), first(pairs, cloud, options), second(pairs, cloud, options);
+  for (int k = 0; k < 4; ++k) whole.step();
+  first.step();
+  first.step();
+  second.restore(first.trajectory(), first.maps(), first.checkpoint());
+  second.step();
+  const StepReport last = *second.step();
+  CHECK(last.step == 4);
+  CHECK(second.trajectory().x().elements() == whole.trajectory().x().elements());
+
+  CHECK_ERROR(Flow<float>(entropy(), cloud, options), ValueError, "use method = network");
+  options.order = 2;
+  CHECK_ERROR(Flow<float>(pairs, cloud, options), ValueError, "it must be 1");
+  options.order = 1;
+  options.inner.minibatch = 10;
+  CHECK_ERROR(Flow<float>(pairs, cloud, options), ValueError, "both must be 0");
+}

@@ -184,9 +184,18 @@ class Runner {
                         " steps already; flow.steps = " + std::to_string(config_.steps) +
                         " takes none of them back");
     }
-    flow_.restore(
-        std::move(saved.cloud), read_maps(folder.path(), saved.step),
-        {std::move(saved.theta), saved.gradient_scale, saved.draws, saved.next_tau, saved.decrease_rate});
+    typename Flow<T>::Checkpoint state{std::move(saved.theta), saved.gradient_scale, saved.draws,
+                                       saved.next_tau, saved.decrease_rate};
+    std::vector<BrenierMap> maps;
+    if (config_.flow.method == FlowOptions::Method::network) {
+      maps = read_maps(folder.path(), saved.step);
+    } else {
+      state.step = saved.step;
+      state.problems = static_cast<std::uint32_t>(saved.step);
+      state.time = history_.back().time;
+      state.last_length = config_.flow.tau;
+    }
+    flow_.restore(std::move(saved.cloud), std::move(maps), state);
     folder.forget_after(saved.step);
     checkpoint_step_ = std::to_string(saved.step);
     std::erase_if(manifest_.files, [&](const auto& file) {
@@ -227,6 +236,13 @@ class Runner {
         const bool below =
             known && below_infimum(config_, history_, row.functional.total(), row.held_out).flag;
         progress.step(row, below);
+        if (report->basis == StepBasis::affine && weak_.empty()) {
+          weak_ =
+              "the shares that steps miss are lower bounds, the gain of one more affine map: scores are not "
+              "known, "
+              "which takes a cloud whose density the configuration states, of up to 64 dimensions";
+          progress.line("WARNING: " + weak_);
+        }
         const std::string solves = trouble_of_solves(row);
         if (!solves.empty() && !told_) progress.line(solves);  // once: history.csv has all of them
         told_ = told_ || !solves.empty();
@@ -366,6 +382,7 @@ class Runner {
     input.warnings = overfitting(config_, history_, input.functional.total(), input.held_out);
     for (std::string& warning : troubled_steps(history_)) input.warnings.push_back(std::move(warning));
     if (!unbounded_.empty()) input.warnings.push_back(unbounded_);
+    if (!weak_.empty()) input.warnings.push_back(weak_);
     input.warnings.insert(input.warnings.end(), damage_.begin(), damage_.end());
     if (const std::string early = short_of_end(); !early.empty()) input.warnings.push_back(early);
     input.std = row.std;
@@ -476,6 +493,7 @@ class Runner {
   std::string device_ = describe_device(config_.flow.device);
   std::string backend_ = backend<T>(config_.flow.device).name;
   std::string unbounded_ = unbounded(config_);
+  std::string weak_;          // what certificates of this problem cannot see
   std::size_t held_out_ = 0;  // its number
   std::vector<HistoryRow> history_;
   Manifest manifest_;

@@ -62,6 +62,11 @@ struct AdaptiveOptions {
 
 /// Everything about a flow but its functional and its initial cloud.
 struct FlowOptions {
+  enum class Method {
+    network,  // every step is a map, the gradient of a network: also of particles that come later, and of densities
+    particles,  // the step of the particles themselves, exact where there is no internal energy: no map, no density
+  };
+  Method method = Method::network;
   double tau = 1e-3;  // > 0, time units of the PDE; of the first step where lengths are adaptive
   AdaptiveOptions adaptive{};
   int order = 1;           // 1: JKO; 2: BDF2 along trajectories

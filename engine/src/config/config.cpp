@@ -98,12 +98,17 @@ void read_held_out(Section& section, const Config& config, bool host, HeldOutCon
   const double dim = config.cloud.dim;
   const bool jacobians = config.flow.order == 2 && config.functional.needs_density();
   const bool distances = !config.functional.terms_of<Functional::Divergence>().empty();
-  const double fallback = !config.cloud.density || host ? 0
-                          : distances                   ? 2000  // all pairs with the reference
-                          : jacobians                   ? std::clamp(5e7 / (dim * dim), 1000.0, 100'000.0)
-                                                        : 100'000;
+  const bool particles = config.flow.method == FlowOptions::Method::particles;  // without maps
+  const double fallback = !config.cloud.density || host || particles ? 0
+                          : distances                                ? 2000  // all pairs with the reference
+                          : jacobians ? std::clamp(5e7 / (dim * dim), 1000.0, 100'000.0)
+                                      : 100'000;
   held_out.particles = static_cast<Index>(fallback);
   section.read(held_out_keys(), held_out);
+  if (held_out.particles > 0 && particles)
+    section.fail("particles",
+                 "= " + std::to_string(held_out.particles) +
+                     "; it must be 0 where flow.method = \"particles\", whose steps are no maps");
   check_memory(section, "particles", static_cast<double>(held_out.particles) * (jacobians ? dim * dim : dim),
                config.cloud.dim);
   if (held_out.particles > 0 && !config.cloud.density) {

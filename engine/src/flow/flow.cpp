@@ -76,6 +76,10 @@ bool Flow<T>::State::start_up(Trajectory& next, StepReport& report) {
 /// All inner problems of one step of length report.tau.
 template <class T>
 bool Flow<T>::State::advance(Trajectory& next, StepReport& report) {
+  if (options.method == FlowOptions::Method::particles) {
+    set_time(report.time);
+    return move_particles(next, report);
+  }
   if (options.order == 2 && !next.has_previous()) return start_up(next, report);
   BrenierMap map{.net = net, .theta = {}};
   map.step = report.step;
@@ -255,6 +259,9 @@ ObjectiveValue Flow<T>::functional_of(const Trajectory& cloud, Index pair_limit)
 
 template <class T>
 std::size_t Flow<T>::track(Cloud held_out) {
+  if (state_->options.method == FlowOptions::Method::particles)
+    throw ValueError(
+        "flow: a held-out cloud with method = particles, whose steps are no maps; use method = network");
   Trajectory cloud(std::move(held_out), state_->options.order == 2);
   if (cloud.x().cols() != state_->net.dim()) {
     throw ShapeError("flow: a held-out cloud of dimension " + std::to_string(cloud.x().cols()) +
@@ -285,6 +292,7 @@ void Flow<T>::set_initial_density(const Density& initial) {
     throw ShapeError("flow: an initial density of dimension " + std::to_string(initial.dim()) +
                      " in a flow of dimension " + std::to_string(s.net.dim()));
   }
+  if (s.options.method == FlowOptions::Method::particles) return;  // nothing carries other particles
   if (s.steps > s.first_step)
     throw ValueError("flow: the initial density was given after " + std::to_string(s.steps - s.first_step) +
                      " steps");

@@ -64,6 +64,7 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
 
 template <class T>
 void Flow<T>::State::check_functional() const {
+  check_particles();
   if (functional.empty()) throw ValueError("flow: the functional has no terms");
   const int dim = functional.dimension();
   if (dim != 0 && dim != net.dim()) {
@@ -849,7 +850,7 @@ void Flow<T>::State::describe(const InnerTask& task, const Candidate& taken, dou
     const double decrease = before - taken.moved.value();
     if (optimum.decrease > decrease) {
       report.particle_decrease = optimum.decrease;
-      missed.share = 1 - decrease / optimum.decrease;
+      missed.share = (optimum.decrease - decrease) / std::max(optimum.decrease, missed.floor);
       basis = StepBasis::optimum;
     }
   }

@@ -33,6 +33,14 @@ const Keys<FlowOptions>& flow_keys() {
        any_number(),
        "time of the initial cloud",
        {.fallback = "0, or the time of a Barenblatt profile"}},
+      {"method",
+       [](O& o) -> Slot {
+         return Choice(o.method, {{"network", O::Method::network}, {"particles", O::Method::particles}});
+       },
+       {},
+       "network: every step is a map; particles: the particles alone are moved, where F has no internal "
+       "energy, "
+       "at order 1: no map and no density"},
       {"tau",
        [](O& o) -> Slot { return &o.tau; },
        above(0),
@@ -199,6 +207,13 @@ void FlowOptions::validate() const {
     bad_option("flow: keep_maps",
                " = false; it must be true where inner.refresh is above 0: clouds that are drawn "
                "again go through all maps");
+  }
+  if (method == Method::particles && order == 2)
+    bad_option("flow: order", " = 2 with method = particles; it must be 1, as extrapolations need maps");
+  if (method == Method::particles && (inner.minibatch > 0 || inner.refresh > 0)) {
+    bad_option("flow: inner.minibatch", " = " + std::to_string(inner.minibatch) +
+                                            " and inner.refresh = " + std::to_string(inner.refresh) +
+                                            "; both must be 0 with method = particles, which moves all");
   }
   if (adapts && order != 2) {
     bad_option("flow: order", " = " + std::to_string(order) +

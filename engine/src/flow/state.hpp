@@ -113,6 +113,9 @@ struct Flow<T>::State {
   bool take(Trajectory& next, const Trajectory::Base& base, const BrenierMap& like, StepReport& report);
   bool start_up(Trajectory& next, StepReport& report);
   bool advance(Trajectory& next, StepReport& report);
+  const Operations<double>& particle_operations() const;
+  void check_particles() const;
+  bool move_particles(Trajectory& next, StepReport& report);
 };
 
 }  // namespace brenier

@@ -12,7 +12,7 @@ namespace brenier {
 ParticleStep solve_on_particles(const Objective& objective, const Matrix<double>& x, double tau,
                                 const ParticleOptions& options, Team& team) {
   const Index n = x.rows(), d = x.cols();
-  CloudObjective evaluation(objective, cpu::operations<double>());
+  CloudObjective evaluation(objective, options.operations ? *options.operations : cpu::operations<double>());
   ParticleStep out;
   Matrix<double> force(n, d);
   // Over displacements: small steps keep their digits wherever the cloud lies.
@@ -53,7 +53,9 @@ ParticleStep solve_on_particles(const Objective& objective, const Matrix<double>
                                      moves);
   out.evaluations = found.evaluations + 1;
   out.interrupted = found.end == LbfgsReport::End::interrupted;
-  out.decrease = found.first - found.value;
+  out.converged = found.end != LbfgsReport::End::evaluations && !out.interrupted;
+  out.decrease = found.end == LbfgsReport::End::not_finite ? std::numeric_limits<double>::quiet_NaN()
+                                                           : found.first - found.value;
   for (Index k = 0; k < n * d; ++k) y.elements()[k] = x.elements()[k] + moves[k];
   out.y = std::move(y);
   return out;

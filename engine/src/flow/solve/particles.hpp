@@ -10,6 +10,7 @@
 namespace brenier {
 
 struct ParticleOptions {
+  const Operations<double>* operations = nullptr;  // null: of the CPU
   int evaluations = 200;
   double tolerance = 1e-6;                // of the decrease, see LbfgsOptions
   const Matrix<double>* start = nullptr;  // images to start from; null: the particles themselves
@@ -21,6 +22,7 @@ struct ParticleStep {
   double decrease = 0;  // of F + 1/(2 tau) E |y - x|^2
   int evaluations = 0;
   bool interrupted = false;
+  bool converged = false;  // before the evaluations were spent
   SinkhornReport sinkhorn;
 };
 
