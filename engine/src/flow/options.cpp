@@ -38,8 +38,7 @@ const Keys<FlowOptions>& flow_keys() {
        },
        {},
        "network: every step is a map; particles: the particles alone are moved, where F has no internal "
-       "energy, "
-       "at order 1: no map and no density"},
+       "energy, at order 1: no map and no density"},
       {"tau",
        at<&O::tau>,
        above(0),
