@@ -5,8 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <cstdlib>
 
 #include "bench/flows/flow_arguments.hpp"
 #include "brenier/brenier.hpp"
@@ -42,7 +40,10 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   const Density law = Density::gaussian(2, 1.0, 0.5);
   const Cloud cloud = law.sample(particles, Sampling::stratified);
-  FlowOptions options{.tau = 0.02, .threads = 1, .keep_maps = false};
+  FlowOptions options;
+  options.tau = 0.02;
+  options.threads = 1;
+  options.keep_maps = false;
   Flow<float> flow(potential("0.5*sum(x^2)", 2) + entropy(), cloud, options);
   brenier_settings* settings = nullptr;
   check(brenier_settings_create(
