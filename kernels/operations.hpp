@@ -21,6 +21,11 @@
 #include "kernels/model/divergence.hpp"
 #include "kernels/model/step.hpp"
 
+#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+#error \
+    "-ffast-math or -ffinite-math-only: NaN and infinity mean something here; compile with -fno-finite-math-only"
+#endif
+
 namespace brenier {
 
 /// What evaluate() may compute at each x_i; outputs that are not wanted stay empty.
@@ -65,6 +70,8 @@ class StepObjective {
 template <class T>
 struct Operations {
   const char* name;
+  /// Whether objectives may have black boxes, which only the host's own code can call.
+  bool black_boxes = false;
 
   /// u, grad u, Hessian and log-determinant at every particle.
   void (*evaluate)(const Icnn& net, const T* theta, MatrixView<const T> x, const MapOutputs<T>& out,

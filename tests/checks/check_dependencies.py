@@ -9,7 +9,7 @@
 * The library never prints and never ends the process.
 * No file is longer than 900 lines, no folder has more than 20 files of C++; every source names its licence; no file
   has a path of somebody's machine.
-* The program in the README is the one that the tests build.
+* The programs in README.md and docs/embedding.md are those that the tests build.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ INNER = {
     "engine/src/oracles": ("engine/src/checks",),
     "engine/src/flow": ("engine/src/checks", "engine/src/device", "engine/src/functional", "engine/src/maps"),
     "engine/src/density": ("engine/src/checks", "engine/src/oracles", "engine/src/flow"),
+    "engine/src/config": ("engine/src/fit", "engine/src/flow"),
+    "engine/src/c": ("engine/src/config",),
     "engine/src/fit": ("engine/src/checks", "engine/src/files", "engine/src/flow"),
-    "tools/config": (),
-    "tools/runs": ("tools/config",),
-    "tools/command": ("tools/config", "tools/runs"),
+    "tools/runs": (),
+    "tools/command": ("tools/runs",),
 }
 
 CODE = {".hpp", ".cpp", ".cuh", ".cu", ".h", ".c"}
@@ -176,20 +177,28 @@ def check_file(path: Path, root: Path) -> Iterator[tuple[int, str]]:
                 yield number, f"the library neither prints nor ends the process: {line.strip()}"
 
 
-def check_readme(root: Path) -> list[str]:
-    """The README shows the example that the tests build."""
-    readme, example = root / "README.md", root / "tools/examples/embed.cpp"
-    if not readme.is_file() or not example.is_file():
-        return []
-    program = example.read_text(encoding="utf-8").split("\n", 1)[1]
-    same = f"```cpp\n{program}```" in readme.read_text(encoding="utf-8")
-    return [] if same else ["README.md:1: the program is not tools/examples/embed.cpp"]
+# Programs that a text shows and the tests build.
+SHOWN = {"README.md": ["embed.cpp"], "docs/embedding.md": ["embed.c", "embed.f90", "splitting.cpp"]}
+FENCES = {".cpp": "cpp", ".c": "c", ".f90": "fortran"}
+
+
+def check_shown(root: Path) -> list[str]:
+    """Texts show the examples that the tests build."""
+    found = []
+    for text, examples in SHOWN.items():
+        for example in (root / "tools/examples" / name for name in examples):
+            if not (root / text).is_file() or not example.is_file():
+                continue
+            program = example.read_text(encoding="utf-8").split("\n", 1)[1]
+            if f"```{FENCES[example.suffix]}\n{program}```" not in (root / text).read_text(encoding="utf-8"):
+                found.append(f"{text}:1: the program is not tools/examples/{example.name}")
+    return found
 
 
 def check(root: Path) -> list[str]:
     """All breaches of the tree, as "file:line: message"."""
     found = [f"{p.relative_to(root)}:{line}: {text}" for p in files(root) for line, text in check_file(p, root)]
-    return found + check_folders(root) + check_installed(root) + check_readme(root)
+    return found + check_folders(root) + check_installed(root) + check_shown(root)
 
 
 SPDX = "// SPDX-License-Identifier: MIT\n"
@@ -216,10 +225,10 @@ PLANTED = {
     ("kernels/up2.cpp", '#  include <brenier/flow.hpp>\n'): "kernels must not include engine",
     ("autodiff/up.cpp", '#include "solvers/cg.hpp"\n'): "autodiff must not include solvers",
     ("solvers/up.cpp", '#include "engine/src/checks/shape.hpp"\n'): "solvers must not include engine",
-    ("engine/src/up.cpp", '#include "tools/config/config.hpp"\n'): "engine must not include tools",
+    ("engine/src/up.cpp", '#include "tools/runs/run.hpp"\n'): "engine must not include tools",
     ("engine/src/up2.cpp", '#include "../../bench/timing.hpp"\n'): "engine must not include bench",
     ("tools/up.cpp", '#include "tests/support/near.hpp"\n'): "tools must not include tests",
-    ("bench/up.cpp", '#include "tools/config/config.hpp"\n'): "bench must not include tools",
+    ("bench/up.cpp", '#include "tools/runs/run.hpp"\n'): "bench must not include tools",
     ("engine/src/isa.cpp", '#include "kernels/cpu/simd.hpp"\n'): "once per instruction set",
     ("kernels/base/up.hpp", '#include "kernels/model/adam.hpp"\n'): "kernels/base must not include kernels/model",
     ("kernels/model/up.hpp", '#include "kernels/operations.hpp"\n'): "kernels/model must not include kernels/operations",

@@ -134,6 +134,17 @@ TEST_CASE_TEMPLATE("learned potentials on the device", T, float, double) {
   check_same_flow<T>("aggregation", {"inner.minibatch=48", "flow.steps=2"}, learned);
 }
 
+TEST_CASE("a device cannot call functions of the host program, and says what can") {
+  const Functional v =
+      potential(1, [](MatrixView<const double>, double*, MatrixView<double>) {}, {.name = "field"});
+  const Cloud cloud{Matrix<double>(4, 1), {}};
+  FlowOptions options;
+  options.device = "cuda";
+  CHECK_ERROR(Flow<float>(v, cloud, options), NotAvailable, "use device = \"cpu\"");
+  Flow<float> flow(potential("sum(x^2)", 1), cloud, options);
+  CHECK_ERROR(flow.set_functional(v), NotAvailable, "potential field");
+}
+
 TEST_CASE("a run that was begun on one device goes on with another one") {
   const TemporaryFolder folder;
   RunOptions options;

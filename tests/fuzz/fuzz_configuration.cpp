@@ -3,8 +3,8 @@
 #include <optional>
 #include <vector>
 
+#include "engine/src/config/config.hpp"
 #include "tests/fuzz/fuzz.hpp"
-#include "tools/config/config.hpp"
 
 using namespace brenier;
 using namespace brenier::fuzz;
@@ -18,9 +18,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     text.erase(0, end + 1);
   }
   const std::filesystem::path nowhere = "/nonexistent";
-  std::optional<app::Config> config;
-  if (!accepted([&] { config = app::parse_config(text, "a.toml", nowhere, overrides); })) return 0;
-  const app::Config again = app::parse_config(config->resolved, "b.toml", nowhere);
+  std::optional<Config> config;
+  if (!accepted([&] { config = parse_config(text, "a.toml", nowhere, overrides); })) return 0;
+  const Config again = parse_config(config->resolved, "b.toml", nowhere);
   require(again.resolved == config->resolved, "the resolved configuration");
   return 0;
 }

@@ -13,9 +13,9 @@
 #include <string>
 #include <vector>
 
+#include "engine/src/config/config.hpp"
 #include "tests/support/temporary_folder.hpp"
 #include "tools/command/commands.hpp"
-#include "tools/config/config.hpp"
 
 namespace brenier::test {
 
@@ -45,8 +45,8 @@ particles = 101
 every = 2
 )";
 
-inline app::Config tiny(const std::vector<std::string>& overrides = {}) {
-  return app::parse_config(kTiny, "tiny.toml", ".", overrides);
+inline Config tiny(const std::vector<std::string>& overrides = {}) {
+  return parse_config(kTiny, "tiny.toml", ".", overrides);
 }
 
 /// kTiny with one piece of text replaced.

@@ -9,9 +9,9 @@
 
 #include "brenier/npy.hpp"
 #include "brenier/potential.hpp"
+#include "engine/src/config/config.hpp"
+#include "engine/src/config/keys.hpp"
 #include "tests/support/app.hpp"
-#include "tools/config/config.hpp"
-#include "tools/config/keys.hpp"
 #include "tools/runs/run.hpp"
 #include "tools/runs/run_folder.hpp"
 
@@ -181,6 +181,40 @@ TEST_CASE("configuration: learned potentials") {
   theta[net.output_weight()] = -0.5;
   write_potential(folder.path / "v.safetensors", {net, theta});
   check_contains(error(text("v.safetensors", 2)), {"a.toml:9:", "output.hidden.weight", "-0.5"});
+}
+
+TEST_CASE("configuration: potentials, particles and maps of a host program") {
+  const std::string text =
+      tiny_with("term = \"porous_medium\"\nm = 2", "term = \"black_box\"\nname = \"field\"");
+  const auto error = [&](const std::string& toml, const HostInput* host) {
+    try {
+      parse_config(toml, "a.toml", ".", {}, host);
+    } catch (const ConfigError& failure) {
+      return std::string(failure.what());
+    }
+    return std::string("(no error)");
+  };
+  check_contains(error(text, nullptr),
+                 {"a.toml:", "functional.0.name = \"field\"", "gives none", "given again"});
+  HostInput host;
+  host.potentials["force"] = {[](MatrixView<const double>, double*, MatrixView<double>) {}, true};
+  check_contains(error(text, &host), {"only: force"});
+  host.potentials["field"] = host.potentials["force"];
+  const Config config = parse_config(text, "a.toml", ".", {}, &host);
+  const BlackBoxTerm& term = std::get<Functional::BlackBox>(config.functional.terms().at(0).kind).term;
+  CHECK((term.thread_safe && term.name == "field" && term.dim == config.cloud.dim));
+  check_contains(error(tiny_with("term = \"porous_medium\"\nm = 2", "term = \"black_box\""), &host),
+                 {"functional.0.name is missing"});
+  // Particles in the place of [cloud], or with it as their law.
+  const Cloud cloud{Matrix<double>(5, 3), {}};
+  host.cloud = &cloud;
+  const char* own = "[[functional]]\nterm = \"potential\"\nexpression = \"x[2]^2\"\n[flow]\ntau = 1\n";
+  CHECK(parse_config(own, "b.toml", ".", {}, &host).cloud.particles == 5);
+  check_contains(error(text, &host), {"cloud.dim = 1", "dimension 3"});
+  check_contains(config_error(own, {}), {"cloud is missing"});
+  CHECK_THROWS_WITH_AS(run(tiny({"flow.keep_maps=false"}), {}),
+                       "tiny.toml: flow.keep_maps = false; it must be true here: a run writes all maps",
+                       ConfigError);
 }
 
 TEST_CASE("configuration: distances from a cloud") {

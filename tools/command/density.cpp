@@ -9,9 +9,9 @@
 #include "brenier/base/error.hpp"
 #include "brenier/flow_density.hpp"
 #include "brenier/npy.hpp"
+#include "engine/src/config/config.hpp"
 #include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
-#include "tools/config/config.hpp"
 #include "tools/runs/manifest.hpp"
 #include "tools/runs/run_folder.hpp"
 

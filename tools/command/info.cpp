@@ -11,10 +11,10 @@
 #include "brenier/device.hpp"
 #include "brenier/npy.hpp"
 #include "brenier/safetensors.hpp"
+#include "engine/src/config/config.hpp"
+#include "engine/src/config/keys.hpp"
 #include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
-#include "tools/config/config.hpp"
-#include "tools/config/keys.hpp"
 #include "tools/runs/manifest.hpp"
 #include "tools/runs/run_folder.hpp"
 

@@ -9,10 +9,10 @@
 
 #include "brenier/base/error.hpp"
 #include "brenier/npy.hpp"
+#include "engine/src/config/config.hpp"
 #include "kernels/base/show.hpp"
 #include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
-#include "tools/config/config.hpp"
 #include "tools/runs/run_folder.hpp"
 
 namespace brenier::app {

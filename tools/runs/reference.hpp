@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "tools/config/config.hpp"
+#include "engine/src/config/config.hpp"
 
 namespace brenier::app {
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "brenier/flow.hpp"
-#include "tools/config/config.hpp"
+#include "engine/src/config/config.hpp"
 #include "tools/runs/reference.hpp"
 
 namespace brenier::app {

@@ -41,6 +41,9 @@ class Runner {
         options_(options),
         reference_(find_reference(config)),
         flow_(config.functional, config.initial_cloud(), config.flow) {
+    if (!config_.flow.keep_maps)
+      throw ConfigError(config_.name +
+                        ": flow.keep_maps = false; it must be true here: a run writes all maps");
     if (config_.cloud.density && config_.flow.certificates) flow_.set_initial_density(*config_.cloud.density);
     if (config_.held_out.particles > 0) {
       Cloud cloud = config_.held_out_cloud(config_.held_out.particles);

@@ -7,7 +7,7 @@
 #include <iosfwd>
 #include <string>
 
-#include "tools/config/config.hpp"
+#include "engine/src/config/config.hpp"
 
 namespace brenier::app {
 

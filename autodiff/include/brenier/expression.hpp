@@ -24,10 +24,11 @@
 #include <vector>
 
 #include "brenier/base/view.hpp"
+#include "brenier/export.h"
 #include "brenier/model/program.hpp"
 #include "brenier/tape.hpp"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// A constant that an expression refers to by name.
 struct Parameter {

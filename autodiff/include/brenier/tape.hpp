@@ -11,9 +11,10 @@
 #include <tuple>
 #include <vector>
 
+#include "brenier/export.h"
 #include "brenier/model/program.hpp"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 class Tape;
 

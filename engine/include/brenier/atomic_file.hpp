@@ -9,8 +9,9 @@
 #include <string>
 
 #include "brenier/checksum.hpp"
+#include "brenier/export.h"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// Writes a file by way of a temporary file in the same folder, which replaces `path` in commit().
 /// Without commit() (an exception on the way) the temporary file is removed and `path` stays untouched.

@@ -9,7 +9,9 @@
 #include <span>
 #include <string>
 
-namespace brenier {
+#include "brenier/export.h"
+
+namespace BRENIER_API brenier {
 
 /// xxHash-64 with seed 0, as `xxh64sum` computes it, of bytes that come in pieces.
 class Checksum {
@@ -26,7 +28,7 @@ class Checksum {
   std::string text() const;
 
  private:
-  struct State;
+  struct BRENIER_HIDDEN State;
   std::unique_ptr<State> state_;
 };
 

@@ -9,8 +9,9 @@
 
 #include "brenier/base/philox.hpp"
 #include "brenier/base/view.hpp"
+#include "brenier/export.h"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// How a cloud is drawn from a density.
 enum class Sampling {
@@ -77,7 +78,7 @@ class Density {
   Cloud sample(Index n, Sampling how = Sampling::random, std::uint64_t seed = 0,
                RandomStream stream = RandomStream::cloud) const;
 
-  struct Impl;
+  struct BRENIER_HIDDEN Impl;
 
  private:
   explicit Density(std::shared_ptr<const Impl> impl);

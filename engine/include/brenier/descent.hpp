@@ -6,10 +6,11 @@
 #include <memory>
 #include <string>
 
+#include "brenier/export.h"
 #include "brenier/functional.hpp"
 #include "brenier/options.hpp"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 struct DescentOptions {
   enum class Method {
@@ -42,7 +43,7 @@ class Descent {
   ObjectiveValue functional() const;
 
  private:
-  struct State;
+  struct BRENIER_HIDDEN State;
   std::unique_ptr<State> state_;
 };
 

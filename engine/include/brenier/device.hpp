@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
-namespace brenier {
+#include "brenier/export.h"
+
+namespace BRENIER_API brenier {
 
 template <class T>
 struct Operations;

@@ -10,9 +10,10 @@
 #include <string>
 #include <vector>
 
+#include "brenier/export.h"
 #include "brenier/potential.hpp"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// What is trained, and how.
 struct FitOptions {

@@ -4,20 +4,23 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "brenier/density.hpp"
+#include "brenier/export.h"
 #include "brenier/functional.hpp"
 #include "brenier/map.hpp"
 #include "brenier/options.hpp"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// The inner problem of a JKO step and how it is solved.
 struct InnerOptions {
@@ -71,6 +74,7 @@ struct FlowOptions {
   std::string device = "auto";  // see backend()
   int threads = 0;              // 0: all processors
   bool certificates = true;     // of every step, see StepReport; without them no step is tried again
+  bool keep_maps = true;        // false: maps() stays empty, so that long flows take no more memory with time
 
   /// Throws ValueError that names the option, the value and the range.
   void validate() const;
@@ -167,12 +171,12 @@ class Flow {
   const Icnn& network() const;
 
   const Trajectory& trajectory() const;         // the cloud, its log-densities
-  const std::vector<BrenierMap>& maps() const;  // all maps so far, in the order they apply
+  const std::vector<BrenierMap>& maps() const;  // all maps since the cloud was given, in the order they apply
   ObjectiveValue functional() const;            // F on the cloud, times the mass
   Team& team() const;                           // its threads, for work between steps
 
   /// Carries another cloud along from now on; returns its number. Held-out clouds do not influence the flow.
-  /// ShapeError: its dimension. ValueError: no particles, some that are not finite.
+  /// ShapeError: its dimension. ValueError: no particles, some that are not finite; steps whose maps were not kept.
   std::size_t track(Cloud held_out);
   /// ValueError: no such number.
   const Trajectory& tracked(std::size_t number) const;
@@ -182,9 +186,21 @@ class Flow {
   /// needs them.
   ObjectiveValue functional_of(const Trajectory& cloud, Index pair_limit = 0) const;
 
+  /// Another cloud from here on, of any size: what the host program has made of this one between two steps. The network
+  /// stays as it is, and the next step starts from it; maps() begin anew, tracked clouds and the initial density are
+  /// forgotten (both can be given again), and so is the step before, which order 2 starts up without. Time and steps
+  /// go on. ShapeError: its dimension. ValueError: as for the constructor; inner.refresh > 0, which draws from rho_0. The
+  /// flow is then as it was.
+  void set_cloud(Cloud cloud);
+  /// Whether the cloud is still the one that the flow was made with, carried by its steps: what a law of that is worth.
+  bool has_initial_cloud() const;
+  /// Another functional from here on; the network stays as it is. Errors as of the constructor; the flow is then as
+  /// it was.
+  void set_functional(Functional functional);
+
   /// The density of the initial cloud: gives steps with an internal energy their certificate, which needs scores, and
-  /// others particles that no gradient has seen; scores up to 24 dimensions. Before the first step, or before restore(). ShapeError: its
-  /// dimension. ValueError: steps were taken.
+  /// others particles that no gradient has seen; scores up to 24 dimensions. Before the first step of a cloud, or before
+  /// restore(). ShapeError: its dimension. ValueError: steps were taken.
   void set_initial_density(const Density& initial);
 
   /// Where new clouds come from when inner.refresh > 0: draw(k) for k = 1, 2, ... returns a cloud from rho_0.
@@ -198,6 +214,10 @@ class Flow {
     std::uint32_t draws = 0;
     double next_tau = 0;       // of adaptive steps
     double decrease_rate = 0;  // largest decrease of a step so far, for its length
+    // Of a flow whose maps do not say so: those of other clouds are forgotten, or none are kept.
+    int step = 0;
+    std::uint32_t problems = 0;        // JKO problems so far, which key random numbers; 0: one for each map
+    double time = 0, last_length = 0;  // of adaptive steps
   };
   Checkpoint checkpoint() const;
   /// Continues a flow bit for bit, from what trajectory(), maps() and checkpoint() gave. Clouds that are
@@ -205,8 +225,16 @@ class Flow {
   /// numbers of parameters. ValueError: no log-densities where F needs them.
   void restore(Trajectory cloud, std::vector<BrenierMap> maps, const Checkpoint& checkpoint);
 
+  /// All of a flow between two steps as the bytes of a .safetensors file: cloud, maps, tracked clouds, what certificates
+  /// are known from.
+  std::vector<std::byte> save() const;
+  /// Continues bit for bit what save() gave, in a flow of the same functional and options (a source and a black box
+  /// are given again: bytes cannot keep them). The cloud that this flow was made with is replaced. IoError: no such bytes,
+  /// or damaged ones. ValueError: of another functional or order. ShapeError: of another network. The flow is then as it was.
+  void load(std::span<const std::byte> bytes);
+
  private:
-  struct State;
+  struct BRENIER_HIDDEN State;
   std::unique_ptr<State> state_;
 };
 

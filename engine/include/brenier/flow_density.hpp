@@ -16,11 +16,12 @@
 #include <vector>
 
 #include "brenier/density.hpp"
+#include "brenier/export.h"
 #include "brenier/expression.hpp"
 #include "brenier/map.hpp"
 #include "brenier/newton.hpp"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 struct FlowDensityOptions {
   double tolerance = 1e-12;  // of each inversion, relative to |y| plus the deviation of the particles
@@ -96,7 +97,7 @@ class FlowDensity {
   Mean expectation(const Expression& potential, Index n, std::uint64_t seed = 0, int step = last) const;
 
  private:
-  struct State;
+  struct BRENIER_HIDDEN State;
   std::unique_ptr<State> state_;
 };
 

@@ -14,11 +14,17 @@
 #include <variant>
 #include <vector>
 
+#include "brenier/export.h"
 #include "brenier/expression.hpp"
 #include "brenier/model/objective.hpp"
 #include "brenier/potential.hpp"
 
-namespace brenier {
+namespace BRENIER_API brenier {
+
+class Functional;
+// Friends that are declared in the class alone would be hidden in a shared library.
+Functional operator+(Functional a, const Functional& b);
+Functional operator*(double factor, Functional f);
 
 /// A weighted sum of terms. A value; the default is the sum of no terms.
 class Functional {
@@ -102,7 +108,16 @@ class Functional {
     bool add_to(Gaussian&, double, int) const { return false; }
     bool add_to(PorousMedium&, double, int) const { return false; }
   };
-  using Kind = std::variant<Potential, TimePotential, Interaction, Internal, Network, Divergence>;
+  /// integral V d rho, V a function of the host program.
+  struct BlackBox {
+    BlackBoxTerm term;
+    int dimension() const { return term.dim; }
+    bool needs_density() const { return false; }
+    void add_to(Objective& objective, double weight, double mass) const;
+    bool add_to(Gaussian&, double, int) const { return false; }
+    bool add_to(PorousMedium&, double, int) const { return false; }
+  };
+  using Kind = std::variant<Potential, TimePotential, Interaction, Internal, Network, Divergence, BlackBox>;
 
   /// One term. `text` describes it in reports.
   struct Term {
@@ -185,6 +200,18 @@ template <std::invocable<Var> F>
 Functional internal(F&& f) {
   return Functional(Expression::internal(std::forward<F>(f)));
 }
+
+/// What is known of a potential that the host program computes.
+struct BlackBoxOptions {
+  bool thread_safe = false;  // several threads may call it at once, each with particles of its own
+  std::string name = "of the host program";  // in reports and messages
+};
+/// integral V d rho, V a function that writes V(x_i) and grad V(x_i) for many x_i at a time: a legacy force field. The
+/// two must belong together, V up to a constant. Called from the thread that calls the flow, unless it is
+/// thread-safe; on the cpu and the reference (elsewhere flows throw NotAvailable). What it throws ends the call that
+/// asked it (a step is undone), and NaN is a NumericalError; infinite values are taken for places where no particle
+/// can be. Files cannot keep it: a resumed flow is given it again. ValueError: no function, dimension < 1.
+Functional potential(int dimension, PotentialFunction v, const BlackBoxOptions& options = {});
 
 /// integral V d rho, V a network. `text` describes it in reports.
 Functional learned_potential(const LearnedPotential& v, const std::string& text = "network");

@@ -2,17 +2,20 @@
 // Brenier maps x -> grad u(x) that a flow has learned, and clouds that are carried along by them.
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "brenier/base/team.hpp"
 #include "brenier/density.hpp"
+#include "brenier/export.h"
 #include "brenier/model/icnn.hpp"
 #include "brenier/newton.hpp"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// From which points a map of a flow is applied.
 enum class MapBase {
@@ -50,6 +53,11 @@ void write_map(const std::filesystem::path& path, const BrenierMap& map);
 /// IoError where the file is no such map, or damaged; the message names the tensor and what was expected.
 /// `checked`: whether it has a checksum; files of earlier versions have none.
 BrenierMap read_map(const std::filesystem::path& path, bool* checked = nullptr);
+
+/// Maps of one network as the bytes of a .safetensors file, and back: those of Flow::maps(), in their order.
+/// ValueError: no maps. ShapeError: of several networks. IoError, with `name`: bytes that are no such file, or damaged.
+std::vector<std::byte> map_bytes(const std::vector<BrenierMap>& maps);
+std::vector<BrenierMap> parse_maps(std::span<const std::byte> bytes, const std::string& name = "maps");
 
 /// A cloud on its way through a flow: positions, running log-densities, and what second-order steps need.
 class Trajectory {

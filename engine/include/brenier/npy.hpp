@@ -8,8 +8,9 @@
 #include <vector>
 
 #include "brenier/base/view.hpp"
+#include "brenier/export.h"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// What the header of a .npy file says.
 struct NpyInfo {

@@ -12,8 +12,9 @@
 #include <vector>
 
 #include "brenier/base/view.hpp"
+#include "brenier/export.h"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// JKO steps that replace the first step of order 2, which has no predecessor.
 inline constexpr int startup_steps = 8;

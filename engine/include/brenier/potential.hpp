@@ -7,9 +7,10 @@
 #include <vector>
 
 #include "brenier/base/team.hpp"
+#include "brenier/export.h"
 #include "brenier/model/icnn.hpp"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// V(x), x in R^d, with parameters in double precision and physical coordinates.
 struct LearnedPotential {

@@ -2,14 +2,17 @@
 // Maps and checkpoints in the safetensors format (https://github.com/huggingface/safetensors, "Format").
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "brenier/base/view.hpp"
+#include "brenier/export.h"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// How the elements of a tensor are stored in the file.
 enum class DType { float32, float64 };
@@ -47,5 +50,9 @@ TensorFile read_safetensors(const std::filesystem::path& path);
 /// Values that came from F32 and F64 files return bit for bit. ValueError: a name twice or reserved, a shape
 /// that does not fit the number of values, a finite value too large for float32. IoError as for AtomicFile.
 void write_safetensors(const std::filesystem::path& path, const TensorFile& content);
+
+/// The same bytes in memory, and back; `name` stands for the file in messages.
+std::vector<std::byte> safetensors_bytes(const TensorFile& content);
+TensorFile parse_safetensors(std::span<const std::byte> bytes, const std::string& name);
 
 }  // namespace brenier

@@ -5,7 +5,9 @@
 #include <filesystem>
 #include <string>
 
-namespace brenier {
+#include "brenier/export.h"
+
+namespace BRENIER_API brenier {
 
 /// The bytes of a regular file. IoError: there is none, it cannot be read to its end, or it is larger than
 /// `most` bytes.

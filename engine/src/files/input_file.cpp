@@ -38,14 +38,23 @@ InputFile::InputFile(const std::filesystem::path& path) : path_(path) {
   fail(code == 0 ? "not a regular file" : "cannot be opened: " + reason(code));
 }
 
+InputFile::InputFile(std::span<const std::byte> bytes, const std::string& name)
+    : path_(name), memory_(bytes.data()), size_(bytes.size()) {}
+
 InputFile::~InputFile() {
-  ::close(descriptor_);
+  if (descriptor_ >= 0) ::close(descriptor_);
 }
 
 void InputFile::read(std::span<std::byte> bytes, const std::string& what) {
   if (bytes.size() > remaining())
     fail("truncated: " + what + " needs " + std::to_string(bytes.size()) + " bytes, " +
          std::to_string(remaining()) + " are left of " + std::to_string(size_));
+  if (descriptor_ < 0) {
+    std::copy_n(memory_ + position_, bytes.size(), bytes.data());
+    position_ += bytes.size();
+    if (checksum_) checksum_->update(bytes);
+    return;
+  }
   // Linux moves at most 2^31 - 4096 bytes in one call.
   constexpr std::size_t largest = std::size_t{1} << 30;
   for (std::span<std::byte> rest = bytes; !rest.empty();) {

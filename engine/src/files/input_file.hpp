@@ -18,11 +18,13 @@ namespace brenier {
 static_assert(std::endian::native == std::endian::little,
               "the file formats are read as little-endian memory");
 
-/// An open regular file, read from front to back.
+/// An open regular file, or bytes in memory, read from front to back.
 class InputFile {
  public:
   /// IoError: no such file, not a regular one, not readable.
   explicit InputFile(const std::filesystem::path& path);
+  /// The same for bytes in memory, which must outlive it; `name` stands for the file in messages.
+  InputFile(std::span<const std::byte> bytes, const std::string& name);
   ~InputFile();
   InputFile(const InputFile&) = delete;
   InputFile& operator=(const InputFile&) = delete;
@@ -58,6 +60,7 @@ class InputFile {
  private:
   std::filesystem::path path_;
   int descriptor_ = -1;
+  const std::byte* memory_ = nullptr;  // in the place of a file
   std::uint64_t size_ = 0;
   std::uint64_t position_ = 0;
   Checksum* checksum_ = nullptr;

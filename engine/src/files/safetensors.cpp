@@ -207,8 +207,9 @@ const Tensor& TensorFile::at(const std::string& name) const {
   throw ValueError("no tensor '" + name + "'; there are: " + (present.empty() ? "none" : present));
 }
 
-TensorFile read_safetensors(const fs::path& path) {
-  InputFile file(path);
+namespace {
+
+TensorFile read_from(InputFile& file) {
   const std::string text = read_header_text(file);
   const json header = parse_header(text, file);
   const std::string damaged = std::string(
@@ -267,7 +268,9 @@ TensorFile read_safetensors(const fs::path& path) {
   return content;
 }
 
-void write_safetensors(const fs::path& path, const TensorFile& content) {
+/// Calls take(bytes) with the pieces of the file, in their order.
+template <class Take>
+void write_to(const TensorFile& content, Take&& take) {
   std::set<std::string> names;
   std::vector<const Tensor*> order;
   for (const Tensor& tensor : content.tensors) {
@@ -305,12 +308,37 @@ void write_safetensors(const fs::path& path, const TensorFile& content) {
     stored_values(*tensor, [&](std::span<const std::byte> bytes) { checksum.update(bytes); });
   header.replace(digits, Checksum::digits, checksum.text());
   const std::uint64_t length = header.size();
-  AtomicFile file(path);
-  file.write(std::as_bytes(std::span(&length, 1)));
-  file.write(std::as_bytes(std::span(header)));
-  for (const Tensor* tensor : order)
-    stored_values(*tensor, [&](std::span<const std::byte> bytes) { file.write(bytes); });
-  file.commit();
+  take(std::as_bytes(std::span(&length, 1)));
+  take(std::as_bytes(std::span(header)));
+  for (const Tensor* tensor : order) stored_values(*tensor, take);
+}
+
+}  // namespace
+
+TensorFile read_safetensors(const fs::path& path) {
+  InputFile file(path);
+  return read_from(file);
+}
+
+TensorFile parse_safetensors(std::span<const std::byte> bytes, const std::string& name) {
+  InputFile file(bytes, name);
+  return read_from(file);
+}
+
+void write_safetensors(const fs::path& path, const TensorFile& content) {
+  std::optional<AtomicFile> file;  // not before the content has been checked
+  write_to(content, [&](std::span<const std::byte> bytes) {
+    if (!file) file.emplace(path);
+    file->write(bytes);
+  });
+  file->commit();
+}
+
+std::vector<std::byte> safetensors_bytes(const TensorFile& content) {
+  std::vector<std::byte> out;
+  write_to(content,
+           [&](std::span<const std::byte> bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); });
+  return out;
 }
 
 }  // namespace brenier

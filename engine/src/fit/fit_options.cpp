@@ -37,7 +37,7 @@ const Keys<FitOptions>& fit_keys() {
        {},
        "all points at once, or minibatches; auto: lbfgs for up to 16,384 points"},
       {"epochs", at<&O::epochs>, between(1, most), "most passes over the points"},
-      {"batch", at<&O::batch>, between(1, most), "points of a minibatch"},
+      {"batch", at<&O::batch>, at_least(1), "points of a minibatch"},
       {"rate", at<&O::rate>, above(0), "of Adam"},
       {"rate_factor", at<&O::rate_factor>, Range{.low = 0, .high = 1, .low_excluded = true},
        "of the rate where it falls"},

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/base/subset.hpp"
+#include "kernels/model/black_box.hpp"
 #include "kernels/operations.hpp"
 
 namespace brenier {
@@ -24,6 +25,11 @@ ObjectiveValue CloudObjective::value(const Matrix<double>& x, const std::vector<
     MapOutputs<double> outputs;
     outputs.potential = v.data();
     ops_.evaluate(*term.net, term.theta->data(), x, outputs, team);
+    for (const double one : v) out.potential += term.weight * one * share;
+  }
+  for (const BlackBoxTerm& term : objective_.black_box) {
+    std::vector<double> v(n);
+    evaluate_black_box(term, x, v.data(), {});
     for (const double one : v) out.potential += term.weight * one * share;
   }
   Matrix<double> some;
@@ -137,6 +143,11 @@ SinkhornReport CloudObjective::force(MatrixView<const double> x, MatrixView<doub
       for (Index c = 0; c < d; ++c) half += x(i, c) * x(i, c) / 2;
       *value += term.weight * (energies[static_cast<std::size_t>(i)] - half) / static_cast<double>(n);
     }
+    add(term.weight);
+  }
+  for (const BlackBoxTerm& term : objective_.black_box) {
+    evaluate_black_box(term, x, energy_of, part);
+    for (const double energy : energies) *value += term.weight * energy / static_cast<double>(n);
     add(term.weight);
   }
   for (const InteractionTerm& term : objective_.interaction) {

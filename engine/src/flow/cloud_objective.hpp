@@ -17,6 +17,9 @@ class CloudObjective {
   CloudObjective(const Objective& objective, const Operations<double>& ops, std::uint64_t seed = 0)
       : objective_(objective), ops_(ops), seed_(seed), states_(objective.divergence.size()) {}
 
+  /// After the objective has changed.
+  void reset() { states_.assign(objective_.divergence.size(), {}); }
+
   /// F; x (N, d), log_density (N) where there are internal terms. Interactions and divergences of more than
   /// `pair_limit` particles are taken over that many, one of each run of particles; 0 takes all. Does not
   /// depend on earlier calls.

@@ -37,7 +37,7 @@ NumericalError no_step_length(const StepReport& report, double tolerance, int re
 template <class T>
 double Flow<T>::State::time() const {
   if (!adaptive()) return options.start_time + steps * options.tau;
-  return maps.empty() ? options.start_time : maps.back().time;
+  return clock;
 }
 
 /// F as it is at a time. Between steps that is the flow's own; a JKO problem has the F of the time it ends at.
@@ -46,15 +46,6 @@ void Flow<T>::State::set_time(double time) {
   if (!functional.depends_on_time()) return;
   objective = functional.at(time).objective(options.mass);
   known.reset();
-}
-
-/// Of the last step, from the times of the maps, which a file keeps.
-template <class T>
-double Flow<T>::State::last_length() const {
-  if (!adaptive() || maps.empty()) return options.tau;
-  double before = options.start_time;
-  for (const BrenierMap& map : maps) before = map.step < steps ? map.time : before;
-  return maps.back().time - before;
 }
 
 /// The first step of order 2, which has none before it: short ones of order 1.
@@ -91,7 +82,7 @@ bool Flow<T>::State::advance(Trajectory& next, StepReport& report) {
   map.time = report.time;
   map.tau = report.tau;
   report.order = 1;
-  const double before = last_length();
+  const double before = adaptive() ? last_length : options.tau;
   Trajectory::Base base;
   if (options.order == 2) {
     const double ratio = adaptive() ? report.tau / before : 1;
@@ -141,6 +132,7 @@ std::optional<StepReport> Flow<T>::step() {
     s.draws = before.draws;
     s.next_tau = before.next_tau;
     s.decrease_rate = before.decrease_rate;
+    s.problems = before.problems;
     s.judged = judged_before;
     s.known.reset();
     s.set_time(s.time());
@@ -194,6 +186,9 @@ std::optional<StepReport> Flow<T>::step() {
   }
   s.cloud = std::move(next);
   s.tracked = std::move(tracked);
+  s.last_length = report.time - s.clock;
+  s.clock = report.time;
+  if (!s.options.keep_maps) s.maps.clear();
   ++s.steps;
   const double mass = s.options.mass;
   report.functional = times(mass, report.functional);
@@ -265,6 +260,10 @@ std::size_t Flow<T>::track(Cloud held_out) {
     throw ShapeError("flow: a held-out cloud of dimension " + std::to_string(cloud.x().cols()) +
                      " in a flow of dimension " + std::to_string(state_->net.dim()));
   }
+  if (!state_->options.keep_maps && state_->steps > state_->first_step) {
+    throw ValueError("flow: a held-out cloud after " + std::to_string(state_->steps - state_->first_step) +
+                     " steps whose maps were not kept; track it before the first, or set keep_maps");
+  }
   for (const BrenierMap& map : state_->maps) cloud.advance(map, state_->team);
   state_->tracked.push_back(std::move(cloud));
   return state_->tracked.size() - 1;
@@ -286,10 +285,59 @@ void Flow<T>::set_initial_density(const Density& initial) {
     throw ShapeError("flow: an initial density of dimension " + std::to_string(initial.dim()) +
                      " in a flow of dimension " + std::to_string(s.net.dim()));
   }
-  if (s.steps > 0)
-    throw ValueError("flow: the initial density was given after " + std::to_string(s.steps) + " steps");
+  if (s.steps > s.first_step)
+    throw ValueError("flow: the initial density was given after " + std::to_string(s.steps - s.first_step) +
+                     " steps");
   s.judged = JudgedParticles(initial, s.cloud.x(), !s.objective.internal.empty(), s.options.order == 2,
                              s.options.seed);
+}
+
+template <class T>
+void Flow<T>::set_cloud(Cloud cloud) {
+  State& s = *state_;
+  if (cloud.x.cols() != s.net.dim()) {
+    throw ShapeError("flow: a cloud of dimension " + std::to_string(cloud.x.cols()) +
+                     " in a flow of dimension " + std::to_string(s.net.dim()));
+  }
+  if (s.options.inner.refresh > 0) {
+    throw ValueError("flow: another cloud with inner.refresh = " + std::to_string(s.options.inner.refresh) +
+                     "; clouds that are drawn again are of the initial density, so it must be 0");
+  }
+  Trajectory given(std::move(cloud), s.options.order == 2, true);
+  s.check_cloud(given);
+  s.cloud = std::move(given);
+  s.tracked.clear();
+  s.maps.clear();
+  s.judged = {};
+  s.known.reset();
+  s.first_step = s.steps;
+  s.replaced = true;
+}
+
+template <class T>
+bool Flow<T>::has_initial_cloud() const {
+  return !state_->replaced;
+}
+
+template <class T>
+void Flow<T>::set_functional(Functional functional) {
+  State& s = *state_;
+  Objective objective = functional.at(s.time()).objective(s.options.mass);
+  std::swap(s.functional, functional);
+  std::swap(s.objective, objective);
+  try {
+    s.check_functional();
+  } catch (...) {
+    std::swap(s.functional, functional);
+    std::swap(s.objective, objective);
+    throw;
+  }
+  s.evaluation.reset();
+  s.known.reset();
+  s.gradient_scale = s.decrease_rate = 0;
+  s.far_checked = false;
+  // Certificates of an internal energy need scores, which those particles may not have.
+  if (!s.objective.internal.empty() && !s.judged.has_scores()) s.judged = {};
 }
 
 template <class T>
@@ -303,7 +351,11 @@ typename Flow<T>::Checkpoint Flow<T>::checkpoint() const {
           state_->gradient_scale,
           state_->draws,
           state_->next_tau,
-          state_->decrease_rate};
+          state_->decrease_rate,
+          state_->steps,
+          state_->problems,
+          state_->clock,
+          state_->last_length};
 }
 
 template <class T>
@@ -321,7 +373,20 @@ void Flow<T>::restore(Trajectory cloud, std::vector<BrenierMap> maps, const Chec
   }
   s.cloud = std::move(cloud);
   s.maps = std::move(maps);
-  s.steps = s.maps.empty() ? 0 : s.maps.back().step;
+  s.steps = s.maps.empty() ? checkpoint.step : s.maps.back().step;
+  s.first_step = s.maps.empty() ? (s.options.keep_maps ? s.steps : 0) : s.maps.front().step - 1;
+  if (checkpoint.problems > 0) {
+    s.problems = checkpoint.problems;
+    s.clock = checkpoint.time;
+    s.last_length = checkpoint.last_length;
+  } else if (!s.maps.empty()) {  // that of a file
+    double last = s.options.start_time;
+    for (const BrenierMap& map : s.maps) last = map.step < s.steps ? map.time : last;
+    s.problems = static_cast<std::uint32_t>(s.maps.size());
+    s.clock = s.maps.back().time;
+    s.last_length = s.clock - last;
+  }
+  s.far_checked = true;
   s.theta.assign(checkpoint.theta.begin(), checkpoint.theta.end());
   s.gradient_scale = checkpoint.gradient_scale;
   s.decrease_rate = checkpoint.decrease_rate;
@@ -335,6 +400,7 @@ void Flow<T>::restore(Trajectory cloud, std::vector<BrenierMap> maps, const Chec
   for (Trajectory& held_out : s.tracked) {
     for (const BrenierMap& map : s.maps) held_out.advance(map, s.team);
   }
+  if (!s.options.keep_maps) s.maps.clear();
 }
 
 template class Flow<float>;

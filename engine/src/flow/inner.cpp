@@ -22,6 +22,7 @@
 #include "kernels/base/show.hpp"
 #include "kernels/base/subset.hpp"
 #include "kernels/base/wall_clock.hpp"
+#include "kernels/model/black_box.hpp"
 #include "kernels/operations.hpp"
 #include "solvers/dense.hpp"
 #include "solvers/lbfgs.hpp"
@@ -50,27 +51,45 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
       ops(backend<T>(options.device)),
       team(options.threads),
       cloud(std::move(initial), options.order == 2, true),
+      clock(options.start_time),
+      last_length(options.tau),
       next_tau(options.tau),
       evaluation(objective, cpu::operations<double>(), options.seed) {
+  check_functional();
+}
+
+template <class T>
+void Flow<T>::State::check_functional() const {
   if (functional.empty()) throw ValueError("flow: the functional has no terms");
   const int dim = functional.dimension();
   if (dim != 0 && dim != net.dim()) {
     throw ShapeError("flow: the functional is for dimension " + std::to_string(dim) +
                      ", the cloud has dimension " + std::to_string(net.dim()));
   }
-  if (functional.needs_density() && !cloud.has_density()) {
-    throw ValueError(
-        "flow: the functional has an internal energy, which needs the log-density of every initial particle; "
-        "give "
-        "the cloud its log-densities, or use an initial density that knows them");
-  }
+  check_cloud(cloud);
   if (options.inner.minibatch == 1 && (!objective.interaction.empty() || !objective.divergence.empty())) {
     throw ValueError(
         "flow: inner.minibatch = 1 with interactions or distances, which one particle alone does not have; "
         "it must be "
         "0 (all particles) or at least 2");
   }
+  if (!objective.black_box.empty() && !ops.black_boxes) {
+    throw NotAvailable("flow: potential " + objective.black_box.front().name +
+                       " is a function of this program, which the device \"" + options.device +
+                       "\" cannot call; use device = \"cpu\", or write V as an expression");
+  }
   check_curvature();
+}
+
+/// What a cloud must have for the functional.
+template <class T>
+void Flow<T>::State::check_cloud(const Trajectory& given) const {
+  if (functional.needs_density() && !given.has_density()) {
+    throw ValueError(
+        "flow: the functional has an internal energy, which needs the log-density of every initial particle; "
+        "give "
+        "the cloud its log-densities, or use an initial density that knows them");
+  }
 }
 
 /// Refuses steps that have no minimum. A quadratic V with curvature -k makes a JKO step of length 1/k or more
@@ -105,16 +124,17 @@ void Flow<T>::State::check_curvature() const {
     if (term.kernel.form == PairKernel::Form::quadratic_log && n > 1)
       pairs += 2 * term.weight * term.kernel.quadratic * n / (n - 1);
   }
-  const bool other = objective.has_potential() && potential == 0;
+  const bool other = (objective.has_potential() && potential == 0) || !objective.black_box.empty();
   if (pairs < 0 && !other && 1 / tau + potential + pairs <= 0)
     refuse(potential + pairs, "the interaction curves down");
 }
 
-/// Refuses what falls without end as the cloud is blown up: quartics downwards.
+/// Refuses what falls without end as the cloud is blown up: quartics downwards. Black boxes are not asked that far
+/// from all particles.
 template <class T>
 void Flow<T>::State::check_far(const InnerTask& task) const {
   const Matrix<double> some = subset(task.base.x, 128, options.seed);
-  if (!objective.internal.empty() || !objective.divergence.empty()) return;
+  if (!objective.internal.empty() || !objective.divergence.empty() || !objective.black_box.empty()) return;
   std::vector<double> mean;
   double scale = 1;
   location_and_scale(some, mean, scale);
@@ -550,6 +570,11 @@ void Flow<T>::State::check_finite(const Trajectory::Base& base, const ObjectiveV
     std::vector<double> v(static_cast<std::size_t>(base.x.rows()), 0.0);
     if (objective.has_potential())
       cpu::operations<double>().evaluate_program(objective.potential, base.x, v.data(), {}, team);
+    for (const BlackBoxTerm& term : objective.black_box) {
+      std::vector<double> one(v.size());
+      evaluate_black_box(term, base.x, one.data(), {});
+      for (std::size_t i = 0; i < v.size(); ++i) v[i] += term.weight * one[i];
+    }
     for (Index i = 0; i < base.x.rows(); ++i) {
       if (std::isfinite(v[i])) continue;
       what += ": at particle " + std::to_string(i) + ", x = (";
@@ -641,7 +666,7 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
     mark = end;
   };
   const double tau = like.tau;
-  const InnerTask task{base, like.base, like.ratio, tau, static_cast<std::uint32_t>(maps.size())};
+  const InnerTask task{base, like.base, like.ratio, tau, problems};
   const bool same = like.base == MapBase::current && known;
   const ObjectiveValue parts = same ? *known : value(base.x, base.log_density, kPairLimit);
   check_finite(base, parts);
@@ -656,7 +681,8 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
                        (std::abs(parts.potential) + std::abs(parts.interaction) + std::abs(parts.internal) +
                         std::abs(parts.divergence)) /
                        std::sqrt(static_cast<double>(base.x.rows()));
-  if (maps.empty()) check_far(task);
+  if (!far_checked) check_far(task);
+  far_checked = true;
   if (gradient_scale == 0) gradient_scale = first_gradient(task);
   lap(report.cloud_seconds);
   const Start first = start(task, like, next, before);
@@ -768,6 +794,7 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
   next = std::move(taken.moved.cloud);
   judged = std::move(taken.judged);
   maps.push_back(std::move(taken.map));
+  ++problems;
   return true;
 }
 

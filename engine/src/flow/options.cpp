@@ -62,6 +62,10 @@ const Keys<FlowOptions>& flow_keys() {
        [](O& o) -> Slot { return &o.certificates; },
        {},
        "smallest eigenvalue and round trip of every map"},
+      {"keep_maps",
+       [](O& o) -> Slot { return &o.keep_maps; },
+       {},
+       "false: a program that embeds a flow drops each map after its step; runs write them all"},
   };
   return keys;
 }
@@ -190,6 +194,11 @@ void FlowOptions::validate() const {
     bad_option(
         "flow: inner.log_det.method",
         " = cg; it must be exact where inner.solver is lbfgs: random probes give no gradient of a function");
+  }
+  if (!keep_maps && inner.refresh > 0) {
+    bad_option("flow: keep_maps",
+               " = false; it must be true where inner.refresh is above 0: clouds that are drawn "
+               "again go through all maps");
   }
   if (adapts && order != 2) {
     bad_option("flow: order", " = " + std::to_string(order) +

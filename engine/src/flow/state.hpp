@@ -48,7 +48,13 @@ struct Flow<T>::State {
   JudgedParticles judged;
   std::uint32_t draws = 0;
   int steps = 0;
-  double next_tau = 0;  // of adaptive steps
+  int first_step = 0;          // steps when the cloud was given
+  std::uint32_t problems = 0;  // JKO problems so far
+  double clock = 0;            // of adaptive steps: the time, and the length of the last one
+  double last_length = 0;
+  bool far_checked = false;
+  bool replaced = false;  // the cloud, by set_cloud()
+  double next_tau = 0;    // of adaptive steps
   mutable CloudObjective evaluation;
   std::optional<ObjectiveValue> known;  // F after the last map, on at most kPairLimit particles
   std::function<Cloud(std::uint32_t)> source;
@@ -77,13 +83,14 @@ struct Flow<T>::State {
   };
 
   State(Functional f, Cloud initial, FlowOptions o);
+  void check_functional() const;
+  void check_cloud(const Trajectory& given) const;
   void check_curvature() const;
   void set_time(double time);
   void check_far(const InnerTask& task) const;
   static Architecture architecture(const FlowOptions& options, const Cloud& cloud);
   bool adaptive() const { return options.adaptive.tolerance > 0; }
   double time() const;
-  double last_length() const;
   ObjectiveValue value(const Matrix<double>& x, const std::vector<double>& log_density,
                        Index pair_limit) const;
   InnerProblem<T> problem(const InnerTask& task, double rate) const;

@@ -138,6 +138,11 @@ void Functional::Divergence::add_to(Objective& objective, double weight, double)
   objective.divergence.back().weight = weight;
 }
 
+void Functional::BlackBox::add_to(Objective& objective, double weight, double) const {
+  objective.black_box.push_back(term);
+  objective.black_box.back().weight = weight;
+}
+
 bool Functional::Potential::add_to(Gaussian& form, double weight, int dim) const {
   const std::optional<Quadratic> q = v.quadratic();
   if (!q || v.dimension() != dim) return false;
@@ -273,6 +278,19 @@ Functional potential(const std::string& v, int dimension, const Parameters& para
     static_cast<void>(at(0));  // what the text lacks beside the time, it says
     return Functional(Functional::Term{Functional::TimePotential{at, dimension}, "potential " + v});
   }
+}
+
+Functional potential(int dimension, PotentialFunction v, const BlackBoxOptions& options) {
+  if (!v) throw ValueError("potential " + options.name + ": no function");
+  if (dimension < 1)
+    throw ValueError("potential " + options.name + ": dimension " + std::to_string(dimension) +
+                     "; it must be at least 1");
+  BlackBoxTerm term;
+  term.dim = dimension;
+  term.function = std::make_shared<const PotentialFunction>(std::move(v));
+  term.thread_safe = options.thread_safe;
+  term.name = options.name;
+  return Functional(Functional::Term{Functional::BlackBox{std::move(term)}, "potential " + options.name});
 }
 
 Functional interaction(const std::string& w, int dimension, const Parameters& parameters) {

@@ -3,8 +3,9 @@
 //
 //     tiles: map, Hessian, seeds, reverse sweep  |  barrier  |  sum over chunks, Adam, clamp  |  barrier
 //
-// with one more barrier after the map where an interaction or a divergence needs the images of all particles,
-// and between the steps of a divergence, whose forces are there before the tiles are swept. Where log det H
+// with one more barrier after the map where an interaction or a divergence needs the images of all particles, or the
+// host program is asked for a potential at them, and between the steps of a divergence, whose forces are there before
+// the tiles are swept. Where log det H
 // is stochastic (LogDetOptions), the tile solves for its probes with the network as it stands after the map,
 // and the sweep carries probes and solutions instead of the Hessian. The cloud is
 // cut into tiles of 64 and these into chunks by problem size alone, each chunk has its own partial gradient,
@@ -22,6 +23,7 @@
 #include "kernels/cpu/network/solves.hpp"
 #include "kernels/cpu/parallel.hpp"
 #include "kernels/model/adam.hpp"
+#include "kernels/model/black_box.hpp"
 #include "kernels/model/surrogate.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
@@ -49,6 +51,7 @@ struct StepShared {
   T* rate;            // (parameters): factors of the rate, 0 where not updated
   LearnedParameters<T> learned;
   Divergence<T>** divergence = nullptr;  // one for each term
+  BlackBoxForces* black_box = nullptr;
   std::atomic<bool> interrupted{false};
 
   StepShared(const InnerProblem<T>& problem, bool with_values, Carver& carver)
@@ -58,7 +61,8 @@ struct StepShared {
         parameters(problem.net->parameters()),
         norm_blocks((parameters + kNormBlock - 1) / kNormBlock),
         image_ld(tiles * kLanes),
-        interacting(!problem.objective->interaction.empty() || !problem.objective->divergence.empty()),
+        interacting(!problem.objective->interaction.empty() || !problem.objective->divergence.empty() ||
+                    !problem.objective->black_box.empty()),
         values(with_values),
         partial(carver.take<double>(chunks * parameters)),
         energy(carver.take<double>(chunks)),
@@ -115,6 +119,10 @@ class StepWorker {
       for (Index c = 0; c < d_; ++c) {
         store_rows(shared_.image + c * shared_.image_ld + tile * kLanes, y_ + c * kLanes);
         for (int i = 0; i < count_; ++i) sum[c] += static_cast<double>(y_[c * kLanes + i]);
+        double* const physical = shared_.black_box->x;
+        for (int i = 0; physical && i < count_; ++i)
+          physical[(tile * kLanes + i) * d_ + c] =
+              static_cast<double>(y_[c * kLanes + i]) + problem_.shift[c];
       }
     });
   }
@@ -274,6 +282,14 @@ class StepWorker {
       }
     }
     learned_.add(scale, y_, v_, shared_.values ? energy_ : nullptr);
+    if (const double* forces = shared_.black_box->force) {
+      for (int i = 0; i < count_; ++i) {
+        const Index particle = tile * kLanes + i;
+        for (Index c = 0; c < d_; ++c)
+          v_[c * kLanes + i] += scale * static_cast<T>(forces[particle * d_ + c]);
+        if (shared_.values) energy_[i] += shared_.black_box->value[particle];
+      }
+    }
     for (const InteractionTerm& term : objective_.interaction) {
       const Components<T> cloud{shared_.image, shared_.n, d_, shared_.image_ld};
       add_pair_forces<T>(term.kernel, problem_.scale * term.weight, y_, cloud, mean_, v_, pairs_);
@@ -451,7 +467,10 @@ class StepWorker {
 template <class T>
 class StepRun {
  public:
-  StepRun(const InnerProblem<T>& problem, bool values, Team& team) : problem_(problem), team_(team) {
+  StepRun(const InnerProblem<T>& problem, bool values, Team& team)
+      : problem_(problem),
+        team_(team),
+        black_box_(*problem.objective, problem.minibatch > 0 ? problem.minibatch : problem.x.rows, values) {
     Carver count(nullptr);
     StepShared<T> sizes(problem, values, count);
     StepWorker<T> worker(problem, sizes, count);
@@ -465,6 +484,7 @@ class StepRun {
       }
     }
     shared().learned.fill(problem.shift.data());
+    shared().black_box = &black_box_;
     Carver private_count(nullptr);
     StepWorker<T> private_sizes(problem, sizes, private_count);
     private_bytes_ = (private_count.used() + 4095) / 4096 * 4096;
@@ -491,6 +511,11 @@ class StepRun {
     return worker;
   }
 
+  /// Whether the host program has failed to give a potential, in the iteration before; and what it threw, outside of
+  /// the threads.
+  bool failed() const { return black_box_.failed; }
+  void rethrow() { black_box_.rethrow(); }
+
   /// All partial gradients of one iteration; ends with a barrier.
   void gradients(StepWorker<T>& worker, const T* theta, int iteration, int rank) {
     const auto [first, last] = team_.share(shared().chunks, rank);
@@ -499,6 +524,11 @@ class StepRun {
       for (Index chunk = first; chunk < last; ++chunk) worker.images(chunk, iteration);
       team_.barrier();
       worker.divergences(rank, team_);
+      if (black_box_.x) {
+        black_box_.evaluate(rank, team_);
+        team_.barrier();
+        if (black_box_.failed) return;
+      }
     }
     for (Index chunk = first; chunk < last; ++chunk) worker.gradient(chunk, iteration);
     team_.barrier();
@@ -525,6 +555,7 @@ class StepRun {
  private:
   const InnerProblem<T>& problem_;
   Team& team_;
+  BlackBoxForces black_box_;
   Arena shared_memory_, private_memory_, divergence_memory_;
   std::unique_ptr<std::unique_ptr<Divergence<T>>[]> divergences_;
   std::size_t private_bytes_ = 0;
@@ -541,6 +572,7 @@ void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iter
     const auto [first, last] = team.share(run.shared().parameters, rank);
     run.reduce(first, last - first, gradient + first);
   });
+  run.rethrow();
 }
 
 /// Keeps its memory, and the potentials of divergences, between evaluations.
@@ -565,6 +597,7 @@ class CpuObjective final : public StepObjective<T> {
       value = worker.value();
       sinkhorn_.add(worker.sinkhorn());
     });
+    run_.rethrow();
     for (int rank = 0; rank < team_.size(); ++rank) cg_.add(solves[rank]);
     return value;
   }
@@ -614,6 +647,7 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
     double gradient[kNormBlock];
     for (int k = start; k < until; ++k) {
       run.gradients(worker, state.theta.data(), k, rank);
+      if (run.failed()) break;
       // The norm decides whether the update happens at all, so it comes first.
       for (Index block = first_block; block < last_block; ++block) {
         const Index first = block * kNormBlock;
@@ -650,6 +684,7 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
       result.sinkhorn = worker.sinkhorn();  // the same on every thread
     }
   });
+  run.rethrow();
   for (int rank = 0; rank < team.size(); ++rank) result.cg.add(solves[rank]);
   state.iteration += result.iterations;
   return result;

@@ -7,8 +7,9 @@
 
 #include "brenier/base/portable.hpp"
 #include "brenier/base/view.hpp"
+#include "brenier/export.h"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// Adam (Kingma and Ba, ICLR 2015) with a rate that falls along a half cosine from `rate` to
 /// `rate * final_fraction` over the iterations of a JKO step.

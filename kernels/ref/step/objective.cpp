@@ -8,6 +8,7 @@
 
 #include "brenier/base/philox.hpp"
 #include "kernels/model/adam.hpp"
+#include "kernels/model/black_box.hpp"
 #include "kernels/model/number_math.hpp"
 #include "kernels/model/surrogate.hpp"
 #include "kernels/ref/cloud/program.hpp"
@@ -273,6 +274,17 @@ double gradient_of(const InnerProblem<T>& problem, const T* theta, int iteration
     }
     add_part(scale * static_cast<T>(term.weight));
   }
+  for (const BlackBoxTerm& term : objective.black_box) {
+    Matrix<double> physical(n, d), force(n, d);
+    for (Index b = 0; b < n; ++b) {
+      for (Index c = 0; c < d; ++c) physical(b, c) = double(y(b, c)) + problem.shift[c];
+    }
+    std::vector<double> v_of(wants_value ? n : 0);
+    evaluate_black_box(term, physical, wants_value ? v_of.data() : nullptr, force);
+    for (const double energy : v_of) sum += term.weight * energy;
+    for (Index k = 0; k < n * d; ++k) part.elements()[k] = static_cast<T>(force.elements()[k]);
+    add_part(scale * static_cast<T>(term.weight));
+  }
   for (const InteractionTerm& term : objective.interaction) {
     double energy = 0;
     interaction<T>(term.kernel, y, &energy, part, team);
@@ -368,6 +380,7 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
 template <class T>
 const Operations<T>& operations() {
   static constexpr Operations<T> table = {.name = "ref",
+                                          .black_boxes = true,
                                           .evaluate = evaluate<T>,
                                           .hessian_vector = hessian_vector<T>,
                                           .solve_hessian = solve_hessian<T>,

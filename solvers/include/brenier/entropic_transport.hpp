@@ -6,9 +6,10 @@
 
 #include "brenier/base/team.hpp"
 #include "brenier/base/view.hpp"
+#include "brenier/export.h"
 #include "brenier/options.hpp"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// A value, and how well it was solved for.
 struct EntropicTransport {

@@ -6,9 +6,10 @@
 
 #include "brenier/base/team.hpp"
 #include "brenier/base/view.hpp"
+#include "brenier/export.h"
 #include "brenier/model/icnn.hpp"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 template <class T>
 struct Operations;  // of a backend: see backend()

@@ -7,8 +7,9 @@
 
 #include "brenier/base/team.hpp"
 #include "brenier/base/view.hpp"
+#include "brenier/export.h"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// An estimate from a sample, and its standard error.
 struct Estimate {

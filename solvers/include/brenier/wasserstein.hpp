@@ -6,8 +6,9 @@
 #include <vector>
 
 #include "brenier/base/view.hpp"
+#include "brenier/export.h"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// On the line, between clouds of equal weights. Exact: the optimal map is monotone (Villani, Topics in
 /// Optimal Transportation, theorem 2.18). Neither needs to be sorted, sizes may differ; O(n log n).

@@ -8,6 +8,7 @@
 #include "engine/src/flow/solve/scale.hpp"
 #include "engine/src/flow/state.hpp"
 #include "kernels/base/subset.hpp"
+#include "kernels/model/black_box.hpp"
 #include "solvers/dense.hpp"
 
 namespace brenier {
@@ -35,28 +36,39 @@ Matrix<double> stacked(const Matrix<double>& a, const Matrix<double>& b) {
   return out;
 }
 
-/// Hessians of V (N, d*d) at z: of the expression by central differences of its gradient, of networks exact.
+/// Hessians of V (N, d*d) at z: of expressions and black boxes by central differences of the gradient, of networks
+/// exact.
 Matrix<double> potential_hessians(const Objective& objective, const Matrix<double>& z, double length,
                                   Team& team) {
   const Index n = z.rows(), d = z.cols();
   Matrix<double> out(n, d * d);
   const auto& ops = cpu::operations<double>();
-  if (objective.has_potential()) {
+  const auto add_differences = [&](double weight, auto&& gradient_at) {
     Matrix<double> moved = z, up(n, d), down(n, d);
     for (Index c = 0; c < d; ++c) {
       for (Index i = 0; i < n; ++i) moved(i, c) = z(i, c) + length;
-      ops.evaluate_program(objective.potential, moved, nullptr, up, team);
+      gradient_at(moved, up);
       for (Index i = 0; i < n; ++i) moved(i, c) = z(i, c) - length;
-      ops.evaluate_program(objective.potential, moved, nullptr, down, team);
+      gradient_at(moved, down);
       for (Index i = 0; i < n; ++i) {
         moved(i, c) = z(i, c);
         for (Index a = 0; a < d; ++a) {
-          const double slope = (up(i, a) - down(i, a)) / (4 * length);
+          const double slope = weight * (up(i, a) - down(i, a)) / (4 * length);
           out(i, a * d + c) += slope;
           out(i, c * d + a) += slope;
         }
       }
     }
+  };
+  if (objective.has_potential()) {
+    add_differences(1, [&](const Matrix<double>& at, Matrix<double>& gradient) {
+      ops.evaluate_program(objective.potential, at, nullptr, gradient, team);
+    });
+  }
+  for (const BlackBoxTerm& term : objective.black_box) {
+    add_differences(term.weight, [&](const Matrix<double>& at, Matrix<double>& gradient) {
+      evaluate_black_box(term, at, nullptr, gradient);
+    });
   }
   for (const NetworkTerm& term : objective.network) {
     Matrix<double> hessian(n, d * d), displacement(n, d);
@@ -380,6 +392,7 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     Objective alone;
     alone.potential = objective.potential;
     alone.network = objective.network;
+    alone.black_box = objective.black_box;
     CloudObjective potentials(alone, cpu::operations<double>());
     Matrix<double> forces(n, d);
     potentials.force(z, forces, team);

@@ -26,6 +26,25 @@ class JudgedParticles {
                   std::uint64_t seed);
 
   bool empty() const { return points_.x().rows() == 0; }
+
+  /// All of it, for files. restore(parts()) is the same again; nothing is checked.
+  struct Parts {
+    Trajectory points;
+    Index neighbours = 0;
+    std::vector<char> held_out;
+    std::vector<Index> cloud_rows;
+    Matrix<double> distance;
+  };
+  Parts parts() const { return {points_, neighbours_, held_out_, cloud_rows_, distance_}; }
+  static JudgedParticles restore(Parts parts) {
+    JudgedParticles out;
+    out.points_ = std::move(parts.points);
+    out.neighbours_ = parts.neighbours;
+    out.held_out_ = std::move(parts.held_out);
+    out.cloud_rows_ = std::move(parts.cloud_rows);
+    out.distance_ = std::move(parts.distance);
+    return out;
+  }
   void advance(const BrenierMap& map, Team& team) { points_.advance(map, team); }
   /// Points of the particles that a map starts from.
   Trajectory::Base base(const BrenierMap& map, Team& team) const { return points_.base(map, team); }

@@ -7,7 +7,9 @@
 #include <stdexcept>
 #include <string>
 
-namespace brenier {
+#include "brenier/export.h"
+
+namespace BRENIER_API brenier {
 
 /// Base of every error thrown by the library.
 class Error : public std::runtime_error {

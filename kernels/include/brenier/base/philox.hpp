@@ -10,8 +10,9 @@
 
 #include "brenier/base/portable.hpp"
 #include "brenier/base/portable_math.hpp"
+#include "brenier/export.h"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// What a draw is for; keeps the draws of different purposes independent.
 enum class RandomStream : std::uint32_t {

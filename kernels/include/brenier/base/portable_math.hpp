@@ -12,8 +12,9 @@
 #include <cstdint>
 
 #include "brenier/base/portable.hpp"
+#include "brenier/export.h"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// Natural logarithm of a normal x > 0 (not checked), error below 1 unit in the last place.
 BRENIER_HOST_DEVICE inline double portable_log(double x) {

@@ -8,8 +8,9 @@
 #include <utility>
 
 #include "brenier/base/view.hpp"
+#include "brenier/export.h"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// Threads that sleep between calls of run(). Not copyable; run() must not be called from two threads at once
 /// or from inside itself. Results of the library never depend on the number of threads: work is split by
@@ -40,7 +41,7 @@ class Team {
   }
 
  private:
-  struct Workers;
+  struct BRENIER_HIDDEN Workers;
   int size_;
   std::atomic<int> arrived_{0};
   std::atomic<unsigned> generation_{0};

@@ -2,11 +2,18 @@
 // Non-owning views of matrices. A cloud of N particles in R^d is an (N, d) row-major matrix.
 #pragma once
 
+#if __cplusplus < 202002L
+#error \
+    "Brenier's C++ headers need C++20: CXX_STANDARD 20 or -std=c++20; brenier/brenier.h is for all of C and C++"
+#endif
+
 #include <cstddef>
 #include <type_traits>
 #include <vector>
 
-namespace brenier {
+#include "brenier/export.h"
+
+namespace BRENIER_API brenier {
 
 using Index = std::ptrdiff_t;
 

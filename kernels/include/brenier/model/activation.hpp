@@ -14,8 +14,9 @@
 #include <vector>
 
 #include "brenier/base/portable.hpp"
+#include "brenier/export.h"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// A convex, non-decreasing, smooth scalar function sigma.
 struct Activation {

@@ -17,9 +17,10 @@
 #include <vector>
 
 #include "brenier/base/view.hpp"
+#include "brenier/export.h"
 #include "brenier/model/activation.hpp"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// Hidden layers a network may have; a residual block counts two.
 inline constexpr int kMaxLayers = 64;

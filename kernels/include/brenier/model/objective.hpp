@@ -4,14 +4,17 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
+#include "brenier/export.h"
 #include "brenier/model/icnn.hpp"
 #include "brenier/model/program.hpp"
 #include "brenier/options.hpp"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 /// W of 1/2 double-integral W(x - y): one of three forms.
 struct PairKernel {
@@ -55,6 +58,20 @@ struct NetworkTerm {
   std::shared_ptr<const std::vector<double>> theta;  // net->parameters()
 };
 
+/// V of the host program: writes V(x_i) (N) and grad V(x_i) (N, d) at the rows of x (N, d), each where it is not null
+/// (empty). Rows of x and of the gradient may be further apart than d.
+using PotentialFunction =
+    std::function<void(MatrixView<const double> x, double* v, MatrixView<double> gradient)>;
+
+/// weight * integral V d rho, V a function that nothing is known of.
+struct BlackBoxTerm {
+  double weight = 1;
+  int dim = 0;
+  std::shared_ptr<const PotentialFunction> function;
+  bool thread_safe = false;  // several threads may call it at once, with particles of their own
+  std::string name;          // in messages
+};
+
 /// weight * D(rho, reference): how far the particles, of equal weight, are from a fixed cloud. MMD and energy
 /// distance are those of the two empirical measures themselves, pairs of a particle with itself included:
 /// they are 0 between equal clouds, and so are their forces.
@@ -79,6 +96,7 @@ struct Objective {
   std::vector<InteractionTerm> interaction;
   std::vector<NetworkTerm> network;
   std::vector<DivergenceTerm> divergence;
+  std::vector<BlackBoxTerm> black_box;
 
   bool has_potential() const { return !potential.code.empty(); }
 };

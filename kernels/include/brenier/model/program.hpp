@@ -9,8 +9,9 @@
 #include <vector>
 
 #include "brenier/base/view.hpp"
+#include "brenier/export.h"
 
-namespace brenier {
+namespace BRENIER_API brenier {
 
 enum class OpCode : std::uint8_t {
   constant,   // constants[offset .. offset + size)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "tools/config/keys.hpp"
+#include "engine/src/config/keys.hpp"
 
 #include <cmath>
 
@@ -8,7 +8,7 @@
 #include "kernels/base/show.hpp"
 #include "kernels/model/keys.hpp"
 
-namespace brenier::app {
+namespace brenier {
 namespace {
 
 Choice sampling(Sampling& value) {
@@ -144,6 +144,11 @@ const Keys<TermConfig>& term_keys() {
        {},
        ".safetensors file of the network",
        {.required = true, .only = {"learned_potential"}}},
+      {"name",
+       [](O& o) -> Slot { return &o.name; },
+       {},
+       "of a potential that a host program gives with its settings (docs/embedding.md)",
+       {.required = true, .only = {"black_box"}}},
       {"reference",
        [](O&) -> Slot { return Special{"the name of a .npy file, or \"initial\""}; },
        {},
@@ -334,4 +339,4 @@ std::string key_reference() {
   return out.str();
 }
 
-}  // namespace brenier::app
+}  // namespace brenier

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The method's side of a configuration, and its clouds.
-#include "tools/config/config.hpp"
+#include "engine/src/config/config.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -8,15 +8,16 @@
 #include "brenier/device.hpp"
 #include "brenier/npy.hpp"
 #include "brenier/text_file.hpp"
+#include "engine/src/config/keys.hpp"
 #include "engine/src/flow/options.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/model/keys.hpp"
-#include "tools/config/keys.hpp"
 
-namespace brenier::app {
+namespace brenier {
 namespace {
 
-void read_flow(Section& section, const CloudConfig& cloud, Config& config) {
+/// A host takes steps itself, as many as it wants: `steps` and held-out particles are for those who name them.
+void read_flow(Section& section, const CloudConfig& cloud, bool host, Config& config) {
   section.allow(names_of("", flow_keys(), step_keys()));
   if (!section.present()) section.fail("", "is missing: the table [flow] needs tau and steps");
   FlowOptions& flow = config.flow;
@@ -46,6 +47,10 @@ void read_flow(Section& section, const CloudConfig& cloud, Config& config) {
   } else {
     section.allow(names_of(kind, flow_keys(), step_keys()), "where tau is a number");
     section.read_first("tau", flow_keys(), flow, kind);
+  }
+  if (host && !section.has("steps")) {
+    config.steps = 999'999;
+    section.note("steps", std::to_string(config.steps));
   }
   section.read(step_keys(), config, kind);
   section.read(flow_keys(), flow, kind);
@@ -87,7 +92,7 @@ void read_inner(Section& section, const CloudConfig& cloud, FlowOptions& flow) {
   }
 }
 
-void read_held_out(Section& section, const Config& config, HeldOutConfig& held_out) {
+void read_held_out(Section& section, const Config& config, bool host, HeldOutConfig& held_out) {
   section.allow(names_of("", held_out_keys()));
   // Second order keeps d^2 numbers a particle.
   const double dim = config.cloud.dim;
@@ -98,10 +103,10 @@ void read_held_out(Section& section, const Config& config, HeldOutConfig& held_o
   const bool pairs = !config.functional.terms_of<Functional::Interaction>().empty();
   const double several =
       pairs ? 100'000 : std::clamp(10.0 * static_cast<double>(config.cloud.particles), 10'000.0, 100'000.0);
-  const double fallback = !config.cloud.density ? 0
-                          : distances           ? 2000  // all pairs with the reference
-                          : jacobians           ? std::clamp(5e7 / (dim * dim), 1000.0, several)
-                                                : several;
+  const double fallback = !config.cloud.density || host ? 0
+                          : distances                   ? 2000  // all pairs with the reference
+                          : jacobians                   ? std::clamp(5e7 / (dim * dim), 1000.0, several)
+                                                        : several;
   held_out.particles = static_cast<Index>(fallback);
   section.read(held_out_keys(), held_out);
   check_memory(section, "particles", static_cast<double>(held_out.particles) * (jacobians ? dim * dim : dim),
@@ -165,7 +170,7 @@ std::uint64_t mixed(std::uint64_t seed, std::uint64_t draw) {
 }  // namespace
 
 Config parse_config(const std::string& text, const std::string& name, const std::filesystem::path& folder,
-                    const std::vector<std::string>& overrides) {
+                    const std::vector<std::string>& overrides, const HostInput* host) {
   Document document(text, name, folder, overrides);
   Section root = document.root();
   Config config;
@@ -174,29 +179,31 @@ Config parse_config(const std::string& text, const std::string& name, const std:
 
   // Unknown keys come first: a missing key is often a misspelt one.
   Section cloud = root.table("cloud");
-  config.cloud = read_cloud(cloud);
+  config.cloud = read_cloud(cloud, host);
   Section parameters = root.table("parameters");
   config.parameters = read_parameters(parameters);
   std::vector<Section> terms = root.tables("functional");
   if (terms.empty())
     root.fail("functional", "is missing: write at least one [[functional]] table with a term");
-  config.functional =
-      read_functional(terms, config.cloud.dim, config.parameters, [&] { return config.initial_cloud().x; });
-  if (config.functional.needs_density() && !config.cloud.density && config.cloud.log_density.empty()) {
+  const auto initial = [&] { return host && host->cloud ? host->cloud->x : config.initial_cloud().x; };
+  config.functional = read_functional(terms, config.cloud.dim, config.parameters, initial, host);
+  const bool given = host && host->cloud && !host->cloud->log_density.empty();
+  if (!given && config.functional.needs_density() && !config.cloud.density &&
+      config.cloud.log_density.empty()) {
     cloud.fail("log_density",
                "is missing: the functional has an internal energy, which needs the log-density of "
-               "every particle, a .npy file of N numbers");
+               "every particle: a .npy file of N numbers, or with the particles where a program gives these");
   }
 
   Section flow = root.table("flow");
-  read_flow(flow, config.cloud, config);
+  read_flow(flow, config.cloud, host != nullptr, config);
   Section network = root.table("network");
   config.flow.network.dim = config.cloud.dim;
   read_network(network, config.flow);
   Section inner = root.table("inner");
   read_inner(inner, config.cloud, config.flow);
   Section held_out = root.table("held_out");
-  read_held_out(held_out, config, config.held_out);
+  read_held_out(held_out, config, host != nullptr, config.held_out);
   Section output = root.table("output");
   read_output(output, config);
   Section exact = root.table("exact");
@@ -261,4 +268,4 @@ Cloud Config::fresh_cloud(std::uint32_t draw) const {
   return cloud.density->sample(cloud.particles, how, mixed(flow.seed, draw), RandomStream::fresh);
 }
 
-}  // namespace brenier::app
+}  // namespace brenier

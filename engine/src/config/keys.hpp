@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "engine/src/config/config.hpp"
 #include "kernels/base/keys.hpp"
-#include "tools/config/config.hpp"
 
-namespace brenier::app {
+namespace brenier {
 
 /// [[functional]]: one term.
 struct TermConfig {
@@ -20,6 +20,7 @@ struct TermConfig {
   std::string expression;
   double m = 2;
   std::filesystem::path path;
+  std::string name;
 };
 
 /// Above all tables, beside run_keys().
@@ -43,4 +44,4 @@ const Keys<ExactConfig>& exact_keys();
 /// All tables with all keys, in Markdown: docs/configuration.md.
 std::string key_reference();
 
-}  // namespace brenier::app
+}  // namespace brenier

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "tools/config/reader.hpp"
+#include "engine/src/config/reader.hpp"
 
 #include <toml++/toml.h>
 
@@ -13,7 +13,7 @@
 #include "kernels/base/nearest_name.hpp"
 #include "kernels/base/show.hpp"
 
-namespace brenier::app {
+namespace brenier {
 namespace {
 
 std::string joined(const std::vector<std::string>& names) {
@@ -499,4 +499,4 @@ std::vector<Section> Section::tables(const std::string& key) {
   return out;
 }
 
-}  // namespace brenier::app
+}  // namespace brenier

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -14,9 +15,9 @@
 #include "brenier/flow.hpp"
 #include "brenier/functional.hpp"
 #include "brenier/oracles.hpp"
-#include "tools/config/reader.hpp"
+#include "engine/src/config/reader.hpp"
 
-namespace brenier::app {
+namespace brenier {
 
 /// [cloud]: the initial density and how its particles are drawn.
 struct CloudConfig {
@@ -82,21 +83,32 @@ struct Config {
   Cloud fresh_cloud(std::uint32_t draw) const;
 };
 
+/// What a program that embeds Brenier gives beside the text.
+struct HostInput {
+  struct Potential {
+    PotentialFunction function;
+    bool thread_safe = false;
+  };
+  std::map<std::string, Potential> potentials;  // of terms "black_box", by name
+  /// Its particles. [cloud] may then be missing; where it is there, it is the law of these.
+  const Cloud* cloud = nullptr;
+};
+
 /// Parses and checks. `name` stands for the file in messages, paths are relative to `folder`, `overrides` are
 /// "key=value" as for --set. ConfigError, with the line and what is allowed; IoError for the files it names.
 Config parse_config(const std::string& text, const std::string& name, const std::filesystem::path& folder,
-                    const std::vector<std::string>& overrides = {});
+                    const std::vector<std::string>& overrides = {}, const HostInput* host = nullptr);
 
 /// The same from a file.
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
 
 // The sections that have files of their own.
-CloudConfig read_cloud(Section& section);
+CloudConfig read_cloud(Section& section, const HostInput* host);
 /// ConfigError at `key` where so many doubles are more than the memory of this machine.
 void check_memory(const Section& section, const std::string& key, double numbers, int dim);
 Parameters read_parameters(Section& section);
 /// `initial` gives the initial cloud, for terms that name it.
 Functional read_functional(std::vector<Section>& terms, int dim, const Parameters& parameters,
-                           const std::function<Matrix<double>()>& initial);
+                           const std::function<Matrix<double>()>& initial, const HostInput* host);
 
-}  // namespace brenier::app
+}  // namespace brenier

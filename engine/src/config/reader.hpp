@@ -15,7 +15,7 @@
 #include "brenier/base/view.hpp"
 #include "kernels/base/keys.hpp"
 
-namespace brenier::app {
+namespace brenier {
 
 /// A configuration that cannot be used.
 class ConfigError : public Error {
@@ -163,4 +163,4 @@ class Section {
   Document::Block* block_;  // nullptr where nothing is noted
 };
 
-}  // namespace brenier::app
+}  // namespace brenier

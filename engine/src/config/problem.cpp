@@ -8,12 +8,12 @@
 
 #include "brenier/metrics.hpp"
 #include "brenier/npy.hpp"
+#include "engine/src/config/config.hpp"
+#include "engine/src/config/keys.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/model/keys.hpp"
-#include "tools/config/config.hpp"
-#include "tools/config/keys.hpp"
 
-namespace brenier::app {
+namespace brenier {
 namespace {
 
 /// The kind of a section, for deciding which keys go with it; the schema check comes after.
@@ -242,7 +242,23 @@ struct Problem {
   int dim;
   const Parameters& parameters;
   const std::function<Matrix<double>()>& initial;
+  const HostInput* host;
 };
+
+Functional read_black_box(const Section& section, const TermConfig& term, const Problem& problem) {
+  std::string known;
+  if (problem.host) {
+    const auto found = problem.host->potentials.find(term.name);
+    if (found != problem.host->potentials.end())
+      return potential(problem.dim, found->second.function,
+                       {.thread_safe = found->second.thread_safe, .name = term.name});
+    for (const auto& [name, function] : problem.host->potentials) known += (known.empty() ? "" : ", ") + name;
+  }
+  section.fail("name", "= \"" + term.name +
+                           "\" is a function of a program that embeds Brenier, and this one gives " +
+                           (known.empty() ? "none" : "only: " + known) +
+                           "; no file can keep it, so that a flow that goes on needs it given again");
+}
 
 /// A kind of term: its name, and what its keys make of it, without the weight.
 struct TermKind {
@@ -271,6 +287,8 @@ const TermKind kTermKinds[] = {
      [](Section& section, const TermConfig& term, const Problem& problem) {
        return read_learned_potential(section, term.path, problem.dim);
      }},
+    {"black_box", [](Section& section, const TermConfig& term,
+                     const Problem& problem) { return read_black_box(section, term, problem); }},
     {"sinkhorn",
      [](Section& section, const TermConfig&, const Problem& problem) {
        Matrix<double> reference = read_reference(section, problem.dim, problem.initial);
@@ -311,7 +329,15 @@ std::vector<std::string> term_names() {
   return out;
 }
 
-CloudConfig read_cloud(Section& section) {
+CloudConfig read_cloud(Section& section, const HostInput* host) {
+  const Cloud* given = host ? host->cloud : nullptr;
+  if (given && !section.present()) {
+    CloudConfig cloud;
+    cloud.kind = "host";
+    cloud.dim = static_cast<int>(given->x.cols());
+    cloud.particles = given->x.rows();
+    return cloud;
+  }
   if (!section.present())
     section.fail("", "is missing: the table [cloud] says where the particles come from");
   CloudConfig cloud;
@@ -324,6 +350,14 @@ CloudConfig read_cloud(Section& section) {
     return cloud;
   }
   read_density(section, cloud.kind, 0, cloud);
+  if (given) {
+    if (given->x.cols() != cloud.dim)
+      section.fail("dim", "= " + std::to_string(cloud.dim) +
+                              ", but the particles that are given have dimension " +
+                              std::to_string(given->x.cols()));
+    cloud.particles = given->x.rows();
+    section.note("particles", std::to_string(cloud.particles));
+  }
   section.read(particle_keys(), cloud, cloud.kind);
   check_memory(section, "particles", static_cast<double>(cloud.particles) * cloud.dim, cloud.dim);
   if (cloud.sampling == Sampling::whitened) {
@@ -376,8 +410,8 @@ Parameters read_parameters(Section& section) {
 }
 
 Functional read_functional(std::vector<Section>& terms, int dim, const Parameters& parameters,
-                           const std::function<Matrix<double>()>& initial) {
-  const Problem problem{dim, parameters, initial};
+                           const std::function<Matrix<double>()>& initial, const HostInput* host) {
+  const Problem problem{dim, parameters, initial, host};
   Functional sum;
   for (Section& section : terms) {
     const std::string kind = peek(section, "term", term_keys());
@@ -391,4 +425,4 @@ Functional read_functional(std::vector<Section>& terms, int dim, const Parameter
   return sum;
 }
 
-}  // namespace brenier::app
+}  // namespace brenier

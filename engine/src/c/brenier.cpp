@@ -1,0 +1,708 @@
+// SPDX-License-Identifier: MIT
+// The C interface: handles, statuses and strides over the C++ one.
+#include "brenier/brenier.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <new>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "brenier/atomic_file.hpp"
+#include "brenier/device.hpp"
+#include "brenier/flow.hpp"
+#include "brenier/flow_density.hpp"
+#include "brenier/text_file.hpp"
+#include "brenier/version.hpp"
+#include "engine/src/config/config.hpp"
+#include "kernels/base/nearest_name.hpp"
+
+using namespace brenier;
+
+struct brenier_settings {
+  std::string text;
+  std::filesystem::path folder;
+  std::vector<std::string> overrides;
+  std::map<std::string, HostInput::Potential> potentials;
+};
+
+struct brenier_flow {
+  std::variant<std::unique_ptr<Flow<float>>, std::unique_ptr<Flow<double>>> flow;
+  Config config;
+  std::optional<Density> law;  // of the cloud that the maps start from
+  Matrix<double> start;        // some of that cloud
+  std::optional<StepReport> report;
+  bool held_out = false;
+  mutable std::string json;
+};
+
+struct brenier_maps {
+  std::vector<BrenierMap> maps;
+  std::unique_ptr<FlowDensity> density;
+  bool law = false;
+};
+
+namespace {
+
+/// What a host's function returned.
+struct CallbackError : Error {
+  CallbackError(const std::string& message, int code_in) : Error(message), code(code_in) {}
+  int code;
+};
+
+struct LastFailure {
+  std::string text;
+  int callback_code = 0;
+};
+
+/// A text of the calling thread: the only state that no handle has, as errno is.
+LastFailure& last_failure() noexcept {
+  static thread_local LastFailure failure;
+  return failure;
+}
+
+int fail(int status, const char* text, int callback_code = 0) noexcept {
+  try {
+    last_failure().text = text;
+  } catch (...) {
+    last_failure().text.clear();  // no memory for its own message
+  }
+  last_failure().callback_code = callback_code;
+  return status;
+}
+
+/// Runs `body`, which returns a status, and turns what it throws into one.
+template <class Body>
+int guarded(Body&& body) noexcept {
+  try {
+    return body();
+  } catch (const CallbackError& error) {
+    return fail(BRENIER_CALLBACK_ERROR, error.what(), error.code);
+  } catch (const OutOfDeviceMemory& error) {
+    return fail(BRENIER_OUT_OF_MEMORY, error.what());
+  } catch (const ShapeError& error) {
+    return fail(BRENIER_SHAPE_ERROR, error.what());
+  } catch (const IoError& error) {
+    return fail(BRENIER_IO_ERROR, error.what());
+  } catch (const NumericalError& error) {
+    return fail(BRENIER_NUMERICAL_ERROR, error.what());
+  } catch (const NotAvailable& error) {
+    return fail(BRENIER_NOT_AVAILABLE, error.what());
+  } catch (const DeviceError& error) {
+    return fail(BRENIER_DEVICE_ERROR, error.what());
+  } catch (const Error& error) {  // values, expressions, settings
+    return fail(BRENIER_VALUE_ERROR, error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(BRENIER_OUT_OF_MEMORY, "out of memory");
+  } catch (const std::length_error&) {
+    return fail(BRENIER_OUT_OF_MEMORY, "out of memory: more elements than can be addressed");
+  } catch (const std::exception& error) {
+    return fail(BRENIER_INTERNAL_ERROR, error.what());
+  } catch (...) {
+    return fail(BRENIER_CALLBACK_ERROR, "a function of the host threw what is no std::exception", -1);
+  }
+}
+
+void need(const void* pointer, const char* name) {
+  if (!pointer) throw ValueError(std::string(name) + " is NULL");
+}
+
+/// Points of the host.
+template <class Pointer>
+struct Points {
+  Pointer* data;
+  int type;
+  ptrdiff_t particle_stride, component_stride;
+
+  template <class Visit>
+  void visit(Index n, Index d, Visit&& visit) const {
+    if (type != BRENIER_DOUBLE && type != BRENIER_FLOAT)
+      throw ValueError("type = " + std::to_string(type) + "; it must be BRENIER_DOUBLE or BRENIER_FLOAT");
+    const auto each = [&]<class T>(T* first) {
+      for (Index i = 0; i < n; ++i) {
+        for (Index c = 0; c < d; ++c) visit(first[i * particle_stride + c * component_stride], i, c);
+      }
+    };
+    constexpr bool constant = std::is_const_v<Pointer>;
+    if (type == BRENIER_DOUBLE)
+      each(static_cast<std::conditional_t<constant, const double, double>*>(data));
+    else
+      each(static_cast<std::conditional_t<constant, const float, float>*>(data));
+  }
+};
+using Source = Points<const void>;
+using Target = Points<void>;
+
+Matrix<double> read(const Source& from, ptrdiff_t n, Index d) {
+  if (n < 0) throw ValueError("n = " + std::to_string(n) + "; it must be at least 0");
+  Matrix<double> out(n, d);
+  if (n > 0) need(from.data, "the address of the points");
+  from.visit(n, d, [&](auto value, Index i, Index c) { out(i, c) = static_cast<double>(value); });
+  return out;
+}
+
+void write(const Matrix<double>& values, const Target& to) {
+  if (values.rows() > 0) need(to.data, "the address of the points");
+  to.visit(values.rows(), values.cols(),
+           [&]<class T>(T& value, Index i, Index c) { value = static_cast<T>(values(i, c)); });
+}
+
+Cloud cloud_of(const Source& from, ptrdiff_t n, Index d, const double* log_density) {
+  Cloud out{read(from, n, d), {}};
+  if (log_density) out.log_density.assign(log_density, log_density + n);
+  return out;
+}
+
+Config parse(const brenier_settings& settings, const Cloud* cloud) {
+  const HostInput host{settings.potentials, cloud};
+  return parse_config(settings.text, "settings", settings.folder, settings.overrides, &host);
+}
+
+void give_bytes(const std::vector<std::byte>& from, void** bytes, size_t* size) {
+  need(bytes, "bytes");
+  need(size, "size");
+  void* const memory = std::malloc(std::max<std::size_t>(from.size(), 1));
+  if (!memory) throw std::bad_alloc();
+  std::copy(from.begin(), from.end(), static_cast<std::byte*>(memory));
+  *bytes = memory;
+  *size = from.size();
+}
+std::span<const std::byte> bytes_of(const void* bytes, size_t size) {
+  if (size > 0) need(bytes, "bytes");
+  return {static_cast<const std::byte*>(bytes), size};
+}
+std::vector<std::byte> bytes_of_file(const char* path) {
+  need(path, "path");
+  const std::string text = read_text_file(path, std::uint64_t{1} << 40);
+  const auto* first = reinterpret_cast<const std::byte*>(text.data());
+  return {first, first + text.size()};
+}
+void write_bytes(const char* path, const std::vector<std::byte>& bytes) {
+  need(path, "path");
+  write_file_atomically(path, std::span<const std::byte>(bytes));
+}
+
+/// Calls body with the flow in its precision.
+template <class Body>
+decltype(auto) with(brenier_flow* flow, Body&& body) {
+  need(flow, "flow");
+  return std::visit([&](auto& one) -> decltype(auto) { return body(*one); }, flow->flow);
+}
+template <class Body>
+decltype(auto) with(const brenier_flow* flow, Body&& body) {
+  need(flow, "flow");
+  return std::visit([&](const auto& one) -> decltype(auto) { return body(std::as_const(*one)); }, flow->flow);
+}
+
+/// Goes on from a checkpoint. The law of the settings is not that of a cloud that was set later.
+void load(brenier_flow* flow, std::span<const std::byte> bytes) {
+  with(flow, [&](auto& f) {
+    f.load(bytes);
+    if (f.has_initial_cloud()) return;
+    flow->law.reset();
+    flow->held_out = false;
+  });
+  flow->report.reset();
+}
+
+/// Particles that densities of order 2 start from.
+Matrix<double> some_of(const Matrix<double>& x) {
+  const Index n = std::min<Index>(x.rows(), 1024), d = x.cols();
+  Matrix<double> out(n, d);
+  for (Index i = 0; i < n; ++i) std::copy_n(x.row(x.rows() * i / n), d, out.row(i));
+  return out;
+}
+
+struct Number {
+  const char* name;
+  double (*of)(const StepReport&);
+};
+constexpr Number kNumbers[] = {
+    {"step", [](const StepReport& r) -> double { return r.step; }},
+    {"time", [](const StepReport& r) { return r.time; }},
+    {"tau", [](const StepReport& r) { return r.tau; }},
+    {"order", [](const StepReport& r) -> double { return r.order; }},
+    {"transport", [](const StepReport& r) { return r.transport; }},
+    {"decrease", [](const StepReport& r) { return r.decrease; }},
+    {"iterations", [](const StepReport& r) -> double { return r.iterations; }},
+    {"solved", [](const StepReport& r) { return r.solved ? 1.0 : 0.0; }},
+    {"missed_share", [](const StepReport& r) { return r.missed_share; }},
+    {"missed_share_held_out", [](const StepReport& r) { return r.missed_share_held_out; }},
+    {"displacement_error", [](const StepReport& r) { return r.displacement_error; }},
+    {"particle_decrease", [](const StepReport& r) { return r.particle_decrease; }},
+    {"residual", [](const StepReport& r) { return r.residual; }},
+    {"min_log_det", [](const StepReport& r) { return r.min_log_det; }},
+    {"time_error", [](const StepReport& r) { return r.time_error; }},
+    {"rejected", [](const StepReport& r) -> double { return r.rejected; }},
+    {"min_eigenvalue", [](const StepReport& r) { return r.min_eigenvalue; }},
+    {"round_trip", [](const StepReport& r) { return r.round_trip; }},
+    {"log_det_error", [](const StepReport& r) { return r.log_det_error; }},
+    {"log_det_deviation", [](const StepReport& r) { return r.log_det_deviation; }},
+    {"rate", [](const StepReport& r) { return r.rate; }},
+    {"retries", [](const StepReport& r) -> double { return r.retries; }},
+    {"seconds", [](const StepReport& r) { return r.seconds; }},
+    {"inner_seconds", [](const StepReport& r) { return r.inner_seconds; }},
+    {"cloud_seconds", [](const StepReport& r) { return r.cloud_seconds; }},
+    {"certificate_seconds", [](const StepReport& r) { return r.certificate_seconds; }},
+};
+struct Part {
+  const char* name;
+  double (*of)(const ObjectiveValue&);
+};
+constexpr Part kParts[] = {
+    {"functional", [](const ObjectiveValue& f) { return f.total(); }},
+    {"functional.potential", [](const ObjectiveValue& f) { return f.potential; }},
+    {"functional.interaction", [](const ObjectiveValue& f) { return f.interaction; }},
+    {"functional.internal", [](const ObjectiveValue& f) { return f.internal; }},
+    {"functional.divergence", [](const ObjectiveValue& f) { return f.divergence; }},
+};
+
+nlohmann::ordered_json number_or_null(double value) {
+  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json();
+}
+
+std::string json_of(const StepReport& report) {
+  nlohmann::ordered_json out;
+  for (const Number& number : kNumbers) out[number.name] = number_or_null(number.of(report));
+  out["start"] = report.start;
+  for (const Part& part : kParts) out[part.name] = number_or_null(part.of(report.functional));
+  return out.dump();
+}
+
+double named_value(const brenier_flow* flow, const std::string& name) {
+  std::vector<std::string> names{"held_out"};
+  for (const Part& part : kParts) {
+    if (name == part.name) return part.of(with(flow, [](const auto& f) { return f.functional(); }));
+    names.emplace_back(part.name);
+  }
+  if (name == "held_out") {
+    if (!flow->held_out) throw ValueError("held_out: the settings name no held_out.particles");
+    return with(flow, [](const auto& f) { return f.functional_of(f.tracked(0)).total(); });
+  }
+  for (const Number& number : kNumbers) {
+    names.emplace_back(number.name);
+    if (name != number.name) continue;
+    if (!flow->report) throw ValueError(name + " is a number of the last step, and there was none");
+    return number.of(*flow->report);
+  }
+  throw ValueError("no number \"" + name + "\"; did you mean \"" + nearest_name(name, names) + "\"?");
+}
+
+int step(brenier_flow* flow) {
+  const int before = with(flow, [](auto& f) { return f.steps(); });
+  const std::optional<StepReport> report = with(flow, [](auto& f) { return f.step(); });
+  if (report) {
+    flow->report = report;
+    return BRENIER_OK;
+  }
+  const bool adaptive = flow->config.adaptive();
+  const bool at_end =
+      adaptive && with(flow, [](auto& f) { return f.time() >= f.options().adaptive.end_time; });
+  if (at_end) return fail(BRENIER_AT_END, "flow.end_time is reached");
+  return fail(BRENIER_INTERRUPTED,
+              ("interrupted; the flow is as after step " + std::to_string(before)).c_str());
+}
+
+template <class T>
+std::unique_ptr<Flow<T>> make_flow(const brenier_flow& made, Cloud cloud) {
+  const Config& config = made.config;
+  auto flow = std::make_unique<Flow<T>>(config.functional, std::move(cloud), config.flow);
+  if (made.law && config.flow.certificates) flow->set_initial_density(*made.law);
+  if (made.held_out) {
+    Cloud other = config.held_out_cloud(config.held_out.particles);
+    if (!config.functional.needs_density()) other.log_density.clear();
+    flow->track(std::move(other));
+  }
+  if (config.flow.inner.refresh > 0)
+    flow->set_source([config](std::uint32_t draw) { return config.fresh_cloud(draw); });
+  return flow;
+}
+
+std::unique_ptr<brenier_maps> make_maps(std::vector<BrenierMap> maps, const std::optional<Density>& law,
+                                        const Matrix<double>& start, int threads) {
+  auto out = std::make_unique<brenier_maps>();
+  out->maps = maps;
+  out->law = law.has_value();
+  const FlowDensityOptions options{.threads = threads};
+  if (law) {
+    out->density = std::make_unique<FlowDensity>(std::move(maps), *law, options);
+  } else {
+    out->density = std::make_unique<FlowDensity>(std::move(maps), FlowDensity::Function(), start, options);
+  }
+  return out;
+}
+
+std::unique_ptr<brenier_maps> load_maps(std::span<const std::byte> bytes, const std::string& name,
+                                        const brenier_settings* settings) {
+  std::vector<BrenierMap> maps = parse_maps(bytes, name);
+  std::optional<Density> law;
+  int threads = 0;
+  if (settings) {
+    const Cloud one{Matrix<double>(1, maps.front().net.dim()), {0}};  // only its law is asked for
+    const Config config = parse(*settings, &one);
+    law = config.cloud.density;
+    threads = config.flow.threads;
+  }
+  // Where nothing is known of the law, order 2 looks for origins from 0.
+  const Matrix<double> start(1, maps.front().net.dim());
+  return make_maps(std::move(maps), law, start, threads);
+}
+
+const FlowDensity& lawful(const brenier_maps* maps) {
+  need(maps, "maps");
+  if (!maps->law)
+    throw ValueError(
+        "maps: the law of the cloud that they start from is not known; give it with [cloud] in the settings");
+  return *maps->density;
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* brenier_last_error(void) {
+  return last_failure().text.c_str();
+}
+int brenier_last_callback_code(void) {
+  return last_failure().callback_code;
+}
+const char* brenier_version(void) {
+  return BRENIER_VERSION;
+}
+const char* brenier_build_info(void) {
+  static thread_local std::string text;
+  const int status = guarded([] {
+    const BuildInfo info = build_info();
+    nlohmann::ordered_json out;
+    out["version"] = info.version;
+    out["compiler"] = info.compiler;
+    out["cuda"] = info.cuda;
+    out["cuda_devices"] = info.cuda_devices;
+    out["cpu_variants"] = info.cpu_variants;
+    out["threads"] = info.threads;
+    text = out.dump();
+    return BRENIER_OK;
+  });
+  return status == BRENIER_OK ? text.c_str() : "{}";
+}
+void brenier_free(void* bytes) {
+  std::free(bytes);
+}
+
+int brenier_settings_create(brenier_settings** settings, const char* toml, const char* folder) {
+  return guarded([&] {
+    need(settings, "settings");
+    need(toml, "toml");
+    *settings = new brenier_settings{toml, folder ? folder : ".", {}, {}};
+    return BRENIER_OK;
+  });
+}
+int brenier_settings_set(brenier_settings* settings, const char* assignment) {
+  return guarded([&] {
+    need(settings, "settings");
+    need(assignment, "assignment");
+    settings->overrides.emplace_back(assignment);
+    return BRENIER_OK;
+  });
+}
+int brenier_settings_potential(brenier_settings* settings, const char* name, brenier_potential v,
+                               void* context, int thread_safe) {
+  return guarded([&] {
+    need(settings, "settings");
+    need(name, "name");
+    if (!v) throw ValueError(std::string("potential ") + name + " is NULL");
+    const std::string text = name;
+    const auto call = [v, context, text](MatrixView<const double> x, double* value,
+                                         MatrixView<double> gradient) {
+      const Index d = x.cols;
+      // C sees dense rows.
+      Matrix<double> points, slopes;
+      const double* at = x.data;
+      if (x.ld != d) {
+        points = Matrix<double>(x.rows, d);
+        for (Index i = 0; i < x.rows; ++i) std::copy_n(x.row(i), d, points.row(i));
+        at = points.data();
+      }
+      double* slope = gradient.data;
+      if (gradient && gradient.ld != d) {
+        slopes = Matrix<double>(x.rows, d);
+        slope = slopes.data();
+      }
+      const int code = v(x.rows, static_cast<int>(d), at, value, slope, context);
+      if (code != 0) throw CallbackError("potential " + text + " returned " + std::to_string(code), code);
+      for (Index i = 0; !slopes.empty() && i < x.rows; ++i) std::copy_n(slopes.row(i), d, gradient.row(i));
+    };
+    settings->potentials[text] = {call, thread_safe != 0};
+    return BRENIER_OK;
+  });
+}
+void brenier_settings_destroy(brenier_settings* settings) {
+  delete settings;
+}
+
+int brenier_flow_create(brenier_flow** flow, const brenier_settings* settings, ptrdiff_t n, int d, int type,
+                        const void* x, ptrdiff_t particle_stride, ptrdiff_t component_stride,
+                        const double* log_density) {
+  return guarded([&] {
+    need(flow, "flow");
+    need(settings, "settings");
+    auto made = std::make_unique<brenier_flow>();
+    Cloud cloud;
+    if (x) {
+      if (n < 1 || d < 1)
+        throw ValueError("n = " + std::to_string(n) + ", d = " + std::to_string(d) +
+                         "; both must be at least 1");
+      cloud = cloud_of({x, type, particle_stride, component_stride}, n, d, log_density);
+      made->config = parse(*settings, &cloud);
+      if (made->config.cloud.density && cloud.log_density.empty())
+        cloud.log_density = made->config.cloud.density->log_density(cloud.x);
+    } else {
+      made->config = parse(*settings, nullptr);
+      cloud = made->config.initial_cloud();
+    }
+    made->law = made->config.cloud.density;
+    made->start = some_of(cloud.x);
+    made->held_out = made->config.held_out.particles > 0;
+    if (made->config.precision == "double")
+      made->flow = make_flow<double>(*made, std::move(cloud));
+    else
+      made->flow = make_flow<float>(*made, std::move(cloud));
+    *flow = made.release();
+    return BRENIER_OK;
+  });
+}
+void brenier_flow_destroy(brenier_flow* flow) {
+  delete flow;
+}
+
+int brenier_flow_step(brenier_flow* flow) {
+  return guarded([&] { return step(flow); });
+}
+int brenier_flow_run(brenier_flow* flow, double time, brenier_progress progress, void* context) {
+  return guarded([&]() -> int {
+    need(flow, "flow");
+    if (!std::isfinite(time)) throw ValueError("time = " + std::to_string(time) + "; it must be finite");
+    const auto reached = [&] {
+      return with(flow, [&](auto& f) { return f.time() >= time - 1e-9 * f.options().tau; });
+    };
+    while (!reached()) {
+      const int status = step(flow);
+      if (status == BRENIER_AT_END) return BRENIER_OK;
+      if (status != BRENIER_OK) return status;
+      if (progress && progress(flow, context) != 0)
+        return fail(BRENIER_INTERRUPTED, "interrupted by the progress function, after a whole step");
+    }
+    return BRENIER_OK;
+  });
+}
+void brenier_flow_interrupt(brenier_flow* flow) {
+  if (flow) std::visit([](auto& one) { one->interrupt(); }, flow->flow);
+}
+
+int brenier_flow_dim(const brenier_flow* flow) {
+  return flow ? flow->config.cloud.dim : 0;
+}
+ptrdiff_t brenier_flow_particles(const brenier_flow* flow) {
+  return flow ? with(flow, [](const auto& f) { return f.trajectory().x().rows(); }) : 0;
+}
+int brenier_flow_steps(const brenier_flow* flow) {
+  return flow ? with(flow, [](const auto& f) { return f.steps(); }) : 0;
+}
+double brenier_flow_time(const brenier_flow* flow) {
+  return flow ? with(flow, [](const auto& f) { return f.time(); }) : 0;
+}
+
+int brenier_flow_get_cloud(const brenier_flow* flow, int type, void* x, ptrdiff_t particle_stride,
+                           ptrdiff_t component_stride, double* log_density) {
+  return guarded([&] {
+    const Trajectory& cloud = with(flow, [](const auto& f) -> const Trajectory& { return f.trajectory(); });
+    if (log_density && !cloud.has_density())
+      throw ValueError("the log-densities of this cloud are not known: it was given without");
+    if (x) write(cloud.x(), {x, type, particle_stride, component_stride});
+    if (log_density) std::copy(cloud.log_density().begin(), cloud.log_density().end(), log_density);
+    return BRENIER_OK;
+  });
+}
+int brenier_flow_set_cloud(brenier_flow* flow, ptrdiff_t n, int type, const void* x,
+                           ptrdiff_t particle_stride, ptrdiff_t component_stride, const double* log_density) {
+  return guarded([&] {
+    need(flow, "flow");
+    Cloud cloud =
+        cloud_of({x, type, particle_stride, component_stride}, n, flow->config.cloud.dim, log_density);
+    Matrix<double> start = some_of(cloud.x);
+    with(flow, [&](auto& f) { f.set_cloud(std::move(cloud)); });
+    flow->start = std::move(start);
+    flow->law.reset();
+    flow->held_out = false;
+    return BRENIER_OK;
+  });
+}
+int brenier_flow_set_functional(brenier_flow* flow, const brenier_settings* settings) {
+  return guarded([&] {
+    need(settings, "settings");
+    with(flow, [&](auto& f) {
+      const Cloud cloud{f.trajectory().x(), f.trajectory().log_density()};
+      Functional functional = parse(*settings, &cloud).functional;
+      f.set_functional(functional);
+      flow->config.functional = std::move(functional);
+    });
+    return BRENIER_OK;
+  });
+}
+
+int brenier_flow_value(const brenier_flow* flow, const char* name, double* value) {
+  return guarded([&] {
+    need(flow, "flow");
+    need(name, "name");
+    need(value, "value");
+    *value = named_value(flow, name);
+    return BRENIER_OK;
+  });
+}
+const char* brenier_flow_report(const brenier_flow* flow) {
+  const int status = guarded([&] {
+    need(flow, "flow");
+    flow->json = flow->report ? json_of(*flow->report) : "{}";
+    return BRENIER_OK;
+  });
+  return status == BRENIER_OK ? flow->json.c_str() : nullptr;
+}
+const char* brenier_flow_settings(const brenier_flow* flow) {
+  return flow ? flow->config.resolved.c_str() : "";
+}
+
+int brenier_flow_save(const brenier_flow* flow, void** bytes, size_t* size) {
+  return guarded([&] {
+    give_bytes(with(flow, [](const auto& f) { return f.save(); }), bytes, size);
+    return BRENIER_OK;
+  });
+}
+int brenier_flow_load(brenier_flow* flow, const void* bytes, size_t size) {
+  return guarded([&] {
+    load(flow, bytes_of(bytes, size));
+    return BRENIER_OK;
+  });
+}
+int brenier_flow_save_file(const brenier_flow* flow, const char* path) {
+  return guarded([&] {
+    write_bytes(path, with(flow, [](const auto& f) { return f.save(); }));
+    return BRENIER_OK;
+  });
+}
+int brenier_flow_load_file(brenier_flow* flow, const char* path) {
+  return guarded([&] {
+    need(flow, "flow");
+    load(flow, bytes_of_file(path));
+    return BRENIER_OK;
+  });
+}
+
+int brenier_maps_of_flow(brenier_maps** maps, const brenier_flow* flow) {
+  return guarded([&] {
+    need(maps, "maps");
+    std::vector<BrenierMap> all = with(flow, [](const auto& f) { return f.maps(); });
+    if (all.empty())
+      throw ValueError(flow->config.flow.keep_maps ? "maps: there was no step since the cloud was given"
+                                                   : "maps: flow.keep_maps = false, so that there are none");
+    *maps = make_maps(std::move(all), flow->law, flow->start, flow->config.flow.threads).release();
+    return BRENIER_OK;
+  });
+}
+int brenier_maps_load_file(brenier_maps** maps, const char* path, const brenier_settings* settings) {
+  return guarded([&] {
+    need(maps, "maps");
+    *maps = load_maps(bytes_of_file(path), path, settings).release();
+    return BRENIER_OK;
+  });
+}
+int brenier_maps_load(brenier_maps** maps, const void* bytes, size_t size, const brenier_settings* settings) {
+  return guarded([&] {
+    need(maps, "maps");
+    *maps = load_maps(bytes_of(bytes, size), "maps", settings).release();
+    return BRENIER_OK;
+  });
+}
+int brenier_maps_save_file(const brenier_maps* maps, const char* path) {
+  return guarded([&] {
+    need(maps, "maps");
+    write_bytes(path, map_bytes(maps->maps));
+    return BRENIER_OK;
+  });
+}
+int brenier_maps_save(const brenier_maps* maps, void** bytes, size_t* size) {
+  return guarded([&] {
+    need(maps, "maps");
+    give_bytes(map_bytes(maps->maps), bytes, size);
+    return BRENIER_OK;
+  });
+}
+void brenier_maps_destroy(brenier_maps* maps) {
+  delete maps;
+}
+int brenier_maps_dim(const brenier_maps* maps) {
+  return maps ? maps->density->dim() : 0;
+}
+
+int brenier_maps_push(const brenier_maps* maps, ptrdiff_t n, int type, const void* x,
+                      ptrdiff_t x_particle_stride, ptrdiff_t x_component_stride, void* y,
+                      ptrdiff_t y_particle_stride, ptrdiff_t y_component_stride) {
+  return guarded([&] {
+    need(maps, "maps");
+    if (n == 0) return BRENIER_OK;
+    const Matrix<double> from =
+        read({x, type, x_particle_stride, x_component_stride}, n, maps->density->dim());
+    write(maps->density->push(from), {y, type, y_particle_stride, y_component_stride});
+    return BRENIER_OK;
+  });
+}
+int brenier_maps_pull(const brenier_maps* maps, ptrdiff_t n, int type, const void* y,
+                      ptrdiff_t y_particle_stride, ptrdiff_t y_component_stride, void* x,
+                      ptrdiff_t x_particle_stride, ptrdiff_t x_component_stride) {
+  return guarded([&] {
+    need(maps, "maps");
+    if (n == 0) return BRENIER_OK;
+    const Matrix<double> from =
+        read({y, type, y_particle_stride, y_component_stride}, n, maps->density->dim());
+    write(maps->density->pull(from).x, {x, type, x_particle_stride, x_component_stride});
+    return BRENIER_OK;
+  });
+}
+int brenier_maps_log_density(const brenier_maps* maps, ptrdiff_t n, int type, const void* y,
+                             ptrdiff_t particle_stride, ptrdiff_t component_stride, double* log_density) {
+  return guarded([&] {
+    const FlowDensity& density = lawful(maps);
+    if (n == 0) return BRENIER_OK;
+    need(log_density, "log_density");
+    const FlowDensity::LogDensities found =
+        density.log_density(read({y, type, particle_stride, component_stride}, n, density.dim()));
+    for (std::size_t i = 0; i < found.values.size(); ++i) {
+      log_density[i] = found.status[i] == InverseStatus::unconverged
+                           ? std::numeric_limits<double>::quiet_NaN()
+                           : found.values[i];
+    }
+    return BRENIER_OK;
+  });
+}
+int brenier_maps_sample(const brenier_maps* maps, ptrdiff_t n, unsigned long long seed, int type, void* x,
+                        ptrdiff_t particle_stride, ptrdiff_t component_stride, double* log_density) {
+  return guarded([&] {
+    const FlowDensity& density = lawful(maps);
+    if (n == 0) return BRENIER_OK;
+    const Cloud drawn = density.sample(n, Sampling::random, seed);
+    if (x) write(drawn.x, {x, type, particle_stride, component_stride});
+    if (log_density) std::copy(drawn.log_density.begin(), drawn.log_density.end(), log_density);
+    return BRENIER_OK;
+  });
+}
+
+}  // extern "C"

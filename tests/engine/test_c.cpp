@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: MIT
+// The C interface, from C++: the same numbers as the C++ interface gives, and statuses for all that can go wrong.
+#include <brenier/brenier.h>
+#include <doctest/doctest.h>
+
+#include <brenier/brenier.hpp>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/support/near.hpp"
+#include "tests/support/temporary_folder.hpp"
+
+using namespace brenier;
+using namespace brenier::test;
+
+namespace {
+
+constexpr const char* kSettings = R"(
+threads = 1
+precision = "double"
+[[functional]]
+term = "black_box"
+name = "well"
+weight = 2
+[[functional]]
+term = "entropy"
+[flow]
+tau = 0.05
+[network]
+hidden = [10, 5]
+[inner]
+iterations = 25
+)";
+constexpr const char* kLaw = R"(
+[cloud]
+density = "gaussian"
+dim = 2
+mean = 0.4
+variance = 0.3
+)";
+
+struct Host {
+  int calls = 0;
+  int code = 0;  // what it returns from call number `at` on
+  int at = 1000000;
+  bool throws = false;
+};
+
+int well(ptrdiff_t n, int d, const double* x, double* v, double* gradient, void* context) {
+  auto* host = static_cast<Host*>(context);
+  if (++host->calls >= host->at) {
+    if (host->throws) throw 7;
+    return host->code;
+  }
+  for (ptrdiff_t i = 0; i < n; ++i) {
+    if (v) v[i] = 0;
+    for (int c = 0; c < d; ++c) {
+      const double y = x[i * d + c];
+      if (v) v[i] += y * y / 2;
+      if (gradient) gradient[i * d + c] = y;
+    }
+  }
+  return 0;
+}
+
+struct Settings {
+  brenier_settings* handle = nullptr;
+  explicit Settings(const std::string& text, Host* host = nullptr) {
+    REQUIRE(brenier_settings_create(&handle, text.c_str(), nullptr) == BRENIER_OK);
+    if (host) REQUIRE(brenier_settings_potential(handle, "well", well, host, 0) == BRENIER_OK);
+  }
+  ~Settings() { brenier_settings_destroy(handle); }
+};
+
+Cloud start() {
+  return Density::gaussian(2, 0.4, 0.3).sample(80, Sampling::stratified, 1);
+}
+
+struct Handle {
+  brenier_flow* flow = nullptr;
+  Handle(const Settings& settings, const Cloud& cloud) {
+    const int status = brenier_flow_create(&flow, settings.handle, cloud.x.rows(), 2, BRENIER_DOUBLE,
+                                           cloud.x.data(), 2, 1, cloud.log_density.data());
+    INFO(brenier_last_error());
+    REQUIRE(status == BRENIER_OK);
+  }
+  ~Handle() { brenier_flow_destroy(flow); }
+};
+
+std::vector<double> cloud_of(const brenier_flow* flow) {
+  std::vector<double> x(static_cast<std::size_t>(2 * brenier_flow_particles(flow)));
+  REQUIRE(brenier_flow_get_cloud(flow, BRENIER_DOUBLE, x.data(), 2, 1, nullptr) == BRENIER_OK);
+  return x;
+}
+
+double value_of(const brenier_flow* flow, const char* name) {
+  double value = 0;
+  const int status = brenier_flow_value(flow, name, &value);
+  INFO(brenier_last_error());
+  REQUIRE(status == BRENIER_OK);
+  return value;
+}
+
+#define CHECK_STATUS(call, status, text)                  \
+  do {                                                    \
+    CHECK((call) == (status));                            \
+    const std::string check_error = brenier_last_error(); \
+    INFO(check_error);                                    \
+    CHECK(check_error.find(text) != std::string::npos);   \
+  } while (false)
+
+}  // namespace
+
+TEST_CASE("a flow through C has the bits of the flow through C++") {
+  Host host;
+  const Settings settings(kSettings, &host);
+  const Handle c(settings, start());
+  const auto v = [&](MatrixView<const double> x, double* value, MatrixView<double> gradient) {
+    Host other;
+    well(x.rows, 2, x.data, value, gradient.data, &other);
+  };
+  FlowOptions options{.tau = 0.05, .threads = 1};
+  options.network.hidden = {10, 5};
+  options.inner.iterations = 25;
+  Flow<double> flow(2.0 * potential(2, v, {.name = "well"}) + entropy(), start(), options);
+  for (int k = 0; k < 2; ++k) {
+    REQUIRE(brenier_flow_step(c.flow) == BRENIER_OK);
+    const StepReport report = *flow.step();
+    CHECK(cloud_of(c.flow) == flow.trajectory().x().elements());
+    CHECK(value_of(c.flow, "missed_share") == report.missed_share);
+    CHECK(value_of(c.flow, "step") == report.step);
+    CHECK(value_of(c.flow, "functional") == flow.functional().total());
+    CHECK(value_of(c.flow, "functional.internal") == flow.functional().internal);
+  }
+  CHECK(brenier_flow_time(c.flow) == flow.time());
+  CHECK(brenier_flow_steps(c.flow) == 2);
+  CHECK(brenier_flow_dim(c.flow) == 2);
+  CHECK(std::string(brenier_flow_report(c.flow)).find("\"missed_share_held_out\":null") != std::string::npos);
+  CHECK(std::string(brenier_flow_settings(c.flow)).find("hidden = [10, 5]") != std::string::npos);
+  double unused = 0;
+  CHECK_STATUS(brenier_flow_value(c.flow, "mised_share", &unused), BRENIER_VALUE_ERROR, "\"missed_share\"");
+
+  // Float, component by component, with gaps.
+  std::vector<float> columns(3 * 2 * 80, -1.0F);
+  std::vector<double> log_density(80);
+  REQUIRE(brenier_flow_get_cloud(c.flow, BRENIER_FLOAT, columns.data(), 3, 240, log_density.data()) ==
+          BRENIER_OK);
+  CHECK(columns[3 * 7 + 240] == static_cast<float>(flow.trajectory().x()(7, 1)));
+  CHECK(columns[3 * 7 + 1] == -1.0F);
+  CHECK(log_density == flow.trajectory().log_density());
+  REQUIRE(brenier_flow_set_cloud(c.flow, 80, BRENIER_FLOAT, columns.data(), 3, 240, log_density.data()) ==
+          BRENIER_OK);
+  CHECK(cloud_of(c.flow)[15] == static_cast<double>(columns[3 * 7 + 240]));
+}
+
+TEST_CASE("statuses and messages of the C interface") {
+  Host host;
+  const Settings settings(kSettings, &host);
+  Handle c(settings, start());
+  REQUIRE(brenier_flow_step(c.flow) == BRENIER_OK);
+  const std::vector<double> before = cloud_of(c.flow);
+  host = {.calls = 0, .code = 42, .at = 5};
+  CHECK_STATUS(brenier_flow_step(c.flow), BRENIER_CALLBACK_ERROR, "potential well returned 42");
+  CHECK(brenier_last_callback_code() == 42);
+  host = {.at = 3, .throws = true};
+  CHECK_STATUS(brenier_flow_step(c.flow), BRENIER_CALLBACK_ERROR, "no std::exception");
+  host = {};
+  CHECK(cloud_of(c.flow) == before);
+  CHECK(brenier_flow_steps(c.flow) == 1);
+  std::string there;
+  std::thread([&] { there = brenier_last_error(); }).join();
+  CHECK(there.empty());
+
+  brenier_flow* none = nullptr;
+  const auto create = [&](const Settings& s, const void* x, ptrdiff_t n, int d) {
+    return brenier_flow_create(&none, s.handle, n, d, BRENIER_DOUBLE, x, d, 1, nullptr);
+  };
+  const double point[2] = {0, 1};
+  CHECK_STATUS(create(Settings(kSettings), point, 1, 2), BRENIER_VALUE_ERROR,
+               "is a function of a program that embeds Brenier, and this one gives none");
+  CHECK_STATUS(create(settings, point, 1, 2), BRENIER_VALUE_ERROR, "log-density");
+  CHECK_STATUS(create(settings, point, 0, 2), BRENIER_VALUE_ERROR, "n = 0");
+  CHECK_STATUS(create(settings, nullptr, 0, 0), BRENIER_VALUE_ERROR, "[cloud]");
+  CHECK_STATUS(create(Settings("[flow]\ntau = 'x'\n"), point, 1, 2), BRENIER_VALUE_ERROR,
+               "functional is missing");
+  CHECK_STATUS(create(Settings("a = "), point, 1, 2), BRENIER_VALUE_ERROR, "settings:1");
+  Settings set(kSettings, &host);
+  REQUIRE(brenier_settings_set(set.handle, "flow.tau=-1") == BRENIER_OK);
+  const double density[1] = {0};
+  CHECK_STATUS(brenier_flow_create(&none, set.handle, 1, 2, BRENIER_DOUBLE, point, 2, 1, density),
+               BRENIER_VALUE_ERROR, "--set flow.tau=-1");
+  CHECK_STATUS(brenier_settings_create(nullptr, "", nullptr), BRENIER_VALUE_ERROR, "settings is NULL");
+  CHECK_STATUS(brenier_flow_step(nullptr), BRENIER_VALUE_ERROR, "flow is NULL");
+  CHECK_STATUS(brenier_flow_set_cloud(c.flow, 2, 7, point, 2, 1, nullptr), BRENIER_VALUE_ERROR, "type = 7");
+  CHECK_STATUS(brenier_flow_load(c.flow, point, sizeof point), BRENIER_IO_ERROR, "checkpoint");
+  CHECK_STATUS(brenier_flow_load_file(c.flow, "/nowhere/x"), BRENIER_IO_ERROR, "no such file");
+  CHECK_STATUS(brenier_flow_save_file(c.flow, "/nowhere/x"), BRENIER_IO_ERROR, "/nowhere");
+  CHECK(none == nullptr);
+  brenier_settings_destroy(nullptr);
+  brenier_flow_destroy(nullptr);
+  brenier_maps_destroy(nullptr);
+  brenier_free(nullptr);
+  CHECK(std::string(brenier_version()) == BRENIER_VERSION);
+  CHECK(std::string(brenier_build_info()).find("\"version\":\"" BRENIER_VERSION "\"") != std::string::npos);
+}
+
+TEST_CASE("runs, interrupts and checkpoints through C") {
+  Host host;
+  const Settings settings(kSettings, &host);
+  Handle a(settings, start()), b(settings, start());
+  int seen = 0;
+  const auto progress = [](brenier_flow*, void* context) {
+    return ++*static_cast<int*>(context) == 2 ? 1 : 0;
+  };
+  CHECK_STATUS(brenier_flow_run(a.flow, 0.2, progress, &seen), BRENIER_INTERRUPTED, "progress");
+  CHECK(brenier_flow_steps(a.flow) == 2);
+  brenier_flow_interrupt(a.flow);
+  CHECK_STATUS(brenier_flow_step(a.flow), BRENIER_INTERRUPTED, "after step 2");
+  const TemporaryFolder folder;
+  const std::string path = folder.path / "flow.bin";
+  void* bytes = nullptr;
+  size_t size = 0;
+  REQUIRE(brenier_flow_save(a.flow, &bytes, &size) == BRENIER_OK);
+  REQUIRE(brenier_flow_save_file(a.flow, path.c_str()) == BRENIER_OK);
+  REQUIRE(brenier_flow_load(b.flow, bytes, size) == BRENIER_OK);
+  brenier_free(bytes);
+  Handle c(settings, start());
+  REQUIRE(brenier_flow_load_file(c.flow, path.c_str()) == BRENIER_OK);
+  for (brenier_flow* flow : {a.flow, b.flow, c.flow}) {
+    REQUIRE(brenier_flow_run(flow, 0.2, nullptr, nullptr) == BRENIER_OK);
+    CHECK(brenier_flow_steps(flow) == 4);
+    CHECK(cloud_of(flow) == cloud_of(a.flow));
+  }
+  // Another functional: without the function of the host.
+  const Settings other("[[functional]]\nterm = \"entropy\"\n[flow]\ntau = 1\n");
+  REQUIRE(brenier_flow_set_functional(a.flow, other.handle) == BRENIER_OK);
+  REQUIRE(brenier_flow_step(a.flow) == BRENIER_OK);
+  CHECK(value_of(a.flow, "functional.potential") == 0);
+  CHECK_REL(brenier_flow_time(a.flow), 0.25, tol<double>(4));
+}
+
+TEST_CASE("maps, densities and samples through C") {
+  Host host;
+  const Settings settings(std::string(kSettings) + kLaw, &host);
+  const Cloud cloud = start();
+  Handle c(settings, cloud);
+  brenier_maps *maps = nullptr, *back = nullptr, *lawless = nullptr;
+  CHECK_STATUS(brenier_maps_of_flow(&maps, c.flow), BRENIER_VALUE_ERROR, "no step");
+  REQUIRE(brenier_flow_run(c.flow, 0.1, nullptr, nullptr) == BRENIER_OK);
+  CHECK_FALSE(std::isnan(value_of(c.flow, "missed_share_held_out")));  // the law gives certificates
+  REQUIRE(brenier_maps_of_flow(&maps, c.flow) == BRENIER_OK);
+  CHECK(brenier_maps_dim(maps) == 2);
+  std::vector<double> y(160), x(160), density(80), expected(80);
+  REQUIRE(brenier_maps_push(maps, 80, BRENIER_DOUBLE, cloud.x.data(), 2, 1, y.data(), 1, 80) == BRENIER_OK);
+  REQUIRE(brenier_flow_get_cloud(c.flow, BRENIER_DOUBLE, x.data(), 1, 80, expected.data()) == BRENIER_OK);
+  CHECK(x == y);
+  REQUIRE(brenier_maps_log_density(maps, 80, BRENIER_DOUBLE, y.data(), 1, 80, density.data()) == BRENIER_OK);
+  CHECK_CLOSE(density, expected, 1e-9);
+  REQUIRE(brenier_maps_pull(maps, 80, BRENIER_DOUBLE, y.data(), 1, 80, y.data(), 2, 1) == BRENIER_OK);
+  CHECK_CLOSE(y, cloud.x.elements(), 1e-9);
+  REQUIRE(brenier_maps_sample(maps, 80, 5, BRENIER_DOUBLE, x.data(), 2, 1, density.data()) == BRENIER_OK);
+  void* bytes = nullptr;
+  size_t size = 0;
+  REQUIRE(brenier_maps_save(maps, &bytes, &size) == BRENIER_OK);
+  REQUIRE(brenier_maps_load(&back, bytes, size, settings.handle) == BRENIER_OK);
+  REQUIRE(brenier_maps_load(&lawless, bytes, size, nullptr) == BRENIER_OK);
+  brenier_free(bytes);
+  REQUIRE(brenier_maps_sample(back, 80, 5, BRENIER_DOUBLE, y.data(), 2, 1, expected.data()) == BRENIER_OK);
+  CHECK(x == y);
+  CHECK(density == expected);
+  CHECK_STATUS(brenier_maps_sample(lawless, 80, 5, BRENIER_DOUBLE, y.data(), 2, 1, nullptr),
+               BRENIER_VALUE_ERROR, "[cloud]");
+  REQUIRE(brenier_maps_push(lawless, 80, BRENIER_DOUBLE, cloud.x.data(), 2, 1, y.data(), 2, 1) == BRENIER_OK);
+  CHECK(y == cloud_of(c.flow));
+  const TemporaryFolder folder;
+  const std::string path = folder.path / "maps.safetensors";
+  REQUIRE(brenier_maps_save_file(maps, path.c_str()) == BRENIER_OK);
+  brenier_maps_destroy(back);
+  REQUIRE(brenier_maps_load_file(&back, path.c_str(), nullptr) == BRENIER_OK);
+  for (brenier_maps* one : {maps, back, lawless}) brenier_maps_destroy(one);
+
+  // A cloud of the host has another law, also in a flow that goes on from a checkpoint of it.
+  REQUIRE(brenier_flow_set_cloud(c.flow, 80, BRENIER_DOUBLE, cloud.x.data(), 2, 1,
+                                 cloud.log_density.data()) == BRENIER_OK);
+  REQUIRE(brenier_flow_step(c.flow) == BRENIER_OK);
+  Handle later(settings, cloud);
+  REQUIRE(brenier_flow_save(c.flow, &bytes, &size) == BRENIER_OK);
+  REQUIRE(brenier_flow_load(later.flow, bytes, size) == BRENIER_OK);
+  brenier_free(bytes);
+  for (brenier_flow* flow : {c.flow, later.flow}) {
+    REQUIRE(brenier_maps_of_flow(&maps, flow) == BRENIER_OK);
+    CHECK_STATUS(brenier_maps_sample(maps, 80, 5, BRENIER_DOUBLE, y.data(), 2, 1, nullptr),
+                 BRENIER_VALUE_ERROR, "law");
+    REQUIRE(brenier_maps_push(maps, 80, BRENIER_DOUBLE, cloud.x.data(), 2, 1, y.data(), 2, 1) == BRENIER_OK);
+    CHECK(y == cloud_of(flow));
+    brenier_maps_destroy(maps);
+  }
+}
