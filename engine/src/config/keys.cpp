@@ -181,8 +181,8 @@ const Keys<HeldOutConfig>& held_out_keys() {
        at<&O::particles>,
        between(0, kMost),
        "of a second cloud, on which F is judged; 0: none",
-       {.fallback =
-            "100000; 2000 where a distance is in F, fewer at order 2 in many dimensions, 0 for a file"}},
+       {.fallback = "ten times cloud.particles, at least 10000 and at most 100000; 100000 with interactions; "
+                    "2000 where a distance is in F, fewer at order 2 in many dimensions, 0 for a file"}},
       {"sampling", [](O& o) -> Slot { return sampling(o.sampling); }, {}, "as in [cloud]"},
       {"every", at<&O::every>, between(1, kMost), "steps between evaluations of F"},
       {"pair_limit", at<&O::pair_limit>, between(0, kMost),
