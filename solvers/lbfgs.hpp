@@ -30,7 +30,9 @@ struct LbfgsOptions {
   double tolerance = 0;
   int window = 3;
   double reference = std::numeric_limits<double>::quiet_NaN();
-  double noise = 0;  // deviation of values by rounding; decreases below it stop the search as well
+  /// Deviation of values by rounding. Decreases below it stop the search as well, and so does a search along the
+  /// gradient whose best decrease is a hundredth of it.
+  double noise = 0;
   double gradient =
       0;  // stops where the gradient's 2-norm, without components that a bound holds, is at most this
   double first_step = 0.01;  // of the first search: no parameter moves further, in units of its metric's root
