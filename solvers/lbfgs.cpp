@@ -122,15 +122,18 @@ class Memory {
   std::vector<Pair> pairs_;  // oldest first
 };
 
-/// How far along the step that was refused the next trial lies: the minimum of the parabola through what is known.
-double shorter(double slope, double rise, double end_slope) {
-  double q = 0.1;
+/// How far along the step that was refused the next trial lies: the minimum of the parabola through what is known, at
+/// least `least`.
+double shorter(double slope, double rise, double end_slope, double least) {
+  double q = least;
   if (std::isfinite(rise) && rise > 0) {
     q = -slope / (2 * (rise - slope));
   } else if (std::isfinite(end_slope)) {
     q = slope / (slope - end_slope);
+  } else {
+    return 0.1;
   }
-  return q > 0.1 ? std::min(q, 0.5) : 0.1;
+  return q > least ? std::min(q, 0.5) : least;
 }
 
 }  // namespace
@@ -138,7 +141,7 @@ double shorter(double slope, double rise, double end_slope) {
 template <class T>
 LbfgsReport minimise(const BoundedProblem<T>& problem, const LbfgsOptions& options, std::vector<T>& theta) {
   constexpr int kTrials = 12;  // of a search: down to 1e-12 of it at worst
-  constexpr double kArmijo = 1e-4, kSlope = 0.9;
+  constexpr double kArmijo = 1e-4, kSlope = 0.9, kSettled = 1e-2;
   using End = LbfgsReport::End;
   const std::size_t n = theta.size();
   const Vector metric(problem.metric.begin(), problem.metric.end());
@@ -180,7 +183,7 @@ LbfgsReport minimise(const BoundedProblem<T>& problem, const LbfgsOptions& optio
       ++report.resets;
       memory.direction(g, free, false, options.first_step, d);
     }
-    bool accepted = false;
+    bool accepted = false, settled = false;
     double length = 1, value = 0;
     for (int k = 0; k < kTrials && report.evaluations < options.evaluations && !interrupted(); ++k) {
       for (std::size_t i = 0; i < n; ++i) {
@@ -189,6 +192,7 @@ LbfgsReport minimise(const BoundedProblem<T>& problem, const LbfgsOptions& optio
         s[i] = static_cast<double>(trial[i]) - static_cast<double>(at[i]);
       }
       slope = dot(g, s);
+      if (slope == 0) break;  // too short to move, and so would be all after it
       value = problem.evaluate(trial.data(), trial_gradient.data());
       ++report.evaluations;
       const double end_slope = dot(trial_gradient, s);
@@ -197,7 +201,16 @@ LbfgsReport minimise(const BoundedProblem<T>& problem, const LbfgsOptions& optio
       const bool lower = value <= f + kArmijo * slope || value <= f + rounding;
       accepted = slope < 0 && std::isfinite(value) && lower && end_slope <= kSlope * std::abs(slope);
       if (accepted) break;
-      length *= shorter(slope, lower ? -1 : value - f, end_slope);
+      // The parabola of a search along the gradient: its least value is rounding where the start was solved already.
+      settled = memory.empty() && slope < 0 && end_slope > 0 &&
+                slope * slope < 2 * (end_slope - slope) * kSettled * options.noise;
+      if (settled) break;
+      // Nothing is known of the length of a first search: its parabola alone says how much too long it was.
+      length *= shorter(slope, lower ? -1 : value - f, end_slope, memory.empty() ? 1e-6 : 0.1);
+    }
+    if (settled) {
+      report.end = End::tolerance;
+      break;
     }
     if (!accepted) {
       if (interrupted()) {

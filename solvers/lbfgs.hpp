@@ -30,9 +30,10 @@ struct LbfgsOptions {
   double tolerance = 0;
   int window = 3;
   double reference = std::numeric_limits<double>::quiet_NaN();
-  double noise = 0;  // deviation of values by rounding; decreases below it stop the search as well
-  double negligible =
-      0;  // stops where a window lowers f by less, if f is not above the reference by more than this
+  /// Deviation of values by rounding. Decreases below it stop the search as well, and so does a search along the
+  /// gradient whose best decrease is a hundredth of it.
+  double noise = 0;
+  double negligible = 0;  // stops where a window lowers f by less, if f is at most this above the reference
   double gradient =
       0;  // stops where the gradient's 2-norm, without components that a bound holds, is at most this
   double first_step = 0.01;  // of the first search: no parameter moves further, in units of its metric's root
