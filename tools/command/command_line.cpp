@@ -6,6 +6,7 @@
 #include <ostream>
 
 #include "brenier/base/error.hpp"
+#include "brenier/base/out_of_memory.hpp"
 #include "brenier/version.hpp"
 #include "kernels/base/nearest_name.hpp"
 #include "tools/command/command.hpp"
@@ -84,6 +85,7 @@ constexpr const char* kExamples =
     "interrupted (Ctrl-C ends after the current iteration and leaves a run that can be resumed;\n"
     "twice kills).";
 
+constexpr const char* kLessMemory = "; use fewer particles (cloud.particles, held_out.particles)";
 constexpr const char* kWhere = "Examples, a file to start from, and exit codes: brenier --help";
 
 /// The command line as it is built up; parse() may throw CLI::ParseError.
@@ -109,6 +111,19 @@ class CommandLine {
     for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
     throw ValueError("'" + word + "' is no subcommand; did you mean '" + nearest_name(word, names) +
                      "'? There are: " + all);
+  }
+
+  /// ValueError where an option has an empty value, as of a variable that is not set: no default stands for it.
+  void check_values() const {
+    for (const Command& command : commands_) {
+      for (const CLI::Option* option : command.app->get_options()) {
+        for (const std::string& value : option->results()) {
+          if (value.empty())
+            throw ValueError(option->get_name() +
+                             " is given an empty text; it needs a value, or leave it out");
+        }
+      }
+    }
   }
 
   int execute(const Console& console) const {
@@ -155,18 +170,21 @@ int run_command_line(int argc, const char* const* argv, std::ostream& out, std::
       const int code = line.app().exit(error, out, err);
       return code == 0 ? ExitCode::ok : ExitCode::bad_input;
     }
-    const int code = line.execute({out, out_is_terminal});
+    line.check_values();
+    const int code = line.execute({out, err, out_is_terminal});
     out.flush();
     if (!out && code == ExitCode::ok)
-      throw IoError("the output cannot be written: the disk or the device is full");
+      throw IoError("the output cannot be written: the disk or the device is full, or nobody reads it");
     return code;
   } catch (const NumericalError& error) {
     err << "brenier: " << error.what() << std::endl;
     return ExitCode::failed;
   } catch (const Error& error) {
     err << "brenier: " << error.what() << std::endl;
+  } catch (const OutOfMemory& error) {
+    err << "brenier: " << error.what() << kLessMemory << std::endl;
   } catch (const std::bad_alloc&) {
-    err << "brenier: out of memory; use fewer particles (cloud.particles, held_out.particles)" << std::endl;
+    err << "brenier: out of memory" << kLessMemory << std::endl;
   } catch (const std::exception& error) {
     err << "brenier: " << error.what() << std::endl;
   }
