@@ -3,9 +3,8 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <new>
 #include <utility>
-
-#include "brenier/base/out_of_memory.hpp"
 
 namespace brenier {
 namespace {
@@ -15,7 +14,7 @@ constexpr std::size_t kAlignment = 64;
 // Pages fresh from the system are zero, which calloc knows: a large block is first touched by the threads
 // that use it, not by this one.
 Arena::Arena(std::size_t bytes) : block_(static_cast<std::byte*>(std::calloc(bytes + kAlignment, 1))) {
-  if (!block_) throw OutOfMemory(bytes);
+  if (!block_) throw std::bad_alloc();
   data_ = block_ + (kAlignment - reinterpret_cast<std::uintptr_t>(block_) % kAlignment);
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // For LD_PRELOAD: the k-th call of one kind on files below a folder fails.
-//   BRENIER_FAULT=write:3:28        kind (write, fsync, rename, open, mkdir, close, read, link, and allocate, which is
-//                                   every allocation of the process), k from 1, errno
+//   BRENIER_FAULT=write:3:28        kind (write, fsync, rename, open, mkdir, close, read, link), k from 1, errno
 //   BRENIER_FAULT_ROOT=FOLDER       as the program names it
 //   BRENIER_FAULT_COUNT=FILE        gets the number of calls of that kind, at the end
 #define _GNU_SOURCE
@@ -59,16 +58,6 @@ static int descriptor_below_root(int descriptor) {
 #define REAL(result, name, ...)                       \
   static result (*real)(__VA_ARGS__) = NULL;          \
   if (!real) real = (result(*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
-
-// The C library's own names for these; dlsym itself allocates.
-void* __libc_malloc(size_t bytes);
-void* __libc_calloc(size_t count, size_t bytes);
-void* malloc(size_t bytes) {
-  return fails("allocate", 1) ? NULL : __libc_malloc(bytes);
-}
-void* calloc(size_t count, size_t bytes) {
-  return fails("allocate", 1) ? NULL : __libc_calloc(count, bytes);
-}
 
 ssize_t write(int descriptor, const void* bytes, size_t count) {
   REAL(ssize_t, "write", int, const void*, size_t);

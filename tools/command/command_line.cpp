@@ -6,7 +6,6 @@
 #include <ostream>
 
 #include "brenier/base/error.hpp"
-#include "brenier/base/out_of_memory.hpp"
 #include "brenier/version.hpp"
 #include "kernels/base/nearest_name.hpp"
 #include "tools/command/command.hpp"
@@ -85,7 +84,6 @@ constexpr const char* kExamples =
     "interrupted (Ctrl-C ends after the current iteration and leaves a run that can be resumed;\n"
     "twice kills).";
 
-constexpr const char* kLessMemory = "; use fewer particles (cloud.particles, held_out.particles)";
 constexpr const char* kWhere = "Examples, a file to start from, and exit codes: brenier --help";
 
 /// The command line as it is built up; parse() may throw CLI::ParseError.
@@ -181,10 +179,8 @@ int run_command_line(int argc, const char* const* argv, std::ostream& out, std::
     return ExitCode::failed;
   } catch (const Error& error) {
     err << "brenier: " << error.what() << std::endl;
-  } catch (const OutOfMemory& error) {
-    err << "brenier: " << error.what() << kLessMemory << std::endl;
   } catch (const std::bad_alloc&) {
-    err << "brenier: out of memory" << kLessMemory << std::endl;
+    err << "brenier: out of memory; use fewer particles (cloud.particles, held_out.particles)" << std::endl;
   } catch (const std::exception& error) {
     err << "brenier: " << error.what() << std::endl;
   }

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "brenier/base/error.hpp"
-#include "brenier/base/out_of_memory.hpp"
 #include "brenier/density.hpp"
 #include "brenier/descent.hpp"
 #include "brenier/device.hpp"
