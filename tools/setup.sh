@@ -129,14 +129,15 @@ ensure_nvdisasm() {
   say "nvdisasm: not installed; the machine code of kernels is not looked at"
 }
 
-# configure FOLDER [-DOPTION=VALUE...]: configures a build folder where it is new or the options are others.
+# configure FOLDER [-DOPTION=VALUE...]: configures a build folder where it is new or the options are others; of the
+# project in project_folder, where a caller has set that, instead of the whole.
 configure() {
-  local folder="$root/$1" wanted generator=()
+  local folder="$root/$1" project="${project_folder:-$root}" wanted generator=()
   shift
-  wanted="$root $compiler $PYTHON $*"
+  wanted="$project $compiler $PYTHON $*"
   # A repository that was moved or copied has a cache that belongs elsewhere.
   if [[ -f "$folder/CMakeCache.txt" ]] &&
-    ! grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$root" "$folder/CMakeCache.txt"; then
+    ! grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$project" "$folder/CMakeCache.txt"; then
     rm -rf "$folder"
   fi
   if [[ -f "$folder/CMakeCache.txt" && -f "$folder/.configured" && "$(< "$folder/.configured")" == "$wanted" ]]; then
@@ -145,16 +146,16 @@ configure() {
   # A folder keeps the generator it began with.
   if [[ ! -f "$folder/CMakeCache.txt" ]] && command -v ninja > /dev/null; then generator=(-G Ninja); fi
   say "configuring $folder"
-  cmake -S "$root" -B "$folder" "${generator[@]}" -DCMAKE_CXX_COMPILER="$compiler" \
+  cmake -S "$project" -B "$folder" "${generator[@]}" -DCMAKE_CXX_COMPILER="$compiler" \
     -DPython3_EXECUTABLE="$(command -v "$PYTHON")" "$@" >&2
   printf '%s\n' "$wanted" > "$folder/.configured"
 }
 
-# The build folder of the fuzz targets, with the compiler that find_clang has found.
-configure_fuzz() {
-  local compiler="$clang"
-  configure build-fuzz -DCMAKE_BUILD_TYPE=RelWithDebInfo -DBRENIER_FUZZ=ON "-DBRENIER_SANITIZE=address,undefined" \
-    -DBRENIER_BENCH=OFF
+# The fuzz targets in build-fuzz/, with the compiler that find_clang has found, beside a finished build in build/.
+build_fuzz() {
+  local compiler="$clang" project_folder="$root/tests/fuzz"
+  configure build-fuzz "-DBRENIER_BUILD=$root/build"
+  build build-fuzz
 }
 
 # build FOLDER [TARGET]: builds, and says nothing where there is nothing to do.

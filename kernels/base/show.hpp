@@ -4,18 +4,17 @@
 
 #include <charconv>
 #include <cmath>
-#include <cstdio>
 #include <string>
 
 #include "brenier/base/view.hpp"
 
 namespace brenier {
 
-/// A number as a user would write it.
-inline std::string show(double value) {
+/// A number as a user would write it, to so many digits (at most 17). A point is a point in every locale of the host.
+inline std::string show(double value, int digits = 10) {
   char text[32];
-  std::snprintf(text, sizeof text, "%.10g", value);
-  return text;
+  const auto end = std::to_chars(text, text + sizeof text, value, std::chars_format::general, digits);
+  return {text, end.ptr};
 }
 
 /// The shortest text that reads back as the same number, also from TOML: -0 is written -0.0.

@@ -3,20 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <sstream>
 #include <string>
 
 #include "brenier/base/error.hpp"
+#include "kernels/base/show.hpp"
 #include "kernels/model/keys.hpp"
 
 namespace brenier {
 namespace {
-
-std::string show_value(double value) {
-  std::ostringstream out;
-  out << value;
-  return out.str();
-}
 
 // Half the squared diameter of two clouds stays in the range of float, with room for sums of squares.
 constexpr double kFarthest = 1e17;
@@ -84,8 +78,8 @@ void check_cloud(MatrixView<const double> x, const std::vector<double>& weights,
   for (Index i = 0; i < x.rows; ++i) {
     for (Index c = 0; c < x.cols; ++c) {
       if (!(std::abs(x(i, c)) <= kFarthest)) {
-        throw ValueError(at + ": point " + std::to_string(i) + " has the coordinate " + show_value(x(i, c)) +
-                         "; all must be finite and below " + show_value(kFarthest) +
+        throw ValueError(at + ": point " + std::to_string(i) + " has the coordinate " + show(x(i, c)) +
+                         "; all must be finite and below " + show(kFarthest) +
                          ", or the cost overflows: choose another unit of length");
       }
     }
@@ -98,13 +92,13 @@ void check_cloud(MatrixView<const double> x, const std::vector<double>& weights,
   double sum = 0;
   for (std::size_t i = 0; i < weights.size(); ++i) {
     if (!(weights[i] > 0) || !std::isfinite(weights[i])) {
-      throw ValueError(at + ": weight " + std::to_string(i) + " is " + show_value(weights[i]) +
+      throw ValueError(at + ": weight " + std::to_string(i) + " is " + show(weights[i]) +
                        "; weights are above 0: leave out points that have none");
     }
     sum += weights[i];
   }
   if (!(std::abs(sum - 1) <= 1e-9)) {
-    throw ValueError(at + ": the weights sum to " + show_value(sum) + "; divide them by that");
+    throw ValueError(at + ": the weights sum to " + show(sum) + "; divide them by that");
   }
 }
 
@@ -118,7 +112,7 @@ void check_divergence(const DivergenceTerm& term, const char* where) {
       break;
     case DivergenceTerm::Form::mmd:
       if (!(term.bandwidth > 0) || !std::isfinite(term.bandwidth)) {
-        throw ValueError(at + ": bandwidth = " + show_value(term.bandwidth) +
+        throw ValueError(at + ": bandwidth = " + show(term.bandwidth) +
                          "; it must be above 0, for example the median distance");
       }
       break;

@@ -146,6 +146,31 @@ TEST_CASE("npy: every version, Fortran order and other spellings of the header")
   CHECK(read_npy_vector(path) == data);
 }
 
+TEST_CASE_TEMPLATE("npy: whole numbers come as the same numbers", T, std::int8_t, std::uint8_t, std::int16_t,
+                   std::uint16_t, std::int32_t, std::uint32_t, std::int64_t, std::uint64_t) {
+  const TemporaryFolder folder;
+  const fs::path path = folder.path / "a.npy";
+  using Limits = std::numeric_limits<T>;
+  constexpr bool is_long = sizeof(T) == 8;
+  const T largest = is_long ? static_cast<T>((1ULL << 53) - 1) : Limits::max();
+  const std::vector<T> numbers = {0, 1, largest,
+                                  Limits::is_signed ? static_cast<T>(-100) : static_cast<T>(100)};
+  const std::string order = sizeof(T) == 1 ? "|" : "<", kind = Limits::is_signed ? "i" : "u";
+  put(path, npy(npy_header(order + kind + std::to_string(sizeof(T)), "(4,)"), bytes_of(numbers)));
+  const std::vector<double> read = read_npy_vector(path);
+  REQUIRE(read.size() == numbers.size());
+  for (std::size_t i = 0; i < numbers.size(); ++i) CHECK(read[i] == static_cast<double>(numbers[i]));
+  CHECK(read_npy_info(path).dtype ==
+        std::string(Limits::is_signed ? "int" : "uint") + std::to_string(8 * sizeof(T)));
+}
+
+TEST_CASE("npy: booleans are 0 and 1") {
+  const TemporaryFolder folder;
+  const fs::path path = folder.path / "a.npy";
+  put(path, npy(npy_header("|b1", "(3,)"), std::string("\0\1\1", 3)));
+  CHECK(read_npy_vector(path) == std::vector<double>{0, 1, 1});
+}
+
 TEST_CASE("npy: what is wrong is said") {
   const TemporaryFolder folder;
   const fs::path path = folder.path / "a.npy";
@@ -159,7 +184,10 @@ TEST_CASE("npy: what is wrong is said") {
   CHECK(contains(message(""), "truncated: the .npy signature needs 8 bytes, 0 are left of 0"));
   CHECK(contains(message("PK\x03\x04 and more"), "not a .npy file"));
   CHECK(contains(message(npy(npy_header("<f8", "(2, 3)"), six, 4)), "version 4.0 is not known"));
-  CHECK(contains(message(npy(npy_header("<i8", "(2, 3)"), six)), "dtype '<i8' is not supported"));
+  CHECK(contains(message(npy(npy_header("<c16", "(2, 3)"), six)), "dtype '<c16' is not supported"));
+  CHECK(
+      contains(message(npy(npy_header("<i8", "(2,)"), bytes_of(std::vector<std::int64_t>{1, -(1LL << 53)}))),
+               "a whole number of 2^53 or more"));
   CHECK(contains(message(npy(npy_header(">f8", "(2, 3)"), six)), "dtype '>f8' is not supported"));
   CHECK(contains(message(npy("{'descr': [('x', '<f8')], 'fortran_order': False, 'shape': (6,)}", six)),
                  "structured dtypes"));

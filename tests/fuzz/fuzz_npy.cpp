@@ -31,7 +31,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const bool has_info = accepted([&] { info = read_npy_info(file.path()); });
   const bool is_array = accepted([&] { x = read_npy(file.path()); });
   const bool is_vector = accepted([&] { read_npy_vector(file.path()); });
-  require(has_info == is_array, "a header that is right for one reader only");
+  const bool may_not_fit = info.dtype.ends_with("int64");
+  require(is_array ? has_info : !has_info || may_not_fit, "a header that is right for one reader only");
   require(!is_vector || is_array, "a vector that is no array");
   if (!is_array) return 0;
   require(x.rows() == info.shape[0], "rows");

@@ -385,6 +385,30 @@ TEST_CASE("a run that diverges is kept and says why") {
   check_same_run(folder.path / "whole", folder.path / "run");
 }
 
+TEST_CASE("a quiet run that diverges says so") {
+  const TemporaryFolder folder;
+  const std::string config = (folder.path / "tiny.toml").string();
+  put(config, kTiny);
+  const Output quiet = command({"run", config, "-q", "--out", (folder.path / "run").string(), "--set",
+                                "inner.rate=1e30", "--set", "inner.retries=1"});
+  CHECK(quiet.code == ExitCode::failed);
+  CHECK(quiet.out.empty());
+  check_contains(quiet.err, {"run: the flow failed after 0 steps", "diverged"});
+}
+
+TEST_CASE("an option with an empty value is refused, and nothing written") {
+  const TemporaryFolder folder;
+  const std::string config = (folder.path / "tiny.toml").string();
+  put(config, kTiny);
+  for (const char* option : {"--out", "--device", "--set"}) {
+    const Output empty = command({"run", config, option, ""});
+    CHECK(empty.code == ExitCode::bad_input);
+    check_contains(empty.err, {option, "empty"});
+  }
+  check_contains(command({"push", "", config, "--out", "x.npy"}).err, {"RUN", "empty"});
+  CHECK(command({"plot", folder.path.string(), "--out", ""}).code == ExitCode::bad_input);
+}
+
 TEST_CASE("infima are found, and falling below them or away from the sample is told") {
   const auto with_functional = [](const std::string& terms) {
     return parse_config("[cloud]\ndensity = \"uniform\"\nlower = [-1, -1]\nupper = [1, 1]\nparticles = 9\n" +

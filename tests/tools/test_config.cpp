@@ -2,8 +2,10 @@
 // Configurations: what they mean, and what can be wrong with them.
 #include <doctest/doctest.h>
 
+#include <clocale>
 #include <cmath>
 #include <initializer_list>
+#include <locale>
 #include <string>
 #include <vector>
 
@@ -11,6 +13,7 @@
 #include "brenier/potential.hpp"
 #include "engine/src/config/config.hpp"
 #include "engine/src/config/keys.hpp"
+#include "kernels/base/show.hpp"
 #include "tests/support/app.hpp"
 #include "tools/runs/run.hpp"
 #include "tools/runs/run_folder.hpp"
@@ -35,6 +38,15 @@ std::string config_error(const std::string& text, const std::vector<std::string>
 TEST_CASE("configuration: malformed TOML and unknown names have their line and a suggestion") {
   check_contains(config_error("seed = 1\n[cloud\n"), {"a.toml:2:"});
   check_contains(config_error("seed = 1\nseed = 2\n"), {"a.toml:2:"});
+  for (const char* header : {"[\n]", "[[[a]]]", "[[=]]", "[.a]", "  [ \r\n"})
+    check_contains(config_error("seed = 1\n" + std::string(header)), {"a.toml:2:", "name of a table"});
+  check_contains(config_error("seed = 1\na = \x18"), {"a.toml:2:", "control character", "24"});
+  CHECK(config_error("seed = 1\n[ [a]]").find("name of a table") == std::string::npos);
+  for (const char* list : {"[+7, 5]", "[\n  +7,\n 5]", "[[[7]]]", "[{a = 1}]"}) {  // lists are no headers
+    CHECK(config_error(tiny_with("[7, 5]", list)).find("name of a table") == std::string::npos);
+    CHECK(config_error(kTiny, {"network.hidden=" + std::string(list)}).find("name of a table") ==
+          std::string::npos);
+  }
   check_contains(config_error(tiny_with("tau =", "tua =")),
                  {"a.toml:11:", "flow.tua", "unknown key", "'tau'"});
   check_contains(config_error(tiny_with("[network]", "[netwrok]")),
@@ -47,6 +59,43 @@ TEST_CASE("configuration: malformed TOML and unknown names have their line and a
                  {"a.toml:8:", "functional.0.term", "\"porous\"", "\"porous_medium\"", "entropy"});
   check_contains(config_error(tiny_with("\"barenblatt\"", "\"gausian\"")),
                  {"a.toml:4:", "\"gaussian\"", "mixture"});
+}
+
+namespace {
+
+/// A point becomes a comma, and 10000 becomes 10.000.
+struct Commas : std::numpunct<char> {
+  char do_decimal_point() const override { return ','; }
+  char do_thousands_sep() const override { return '.'; }
+  std::string do_grouping() const override { return "\3"; }
+};
+
+/// The host's locale with commas while it lives: of C++, and of C where the system has one.
+struct CommaLocale {
+  CommaLocale()
+      : before(std::locale::global(std::locale(std::locale(), new Commas))),
+        c_before(std::setlocale(LC_ALL, nullptr)) {
+    for (const char* name : {"de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8"})
+      if (std::setlocale(LC_ALL, name)) break;
+  }
+  ~CommaLocale() {
+    std::locale::global(before);
+    std::setlocale(LC_ALL, c_before.c_str());
+  }
+  std::locale before;
+  std::string c_before;
+};
+
+}  // namespace
+
+TEST_CASE("configuration: numbers have a point in every locale of the host") {
+  const std::string wrong = tiny_with("tau = 1e-3", "tau = -12345.678"), resolved = tiny().resolved;
+  const std::string message = config_error(wrong);
+  const CommaLocale commas;
+  CHECK(config_error(wrong) == message);
+  check_contains(message, {"-12345.678"});
+  CHECK(tiny().resolved == resolved);
+  CHECK(show(12345.678) == "12345.678");
 }
 
 TEST_CASE("configuration: types and ranges") {

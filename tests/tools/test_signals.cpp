@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <csignal>
+#include <iostream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
@@ -69,6 +70,27 @@ TEST_CASE("a signal right after the folder appears leaves a run that goes on") {
       CHECK(read_maps(out).size() == static_cast<std::size_t>(steps));
     }
   }
+}
+
+TEST_CASE("a run whose progress nobody reads goes on to its end") {
+  const TemporaryFolder folder;
+  const std::string config = (folder.path / "tiny.toml").string(), out = (folder.path / "run").string();
+  put(config, kTiny);
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  const pid_t child = in_child([&] {
+    ::close(ends[0]);
+    ::dup2(ends[1], 1);
+    const char* words[] = {"brenier", "run", config.c_str(), "--out", out.c_str()};
+    std::ostringstream err;
+    return run_command_line(5, words, std::cout, err);
+  });
+  ::close(ends[0]);
+  ::close(ends[1]);
+  const int status = status_of(child);
+  REQUIRE(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == ExitCode::bad_input);  // what it printed is lost
+  CHECK(summary_of(out)["status"] == "done");
 }
 
 TEST_CASE("a signal after the last step counts, and resuming finishes the numbers") {

@@ -16,6 +16,7 @@ namespace brenier::app {
 /// Where a command writes.
 struct Console {
   std::ostream& out;
+  std::ostream& err;
   bool terminal = false;  // progress may be redrawn
 };
 

@@ -111,6 +111,19 @@ class CommandLine {
                      "'? There are: " + all);
   }
 
+  /// ValueError where an option has an empty value, as of a variable that is not set: no default stands for it.
+  void check_values() const {
+    for (const Command& command : commands_) {
+      for (const CLI::Option* option : command.app->get_options()) {
+        for (const std::string& value : option->results()) {
+          if (value.empty())
+            throw ValueError(option->get_name() +
+                             " is given an empty text; it needs a value, or leave it out");
+        }
+      }
+    }
+  }
+
   int execute(const Console& console) const {
     for (const Command& command : commands_) {
       if (command.app->parsed()) return command.execute(console);
@@ -155,10 +168,11 @@ int run_command_line(int argc, const char* const* argv, std::ostream& out, std::
       const int code = line.app().exit(error, out, err);
       return code == 0 ? ExitCode::ok : ExitCode::bad_input;
     }
-    const int code = line.execute({out, out_is_terminal});
+    line.check_values();
+    const int code = line.execute({out, err, out_is_terminal});
     out.flush();
     if (!out && code == ExitCode::ok)
-      throw IoError("the output cannot be written: the disk or the device is full");
+      throw IoError("the output cannot be written: the disk or the device is full, or nobody reads it");
     return code;
   } catch (const NumericalError& error) {
     err << "brenier: " << error.what() << std::endl;

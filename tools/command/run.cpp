@@ -48,11 +48,20 @@ int exit_code(RunStatus status) {
 }
 
 /// Draws the figures of a run that has completed steps, where that was asked for.
-int finish(const RunArguments& arguments, const RunResult& result, std::ostream& out) {
-  out.flush();
+int finish(const RunArguments& arguments, const RunResult& result, const Console& console) {
+  console.out.flush();
+  // Without progress a flow that failed has said nothing yet.
+  if (arguments.quiet && result.status == RunStatus::failed)
+    console.err << "brenier: " << result.folder.string() << ": the flow failed after " << result.steps
+                << (result.steps == 1 ? " step: " : " steps: ") << result.reason << std::endl;
+  if (arguments.quiet && result.status == RunStatus::unsolved)
+    console.err
+        << "brenier: " << result.folder.string()
+        << ": some steps are not solved as exactly as inner.accept asks for; see warnings in its summary.json"
+        << std::endl;
   // Whoever presses Ctrl-C does not wait for figures.
   const bool draw = arguments.plot && result.status != RunStatus::interrupted;
-  if (draw && plot({result.folder}, {}, out) != 0 && result.status == RunStatus::done)
+  if (draw && plot({result.folder}, {}, console.out) != 0 && result.status == RunStatus::done)
     return ExitCode::failed;
   return exit_code(result.status);
 }
@@ -91,7 +100,7 @@ Command add_run(CLI::App& app) {
             RunOptions options = options_of(*arguments, console);
             options.name = arguments->config.stem().string();
             const bool go_on = arguments->resume && RunFolder::is_run(options.out);
-            return finish(*arguments, go_on ? resume(config, options) : run(config, options), console.out);
+            return finish(*arguments, go_on ? resume(config, options) : run(config, options), console);
           }};
 }
 
@@ -107,7 +116,7 @@ Command add_resume(CLI::App& app) {
             const RunOptions options = options_of(*arguments, console);
             const RunFolder folder = RunFolder::open(options.out);
             const Config config = load_config(folder.config(), arguments->overrides());
-            return finish(*arguments, resume(config, options), console.out);
+            return finish(*arguments, resume(config, options), console);
           }};
 }
 

@@ -30,11 +30,16 @@ InterruptScope::InterruptScope(Action action, void* argument) {
   sigemptyset(&handler.sa_mask);
   sigaction(SIGINT, &handler, &interrupt_before_);
   sigaction(SIGTERM, &handler, &terminate_before_);
+  struct sigaction ignore {};
+  ignore.sa_handler = SIG_IGN;
+  sigemptyset(&ignore.sa_mask);
+  sigaction(SIGPIPE, &ignore, &pipe_before_);
 }
 
 InterruptScope::~InterruptScope() {
   sigaction(SIGINT, &interrupt_before_, nullptr);
   sigaction(SIGTERM, &terminate_before_, nullptr);
+  sigaction(SIGPIPE, &pipe_before_, nullptr);
   current_action = nullptr;
 }
 

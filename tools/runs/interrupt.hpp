@@ -7,7 +7,8 @@
 namespace brenier::app {
 
 /// While it lives, the first SIGINT or SIGTERM calls `action(argument)`; a second one, of either kind, has
-/// the signal's default action. `action` must be safe in a signal handler. One scope at a time.
+/// the signal's default action. `action` must be safe in a signal handler. One scope at a time. A reader of the
+/// progress that goes away (SIGPIPE) ends nothing: what counts is in the folder.
 class InterruptScope {
  public:
   using Action = void (*)(void* argument) noexcept;
@@ -19,6 +20,7 @@ class InterruptScope {
  private:
   struct sigaction interrupt_before_ {};
   struct sigaction terminate_before_ {};
+  struct sigaction pipe_before_ {};
 };
 
 }  // namespace brenier::app

@@ -14,18 +14,19 @@ namespace BRENIER_API brenier {
 
 /// What the header of a .npy file says.
 struct NpyInfo {
-  std::string dtype;         // "float32" or "float64"
+  std::string dtype;         // "float32", "float64", "bool", "int8" to "int64", "uint8" to "uint64"
   std::vector<Index> shape;  // one or two extents
   bool fortran_order = false;
 };
 
 /// Reads the header only, and checks that the file has the size that it promises.
-/// IoError: not a .npy file, truncated or too long, a header above 65,536 bytes, a dtype other than
-/// little-endian float32 and float64, a shape with other than 1 or 2 extents or too large to address.
+/// IoError: not a .npy file, truncated or too long, a header above 65,536 bytes, another
+/// dtype or byte order, a shape with other than 1 or 2 extents or too large to address.
 NpyInfo read_npy_info(const std::filesystem::path& path);
 
 /// Reads an (N, d) array; a 1-D array of N elements comes as (N, 1). Fortran order is transposed to
-/// row-major. NaN and infinities pass through. IoError as for read_npy_info.
+/// row-major. NaN and infinities pass through; false and true come as 0 and 1. IoError as for
+/// read_npy_info, and where a whole number is 2^53 or more.
 Matrix<double> read_npy(const std::filesystem::path& path);
 
 /// Reads a 1-D array. IoError as for read_npy_info, and where the array is not 1-D.

@@ -26,6 +26,7 @@
 #include "brenier/version.hpp"
 #include "engine/src/config/config.hpp"
 #include "kernels/base/nearest_name.hpp"
+#include "kernels/base/show.hpp"
 
 using namespace brenier;
 
@@ -491,7 +492,7 @@ int brenier_flow_step(brenier_flow* flow) {
 int brenier_flow_run(brenier_flow* flow, double time, brenier_progress progress, void* context) {
   return guarded([&]() -> int {
     need(flow, "flow");
-    if (!std::isfinite(time)) throw ValueError("time = " + std::to_string(time) + "; it must be finite");
+    if (!std::isfinite(time)) throw ValueError("time = " + show(time) + "; it must be finite");
     const auto reached = [&] {
       return with(flow, [&](auto& f) { return f.time() >= time - 1e-9 * f.options().tau; });
     };

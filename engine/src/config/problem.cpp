@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 
 #include "brenier/metrics.hpp"
 #include "brenier/npy.hpp"
@@ -317,10 +316,8 @@ void check_memory(const Section& section, const std::string& key, double numbers
   const double memory =
       static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
   if (!(memory > 0) || bytes <= memory) return;
-  char text[160];
-  std::snprintf(text, sizeof text, "takes %.3g GB in dimension %d; this machine has %.3g GB of memory",
-                bytes / 1e9, dim, memory / 1e9);
-  section.fail(key, text);
+  section.fail(key, "takes " + show(bytes / 1e9, 3) + " GB in dimension " + std::to_string(dim) +
+                        "; this machine has " + show(memory / 1e9, 3) + " GB of memory");
 }
 
 std::vector<std::string> term_names() {

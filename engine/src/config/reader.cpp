@@ -61,14 +61,27 @@ std::string type_name(const toml::node& node) {
 constexpr std::size_t kMostText = 8'000'000;  // bytes of a configuration
 constexpr int kDeepest = 60;                  // nested lists and tables, parts of a dotted key
 
+/// Whether a table header, whose first bracket is at `at`, goes on with what its parser takes for granted.
+bool header_has_key(std::string_view text, std::size_t at) {
+  std::size_t next = at + 1;
+  if (next < text.size() && text[next] == '[') ++next;
+  while (next < text.size() && (text[next] == ' ' || text[next] == '\t')) ++next;
+  if (next >= text.size()) return true;  // the parser says that it does not end
+  const char c = text[next];
+  const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+  const bool apart = c == '[' && next > at + 1 && text[at + 1] != '[';  // the parser has words for that
+  return letter || apart || std::string_view("_-\"']").find(c) != std::string_view::npos;
+}
+
 /// Walks through TOML before its parser does, which recurses with the depth of a document (its destructor too), and
-/// takes letters outside of ASCII where there can be none. Returns what is wrong, with the line in front; empty where
-/// nothing is.
+/// takes control characters, letters outside of ASCII and headers without a key where there can be none. Returns what
+/// is wrong, with the line in front; empty where nothing is.
 std::string too_much(std::string_view text) {
   if (text.size() > kMostText)
     return std::to_string(text.size()) + " bytes; a configuration has at most " + std::to_string(kMostText);
   int depth = 0, dots = 0;
   std::size_t line = 1;
+  bool starts = true;  // nothing but blanks on the line so far
   const auto found = [&](const std::string& what) { return std::to_string(line) + ": " + what; };
   for (std::size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
@@ -86,7 +99,8 @@ std::string too_much(std::string_view text) {
           break;
         }
       }
-      if (end < text.size() && text[end] == '\n') ++line;
+      starts = end < text.size() && text[end] == '\n';
+      if (starts) ++line;
       i = end;
       continue;
     }
@@ -95,6 +109,12 @@ std::string too_much(std::string_view text) {
       continue;
     }
     if (c == '\n') ++line;
+    if ((c >= 0 && c < ' ' && c != '\t' && c != '\n' && c != '\r') || c == 0x7f)
+      return found("a control character, with the number " + std::to_string(int{c}));
+    if (c == '[' && starts && depth <= 0 && !header_has_key(text, i))
+      return found("the name of a table must follow its bracket");
+    starts = c == '\n' ||
+             (starts && (c == ' ' || c == '\t' || c == '\r' || static_cast<unsigned char>(c) >= 0x80));
     if (static_cast<unsigned char>(c) >= 0x80 && !(i < 3 && text.starts_with("\xEF\xBB\xBF")))
       return found("a letter outside of ASCII must be in quotes");
     depth += (c == '[' || c == '{') - (c == ']' || c == '}');
@@ -107,7 +127,7 @@ std::string too_much(std::string_view text) {
 
 /// The value of an override: TOML, or text without quotes such as runs/a.npy or sum(x^2).
 toml::table override_value(const std::string& assignment, const std::string& text) {
-  const std::string trouble = too_much(text);
+  const std::string trouble = too_much("value = " + text);
   if (!trouble.empty())
     throw ConfigError("--set " + assignment.substr(0, 60) + ": the value cannot be used: line " + trouble);
   try {

@@ -2,7 +2,7 @@
 #include "engine/src/device/device_memory.hpp"
 
 #include <bit>
-#include <cstdio>
+#include <charconv>
 
 #include "kernels/cuda_devices.hpp"
 
@@ -15,8 +15,11 @@ std::string bytes_text(std::size_t bytes) {
   int unit = 0;
   for (; value >= 1024 && unit < 4; ++unit) value /= 1024;
   char text[40];
-  std::snprintf(text, sizeof text, "%.*f %s", value < 10 ? 2 : value < 100 ? 1 : 0, value, units[unit]);
-  return text;
+  const auto end = std::to_chars(text, text + sizeof text, value, std::chars_format::fixed,
+                                 value < 10    ? 2
+                                 : value < 100 ? 1
+                                               : 0);
+  return std::string(text, end.ptr) + " " + units[unit];
 }
 
 template <class T>

@@ -38,7 +38,7 @@ class InputFile {
   /// Fills `bytes`; IoError that names `what` where the file ends before, or the system reports an error.
   void read(std::span<std::byte> bytes, const std::string& what);
 
-  /// Reads out.size() elements of type Stored and widens them. Stored is float or double.
+  /// Reads out.size() elements of type Stored and makes them double.
   template <class Stored>
   void read_values(std::span<double> out, const std::string& what) {
     if constexpr (std::is_same_v<Stored, double>) {

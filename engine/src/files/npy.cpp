@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include "brenier/npy.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cctype>
+#include <cmath>
+#include <cstdint>
 #include <limits>
 #include <optional>
+#include <type_traits>
 
 #include "brenier/atomic_file.hpp"
 #include "engine/src/files/input_file.hpp"
@@ -18,6 +22,39 @@ namespace {
 constexpr std::array<unsigned char, 6> magic = {0x93, 'N', 'U', 'M', 'P', 'Y'};
 constexpr std::size_t largest_header = 65536;
 constexpr std::size_t alignment = 64;
+
+/// Numbers of a .npy file on their way to double.
+template <class Stored>
+void read_as(InputFile& file, std::span<double> out) {
+  file.read_values<Stored>(out, "the data");
+  if constexpr (std::is_integral_v<Stored> && sizeof(Stored) == 8) {
+    constexpr double limit = 9007199254740992;
+    for (const double value : out)
+      if (std::abs(value) >= limit)
+        file.fail(
+            "a whole number of 2^53 or more, which float64 need not hold: where that does not matter, "
+            "convert with array.astype('<f8')");
+  }
+}
+
+struct Type {
+  const char *descr, *name;
+  std::uint64_t width;
+  void (*read)(InputFile&, std::span<double>);
+};
+constexpr Type kTypes[] = {
+    {"<f4", "float32", 4, read_as<float>},        {"<f8", "float64", 8, read_as<double>},
+    {"|b1", "bool", 1, read_as<std::uint8_t>},    {"|i1", "int8", 1, read_as<std::int8_t>},
+    {"|u1", "uint8", 1, read_as<std::uint8_t>},   {"<i2", "int16", 2, read_as<std::int16_t>},
+    {"<u2", "uint16", 2, read_as<std::uint16_t>}, {"<i4", "int32", 4, read_as<std::int32_t>},
+    {"<u4", "uint32", 4, read_as<std::uint32_t>}, {"<i8", "int64", 8, read_as<std::int64_t>},
+    {"<u8", "uint64", 8, read_as<std::uint64_t>},
+};
+
+const Type& type_of(const NpyInfo& info) {
+  return *std::find_if(std::begin(kTypes), std::end(kTypes),
+                       [&](const Type& type) { return info.dtype == type.name; });
+}
 
 /// Parser of the header: a Python dictionary literal with the keys descr, fortran_order and shape.
 class HeaderParser {
@@ -85,10 +122,11 @@ class HeaderParser {
     if (at_ < text_.size() && text_[at_] == '[')
       file_.fail("structured dtypes are not supported; save a plain float32 or float64 array");
     const std::string name = quoted("descr");
-    if (name == "<f4") return "float32";
-    if (name == "<f8") return "float64";
-    file_.fail("dtype '" + name + "' is not supported; allowed are '<f4' and '<f8' (little-endian float32, " +
-               "float64): convert with array.astype('<f8')");
+    for (const Type& type : kTypes)
+      if (name == type.descr) return type.name;
+    file_.fail("dtype '" + name +
+               "' is not supported; allowed are little-endian float32 and float64, whole " +
+               "numbers of at most 8 bytes, and bool: convert with array.astype('<f8')");
   }
 
   bool boolean() {
@@ -169,7 +207,7 @@ NpyInfo read_header(InputFile& file) {
   std::string text(header_length(file), '\0');
   file.read(std::as_writable_bytes(std::span(text)), "the header");
   const NpyInfo info = HeaderParser(text, file).parse();
-  const std::uint64_t width = info.dtype == "float32" ? 4 : 8;
+  const std::uint64_t width = type_of(info).width;
   // In memory every element takes 8 bytes.
   std::uint64_t elements = 1;
   const std::uint64_t most = std::numeric_limits<Index>::max() / 8;
@@ -195,11 +233,7 @@ NpyInfo read_header(InputFile& file) {
 }
 
 void read_elements(InputFile& file, const NpyInfo& info, std::span<double> out) {
-  if (info.dtype == "float32") {
-    file.read_values<float>(out, "the data");
-  } else {
-    file.read_values<double>(out, "the data");
-  }
+  type_of(info).read(file, out);
 }
 
 template <class T>

@@ -450,6 +450,12 @@ FitResult fit(MatrixView<const double> x, std::span<const double> labels, const 
                                            .scale = frame.scale,
                                            .value_scale = frame.label_scale,
                                            .value_shift = frame.label_shift});
+  for (const double value : result.potential.theta)
+    if (!std::isfinite(value))
+      throw NumericalError(
+          "fit: in the units of the points and labels the network has parameters beyond the range of "
+          "numbers; "
+          "give both in units in which they are neither tiny nor huge");
   const auto rate_part = [&](const std::vector<Index>& which) {
     const Labelled<double> points = select<double>(x, labels, which);
     return score(result.potential, points.x, points.label, options.loss, training.team());
