@@ -187,7 +187,8 @@ TEST_CASE_TEMPLATE("transport from one point has one plan", T, float, double) {
 }
 
 TEST_CASE_TEMPLATE("transport between pairs of points, and of a cloud to itself", T, float, double) {
-  for (const Backend<T>& backend : all_backends<T>()) {
+  for (Backend<T> backend : all_backends<T>()) {
+    backend.threads = 1;  // thousands of small steps
     CAPTURE(backend.ops->name);
     // Two and two in the corners of a rectangle: half the mass p of the plan goes straight, with
     // (1/2 - p)/p = exp(-D/epsilon), D the cost of crossing less that of going straight.
@@ -380,7 +381,8 @@ TEST_CASE("transport finds its way where there is no memory for the costs") {
 }
 
 TEST_CASE("forces are the derivatives of the value") {
-  for (const Backend<double>& backend : all_backends<double>()) {
+  for (Backend<double> backend : all_backends<double>()) {
+    backend.threads = 1;  // thousands of small steps
     const Index n = 9, d = 4;
     const std::vector<double> a = random_weights(n, 21);
     for (const double epsilon : kEpsilons) {
