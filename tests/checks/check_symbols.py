@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 SHOWN = re.compile(r"^(?:brenier_\w+$|(?:(?:typeinfo|typeinfo name|vtable) for )?brenier::)")
-# Rooms and private parts, and other people's code, also as arguments of ours.
-INSIDE = re.compile(r"\b(?:nlohmann|Eigen|toml)::|brenier::(?:cpu|ref|cuda|dense|app)::|::(?:State|Impl|Workers)(?:::|\b)")
+# Rooms, and other people's code, also as arguments of ours; and private parts, which may be arguments of a constructor.
+INSIDE = re.compile(r"\b(?:nlohmann|Eigen|toml)::|brenier::(?:cpu|ref|cuda|dense|app)::|^[^(]*::(?:State|Impl|Workers)(?:::|\b)")
 RETURNS = re.compile(r"^[^()]*?(?=brenier::[\w:]+<)")  # what a function template returns stands before its name
 
 
@@ -27,7 +27,7 @@ def wrong(listing: str) -> list[str]:
 def self_test() -> None:
     """Planted symbols are found, and nothing else."""
     good = "0 T brenier_version\n0 T brenier::Flow<float>::step()\n0 V typeinfo for brenier::Error\n"
-    good += "0 W std::vector<int> brenier::fit<float>(int)\n"
+    good += "0 W std::vector<int> brenier::fit<float>(int)\n0 T brenier::Density::Density(std::shared_ptr<brenier::Density::Impl const>)\n"
     assert wrong(good) == []
     for bad in ("std::vector<int>::push_back(int)", "nlohmann::json::dump()", "brenier::cpu::table()", "x",
                 "brenier::Flow<float>::State::take()", "brenier::f(Eigen::Map<int>)"):

@@ -281,4 +281,21 @@ TEST_CASE("maps, densities and samples through C") {
   brenier_maps_destroy(back);
   REQUIRE(brenier_maps_load_file(&back, path.c_str(), nullptr) == BRENIER_OK);
   for (brenier_maps* one : {maps, back, lawless}) brenier_maps_destroy(one);
+
+  // A cloud of the host has another law, also in a flow that goes on from a checkpoint of it.
+  REQUIRE(brenier_flow_set_cloud(c.flow, 80, BRENIER_DOUBLE, cloud.x.data(), 2, 1,
+                                 cloud.log_density.data()) == BRENIER_OK);
+  REQUIRE(brenier_flow_step(c.flow) == BRENIER_OK);
+  Handle later(settings, cloud);
+  REQUIRE(brenier_flow_save(c.flow, &bytes, &size) == BRENIER_OK);
+  REQUIRE(brenier_flow_load(later.flow, bytes, size) == BRENIER_OK);
+  brenier_free(bytes);
+  for (brenier_flow* flow : {c.flow, later.flow}) {
+    REQUIRE(brenier_maps_of_flow(&maps, flow) == BRENIER_OK);
+    CHECK_STATUS(brenier_maps_sample(maps, 80, 5, BRENIER_DOUBLE, y.data(), 2, 1, nullptr),
+                 BRENIER_VALUE_ERROR, "law");
+    REQUIRE(brenier_maps_push(maps, 80, BRENIER_DOUBLE, cloud.x.data(), 2, 1, y.data(), 2, 1) == BRENIER_OK);
+    CHECK(y == cloud_of(flow));
+    brenier_maps_destroy(maps);
+  }
 }

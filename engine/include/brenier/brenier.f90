@@ -1,7 +1,8 @@
 ! SPDX-License-Identifier: MIT
 ! Brenier for Fortran 2008: the interface of brenier/brenier.h with types that hold its handles. Compile this file with
 ! the program. Points are arrays (d, n), real32 or real64, sections of arrays too (nothing is copied). Every procedure
-! returns a status, brenier_ok where it did not fail; then brenier_error() has the text.
+! returns a status, brenier_ok where it did not fail; then brenier_error() has the text (of brenier_shape_error, where arrays
+! do not fit each other, the name says all).
 module brenier
   use, intrinsic :: iso_c_binding
   use, intrinsic :: iso_fortran_env, only: real32, real64, int64

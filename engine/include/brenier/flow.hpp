@@ -192,6 +192,8 @@ class Flow {
   /// go on. ShapeError: its dimension. ValueError: as for the constructor; inner.refresh > 0, which draws from rho_0. The
   /// flow is then as it was.
   void set_cloud(Cloud cloud);
+  /// Whether the cloud is still the one that the flow was made with, carried by its steps: what a law of that is worth.
+  bool has_initial_cloud() const;
   /// Another functional from here on; the network stays as it is. Errors as of the constructor; the flow is then as
   /// it was.
   void set_functional(Functional functional);

@@ -21,6 +21,11 @@
 
 namespace BRENIER_API brenier {
 
+class Functional;
+// Friends that are declared in the class alone would be hidden in a shared library.
+Functional operator+(Functional a, const Functional& b);
+Functional operator*(double factor, Functional f);
+
 /// A weighted sum of terms. A value; the default is the sum of no terms.
 class Functional {
  public:

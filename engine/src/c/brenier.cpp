@@ -204,6 +204,17 @@ decltype(auto) with(const brenier_flow* flow, Body&& body) {
   return std::visit([&](const auto& one) -> decltype(auto) { return body(std::as_const(*one)); }, flow->flow);
 }
 
+/// Goes on from a checkpoint. The law of the settings is not that of a cloud that was set later.
+void load(brenier_flow* flow, std::span<const std::byte> bytes) {
+  with(flow, [&](auto& f) {
+    f.load(bytes);
+    if (f.has_initial_cloud()) return;
+    flow->law.reset();
+    flow->held_out = false;
+  });
+  flow->report.reset();
+}
+
 /// Particles that densities of order 2 start from.
 Matrix<double> some_of(const Matrix<double>& x) {
   const Index n = std::min<Index>(x.rows(), 1024), d = x.cols();
@@ -578,8 +589,7 @@ int brenier_flow_save(const brenier_flow* flow, void** bytes, size_t* size) {
 }
 int brenier_flow_load(brenier_flow* flow, const void* bytes, size_t size) {
   return guarded([&] {
-    with(flow, [&](auto& f) { f.load(bytes_of(bytes, size)); });
-    flow->report.reset();
+    load(flow, bytes_of(bytes, size));
     return BRENIER_OK;
   });
 }
@@ -592,9 +602,7 @@ int brenier_flow_save_file(const brenier_flow* flow, const char* path) {
 int brenier_flow_load_file(brenier_flow* flow, const char* path) {
   return guarded([&] {
     need(flow, "flow");
-    const std::vector<std::byte> bytes = bytes_of_file(path);
-    with(flow, [&](auto& f) { f.load(bytes); });
-    flow->report.reset();
+    load(flow, bytes_of_file(path));
     return BRENIER_OK;
   });
 }

@@ -97,6 +97,7 @@ std::vector<std::byte> Flow<T>::save() const {
                                                     {"draws", s.draws},
                                                     {"step", s.steps},
                                                     {"first_step", s.first_step},
+                                                    {"replaced", s.replaced ? 1.0 : 0.0},
                                                     {"problems", s.problems},
                                                     {"next_tau", s.next_tau},
                                                     {"time", s.clock},
@@ -171,6 +172,7 @@ void Flow<T>::load(std::span<const std::byte> bytes) {
   const double draws = in.number("draws", 0, 4294967295.0, true);
   const double step = in.number("step", 0, 1e9, true);
   const double first_step = in.number("first_step", 0, step, true);
+  const bool replaced = in.number("replaced", 0, 1, true) != 0;
   const double problems = in.number("problems", 0, 4294967295.0, true);
   const double next_tau = in.number("next_tau", std::numeric_limits<double>::min(), most, false);
   const double clock = in.number("time", -most, most, false);
@@ -186,6 +188,7 @@ void Flow<T>::load(std::span<const std::byte> bytes) {
   s.draws = static_cast<std::uint32_t>(draws);
   s.steps = static_cast<int>(step);
   s.first_step = static_cast<int>(first_step);
+  s.replaced = replaced;
   s.problems = static_cast<std::uint32_t>(problems);
   if (s.adaptive()) s.next_tau = next_tau;
   s.clock = clock;

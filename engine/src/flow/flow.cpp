@@ -311,6 +311,12 @@ void Flow<T>::set_cloud(Cloud cloud) {
   s.judged = {};
   s.known.reset();
   s.first_step = s.steps;
+  s.replaced = true;
+}
+
+template <class T>
+bool Flow<T>::has_initial_cloud() const {
+  return !state_->replaced;
 }
 
 template <class T>

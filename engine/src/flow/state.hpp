@@ -53,7 +53,8 @@ struct Flow<T>::State {
   double clock = 0;            // of adaptive steps: the time, and the length of the last one
   double last_length = 0;
   bool far_checked = false;
-  double next_tau = 0;  // of adaptive steps
+  bool replaced = false;  // the cloud, by set_cloud()
+  double next_tau = 0;    // of adaptive steps
   mutable CloudObjective evaluation;
   std::optional<ObjectiveValue> known;  // F after the last map, on at most kPairLimit particles
   std::function<Cloud(std::uint32_t)> source;
