@@ -32,36 +32,94 @@ plt.rcParams.update({
 })
 
 
+class Damaged(ValueError):
+    """A file of a run folder that is not what it should be."""
+
+    def __init__(self, path, what):
+        super().__init__(f"'{path}' is damaged: {what}")
+
+
 class Run:
-    """A run folder, read only."""
+    """A run folder, read only. What is read is checked: Damaged and OSError name the file."""
 
     def __init__(self, path):
         self.path = Path(path)
-        self.summary = json.loads((self.path / "summary.json").read_text())
-        table = np.genfromtxt(self.path / "history.csv", delimiter=",", names=True, ndmin=1)
-        self.history = {name: np.atleast_1d(table[name]) for name in table.dtype.names}
+        self.summary = self._read_summary()
         self.dim = self.summary["dim"]
-        self.steps = sorted(int(p.stem.split("_")[1]) for p in (self.path / "clouds").glob("step_*.npy"))
+        self.history = self._read_history()
+        self.clouds, self.log_densities = {}, {}  # by step, after load()
+        names = (file.stem.removeprefix("step_") for file in (self.path / "clouds").glob("step_*.npy"))
+        steps = {int(name) for name in names if name.isdecimal()}
+        self.steps = sorted(step for step in steps if step < len(self.history["step"]))
+        self.exact_density = None
+        file = self.path / "figures" / "exact_density.npy"
+        if file.exists():
+            self.exact_density = self._array(file, lambda x: x.ndim == 2 and x.shape[1] == 3)
+
+    def _read_summary(self):
+        file = self.path / "summary.json"
+        try:
+            summary = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise Damaged(file, error) from error
+        if not isinstance(summary, dict) or not isinstance(summary.get("dim"), int) or summary["dim"] < 1:
+            raise Damaged(file, "it has no dim")
+        exact = summary.setdefault("exact", {})
+        if not isinstance(exact, dict) or not isinstance(exact.get("functional", 0.0), (int, float)):
+            raise Damaged(file, f"exact = {exact!r}")
+        if not isinstance(summary.setdefault("mass", 1.0), (int, float)):
+            raise Damaged(file, f"mass = {summary['mass']!r}")
+        return summary
+
+    def _read_history(self):
+        """Columns by name; one row for each step from 0."""
+        file = self.path / "history.csv"
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+            names = lines[0].split(",") if lines else []
+            rows = [line.split(",") for line in lines[1:]]
+            if not {"step", "time", "F"} <= set(names):
+                raise ValueError("its first line does not name step, time and F")
+            if not rows or any(len(row) != len(names) for row in rows):
+                raise ValueError("it has no rows, or one with another number of columns")
+            table = np.array([[float(cell) if cell else np.nan for cell in row] for row in rows])
+            if not np.array_equal(table[:, names.index("step")], np.arange(len(rows))):
+                raise ValueError("its steps are not 0, 1, 2, ...")
+        except ValueError as error:
+            raise Damaged(file, error) from error
+        return dict(zip(names, table.T))
+
+    @staticmethod
+    def _array(file, fits):
+        try:
+            x = np.load(file, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise Damaged(file, error) from error
+        if x.dtype.kind != "f" or not fits(x):
+            raise Damaged(file, f"an array of {x.dtype} with the shape {x.shape}")
+        return x
+
+    def load(self, steps):
+        """Reads the clouds of these steps."""
+        for step in steps:
+            self._load(step)
+
+    def _load(self, step):
+        file = self.path / "clouds" / f"step_{step:06d}.npy"
+        cloud = self._array(file, lambda x: x.ndim in (1, 2) and len(x) > 0 and x.size == len(x) * self.dim)
+        if not np.isfinite(cloud).all():
+            raise Damaged(file, "a coordinate is not finite")
+        self.clouds[step] = cloud.reshape(len(cloud), -1)
+        file = self.path / "clouds" / f"log_density_{step:06d}.npy"
+        if file.exists():
+            self.log_densities[step] = self._array(file, lambda x: x.shape == (len(cloud),))
 
     def column(self, name):
         """A column of the history, or NaN where the run does not have it."""
         return self.history.get(name, np.full(len(self.history["step"]), np.nan))
 
     def time(self, step):
-        return float(self.history["time"][int(step)])
-
-    def cloud(self, step):
-        x = np.load(self.path / "clouds" / f"step_{step:06d}.npy")
-        return x.reshape(len(x), -1)
-
-    def log_density(self, step):
-        file = self.path / "clouds" / f"log_density_{step:06d}.npy"
-        return np.load(file) if file.exists() else None
-
-    def exact_density(self):
-        """(t, x, rho) rows, or nothing."""
-        file = self.path / "figures" / "exact_density.npy"
-        return np.load(file) if file.exists() else None
+        return float(self.history["time"][step])
 
 
 def chosen(steps, count=TIMES):
@@ -90,18 +148,18 @@ def smoothed(x, grid):
 
 def density_on(run, step, grid):
     """Density of one run at one time on a grid: from the running log-densities where they are known."""
-    x, log_density = run.cloud(step)[:, 0], run.log_density(step)
+    x, log_density = run.clouds[step][:, 0], run.log_densities.get(step)
     if log_density is None:
-        return run.summary.get("mass", 1.0) * smoothed(x, grid)
+        return run.summary["mass"] * smoothed(x, grid)
     order = np.argsort(x)
     return np.interp(grid, x[order], np.exp(log_density[order]), left=0.0, right=0.0)
 
 
 def density_1d(runs, steps):
     figure, axes = plt.subplots(figsize=(5.2, 3.4))
-    extent = max(np.abs(run.cloud(step)).max() for run in runs for step in steps)
+    extent = max(np.abs(run.clouds[step]).max() for run in runs for step in steps)
     grid = np.linspace(-1.15 * extent, 1.15 * extent, 1201)
-    exact = runs[0].exact_density()
+    exact = runs[0].exact_density
     labelled = False
     for step, colour in zip(steps, shades(len(steps))):
         values = np.array([density_on(run, step, grid) for run in runs])
@@ -130,17 +188,17 @@ def density_scatter(runs, steps):
     names = ("$x_0$", "$x_1$")
     centre = np.zeros(run.dim)
     if run.dim > 2:
-        last = run.cloud(steps[-1])
+        last = run.clouds[steps[-1]]
         centre = last.mean(axis=0)
         axes_of = np.linalg.svd(last - centre, full_matrices=False)[2][:2].T
         names = ("first principal axis", "second")
-    clouds = [(run.cloud(step) - centre) @ axes_of for step in steps]
+    clouds = [(run.clouds[step] - centre) @ axes_of for step in steps]
     limit = 1.05 * max(np.percentile(np.abs(points), 99.8) for points in clouds)
     figure, panels = plt.subplots(1, len(steps), figsize=(2.1 * len(steps), 2.8), sharex=True, sharey=True,
                                   squeeze=False)
     for panel, step, points in zip(panels[0], steps, clouds):
         shown = points[:: max(1, len(points) // 5000)]
-        log_density = run.log_density(step)
+        log_density = run.log_densities.get(step)
         size = 90.0 / np.sqrt(len(shown))
         if log_density is not None:
             colour = log_density[:: max(1, len(points) // 5000)]
@@ -177,7 +235,7 @@ def objective(runs):
     curve = runs[0].column("F_exact")
     if np.isfinite(curve).sum() > 1:
         axes.plot(runs[0].column("time"), curve, **EXACT, label="exact solution")
-    elif "functional" in runs[0].summary.get("exact", {}):
+    elif "functional" in runs[0].summary["exact"]:
         axes.axhline(runs[0].summary["exact"]["functional"], **EXACT, label="infimum")
     if np.isfinite(runs[0].column("F_scheme")).sum() > 1:
         axes.plot(runs[0].column("time"), runs[0].column("F_scheme"), color=GREEN, lw=0, marker="o", ms=2.5,
@@ -221,7 +279,7 @@ def certificates(runs):
     axes = panels[1, 3]
     drawn = False
     rows = min(len(run.column("time")) for run in runs)
-    stated = runs[0].summary.get("exact", {}).get("functional", np.nan)
+    stated = runs[0].summary["exact"].get("functional", np.nan)
     for name, label, colour in (("F_exact", "exact solution", RED), ("F_scheme", "exact iterate", GREEN)):
         references = [run.column(name)[:rows] for run in runs]
         if name == "F_exact" and np.isfinite(references[0]).sum() <= 1:
@@ -262,21 +320,25 @@ def main():
     arguments = parser.parse_args()
     try:
         runs = [Run(path) for path in arguments.runs]
-    except (OSError, ValueError, KeyError) as error:
+        if len({run.dim for run in runs}) > 1:
+            sys.exit("plot: the runs have different dimensions; plot them one by one")
+        steps = chosen(sorted(set.intersection(*(set(run.steps) for run in runs))))
+        for run in runs:
+            run.load(steps)
+    except (OSError, Damaged) as error:
         sys.exit(f"plot: {error}")
-    if len({run.dim for run in runs}) > 1:
-        sys.exit("plot: the runs have different dimensions; plot them one by one")
     out = arguments.out
     if out is None:
         out = runs[0].path / "figures" if len(runs) == 1 else \
             Path(os.path.commonpath([run.path.resolve().parent for run in runs])) / "figures"
-    common = sorted(set.intersection(*(set(run.steps) for run in runs)))
-    steps = chosen(common)
-    if steps:
-        density = density_1d if runs[0].dim == 1 else density_scatter
-        save(density(runs, steps), out, "density.png")
-    save(objective(runs), out, "objective.png")
-    save(certificates(runs), out, "certificates.png")
+    try:
+        if steps:
+            density = density_1d if runs[0].dim == 1 else density_scatter
+            save(density(runs, steps), out, "density.png")
+        save(objective(runs), out, "objective.png")
+        save(certificates(runs), out, "certificates.png")
+    except OSError as error:
+        sys.exit(f"plot: the figures cannot be written: {error}; choose another folder with --out")
 
 
 if __name__ == "__main__":

@@ -72,12 +72,15 @@ def main():
         losses(axes[0, -1], summary)
         if not binary:
             axes[0, 0].set_title(f"{part}: R² {result['r2']:.4f}")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         sys.exit(f"plot_fit: '{path}' is no summary of brenier fit: {error}")
     out = path.with_suffix(".png")
     partial = out.with_name(f".{out.stem}.partial.png")
-    figure.savefig(partial)
-    os.replace(partial, out)
+    try:
+        figure.savefig(partial)
+        os.replace(partial, out)
+    except OSError as error:
+        sys.exit(f"plot_fit: the figure cannot be written: {error}")
     print(out)
 
 

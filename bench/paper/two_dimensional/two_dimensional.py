@@ -48,10 +48,11 @@ def draw(runs, chosen):
     figure, panels = plt.subplots(len(runs), COLUMNS, figsize=(1.8 * COLUMNS, 1.8 * len(runs)), squeeze=False)
     for row, (name, run) in zip(panels, runs.items()):
         steps = chosen(run.steps, COLUMNS)
-        clouds = [run.cloud(step) for step in steps]
+        run.load(steps)
+        clouds = [run.clouds[step] for step in steps]
         limit = 1.05 * max(np.percentile(np.abs(points), 99.5) for points in clouds)
         for panel, step, points in zip(row, steps, clouds):
-            log_density = run.log_density(step)
+            log_density = run.log_densities.get(step)
             if log_density is None:
                 panel.scatter(*points.T, s=0.6, color="#3b6ea5", lw=0, rasterized=True)
             else:

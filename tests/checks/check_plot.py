@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Figures of damaged run folders: usage: check_plot.py FOLDER_OF_PLOT_PY
+
+A whole folder is drawn; one with a damaged file, or without room for figures, ends with one line that names the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+STEPS = 3
+
+
+def make_run(run: Path) -> None:
+    for part in ("clouds", "maps", "figures"):
+        (run / part).mkdir(parents=True)
+    (run / "summary.json").write_text(json.dumps({"dim": 1, "mass": 1.0, "exact": {"functional": 0.0}}))
+    names = ["step", "time", "F", "F_heldout", "residual", "decrease", "iterations", "seconds"]
+    rows = [",".join(names)] + [f"{k},{0.1 * k},{1 / (1 + k)},,1e-3,1e-2,{5 * k},0.1" for k in range(STEPS + 1)]
+    (run / "history.csv").write_text("\n".join(rows) + "\n")
+    for k in range(STEPS + 1):
+        np.save(run / "clouds" / f"step_{k:06d}.npy", np.linspace(-1, 1, 9)[:, None])
+        np.save(run / "clouds" / f"log_density_{k:06d}.npy", np.zeros(9))
+    np.save(run / "figures" / "exact_density.npy", np.ones((4, 3)))
+
+
+def array(name: str, value) -> tuple[str, object]:
+    return name, lambda file: np.save(file, value)
+
+
+def text(name: str, value: str) -> tuple[str, object]:
+    return name, lambda file: file.write_text(value)
+
+
+def cut(name: str) -> tuple[str, object]:
+    return name, lambda file: file.write_bytes(file.read_bytes()[:-7])
+
+
+def rewritten(name: str, change) -> tuple[str, object]:
+    return name, lambda file: file.write_text("\n".join(change(file.read_text().splitlines())) + "\n")
+
+
+CLOUD, DENSITY, EXACT = "clouds/step_000001.npy", "clouds/log_density_000001.npy", "figures/exact_density.npy"
+DAMAGES = [
+    text("summary.json", "[]"), text("summary.json", "{}"), text("summary.json", ""),
+    text("summary.json", '{"dim": "1"}'), text("summary.json", '{"dim": 1, "exact": 3}'),
+    text("summary.json", '{"dim": 1, "exact": {"functional": "a"}}'), text("summary.json", '{"dim": 1, "mass": []}'),
+    ("summary.json", lambda file: file.unlink()), ("history.csv", lambda file: file.unlink()),
+    text("history.csv", ""), rewritten("history.csv", lambda lines: lines[:1]),
+    rewritten("history.csv", lambda lines: lines[:2] + [lines[2][:4]] + lines[3:]),
+    rewritten("history.csv", lambda lines: lines[:2] + lines[3:]),
+    rewritten("history.csv", lambda lines: [line.partition(",")[2] for line in lines]),
+    rewritten("history.csv", lambda lines: lines[:2] + [lines[2].replace("0.1", "x")] + lines[3:]),
+    ("history.csv", lambda file: file.write_bytes(b"\xff\xfe\x00")),
+    cut(CLOUD), text(CLOUD, ""), array(CLOUD, np.ones((9, 3))), array(CLOUD, np.full((9, 1), np.nan)),
+    array(CLOUD, np.zeros((0, 1))), array(CLOUD, np.array(1.0)), array(CLOUD, np.array(["a"] * 9)),
+    cut(DENSITY), array(DENSITY, np.ones(3)), cut(EXACT), array(EXACT, np.ones(3)), text(EXACT, "no array"),
+]
+
+
+def plotted(plot, words: list[str]) -> str:
+    """What plot.py ends with; empty where all is well. Anything but SystemExit is a fault, and passes through."""
+    sys.argv = ["plot.py", *words]
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            plot.main()
+        except SystemExit as end:
+            return str(end)
+    return ""
+
+
+def main() -> None:
+    sys.path.insert(0, sys.argv[1])
+    import plot
+
+    wrong = []
+    with tempfile.TemporaryDirectory() as scratch:
+        whole, run = Path(scratch, "whole"), Path(scratch, "run")
+        make_run(whole)
+        shutil.copytree(whole, run)
+        (run / "clouds" / "step_x.npy").write_text("not one of ours")
+        if said := plotted(plot, [str(run)]):
+            wrong.append(f"a whole folder: {said}")
+        for figure in ("density.png", "objective.png", "certificates.png"):
+            if not (run / "figures" / figure).is_file():
+                wrong.append(f"no {figure}")
+        for number, (name, damage) in enumerate(DAMAGES):
+            shutil.rmtree(run)
+            shutil.copytree(whole, run)
+            damage(run / name)
+            said = plotted(plot, [str(run)])
+            if not said.startswith("plot: ") or str(run / name) not in said or "\n" in said:
+                wrong.append(f"damage {number} of {name}: {said or 'drawn'}")
+        said = plotted(plot, ["--out", str(whole / "summary.json"), str(whole)])
+        if "cannot be written" not in said:
+            wrong.append(f"a file in the place of the folder: {said or 'drawn'}")
+    if wrong:
+        sys.exit("\n".join(wrong))
+    print(f"{len(DAMAGES)} damages named")
+
+
+if __name__ == "__main__":
+    main()
