@@ -130,12 +130,17 @@ void read_held_out(Section& section, const Config& config, bool host, HeldOutCon
   const double dim = config.cloud.dim;
   const bool jacobians = config.flow.order == 2 && config.functional.needs_density();
   const bool distances = !config.functional.terms_of<Functional::Divergence>().empty();
-  // A kernel estimate takes all its points for every particle.
+  // Ten times the cloud: F is judged three times as exactly as it is sampled, for the cost of a few gradients. F of
+  // pairs has a bias of the order 1/N, and takes more. A kernel estimate takes all its points for every particle.
+  const bool pairs = !config.functional.terms_of<Functional::Interaction>().empty();
   const double kernels = config.cloud.kind == "kde" ? 1e8 / static_cast<double>(config.cloud.points) : 1e5;
+  const double several = std::min(
+      std::max(kernels, 1000.0),
+      pairs ? 100'000 : std::clamp(10.0 * static_cast<double>(config.cloud.particles), 10'000.0, 100'000.0));
   const double fallback = !config.cloud.density || host ? 0
-                          : distances
-                              ? 2000  // all pairs with the reference
-                              : std::clamp(std::min(jacobians ? 5e7 / (dim * dim) : 1e5, kernels), 1e3, 1e5);
+                          : distances                   ? 2000  // all pairs with the reference
+                          : jacobians                   ? std::clamp(5e7 / (dim * dim), 1000.0, several)
+                                                        : several;
   if (held_out.fraction == 0) held_out.particles = static_cast<Index>(fallback);
   section.read(held_out_keys(), held_out);
   check_memory(section, "particles", static_cast<double>(held_out.particles) * (jacobians ? dim * dim : dim),

@@ -206,9 +206,10 @@ const Keys<HeldOutConfig>& held_out_keys() {
        at<&O::particles>,
        between(0, kMost),
        "of a second cloud, on which F is judged; 0: none",
-       {.fallback = "100000; 2000 where a distance is in F, fewer at order 2 in many dimensions or with the "
-                    "kernels of "
-                    "many points; 0 for a file without `fraction`"}},
+       {.fallback =
+            "ten times cloud.particles, at least 10000 and at most 100000; 100000 with interactions; "
+            "2000 where a distance is in F, fewer at order 2 in many dimensions or with the kernels of "
+            "many points, 0 for a file without `fraction`"}},
       {"fraction", at<&O::fraction>, Range{.low = 0, .high = 1, .high_excluded = true},
        "of the particles of a file: that many, drawn by the seed, are kept from the cloud; 0: none"},
       {"sampling", [](O& o) -> Slot { return sampling(o.sampling); }, {}, "as in [cloud]"},

@@ -48,9 +48,9 @@ double largest_round_trip(const BrenierMap& map, const Matrix<double>& x, Team& 
 
 MapCertificates certify(const BrenierMap& map, const Matrix<double>& x, Team& team) {
   const Index d = x.cols();
-  // A few per cent of a step at most, also where the step needs no Hessians.
-  const Index spectra = std::clamp<Index>((Index{1} << 22) / (d * d * d), 16, 1024);
-  const Index trips = std::clamp<Index>((Index{1} << 18) / (d * d), 16, 256);
+  // A few per cent of a step at most, also where it takes ten gradients and needs no Hessians.
+  const Index spectra = std::clamp<Index>((Index{1} << 22) / (d * d * d), 16, 512);
+  const Index trips = std::clamp<Index>((Index{1} << 18) / (d * d), 16, 64);
   return {smallest_eigenvalue(map, subset(x, spectra, 0), team),
           largest_round_trip(map, subset(x, trips, 0), team)};
 }

@@ -9,7 +9,7 @@
 namespace brenier::cpu::BRENIER_ISA {
 
 /// Vectors that activate() takes at a time; divides the vectors of a row.
-#if BRENIER_VECTOR_BYTES == 64
+#if BRENIER_VECTOR_BYTES >= 32
 inline constexpr int kBatch = 4;
 #else
 inline constexpr int kBatch = 2;
