@@ -16,6 +16,7 @@
 
 #include "bench/flows/draws.hpp"
 #include "bench/flows/flow_arguments.hpp"
+#include "bench/run_program.hpp"
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
 
@@ -197,8 +198,7 @@ int run(const Options& o) {
   all["worst_ratio"] = worst;
   all["worst_ratio_exact"] = worst_exact;
   all["rows"] = rows;
-  std::printf("%s\n", all.dump().c_str());
-  return 0;
+  return bench::print(all);
 }
 
 }  // namespace

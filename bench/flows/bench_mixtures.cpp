@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "bench/flows/flow_arguments.hpp"
+#include "bench/run_program.hpp"
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
 
@@ -278,8 +279,7 @@ int run_table(const Options& o) {
   all.erase("iterations");  // of each row
   all["time"] = o.time;
   all["rows"] = rows;
-  std::printf("%s\n", all.dump().c_str());
-  return 0;
+  return bench::print(all);
 }
 
 }  // namespace

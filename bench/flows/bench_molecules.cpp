@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "bench/flows/draws.hpp"
+#include "bench/run_program.hpp"
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
 #include "brenier/entropic_transport.hpp"
@@ -37,6 +38,24 @@ struct Options {
   int steps = 100;
   int threads = 0;
   double seconds = 1;  // of each timing
+
+  void add_to(CLI::App& app) {
+    app.add_option("--cloud", cloud, "the initial points, .npy (N, d)")->required()->check(CLI::ExistingFile);
+    app.add_option("--potential", potential, "V, .safetensors")->required()->check(CLI::ExistingFile);
+    app.add_option("--maps", maps, "maps folder of a run: times them on new points (table 8)")
+        ->check(CLI::ExistingDirectory);
+    app.add_option("--new", others, "new points for --maps, .npy (M, d), the first of them (a Gaussian law)")
+        ->check(CLI::ExistingFile);
+    app.add_option("--out", out, "folder for the final clouds of direct optimisation")
+        ->check(CLI::ExistingDirectory);
+    app.add_option("--weights", weights, "lambda_2")->delimiter(',')->check(CLI::NonNegativeNumber);
+    app.add_option("--rates", rates)->delimiter(',')->check(CLI::PositiveNumber);
+    app.add_option("--methods", methods)->delimiter(',')->check(CLI::IsMember({"sgd", "adam"}));
+    app.add_option("--steps", steps)->check(CLI::PositiveNumber);
+    app.add_option("--points", points, "new points for --maps")->delimiter(',')->check(CLI::PositiveNumber);
+    app.add_option("--seconds", seconds, "of each timing")->check(CLI::PositiveNumber);
+    app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
+  }
 };
 
 /// Final SD of tables 6 and 7, mean and standard deviation of five runs: method, weight, rate.
@@ -310,35 +329,13 @@ int run(const Options& o) {
   } else {
     all["amortisation"] = amortisation(o, potential, cloud);
   }
-  std::printf("%s\n", all.dump().c_str());
-  return 0;
+  return bench::print(all);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  Options o;
-  CLI::App app("Direct optimisation of molecules in latent space, beside the paper's tables 6, 7 and 8.");
-  app.add_option("--cloud", o.cloud, "the initial points, .npy (N, d)")->required()->check(CLI::ExistingFile);
-  app.add_option("--potential", o.potential, "V, .safetensors")->required()->check(CLI::ExistingFile);
-  app.add_option("--maps", o.maps, "maps folder of a run: times them on new points (table 8)")
-      ->check(CLI::ExistingDirectory);
-  app.add_option("--new", o.others, "new points for --maps, .npy (M, d), the first of them (a Gaussian law)")
-      ->check(CLI::ExistingFile);
-  app.add_option("--out", o.out, "folder for the final clouds of direct optimisation")
-      ->check(CLI::ExistingDirectory);
-  app.add_option("--weights", o.weights, "lambda_2")->delimiter(',')->check(CLI::NonNegativeNumber);
-  app.add_option("--rates", o.rates)->delimiter(',')->check(CLI::PositiveNumber);
-  app.add_option("--methods", o.methods)->delimiter(',')->check(CLI::IsMember({"sgd", "adam"}));
-  app.add_option("--steps", o.steps)->check(CLI::PositiveNumber);
-  app.add_option("--points", o.points, "new points for --maps")->delimiter(',')->check(CLI::PositiveNumber);
-  app.add_option("--seconds", o.seconds, "of each timing")->check(CLI::PositiveNumber);
-  app.add_option("--threads", o.threads, "0: all processors")->check(CLI::NonNegativeNumber);
-  CLI11_PARSE(app, argc, argv);
-  try {
-    return run(o);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+  return bench::run_program(
+      argc, argv, "Direct optimisation of molecules in latent space, beside the paper's tables 6, 7 and 8.",
+      Options(), run);
 }

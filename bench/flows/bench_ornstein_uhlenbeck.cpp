@@ -18,6 +18,7 @@
 
 #include "bench/flows/draws.hpp"
 #include "bench/flows/flow_arguments.hpp"
+#include "bench/run_program.hpp"
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
 
@@ -239,8 +240,7 @@ int run_table(Options o) {
   all["targets"] = o.targets;
   all["samples"] = o.samples;
   all["rows"] = rows;
-  std::printf("%s\n", all.dump().c_str());
-  return 0;
+  return bench::print(all);
 }
 
 }  // namespace

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: MIT
-// What benchmarks of whole flows have in common: their arguments, and how the program ends.
+// What benchmarks of whole flows have in common: their arguments, and where their time goes.
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
-#include <exception>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -101,20 +99,5 @@ struct Profile {
         {"inner", inner / seconds}, {"clouds", clouds / seconds}, {"certificates", certificates / seconds}};
   }
 };
-
-/// The whole of main(): arguments into `options`, then run(options). Exit status 1 with a message where it
-/// throws.
-template <class Options, class Run>
-int run_program(int argc, char** argv, const char* about, Options options, const Run& run) {
-  CLI::App app(about);
-  options.add_to(app);
-  CLI11_PARSE(app, argc, argv);
-  try {
-    return run(options);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
-}
 
 }  // namespace brenier::bench

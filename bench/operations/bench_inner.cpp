@@ -4,13 +4,13 @@
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
-#include <exception>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "bench/operations/flops.hpp"
 #include "bench/operations/roofline.hpp"
+#include "bench/run_program.hpp"
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
 #include "kernels/operations.hpp"
@@ -275,17 +275,7 @@ nlohmann::ordered_json run(Options o) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Times one inner iteration of a JKO step and prints one JSON line.", "brenier_bench_inner");
-  Options options;
-  options.add_to(app);
-  CLI11_PARSE(app, argc, argv);
-  try {
-    const DeviceScope device(options.device);
-    const auto line = options.dtype == "float" ? run<float>(options) : run<double>(options);
-    std::printf("%s\n", line.dump().c_str());
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "brenier_bench_inner: %s\n", error.what());
-    return 2;
-  }
-  return 0;
+  return bench::run_on_device(
+      argc, argv, "Times one inner iteration of a JKO step and prints one JSON line.", Options(),
+      [](const Options& o) { bench::print(o.dtype == "float" ? run<float>(o) : run<double>(o)); });
 }

@@ -5,7 +5,6 @@
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
-#include <exception>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -14,6 +13,7 @@
 
 #include "bench/operations/cases.hpp"
 #include "bench/operations/roofline.hpp"
+#include "bench/run_program.hpp"
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
 #include "kernels/operations.hpp"
@@ -203,20 +203,9 @@ void run(const Options& o) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app(
-      "Times every operation of a backend. GFLOP/s count the work of the formulas in "
-      "bench/operations/flops.hpp;\n"
-      "\"of bnd\" is the share of the least time that arithmetic and memory allow.",
-      "brenier_bench_ops");
-  Options options;
-  options.add_to(app);
-  CLI11_PARSE(app, argc, argv);
-  try {
-    const DeviceScope device(options.device);
-    options.list ? list() : run(options);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "brenier_bench_ops: %s\n", error.what());
-    return 2;
-  }
-  return 0;
+  return bench::run_on_device(argc, argv,
+                              "Times every operation of a backend. GFLOP/s count the work of the formulas in "
+                              "bench/operations/flops.hpp;\n"
+                              "\"of bnd\" is the share of the least time that arithmetic and memory allow.",
+                              Options(), [](const Options& o) { o.list ? list() : run(o); });
 }

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <exception>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -14,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "bench/run_program.hpp"
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
 #include "kernels/operations.hpp"
@@ -222,18 +222,8 @@ void run(const Options& o) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app(
+  return bench::run_on_device(
+      argc, argv,
       "Time per particle of an inner iteration and of a JKO step at two sizes, and memory per particle.",
-      "brenier_bench_scaling");
-  Options options;
-  options.add_to(app);
-  CLI11_PARSE(app, argc, argv);
-  try {
-    const DeviceScope device(options.device);
-    run(options);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "brenier_bench_scaling: %s\n", error.what());
-    return 2;
-  }
-  return 0;
+      Options(), run);
 }

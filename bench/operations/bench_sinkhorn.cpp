@@ -5,11 +5,11 @@
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
-#include <exception>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "bench/run_program.hpp"
 #include "bench/timing.hpp"
 #include "brenier/base/error.hpp"
 #include "brenier/brenier.hpp"
@@ -33,6 +33,23 @@ struct Options {
   std::string cloud, dtype = "float", device = "cpu";
   int threads = 2;
   double seconds = 1;
+
+  void add_to(CLI::App& app) {
+    app.add_option("--n", n, "points of both clouds")->check(CLI::PositiveNumber);
+    app.add_option("--dim", dim)->check(CLI::PositiveNumber);
+    app.add_option("--cloud", cloud, "the reference: a .npy file (N, d) in place of --n and --dim");
+    app.add_option("--noise", noise, "deviation of the cloud from the reference, a coordinate")
+        ->check(CLI::NonNegativeNumber);
+    app.add_option("--epsilon", epsilon)->check(CLI::PositiveNumber);
+    app.add_option("--iterations", iterations, "steps at the last epsilon")->check(CLI::PositiveNumber);
+    app.add_option("--warm", warm, "steps of a warm start")->check(CLI::PositiveNumber);
+    app.add_option("--storage", storage, "bytes: more costs are formed anew in each step; 0: always")
+        ->check(CLI::NonNegativeNumber);
+    app.add_option("--dtype", dtype)->check(CLI::IsMember({"float", "double"}));
+    app.add_option("--device", device, "as for brenier run");
+    app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
+    app.add_option("--seconds", seconds, "time spent on each case")->check(CLI::PositiveNumber);
+  }
 };
 
 /// The reference: a file, or points with coordinates of variance 1 for the first 11 and 0.01 for the others,
@@ -139,29 +156,6 @@ void run(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Times entropic optimal transport with its forces.", "brenier_bench_sinkhorn");
-  Options options;
-  app.add_option("--n", options.n, "points of both clouds")->check(CLI::PositiveNumber);
-  app.add_option("--dim", options.dim)->check(CLI::PositiveNumber);
-  app.add_option("--cloud", options.cloud, "the reference: a .npy file (N, d) in place of --n and --dim");
-  app.add_option("--noise", options.noise, "deviation of the cloud from the reference, a coordinate")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--epsilon", options.epsilon)->check(CLI::PositiveNumber);
-  app.add_option("--iterations", options.iterations, "steps at the last epsilon")->check(CLI::PositiveNumber);
-  app.add_option("--warm", options.warm, "steps of a warm start")->check(CLI::PositiveNumber);
-  app.add_option("--storage", options.storage, "bytes: more costs are formed anew in each step; 0: always")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--dtype", options.dtype)->check(CLI::IsMember({"float", "double"}));
-  app.add_option("--device", options.device, "as for brenier run");
-  app.add_option("--threads", options.threads, "0: all processors")->check(CLI::NonNegativeNumber);
-  app.add_option("--seconds", options.seconds, "time spent on each case")->check(CLI::PositiveNumber);
-  CLI11_PARSE(app, argc, argv);
-  try {
-    const DeviceScope device(options.device);
-    options.dtype == "float" ? run<float>(options) : run<double>(options);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "brenier_bench_sinkhorn: %s\n", error.what());
-    return 2;
-  }
-  return 0;
+  return bench::run_on_device(argc, argv, "Times entropic optimal transport with its forces.", Options(),
+                              [](const Options& o) { o.dtype == "float" ? run<float>(o) : run<double>(o); });
 }

@@ -53,6 +53,15 @@ std::string safetensors(const std::string& header, const std::string& data) {
   return bytes_of(std::vector<std::uint64_t>{header.size()}) + header + data;
 }
 
+/// Cut anywhere, a file must be refused, and nothing else may happen.
+template <class Read>
+void check_cuts(const std::string& whole, const fs::path& path, const Read& read) {
+  for (std::size_t length = 0; length < whole.size(); ++length) {
+    put(path, whole.substr(0, length));
+    CHECK_THROWS_AS(read(path), IoError);
+  }
+}
+
 /// The message of the IoError that the call must throw.
 template <class Call>
 std::string io_error(const Call& call) {
@@ -171,12 +180,7 @@ TEST_CASE("npy: what is wrong is said") {
   std::string huge = npy(npy_header("<f8", "(2, 3)"), six, 2);
   huge[10] = '\x7f';
   CHECK(contains(message(huge), "allowed are at most 65536"));
-  // Cut anywhere, it must be refused, and nothing else may happen.
-  const std::string whole = npy(npy_header("<f8", "(2, 3)"), six);
-  for (std::size_t length = 0; length < whole.size(); ++length) {
-    put(path, whole.substr(0, length));
-    CHECK_THROWS_AS(read_npy(path), IoError);
-  }
+  check_cuts(npy(npy_header("<f8", "(2, 3)"), six), path, read_npy);
 }
 
 TEST_CASE("atomic writes replace the whole file or nothing") {
@@ -319,11 +323,7 @@ TEST_CASE("safetensors: what is wrong is said") {
   CHECK(contains(message(safetensors("{\"x\":" + entry + ",\"y\":" + entry + "}", data)), "(they overlap)"));
   CHECK(contains(message(safetensors(R"({"__metadata__":{"a":1}})", "")), "__metadata__ 'a' is 1, a string"));
   CHECK(contains(message(safetensors("{\"x\":" + entry + "}", data)), "(nothing was thrown)"));
-  const std::string whole = safetensors("{\"x\":" + entry + "}", data);
-  for (std::size_t length = 0; length < whole.size(); ++length) {
-    put(path, whole.substr(0, length));
-    CHECK_THROWS_AS(read_safetensors(path), IoError);
-  }
+  check_cuts(safetensors("{\"x\":" + entry + "}", data), path, read_safetensors);
 }
 
 TEST_CASE("safetensors: content that cannot be written is refused before the file is touched") {

@@ -345,6 +345,19 @@ TEST_CASE("what cannot be trained is said") {
 
 namespace {
 
+/// Labelled points in files, and a name for the network.
+struct FitFiles {
+  Data data;
+  TemporaryFolder folder;
+  std::string x = (folder.path / "x.npy").string(), y = (folder.path / "y.npy").string();
+  std::string net = (folder.path / "net.safetensors").string();
+
+  explicit FitFiles(Data given) : data(std::move(given)) {
+    write_npy(x, data.x.view());
+    write_npy(y, std::span<const double>(data.label));
+  }
+};
+
 void check_refused(const Output& output, const char* first, const char* second) {
   CHECK(output.code == 2);
   check_contains(output.err, {first, second});
@@ -353,12 +366,8 @@ void check_refused(const Output& output, const char* first, const char* second) 
 }  // namespace
 
 TEST_CASE("brenier fit: the files it leaves, and a flow that takes its network") {
-  const TemporaryFolder folder;
-  const Data data = ball(2000, 2, 81);
-  const std::string x = (folder.path / "x.npy").string(), y = (folder.path / "y.npy").string();
-  const std::string net = (folder.path / "net.safetensors").string();
-  write_npy(x, data.x.view());
-  write_npy(y, std::span<const double>(data.label));
+  const FitFiles files(ball(2000, 2, 81));
+  const auto& [data, folder, x, y, net] = files;
   const Output done = command({"fit", x, y, "-o", net, "--hidden", "16,16", "--residual", "--epochs", "40",
                                "--batch", "64", "--seed", "5", "--threads", "2"});
   CAPTURE(done.err);
@@ -431,12 +440,8 @@ TEST_CASE("brenier fit --plot draws a picture of either kind") {
 }
 
 TEST_CASE("brenier fit: regressions, quiet runs and errors") {
-  const TemporaryFolder folder;
-  const Data data = bowl(300, 2, 91);
-  const std::string x = (folder.path / "x.npy").string(), y = (folder.path / "y.npy").string();
-  const std::string net = (folder.path / "net.safetensors").string();
-  write_npy(x, data.x.view());
-  write_npy(y, std::span<const double>(data.label));
+  const FitFiles files(bowl(300, 2, 91));
+  const auto& [data, folder, x, y, net] = files;
   check_refused(command({"fit", x, y, "-o", net, "--hidden", "8"}), "label 0 is", "must be 0 or 1");
   CHECK_FALSE(fs::exists(net));
   const Output done = command({"fit", x, y, "-o", net, "--hidden", "8", "--regression", "--epochs", "3", "-q",

@@ -298,10 +298,7 @@ TEST_CASE("an interrupted run is valid, and resuming it changes no bit") {
     REQUIRE(run(config, options).status == RunStatus::done);
 
     options.out = folder.path / "parts";
-    options.on_step = [](int step) {
-      if (step == 3) std::raise(SIGINT);
-    };
-    const RunResult result = run(config, options);
+    const RunResult result = run_until(3, SIGINT, config, options);
     CHECK(result.status == RunStatus::interrupted);
     CHECK(result.steps == 3);
     const nlohmann::json summary = summary_of(options.out);
@@ -311,7 +308,6 @@ TEST_CASE("an interrupted run is valid, and resuming it changes no bit") {
     CHECK(read_npy(options.out / "clouds" / "step_000003.npy").rows() == 37);
     CHECK(history_of(options.out).size() == 4);
 
-    options.on_step = nullptr;
     CHECK(resume(config, options).status == RunStatus::done);
     fs::remove(options.out / "clouds" / "step_000003.npy");  // only the interrupt wrote these
     fs::remove(options.out / "clouds" / "log_density_000003.npy");

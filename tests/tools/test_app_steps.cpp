@@ -41,11 +41,7 @@ TEST_CASE("adaptive steps: a run goes on bit for bit, and its files know the len
         doctest::Approx(rows.back().std_exact).epsilon(1e-12));
 
   options.out = folder.path / "parts";
-  options.on_step = [](int step) {
-    if (step == 3) std::raise(SIGINT);
-  };
-  CHECK(run(config(), options).status == RunStatus::interrupted);
-  options.on_step = nullptr;
+  CHECK(run_until(3, SIGINT, config(), options).status == RunStatus::interrupted);
   CHECK(resume(config(), options).status == RunStatus::done);
   CHECK(read_text(folder.path / "parts" / "checkpoint.safetensors") ==
         read_text(folder.path / "whole" / "checkpoint.safetensors"));

@@ -2,7 +2,6 @@
 // Run folders that were edited, damaged, left by killed processes, or asked for by two at once.
 #include <doctest/doctest.h>
 #include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <random>
@@ -13,6 +12,7 @@
 #include "brenier/npy.hpp"
 #include "brenier/safetensors.hpp"
 #include "tests/support/app.hpp"
+#include "tests/support/child.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/run_files.hpp"
 #include "tools/runs/manifest.hpp"
@@ -43,18 +43,8 @@ void replace(const fs::path& file, const std::string& from, const std::string& t
   put(file, text.replace(at, from.size(), to));
 }
 
-/// Runs `body` in a process of its own; its return value is the exit code.
-template <class Body>
-pid_t in_child(Body&& body) {
-  const pid_t child = ::fork();
-  REQUIRE(child >= 0);
-  if (child == 0) ::_exit(body());
-  return child;
-}
-
 int code_of(pid_t child) {
-  int status = 0;
-  REQUIRE(::waitpid(child, &status, 0) == child);
+  const int status = status_of(child);
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 

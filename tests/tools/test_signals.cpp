@@ -2,8 +2,6 @@
 // Ctrl-C and SIGTERM at any time of a run: what is left can be resumed, and resuming changes no bit.
 #include <doctest/doctest.h>
 #include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <csignal>
@@ -14,6 +12,7 @@
 #include <vector>
 
 #include "tests/support/app.hpp"
+#include "tests/support/child.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/run_files.hpp"
 #include "tools/command/commands.hpp"
@@ -26,21 +25,6 @@ using namespace brenier::app;
 using namespace brenier::test;
 
 namespace {
-
-/// Runs `body` in a process of its own; its return value is the exit code.
-template <class Body>
-pid_t in_child(Body&& body) {
-  const pid_t child = ::fork();
-  REQUIRE(child >= 0);
-  if (child == 0) ::_exit(body());
-  return child;
-}
-
-int status_of(pid_t child) {
-  int status = 0;
-  REQUIRE(::waitpid(child, &status, 0) == child);
-  return status;
-}
 
 /// Maps, checkpoint and numbers of two runs agree to the bit.
 void check_same_state(const fs::path& a, const fs::path& b) {
@@ -94,14 +78,10 @@ TEST_CASE("a signal after the last step counts, and resuming finishes the number
   options.out = folder.path / "whole";
   REQUIRE(run(config, options).status == RunStatus::done);
   options.out = folder.path / "parts";
-  options.on_step = [](int step) {
-    if (step == 5) std::raise(SIGTERM);
-  };
-  const RunResult result = run(config, options);
+  const RunResult result = run_until(5, SIGTERM, config, options);
   CHECK(result.status == RunStatus::interrupted);
   CHECK(result.steps == 5);
   CHECK(summary_of(options.out)["status"] == "interrupted");
-  options.on_step = nullptr;
   CHECK(resume(config, options).status == RunStatus::done);
   check_same_state(folder.path / "whole", folder.path / "parts");
 }
@@ -112,20 +92,13 @@ TEST_CASE("an interrupt does not wait for all pairs of the held-out cloud") {
       tiny({"functional.0={term = \"interaction\", expression = \"cos(r)\"}", "held_out.pair_limit=5"});
   RunOptions options;
   options.out = folder.path / "parts";
-  options.on_step = [](int step) {
-    if (step == 2) std::raise(SIGINT);
-  };
-  REQUIRE(run(config, options).status == RunStatus::interrupted);
+  REQUIRE(run_until(2, SIGINT, config, options).status == RunStatus::interrupted);
   CHECK(summary_of(options.out)["heldout_functional"] == history_of(options.out).back().held_out);
-  options.on_step = nullptr;
   REQUIRE(resume(config, options).status == RunStatus::done);
   // All 101 particles, not the 5 of the limit.
   const std::vector<HistoryRow> rows = history_of(options.out);
   options.out = folder.path / "limited";
-  options.on_step = [](int step) {
-    if (step == 5) std::raise(SIGINT);
-  };
-  REQUIRE(run(config, options).status == RunStatus::interrupted);
+  REQUIRE(run_until(5, SIGINT, config, options).status == RunStatus::interrupted);
   CHECK(history_of(options.out).back().functional.total() == rows.back().functional.total());
   CHECK(history_of(options.out).back().held_out != rows.back().held_out);
 }
