@@ -23,6 +23,7 @@ STEPS = 3
 def make_run(run: Path) -> None:
     for part in ("clouds", "maps", "figures"):
         (run / part).mkdir(parents=True)
+    (run / "config.toml").write_text("seed = 0\n")
     (run / "summary.json").write_text(json.dumps({"dim": 1, "mass": 1.0, "exact": {"functional": 0.0}}))
     names = ["step", "time", "F", "F_heldout", "residual", "decrease", "iterations", "seconds"]
     rows = [",".join(names)] + [f"{k},{0.1 * k},{1 / (1 + k)},,1e-3,1e-2,{5 * k},0.1" for k in range(STEPS + 1)]

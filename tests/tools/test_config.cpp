@@ -2,6 +2,7 @@
 // Configurations: what they mean, and what can be wrong with them.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <clocale>
 #include <cmath>
 #include <initializer_list>
@@ -349,12 +350,13 @@ TEST_CASE("configuration: clouds from files") {
     }
     return "(no error)";
   };
-  check_contains(error({}), {"f.toml:1:", "cloud.log_density", "missing", "internal energy"});
+  check_contains(error({}), {"f.toml:1:", "cloud.log_density", "missing", "internal energy", "\"kde\"",
+                             "\"gaussian_mixture\""});
   check_contains(error({"cloud.log_density=short.npy"}), {"cloud.log_density", "5 particles"});
   check_contains(error({"cloud.log_density=rho.npy", "cloud.dim=3"}), {"cloud.dim", "dimension 2"});
   check_contains(error({"cloud.log_density=rho.npy", "cloud.path=none.npy"}), {"none.npy", "no such file"});
   check_contains(error({"cloud.log_density=rho.npy", "held_out.particles=7"}),
-                 {"held_out.particles", "must be 0"});
+                 {"held_out.particles", "fraction"});
   check_contains(error({"cloud.log_density=rho.npy", "inner.refresh=1"}), {"inner.refresh", "must be 0"});
   check_contains(error({"cloud.log_density=rho.npy", "cloud.particles=3"}),
                  {"cloud.particles", "unknown key"});
@@ -483,4 +485,82 @@ TEST_CASE("options: a value outside its row's range is named, in a file and in C
   CHECK(message() == "(no error)");  // without an end
   options.order = 1;
   check_contains(message(), {"flow: order = 1", "2"});
+}
+
+TEST_CASE("configuration: densities that are estimated from a file, and a part of a file held out") {
+  const TemporaryFolder folder;
+  Matrix<double> points(50, 2);
+  for (Index i = 0; i < 50; ++i) {
+    points(i, 0) = std::sin(1.3 * static_cast<double>(i)) + (i % 2 == 0 ? 9 : 0);
+    points(i, 1) = std::cos(2.1 * static_cast<double>(i));
+  }
+  write_npy(folder.path / "x.npy", points.view());
+  const std::string text =
+      "[cloud]\ndensity = \"kde\"\npath = \"x.npy\"\n[[functional]]\nterm = \"entropy\"\n[flow]\ntau = "
+      "0.01\nsteps = 2\n";
+  const auto read = [&](const std::vector<std::string>& overrides) {
+    return parse_config(text, "f.toml", folder.path, overrides);
+  };
+  const auto error = [&](const std::vector<std::string>& overrides) {
+    try {
+      static_cast<void>(read(overrides).initial_cloud());
+    } catch (const Error& problem) {
+      return std::string(problem.what());
+    }
+    return std::string("(no error)");
+  };
+  for (const std::vector<std::string>& overrides :
+       {std::vector<std::string>{},
+        {"cloud.bandwidth=silverman"},
+        {"cloud.bandwidth=0.25"},
+        {"cloud.density=gaussian_mixture", "cloud.components=2"}}) {
+    const Config config = read(overrides);
+    CAPTURE(config.resolved);
+    CHECK(config.cloud.particles == 50);
+    CHECK(config.held_out.particles > 0);
+    CHECK(!config.cloud.estimate.empty());
+    const Cloud cloud = config.initial_cloud();
+    CHECK(cloud.log_density == config.cloud.density->log_density(cloud.x.view()));
+    CHECK(config.held_out_cloud(7).x.rows() == 7);
+    CHECK(config.fresh_cloud(1).x.elements() != cloud.x.elements());
+    const Config again = parse_config(config.resolved, "again.toml", folder.path);
+    CHECK(again.initial_cloud().x.elements() == cloud.x.elements());
+  }
+  CHECK(read({"cloud.particles=64"}).initial_cloud().x.rows() == 64);
+  check_contains(read({}).cloud.estimate, {"50 points", "scott", "0.521"});
+  check_contains(error({"cloud.bandwidth=0"}), {"cloud.bandwidth", "above 0"});
+  check_contains(error({"cloud.bandwidth=median"}), {"cloud.bandwidth", "scott, silverman"});
+  check_contains(error({"cloud.components=2"}), {"cloud.components", "unknown key", "\"kde\""});
+  check_contains(error({"cloud.density=gaussian_mixture"}), {"cloud.components", "missing"});
+  check_contains(error({"cloud.density=gaussian_mixture", "cloud.components=51"}),
+                 {"cloud.components", "50"});
+  check_contains(error({"held_out.fraction=0.2"}), {"held_out.fraction", "\"file\""});
+
+  const std::vector<std::string> plain = {"cloud.density=file", "functional.0.term=potential",
+                                          "functional.0.expression=sum(x^2)"};
+  const auto with = [&](const std::string& one) {
+    std::vector<std::string> out = plain;
+    out.push_back(one);
+    return out;
+  };
+  const Config part = read(with("held_out.fraction=0.2"));
+  CHECK(part.cloud.particles == 40);
+  CHECK(part.held_out.particles == 10);
+  const Matrix<double> kept = part.initial_cloud().x, apart = part.held_out_cloud(10).x;
+  std::vector<std::pair<double, double>> both, all;
+  for (Index i = 0; i < 40; ++i) both.emplace_back(kept(i, 0), kept(i, 1));
+  for (Index i = 0; i < 10; ++i) both.emplace_back(apart(i, 0), apart(i, 1));
+  for (Index i = 0; i < 50; ++i) all.emplace_back(points(i, 0), points(i, 1));
+  std::sort(both.begin(), both.end());
+  std::sort(all.begin(), all.end());
+  CHECK(both == all);
+  const Config again = parse_config(part.resolved, "again.toml", folder.path);
+  CHECK(again.held_out_cloud(10).x.elements() == apart.elements());
+  CHECK(read({plain[0], plain[1], plain[2], "held_out.fraction=0.2", "seed=5"})
+            .held_out_cloud(10)
+            .x.elements() != apart.elements());
+  check_contains(error(with("held_out.fraction=0.001")), {"held_out.fraction", "nothing"});
+  check_contains(error({plain[0], plain[1], plain[2], "held_out.fraction=0.2", "held_out.particles=7"}),
+                 {"held_out.particles = 7", "10"});
+  check_contains(error(with("held_out.particles=7")), {"fraction", "\"kde\"", "\"gaussian_mixture\""});
 }

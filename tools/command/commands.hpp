@@ -46,9 +46,10 @@ struct DistanceOptions {
 /// Distances between two clouds, a line each.
 void distance(const DistanceOptions& options, std::ostream& out);
 
-/// Checks the files and calls plot.py; returns its exit code. IoError: a file that it needs is damaged.
+/// Checks the files and calls plot.py with more options; returns its exit code. IoError: a file that it needs is damaged.
 /// NotAvailable: no Python with numpy and matplotlib, or no plot.py.
-int plot(const std::vector<std::filesystem::path>& runs, const std::filesystem::path& out, std::ostream& log);
+int plot(const std::vector<std::filesystem::path>& runs, const std::filesystem::path& out, std::ostream& log,
+         const std::vector<std::string>& more = {});
 /// The same of the summary of fit(): the figure beside it, with .png.
 int plot_fit(const std::filesystem::path& summary);
 

@@ -120,6 +120,7 @@ void file(const fs::path& path, std::ostream& out) {
   if (extension == ".toml") {
     const Config config = load_config(path);
     if (!config.cloud.density) static_cast<void>(config.initial_cloud());  // files are checked to their end
+    if (!config.cloud.estimate.empty()) out << "# initial density: " << config.cloud.estimate << "\n";
     out << "# valid; all keys with their effective values:\n" << config.resolved;
     return;
   }

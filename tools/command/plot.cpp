@@ -72,7 +72,8 @@ std::string find_python() {
 
 }  // namespace
 
-int plot(const std::vector<fs::path>& runs, const fs::path& out, std::ostream& log) {
+int plot(const std::vector<fs::path>& runs, const fs::path& out, std::ostream& log,
+         const std::vector<std::string>& more) {
   for (const fs::path& path : runs) {
     RunFolder::open(path);
     const FileCheck check = check_files(path, false);
@@ -84,6 +85,7 @@ int plot(const std::vector<fs::path>& runs, const fs::path& out, std::ostream& l
   }
   std::vector<std::string> words = {find_python(), find_script("plot.py").string()};
   if (!out.empty()) words.insert(words.end(), {"--out", out.string()});
+  words.insert(words.end(), more.begin(), more.end());
   words.push_back("--");
   for (const fs::path& path : runs) words.push_back(path.string());
   return call(words, false);
@@ -99,14 +101,22 @@ Command add_plot(CLI::App& app) {
   struct Arguments {
     std::vector<fs::path> runs;
     fs::path out;
+    std::string by, times, format = "png";
   };
   const auto arguments = std::make_shared<Arguments>();
   command->add_option("RUN", arguments->runs, "run folders; several give means with bands")->required();
   command->add_option("-o,--out", arguments->out, "folder for the figures");
+  command->add_option("--by", arguments->by, "a line for each value of a key: flow.tau");
+  command->add_option("--times", arguments->times, "of the densities: 0,0.1,1; the nearest clouds are drawn");
+  command->add_option("--format", arguments->format, "png, pdf, svg, or several: png,pdf")
+      ->capture_default_str();
   return {command, [arguments](const Console& console) {
             console.out.flush();
-            return plot(arguments->runs, arguments->out, console.out) == 0 ? ExitCode::ok
-                                                                           : ExitCode::bad_input;
+            std::vector<std::string> more = {"--format=" + arguments->format};
+            if (!arguments->by.empty()) more.push_back("--by=" + arguments->by);
+            if (!arguments->times.empty()) more.push_back("--times=" + arguments->times);
+            return plot(arguments->runs, arguments->out, console.out, more) == 0 ? ExitCode::ok
+                                                                                 : ExitCode::bad_input;
           }};
 }
 

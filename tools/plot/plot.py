@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Figures of Brenier runs: density.png, objective.png and certificates.png.
+"""Figures of Brenier runs: density, objective and certificates, as .png, .pdf or .svg.
 
-usage: plot.py [--out FOLDER] RUN [RUN...]
+usage: plot.py [--out FOLDER] [--by KEY] [--times T,T,...] [--format png,pdf,svg] RUN [RUN...]
 
-One run: into RUN/figures. Several runs of one problem (seeds): means with bands from the smallest to the
-largest value, into FOLDER, by default `figures` beside the runs. Needs numpy and matplotlib.
+One run: into RUN/figures. Several runs of one problem (seeds): means over time with bands from the smallest to the
+largest value, into FOLDER, by default `figures` beside the runs. With --by flow.tau a line for each value of that key.
+Runs of different problems are refused. Needs numpy and matplotlib.
 """
 
 import argparse
@@ -24,12 +25,35 @@ import matplotlib.pyplot as plt  # noqa: E402
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"
 EXACT = {"color": "black", "lw": 0.9, "ls": (0, (4, 2))}
 TIMES = 5
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY)
+
+# Keys that make no other result to compare: what a run is repeated with, where it ran, what it writes.
+FREE = ("seed", "threads", "device", "flow.steps", "held_out.every", "output.")
+# Keys that make another problem, whose runs are never drawn in one figure; these of [cloud] do not.
+PROBLEM = ("cloud.", "functional.", "parameters.", "exact.", "flow.start_time")
+SAME_PROBLEM = ("cloud.particles", "cloud.sampling")
 
 plt.rcParams.update({
     "figure.dpi": 110, "savefig.dpi": 200, "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
     "legend.fontsize": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8,
     "lines.linewidth": 1.5, "legend.frameon": False, "figure.constrained_layout.use": True,
 })
+
+
+def settings(text):
+    """The keys of a resolved configuration, which has one on each line, with their values as written."""
+    out, table, arrays = {}, "", {}
+    for line in text.splitlines():
+        if line.startswith("[["):
+            name = line.strip("[]")
+            arrays[name] = arrays.get(name, -1) + 1
+            table = f"{name}.{arrays[name]}."
+        elif line.startswith("["):
+            table = line.strip("[]") + "."
+        elif " = " in line and not line.startswith("#"):
+            key, value = line.split(" = ", 1)
+            out[table + key] = value
+    return out
 
 
 class Damaged(ValueError):
@@ -44,6 +68,7 @@ class Run:
 
     def __init__(self, path):
         self.path = Path(path)
+        self.settings = self._read_settings()
         self.summary = self._read_summary()
         self.dim = self.summary["dim"]
         self.history = self._read_history()
@@ -55,6 +80,13 @@ class Run:
         file = self.path / "figures" / "exact_density.npy"
         if file.exists():
             self.exact_density = self._array(file, lambda x: x.ndim == 2 and x.shape[1] == 3)
+
+    def _read_settings(self):
+        file = self.path / "config.toml"
+        try:
+            return settings(file.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise Damaged(file, error) from error
 
     def _read_summary(self):
         file = self.path / "summary.json"
@@ -121,6 +153,10 @@ class Run:
     def time(self, step):
         return float(self.history["time"][step])
 
+    def step_at(self, time):
+        """The step whose cloud is there at a time, or None."""
+        return next((step for step in self.steps if same_time(self.time(step), time)), None)
+
 
 def chosen(steps, count=TIMES):
     """About `count` of the steps, first and last among them; denser at the start, where flows are fast."""
@@ -155,158 +191,241 @@ def density_on(run, step, grid):
     return np.interp(grid, x[order], np.exp(log_density[order]), left=0.0, right=0.0)
 
 
-def density_1d(runs, steps):
-    figure, axes = plt.subplots(figsize=(5.2, 3.4))
-    extent = max(np.abs(run.clouds[step]).max() for run in runs for step in steps)
-    grid = np.linspace(-1.15 * extent, 1.15 * extent, 1201)
-    exact = runs[0].exact_density
-    labelled = False
-    for step, colour in zip(steps, shades(len(steps))):
-        values = np.array([density_on(run, step, grid) for run in runs])
-        values[:, (values == 0).all(axis=0)] = np.nan  # a line ends with its cloud
-        time = runs[0].time(step)
-        axes.plot(grid, values.mean(axis=0), color=colour, label=f"t = {time:.4g}")
-        if len(runs) > 1:
-            axes.fill_between(grid, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.25, lw=0)
-        if exact is None:
-            continue
-        at = np.isclose(exact[:, 0], time, rtol=1e-9, atol=1e-12)
-        if at.any():
-            axes.plot(exact[at, 1], exact[at, 2], **EXACT)
-            labelled = True
-    if labelled:
-        axes.plot([], [], **EXACT, label="exact")
-    axes.set(xlabel="x", ylabel="density", xlim=(grid[0], grid[-1]), ylim=(0, None))
-    axes.legend()
+def same_time(a, b):
+    return abs(a - b) <= 1e-9 * max(abs(a), abs(b), 1e-3)
+
+
+class Group:
+    """Runs that differ in their seed only, or one run."""
+
+    def __init__(self, label, runs):
+        self.label, self.runs = label, runs
+
+    def band(self, name, skip_first=False):
+        """One column over time: (times, mean, smallest, largest), or None where it is not known. Runs with other times
+        are interpolated between theirs, where all of them are known."""
+        curves = []
+        for run in self.runs:
+            time, values = run.column("time"), run.column(name)
+            known = np.isfinite(values)
+            known[:1] &= not skip_first
+            if not known.any():
+                return None
+            curves.append((time[known], values[known]))
+        times = curves[0][0]
+        if any(len(time) != len(times) or not np.allclose(time, times, rtol=1e-9, atol=1e-12) for time, _ in curves):
+            first, last = max(time[0] for time, _ in curves), min(time[-1] for time, _ in curves)
+            times = np.unique(np.concatenate([time for time, _ in curves]))
+            times = times[(times >= first) & (times <= last)]
+            if not len(times):
+                return None
+        values = np.array([np.interp(times, time, column) for time, column in curves])
+        return times, values.mean(axis=0), values.min(axis=0), values.max(axis=0)
+
+
+def shown(value):
+    """A value of a configuration for a label."""
+    return value.strip('"')
+
+
+def groups_of(runs, by):
+    """The runs by the values of the key `by`. ValueError, with the key, for runs that cannot be in one figure."""
+    first = runs[0]
+    for run in runs[1:]:
+        for key in sorted(set(first.settings) | set(run.settings)):
+            values = [one.settings.get(key, "(not there)") for one in (first, run)]
+            if values[0] == values[1] or any(key == free or free[-1] == "." and key.startswith(free) for free in FREE):
+                continue
+            what = f"{key} is {values[0]} in {first.path}, but {values[1]} in {run.path}"
+            if key.startswith(PROBLEM) and key not in SAME_PROBLEM:
+                raise ValueError(f"the runs are of different problems: {what}; plot them one by one")
+            if key != by:
+                raise ValueError(f"the runs differ in more than their seed: {what}; "
+                                 f"draw a line for each value with --by {key}" if by is None else
+                                 f"beside {by} the runs differ in {what}; plot those apart")
+    if by is None:
+        return [Group(None, runs)]
+    out = {}
+    for run in runs:
+        if by not in run.settings:
+            raise ValueError(f"{run.path} has no key '{by}'; brenier info RUN/config.toml shows those it has")
+        out.setdefault(run.settings[by], []).append(run)
+    return [Group(f"{by} = {shown(value)}", members) for value, members in out.items()]
+
+
+def common_times(runs, wanted=None):
+    """Times at which every run has a cloud: about TIMES of them, or the nearest ones to those that are wanted."""
+    first = runs[0]
+    times = [first.time(step) for step in first.steps]
+    times = [t for t in times if all(run.step_at(t) is not None for run in runs)]
+    if wanted is None or not times:
+        return chosen(times)
+    return sorted({min(times, key=lambda t: abs(t - one)) for one in wanted})
+
+
+def density_1d(groups, times):
+    """One panel a group."""
+    runs = [run for group in groups for run in group.runs]
+    figure, panels = plt.subplots(1, len(groups), figsize=(5.2 if len(groups) == 1 else 4.0 * len(groups), 3.4),
+                                  squeeze=False, sharex=True, sharey=True)
+    clouds = [run.clouds[run.step_at(t)][:, 0] for run in runs for t in times]
+    low, high = min(x.min() for x in clouds), max(x.max() for x in clouds)
+    margin = 0.08 * (high - low) or 1.0
+    grid = np.linspace(low - margin, high + margin, 1201)
+    for axes, group in zip(panels[0], groups):
+        exact = group.runs[0].exact_density
+        labelled = False
+        for time, colour in zip(times, shades(len(times))):
+            values = np.array([density_on(run, run.step_at(time), grid) for run in group.runs])
+            values[:, (values == 0).all(axis=0)] = np.nan  # a line ends with its cloud
+            axes.plot(grid, values.mean(axis=0), color=colour, label=f"t = {time:.4g}")
+            if len(group.runs) > 1:
+                axes.fill_between(grid, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.25, lw=0)
+            if exact is None:
+                continue
+            at = np.isclose(exact[:, 0], time, rtol=1e-9, atol=1e-12)
+            if at.any():
+                axes.plot(exact[at, 1], exact[at, 2], **EXACT)
+                labelled = True
+        if labelled:
+            axes.plot([], [], **EXACT, label="exact")
+        axes.set(xlabel="x", xlim=(grid[0], grid[-1]), ylim=(0, None), title=group.label or "")
+        axes.legend()
+    panels[0][0].set_ylabel("density")
     return figure
 
 
-def density_scatter(runs, steps):
-    """Clouds of the first run; above two dimensions, in the principal axes of the last one."""
-    run = runs[0]
-    axes_of = np.eye(run.dim)[:, :2]
-    names = ("$x_0$", "$x_1$")
-    centre = np.zeros(run.dim)
-    if run.dim > 2:
-        last = run.clouds[steps[-1]]
+def density_scatter(groups, times):
+    """Clouds of the first run of each group, a row each; above two dimensions, in the principal axes of the last cloud."""
+    first = groups[0].runs[0]
+    axes_of, centre, names = np.eye(first.dim)[:, :2], np.zeros(first.dim), ("$x_0$", "$x_1$")
+    if first.dim > 2:
+        last = first.clouds[first.step_at(times[-1])]
         centre = last.mean(axis=0)
         axes_of = np.linalg.svd(last - centre, full_matrices=False)[2][:2].T
         names = ("first principal axis", "second")
-    clouds = [(run.clouds[step] - centre) @ axes_of for step in steps]
-    limit = 1.05 * max(np.percentile(np.abs(points), 99.8) for points in clouds)
-    figure, panels = plt.subplots(1, len(steps), figsize=(2.1 * len(steps), 2.8), sharex=True, sharey=True,
-                                  squeeze=False)
-    for panel, step, points in zip(panels[0], steps, clouds):
-        shown = points[:: max(1, len(points) // 5000)]
-        log_density = run.log_densities.get(step)
-        size = 90.0 / np.sqrt(len(shown))
-        if log_density is not None:
-            colour = log_density[:: max(1, len(points) // 5000)]
-            colour = np.exp(colour - colour.max())
-            panel.scatter(*shown.T, s=size, c=colour, cmap="viridis", lw=0, rasterized=True)
-        else:
-            panel.scatter(*shown.T, s=size, color=BLUE, lw=0, rasterized=True)
-        panel.set(title=f"t = {run.time(step):.4g}", xlabel=names[0], aspect="equal")
-        panel.set(xlim=(-limit, limit), ylim=(-limit, limit))
-    panels[0][0].set_ylabel(names[1])
+    runs = [group.runs[0] for group in groups]
+    clouds = [[(run.clouds[run.step_at(t)] - centre) @ axes_of for t in times] for run in runs]
+    everything = np.concatenate([points for row in clouds for points in row])
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    middle, half = 0.5 * (low + high), 0.53 * max((high - low).max(), 1e-12)
+    figure, panels = plt.subplots(len(runs), len(times), figsize=(2.1 * len(times) + 0.8, 2.4 * len(runs) + 0.4),
+                                  sharex=True, sharey=True, squeeze=False)
+    densities = [[run.log_densities.get(run.step_at(t)) for t in times] for run in runs]
+    known = [values[np.isfinite(values)] for row in densities for values in row if values is not None]
+    peak = max((np.exp(values.max()) for values in known if len(values)), default=None)
+    scale = matplotlib.colors.LogNorm(1e-4 * peak, peak, clip=True) if peak else None
+    mark = None
+    for panels_row, points_row, density_row, group in zip(panels, clouds, densities, groups):
+        for panel, points, log_density, time in zip(panels_row, points_row, density_row, times):
+            every = max(1, len(points) // 5000)
+            size = 90.0 / np.sqrt(len(points[::every]))
+            if log_density is not None and scale:
+                mark = panel.scatter(*points[::every].T, s=size, c=np.exp(log_density[::every]), cmap="viridis", norm=scale,
+                                     lw=0, rasterized=True)
+            else:
+                panel.scatter(*points[::every].T, s=size, color=BLUE, lw=0, rasterized=True)
+            panel.set(title=f"t = {time:.4g}", aspect="equal")
+            panel.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
+        panels_row[0].set_ylabel(names[1] if group.label is None else f"{group.label}\n{names[1]}")
+    for panel in panels[-1]:
+        panel.set_xlabel(names[0])
+    if mark is not None:
+        figure.colorbar(mark, ax=panels, label="density", extend="min")
     return figure
 
 
-def banded(axes, runs, name, colour, label, skip_first=False, width=1.5):
+def banded(axes, group, name, colour, label, skip_first=False, width=1.5):
     """One column over time: a line, or the mean of several runs with a band. True where known."""
-    rows = min(len(run.column("time")) for run in runs)
-    first = 1 if skip_first else 0
-    time = runs[0].column("time")[first:rows]
-    values = np.array([run.column(name)[first:rows] for run in runs])
-    known = np.isfinite(values).all(axis=0)
-    if not known.any():
+    curve = group.band(name, skip_first)
+    if curve is None:
         return False
-    axes.plot(time[known], values.mean(axis=0)[known], color=colour, label=label, lw=width)
-    if len(runs) > 1:
-        low, high = values.min(axis=0)[known], values.max(axis=0)[known]
-        axes.fill_between(time[known], low, high, color=colour, alpha=0.25, lw=0)
+    times, mean, low, high = curve
+    axes.plot(times, mean, color=colour, label=label, lw=width)
+    if len(group.runs) > 1:
+        axes.fill_between(times, low, high, color=colour, alpha=0.25, lw=0)
     return True
 
 
-def objective(runs):
+def coloured(groups):
+    return zip(groups, (COLOURS[i % len(COLOURS)] for i in range(len(groups))))
+
+
+def objective(groups):
     figure, axes = plt.subplots(figsize=(5.2, 3.4))
-    banded(axes, runs, "F", BLUE, "particles", width=3.5)
-    banded(axes, runs, "F_heldout", ORANGE, "held-out particles")
-    curve = runs[0].column("F_exact")
+    first = groups[0].runs[0]
+    if len(groups) == 1:
+        banded(axes, groups[0], "F", BLUE, "particles", width=3.5)
+        banded(axes, groups[0], "F_heldout", ORANGE, "held-out particles")
+    else:
+        for group, colour in coloured(groups):
+            banded(axes, group, "F_heldout" if group.band("F_heldout") else "F", colour, group.label)
+    curve = first.column("F_exact")
     if np.isfinite(curve).sum() > 1:
-        axes.plot(runs[0].column("time"), curve, **EXACT, label="exact solution")
-    elif "functional" in runs[0].summary["exact"]:
-        axes.axhline(runs[0].summary["exact"]["functional"], **EXACT, label="infimum")
-    if np.isfinite(runs[0].column("F_scheme")).sum() > 1:
-        axes.plot(runs[0].column("time"), runs[0].column("F_scheme"), color=GREEN, lw=0, marker="o", ms=2.5,
+        axes.plot(first.column("time"), curve, **EXACT, label="exact solution")
+    elif "functional" in first.summary["exact"]:
+        axes.axhline(first.summary["exact"]["functional"], **EXACT, label="infimum")
+    if len(groups) == 1 and np.isfinite(first.column("F_scheme")).sum() > 1:
+        axes.plot(first.column("time"), first.column("F_scheme"), color=GREEN, lw=0, marker="o", ms=2.5,
                   mfc="none", label="exact iterates")
     axes.set(xlabel="t", ylabel="F")
     axes.legend()
     return figure
 
 
-def error(run, reference):
-    """|F - reference| of the held-out cloud where it is known, otherwise of the particles."""
-    rows = len(reference)
-    held_out = run.column("F_heldout")[:rows]
-    return np.abs(np.where(np.isfinite(held_out), held_out, run.column("F")[:rows]) - reference)
+PANELS = (("residual", "residual of the inner problem", True), ("decrease", r"decrease of $F + W_2^2/2\tau$", True),
+          ("min_log_det", r"smallest $\log\det H$", False), ("min_eigenvalue", r"smallest eigenvalue of $H$", False),
+          ("iterations", "inner iterations", False), ("seconds", "seconds per step", False),
+          ("round_trip", r"round trip $|\nabla u^*(\nabla u(x)) - x|$", True),
+          ("error_exact", "distance of F from the exact solution", True),
+          ("error_scheme", "distance of F from the exact iterate", True))
 
 
-def certificates(runs):
-    figure, panels = plt.subplots(2, 4, figsize=(11.2, 4.6))
+def add_errors(run):
+    """Columns with |F - reference|, of the held-out cloud where it is known, otherwise of the particles."""
+    held_out, functional = run.column("F_heldout"), run.column("F")
+    judged = np.where(np.isfinite(held_out), held_out, functional)
+    exact = run.column("F_exact")
+    if np.isfinite(exact).sum() <= 1:
+        exact = np.full(len(judged), run.summary["exact"].get("functional", np.nan))
+    for name, reference in (("error_exact", exact), ("error_scheme", run.column("F_scheme"))):
+        values = np.abs(judged - reference)
+        run.history[name] = np.where(values > 0, values, np.nan)
 
-    def panel(axes, name, title, log, colour=BLUE):
-        something = banded(axes, runs, name, colour, None, skip_first=True)
-        if not something:
-            axes.text(0.5, 0.5, "not known", transform=axes.transAxes, ha="center", color=GREY)
-        elif log and all(np.nanmin(run.column(name)[1:], initial=np.inf) > 0 for run in runs):
+
+def certificates(groups):
+    """What is known, and a panel for nothing else."""
+    for group in groups:
+        for run in group.runs:
+            add_errors(run)
+    known = [panel for panel in PANELS if any(group.band(panel[0], True) for group in groups)]
+    if not known:
+        return None
+    columns = min(4, len(known))
+    rows = -(-len(known) // columns)
+    figure, panels = plt.subplots(rows, columns, figsize=(2.8 * columns, 2.3 * rows), squeeze=False)
+    for spare in panels.flat[len(known):]:
+        spare.remove()
+    for axes, (name, title, log) in zip(panels.flat, known):
+        for group, colour in coloured(groups):
+            banded(axes, group, name, colour, group.label, skip_first=True)
+        values = [group.band(name, True)[2] for group in groups if group.band(name, True)]
+        if log and min(low.min() for low in values) > 0:
             axes.set_yscale("log")
         elif log:  # a decrease is negative where the network lost ground
-            largest = max(np.nanmax(np.abs(run.column(name))) for run in runs)
-            axes.set_yscale("symlog", linthresh=1e-3 * largest or 1.0)
+            axes.set_yscale("symlog", linthresh=1e-3 * max(np.abs(low).max() for low in values) or 1.0)
+        if name in ("iterations", "seconds"):
+            axes.set_ylim(0, None)
         axes.set(title=title, xlabel="t")
-
-    panel(panels[0, 0], "residual", "residual of the inner problem", True)
-    panel(panels[0, 1], "decrease", r"decrease of $F + W_2^2/2\tau$", True)
-    panel(panels[0, 2], "min_log_det", r"smallest $\log\det H$", False)
-    panel(panels[0, 3], "min_eigenvalue", r"smallest eigenvalue of $H$", False)
-    panel(panels[1, 0], "iterations", "inner iterations", False)
-    panel(panels[1, 1], "seconds", "seconds per step", False)
-    panel(panels[1, 2], "round_trip", r"round trip $|\nabla u^*(\nabla u(x)) - x|$", True)
-    for axes in panels[1, :2]:
-        axes.set_ylim(0, None)
-
-    axes = panels[1, 3]
-    drawn = False
-    rows = min(len(run.column("time")) for run in runs)
-    stated = runs[0].summary["exact"].get("functional", np.nan)
-    for name, label, colour in (("F_exact", "exact solution", RED), ("F_scheme", "exact iterate", GREEN)):
-        references = [run.column(name)[:rows] for run in runs]
-        if name == "F_exact" and np.isfinite(references[0]).sum() <= 1:
-            references, label = [np.full(rows, stated)] * len(runs), "infimum"
-        values = np.array([error(run, reference) for run, reference in zip(runs, references)])
-        known = np.isfinite(values).all(axis=0) & (values > 0).all(axis=0)
-        known[0] = False  # the start is exact
-        if not known.any():
-            continue
-        drawn = True
-        time, values = runs[0].column("time")[:rows][known], values[:, known]
-        axes.plot(time, values.mean(axis=0), color=colour, label=label)
-        if len(runs) > 1:
-            axes.fill_between(time, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.25, lw=0)
-    axes.set(title="distance of F from", xlabel="t")
-    if drawn:
-        axes.set_yscale("log")
-        axes.legend()
-    else:
-        axes.text(0.5, 0.5, "no closed form", transform=axes.transAxes, ha="center", color=GREY)
+    if groups[0].label:
+        panels.flat[0].legend()
     return figure
 
 
 def save(figure, folder, name):
     """Whole or not at all: a figure that is being looked at is never half a file."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{name}.partial.png"
+    partial = folder / f".partial.{name}"
     figure.savefig(partial)
     os.replace(partial, folder / name)
     plt.close(figure)
@@ -316,27 +435,41 @@ def save(figure, folder, name):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="folder for the figures")
+    parser.add_argument("--by", metavar="KEY", help="a line, or a panel, for each value of a key: flow.tau")
+    parser.add_argument("--times", metavar="T,T,...", help="times of the densities; the nearest clouds are drawn")
+    parser.add_argument("--format", default="png", help="png, pdf, svg, or several of them: png,pdf")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     arguments = parser.parse_args()
+    formats = arguments.format.split(",")
+    for one in formats:
+        if one not in ("png", "pdf", "svg"):
+            sys.exit(f"plot: --format {one}; it must be of png, pdf, svg")
+    try:
+        wanted = [float(t) for t in arguments.times.split(",")] if arguments.times else None
+    except ValueError:
+        sys.exit(f"plot: --times {arguments.times}; it must be numbers with commas between: 0,0.1,1")
     try:
         runs = [Run(path) for path in arguments.runs]
-        if len({run.dim for run in runs}) > 1:
-            sys.exit("plot: the runs have different dimensions; plot them one by one")
-        steps = chosen(sorted(set.intersection(*(set(run.steps) for run in runs))))
+        groups = groups_of(runs, arguments.by)
+        times = common_times(runs, wanted)
         for run in runs:
-            run.load(steps)
-    except (OSError, Damaged) as error:
+            run.load([run.step_at(t) for t in times])
+    except (OSError, ValueError) as error:
         sys.exit(f"plot: {error}")
     out = arguments.out
     if out is None:
         out = runs[0].path / "figures" if len(runs) == 1 else \
             Path(os.path.commonpath([run.path.resolve().parent for run in runs])) / "figures"
+    drawings = {"objective": objective, "certificates": certificates}
+    if times:
+        density = density_1d if runs[0].dim == 1 else density_scatter
+        drawings = {"density": lambda all_groups: density(all_groups, times)} | drawings
     try:
-        if steps:
-            density = density_1d if runs[0].dim == 1 else density_scatter
-            save(density(runs, steps), out, "density.png")
-        save(objective(runs), out, "objective.png")
-        save(certificates(runs), out, "certificates.png")
+        for name, draw in drawings.items():
+            for one in formats:
+                figure = draw(groups)
+                if figure is not None:
+                    save(figure, out, f"{name}.{one}")
     except OSError as error:
         sys.exit(f"plot: the figures cannot be written: {error}; choose another folder with --out")
 

@@ -447,6 +447,7 @@ std::string summary_text(const SummaryInput& input) {
   out["seed"] = config.flow.seed;
   out["dim"] = config.cloud.dim;
   out["particles"] = config.cloud.particles;
+  if (!config.cloud.estimate.empty()) out["initial_density"] = config.cloud.estimate;
   out["steps"] = input.steps;
   if (!config.adaptive()) out["steps_planned"] = config.steps;
   if (config.adaptive()) {

@@ -480,6 +480,7 @@ class Runner {
     if (result.status == RunStatus::unsolved)
       out << "\nUNSOLVED: the steps that were to be taken were taken, not all as exactly as inner.accept "
              "asks for";
+    if (!config_.cloud.estimate.empty()) out << "\ninitial density: " << config_.cloud.estimate;
     out << "\nresults in " << result.folder.string();
     progress.line(out.str());
   }

@@ -12,6 +12,7 @@
 #include "brenier/flow.hpp"
 #include "brenier/flow_density.hpp"
 #include "brenier/functional.hpp"
+#include "brenier/gaussian_mixture.hpp"
 #include "brenier/hutchpp.hpp"
 #include "brenier/map.hpp"
 #include "brenier/metrics.hpp"

@@ -42,6 +42,21 @@ struct BarenblattOptions {
   double mass = 1;
 };
 
+/// Rules for the bandwidth of a kernel density estimate of N points in R^d. Each multiplies the sample standard
+/// deviation (1/(N - 1) convention), and so the covariance by its square.
+enum class BandwidthRule {
+  scott,      ///< N^(-1/(d + 4)): D. W. Scott, Multivariate Density Estimation (1992)
+  silverman,  ///< (N (d + 2)/4)^(-1/(d + 4)): B. W. Silverman, Density Estimation (1986)
+};
+
+/// The factor of a rule. ValueError: n < 1, dim < 1.
+double bandwidth_factor(BandwidthRule rule, Index n, Index dim);
+
+/// Covariance of the kernel by a rule, (d, d): the sample covariance of points (N, d) times the squared factor.
+/// ShapeError: no points. ValueError: values that are not finite, points that do not span R^d, so that the
+/// covariance is singular.
+Matrix<double> kernel_covariance(MatrixView<const double> points, BandwidthRule rule);
+
 /// A density on R^d that can be evaluated and sampled. A value: copies are cheap and share constant data.
 class Density {
  public:
@@ -62,6 +77,17 @@ class Density {
   /// A centred Barenblatt profile, of mass options.mass. Samples are exact in every dimension:
   /// |x|^2/radius^2 ~ Beta(d/2, m/(m-1)). ValueError: dim < 1, m <= 1, time <= 0, mass <= 0.
   static Density barenblatt(const BarenblattOptions& options);
+
+  /// Kernel density estimate: the mean of the Gaussians N(x_i, covariance) around points x_i (N, d). Evaluation
+  /// takes all N points. ShapeError: no points, sizes. ValueError: values that are not finite, a covariance that
+  /// is not symmetric positive definite.
+  static Density kde(MatrixView<const double> points, const Matrix<double>& covariance);
+
+  /// With kernel_covariance(points, rule).
+  static Density kde(MatrixView<const double> points, BandwidthRule rule = BandwidthRule::scott);
+
+  /// With the covariance bandwidth^2 I: bandwidth is in the units of x. ValueError: bandwidth <= 0.
+  static Density kde(MatrixView<const double> points, double bandwidth);
 
   Index dim() const;
   double mass() const;

@@ -88,27 +88,61 @@ void read_inner(Section& section, const CloudConfig& cloud, FlowOptions& flow) {
   section.read(inner_keys(), flow);
   if (flow.inner.refresh > 0 && !cloud.density) {
     section.fail("refresh", "= " + std::to_string(flow.inner.refresh) +
-                                "; a cloud from a file cannot be drawn again, so it must be 0");
+                                "; a cloud from a file cannot be drawn again, so it must be 0; or estimate a "
+                                "density from it: cloud.density = \"kde\" or \"gaussian_mixture\"");
   }
 }
 
-void read_held_out(Section& section, const Config& config, bool host, HeldOutConfig& held_out) {
+/// Which particles of a file are kept from its cloud: as many as there are held-out ones, in no order.
+std::vector<char> kept_apart(Index n, Index apart, std::uint64_t seed) {
+  const Random random(seed, RandomStream::held_out);
+  std::vector<std::pair<double, Index>> draws;
+  for (Index i = 0; i < n; ++i) draws.emplace_back(random.uniform(0, 0, static_cast<std::uint64_t>(i)), i);
+  std::nth_element(draws.begin(), draws.begin() + apart, draws.end());
+  std::vector<char> out(static_cast<std::size_t>(n), 0);
+  for (Index k = 0; k < apart; ++k) out[draws[k].second] = 1;
+  return out;
+}
+
+/// The key `fraction`, which comes before all that asks for the initial cloud.
+void read_fraction(Section& section, bool host, Config& config) {
   section.allow(names_of("", held_out_keys()));
+  HeldOutConfig& held_out = config.held_out;
+  section.read_first("fraction", held_out_keys(), held_out);
+  if (held_out.fraction == 0) return;
+  CloudConfig& cloud = config.cloud;
+  if (cloud.density || host)
+    section.fail("fraction",
+                 "= " + exact_text(held_out.fraction) +
+                     " is for cloud.density = \"file\", whose particles it divides; write how many "
+                     "held-out particles there are in particles");
+  const double wanted = std::round(held_out.fraction * static_cast<double>(cloud.points));
+  if (!(wanted >= 1 && wanted < static_cast<double>(cloud.points)))
+    section.fail("fraction", "= " + exact_text(held_out.fraction) + " of " + std::to_string(cloud.points) +
+                                 " particles leaves nothing on one side");
+  held_out.particles = static_cast<Index>(wanted);
+  cloud.particles = cloud.points - held_out.particles;
+}
+
+void read_held_out(Section& section, const Config& config, bool host, HeldOutConfig& held_out) {
+  const Index apart = held_out.particles;  // by `fraction`
   // Second order keeps d^2 numbers a particle.
   const double dim = config.cloud.dim;
   const bool jacobians = config.flow.order == 2 && config.functional.needs_density();
   const bool distances = !config.functional.terms_of<Functional::Divergence>().empty();
   // Ten times the cloud: F is judged three times as exactly as it is sampled, for the cost of a few gradients. F of
-  // pairs has a bias of the order 1/N, and takes more.
+  // pairs has a bias of the order 1/N, and takes more. A kernel estimate takes all its points for every particle.
   const bool pairs = !config.functional.terms_of<Functional::Interaction>().empty();
-  const double several =
-      pairs ? 100'000 : std::clamp(10.0 * static_cast<double>(config.cloud.particles), 10'000.0, 100'000.0);
+  const double kernels = config.cloud.kind == "kde" ? 1e8 / static_cast<double>(config.cloud.points) : 1e5;
+  const double several = std::min(
+      std::max(kernels, 1000.0),
+      pairs ? 100'000 : std::clamp(10.0 * static_cast<double>(config.cloud.particles), 10'000.0, 100'000.0));
   const bool particles = config.flow.method == FlowOptions::Method::particles;  // without maps
   const double fallback = !config.cloud.density || host || particles ? 0
                           : distances                                ? 2000  // all pairs with the reference
                           : jacobians ? std::clamp(5e7 / (dim * dim), 1000.0, several)
                                       : several;
-  held_out.particles = static_cast<Index>(fallback);
+  if (held_out.fraction == 0) held_out.particles = static_cast<Index>(fallback);
   section.read(held_out_keys(), held_out);
   if (held_out.particles > 0 && particles)
     section.fail("particles",
@@ -116,10 +150,18 @@ void read_held_out(Section& section, const Config& config, bool host, HeldOutCon
                      "; it must be 0 where flow.method = \"particles\", whose steps are no maps");
   check_memory(section, "particles", static_cast<double>(held_out.particles) * (jacobians ? dim * dim : dim),
                config.cloud.dim);
-  if (held_out.particles > 0 && !config.cloud.density) {
-    section.fail("particles",
-                 "= " + std::to_string(held_out.particles) +
-                     "; held-out particles cannot be drawn for a cloud from a file, so it must be 0");
+  if (held_out.particles != apart && held_out.fraction > 0) {
+    section.fail("particles", "= " + std::to_string(held_out.particles) +
+                                  ", but fraction = " + exact_text(held_out.fraction) + " of the file are " +
+                                  std::to_string(apart) + "; write one of them");
+  }
+  if (held_out.particles > 0 && !config.cloud.density && held_out.fraction == 0) {
+    section.fail(
+        "particles",
+        "= " + std::to_string(held_out.particles) +
+            "; held-out particles cannot be drawn for a cloud from a file: write fraction = 0.2 to "
+            "keep a part of the file for them, or estimate a density with cloud.density = \"kde\" or "
+            "\"gaussian_mixture\"");
   }
   if (held_out.sampling == Sampling::whitened &&
       (!config.cloud.gaussian || held_out.particles <= config.cloud.dim)) {
@@ -185,6 +227,8 @@ Config parse_config(const std::string& text, const std::string& name, const std:
   // Unknown keys come first: a missing key is often a misspelt one.
   Section cloud = root.table("cloud");
   config.cloud = read_cloud(cloud, host);
+  Section held_out = root.table("held_out");
+  read_fraction(held_out, host != nullptr, config);
   Section parameters = root.table("parameters");
   config.parameters = read_parameters(parameters);
   std::vector<Section> terms = root.tables("functional");
@@ -197,7 +241,9 @@ Config parse_config(const std::string& text, const std::string& name, const std:
       config.cloud.log_density.empty()) {
     cloud.fail("log_density",
                "is missing: the functional has an internal energy, which needs the log-density of "
-               "every particle: a .npy file of N numbers, or with the particles where a program gives these");
+               "every particle. Write density = \"kde\" or density = \"gaussian_mixture\" with the same "
+               "path to estimate a density from the points; or give log-densities that are known, as a .npy "
+               "file of N numbers, or with the particles where a program gives these");
   }
 
   Section flow = root.table("flow");
@@ -207,7 +253,6 @@ Config parse_config(const std::string& text, const std::string& name, const std:
   read_network(network, config.flow);
   Section inner = root.table("inner");
   read_inner(inner, config.cloud, config.flow);
-  Section held_out = root.table("held_out");
   read_held_out(held_out, config, host != nullptr, config.held_out);
   Section output = root.table("output");
   read_output(output, config);
@@ -229,6 +274,25 @@ Config load_config(const std::filesystem::path& path, const std::vector<std::str
 Cloud Config::initial_cloud() const {
   if (cloud.density)
     return cloud.density->sample(cloud.particles, cloud.sampling, flow.seed, RandomStream::cloud);
+  return part_of_file(false);
+}
+
+Cloud Config::part_of_file(bool apart) const {
+  Cloud all = whole_file();
+  if (held_out.fraction == 0) return all;
+  const std::vector<char> is_apart = kept_apart(all.x.rows(), held_out.particles, flow.seed);
+  Cloud out;
+  out.x = Matrix<double>(apart ? held_out.particles : cloud.particles, all.x.cols());
+  Index rows = 0;
+  for (Index i = 0; i < all.x.rows(); ++i) {
+    if ((is_apart[i] != 0) != apart) continue;
+    std::copy_n(all.x.row(i), all.x.cols(), out.x.row(rows++));
+    if (!all.log_density.empty()) out.log_density.push_back(all.log_density[i]);
+  }
+  return out;
+}
+
+Cloud Config::whole_file() const {
   const auto fail = [](const std::string& place, const std::filesystem::path& file, const std::string& what) {
     throw ConfigError(place + " cannot be used: '" + file.string() + "': " + what);
   };
@@ -263,6 +327,7 @@ Cloud Config::initial_cloud() const {
 }
 
 Cloud Config::held_out_cloud(Index particles) const {
+  if (!cloud.density) return part_of_file(true);
   return cloud.density->sample(particles, held_out.sampling, flow.seed, RandomStream::held_out);
 }
 

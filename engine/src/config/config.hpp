@@ -24,11 +24,14 @@ struct CloudConfig {
   std::string kind;  // "gaussian", "uniform", ...: the key `density`
   int dim = 1;
   Index particles = 0;
+  Index points = 0;  // of a file
   Sampling sampling = Sampling::stratified;
+  int components = 1;                           // of a Gaussian mixture that is fitted
+  std::string estimate;                         // in words, of a density that is estimated from the file
   std::optional<Density> density;               // nothing for a file
   std::optional<BarenblattOptions> barenblatt;  // where the density is one of these
   std::optional<GaussianState> gaussian;
-  std::filesystem::path file, log_density;    // of a file; log_density may be empty
+  std::filesystem::path file, log_density;    // of points; log_density may be empty
   std::string file_place, log_density_place;  // where the configuration names them, for messages
 
   double mass() const { return density ? density->mass() : 1.0; }
@@ -37,6 +40,8 @@ struct CloudConfig {
 /// [held_out]: a second cloud on which F is judged.
 struct HeldOutConfig {
   Index particles = 0;  // 0: none
+  /// Of the particles of a file, which are kept from the cloud; 0: none.
+  double fraction = 0;
   /// Particles that interactions are taken over before the last step; 0: all. All pairs of 100,000 particles
   /// take seconds: until then some of them stand for all.
   Index pair_limit = 8192;
@@ -77,10 +82,16 @@ struct Config {
   /// The initial cloud, drawn or read. ConfigError at the key of a file that cannot be used (coordinates must
   /// be finite, log-densities finite or -inf).
   Cloud initial_cloud() const;
-  /// `particles` held-out particles, independent of the initial cloud as far as the sampling is random.
+  /// `particles` held-out particles, independent of the initial cloud as far as the sampling is random; of a file
+  /// those that held_out.fraction keeps apart.
   Cloud held_out_cloud(Index particles) const;
   /// A fresh cloud, for inner.refresh; `draw` counts from 1.
   Cloud fresh_cloud(std::uint32_t draw) const;
+
+ private:
+  Cloud whole_file() const;
+  /// The particles of the file that are held out, or the others.
+  Cloud part_of_file(bool apart) const;
 };
 
 /// What a program that embeds Brenier gives beside the text.

@@ -56,7 +56,8 @@ const Keys<CloudConfig>& cloud_keys() {
   static const Keys<O> keys = {
       {"density",
        [](O& o) -> Slot {
-         return names(o.kind, {"gaussian", "uniform", "mixture", "barenblatt", "file"});
+         return names(o.kind,
+                      {"gaussian", "uniform", "mixture", "barenblatt", "file", "kde", "gaussian_mixture"});
        },
        {},
        "where the particles come from",
@@ -95,6 +96,21 @@ const Keys<CloudConfig>& cloud_keys() {
        "each with `density` (gaussian, uniform or barenblatt) and that density's keys",
        {.required = true, .only = {"mixture"}}},
       {"path", at<&O::file>, {}, ".npy file of the particles, (N, d)", {.required = true, .only = {"file"}}},
+      {"path",
+       at<&O::file>,
+       {},
+       ".npy file of the points, (M, d), that the density is estimated from",
+       {.required = true, .only = {"kde", "gaussian_mixture"}}},
+      {"bandwidth",
+       [](O&) -> Slot { return Special{"\"scott\", \"silverman\", or a number, above 0"}; },
+       {},
+       "of the Gaussian kernels: a rule that scales the covariance of the points, or a standard deviation",
+       {.only = {"kde"}, .fallback = "\"scott\""}},
+      {"components",
+       at<&O::components>,
+       between(1, 10'000),
+       "how many Gaussians are fitted, by expectation maximisation",
+       {.required = true, .only = {"gaussian_mixture"}}},
       {"log_density",
        at<&O::log_density>,
        {},
@@ -119,13 +135,22 @@ const Keys<CloudConfig>& particle_keys() {
   const KeyMore drawn{.only = {"gaussian", "uniform", "mixture", "barenblatt"}};
   KeyMore needed = drawn;
   needed.required = true;
+  const KeyMore estimated{.only = {"kde", "gaussian_mixture"}};
+  KeyMore as_many = estimated;
+  as_many.fallback = "as many as the file has points";
   static const Keys<O> keys = {
       {"particles", at<&O::particles>, between(1, kMost), "N", needed},
+      {"particles", at<&O::particles>, between(1, kMost), "N, drawn from the estimate", as_many},
       {"sampling",
        [](O& o) -> Slot { return sampling(o.sampling); },
        {},
        "random; spread evenly; or random with the density's very mean and covariance (of a Gaussian)",
        drawn},
+      {"sampling",
+       [](O& o) -> Slot { return sampling(o.sampling); },
+       {},
+       "random, or spread evenly",
+       estimated},
   };
   return keys;
 }
@@ -181,8 +206,12 @@ const Keys<HeldOutConfig>& held_out_keys() {
        at<&O::particles>,
        between(0, kMost),
        "of a second cloud, on which F is judged; 0: none",
-       {.fallback = "ten times cloud.particles, at least 10000 and at most 100000; 100000 with interactions; "
-                    "2000 where a distance is in F, fewer at order 2 in many dimensions, 0 for a file"}},
+       {.fallback =
+            "ten times cloud.particles, at least 10000 and at most 100000; 100000 with interactions; "
+            "2000 where a distance is in F, fewer at order 2 in many dimensions or with the kernels of "
+            "many points, 0 for a file without `fraction`"}},
+      {"fraction", at<&O::fraction>, Range{.low = 0, .high = 1, .high_excluded = true},
+       "of the particles of a file: that many, drawn by the seed, are kept from the cloud; 0: none"},
       {"sampling", [](O& o) -> Slot { return sampling(o.sampling); }, {}, "as in [cloud]"},
       {"every", at<&O::every>, between(1, kMost), "steps between evaluations of F"},
       {"pair_limit", at<&O::pair_limit>, between(0, kMost),

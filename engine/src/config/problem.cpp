@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "brenier/gaussian_mixture.hpp"
 #include "brenier/metrics.hpp"
 #include "brenier/npy.hpp"
 #include "engine/src/config/config.hpp"
@@ -68,13 +69,17 @@ std::vector<double> coordinates(Section& section, const std::string& key, int di
   return value.elements();
 }
 
+constexpr int kMostDense = 4096;  // dimensions; 134 MB for each of a handful of matrices
+
+[[noreturn]] void too_many_dimensions(const Section& section, const std::string& key, int dim) {
+  section.fail(key, (key == "dim" ? "= " : "has dimension ") + std::to_string(dim) +
+                        "; a Gaussian keeps dense d x d matrices, so that at most " +
+                        std::to_string(kMostDense) + " dimensions are allowed");
+}
+
 /// A variance, a list of variances, a covariance matrix, or the .npy file of one.
 Matrix<double> covariance(Section& section, int dim) {
-  constexpr int most = 4096;  // 134 MB for each of a handful of matrices
-  if (dim > most)
-    section.fail("dim", "= " + std::to_string(dim) +
-                            "; a Gaussian keeps dense d x d matrices, so that at most " +
-                            std::to_string(most) + " dimensions are allowed");
+  if (dim > kMostDense) too_many_dimensions(section, "dim", dim);
   Matrix<double> given;
   if (section.kind("variance") == Section::Kind::text) {
     const std::filesystem::path path = section.file("variance");
@@ -161,11 +166,12 @@ void read_density(Section& section, const std::string& density, int expected, Cl
   }
 }
 
-void read_file(Section& section, CloudConfig& cloud) {
-  section.read_first("path", cloud_keys(), cloud);
+/// The .npy file at `path`: its extents, and the dimension.
+void read_points(Section& section, CloudConfig& cloud) {
+  section.read_first("path", cloud_keys(), cloud, cloud.kind);
   cloud.file_place = section.place("path");
   const NpyInfo info = read_npy_info(cloud.file);
-  cloud.particles = info.shape[0];
+  cloud.particles = cloud.points = info.shape[0];
   cloud.dim = info.shape.size() > 1 ? static_cast<int>(info.shape[1]) : 1;
   if (cloud.particles < 1 || cloud.dim < 1)
     section.fail("path", "holds no particles; the shape must be (N, d)");
@@ -175,6 +181,74 @@ void read_file(Section& section, CloudConfig& cloud) {
     section.fail("dim", "= " + std::to_string(cloud.dim) + ", but '" + cloud.file.string() +
                             "' has particles in dimension " + std::to_string(dim));
   }
+}
+
+std::string short_text(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.4g", value);
+  return text;
+}
+
+void read_kde(Section& section, const Matrix<double>& points, CloudConfig& cloud) {
+  const std::string what =
+      "kernel density estimate of " + std::to_string(points.rows()) + " points, bandwidth ";
+  if (section.kind("bandwidth") == Section::Kind::number) {
+    const double bandwidth = section.number("bandwidth", above(0));
+    cloud.density = located(section, "bandwidth", [&] { return Density::kde(points.view(), bandwidth); });
+    cloud.estimate = what + short_text(bandwidth);
+    return;
+  }
+  std::string name = "scott";
+  if (section.has("bandwidth")) {
+    name = section.choice("bandwidth", {"scott", "silverman"});
+  } else {
+    section.note("bandwidth", toml_string(name));
+  }
+  const BandwidthRule rule = name == "scott" ? BandwidthRule::scott : BandwidthRule::silverman;
+  const Matrix<double> covariance =
+      located(section, "bandwidth", [&] { return kernel_covariance(points.view(), rule); });
+  cloud.density = located(section, "bandwidth", [&] { return Density::kde(points.view(), covariance); });
+  constexpr int most = 4;
+  std::string deviations;
+  for (int j = 0; j < std::min(cloud.dim, most); ++j)
+    deviations += (j > 0 ? ", " : "") + short_text(std::sqrt(covariance(j, j)));
+  cloud.estimate = what + name + ": " + short_text(bandwidth_factor(rule, points.rows(), points.cols())) +
+                   " of the standard deviation, " + deviations + (cloud.dim > most ? ", ..." : "");
+}
+
+void read_gaussian_mixture(Section& section, const Matrix<double>& points, CloudConfig& cloud) {
+  section.read_first("components", cloud_keys(), cloud, cloud.kind);
+  const GaussianMixture fit = located(section, "components", [&] {
+    return fit_gaussian_mixture(points.view(), {.components = cloud.components});
+  });
+  cloud.density = located(section, "components", [&] { return fit.density(); });
+  cloud.estimate = "Gaussian mixture of " + std::to_string(cloud.components) + " components, fitted to " +
+                   std::to_string(points.rows()) + " points in " + std::to_string(fit.iterations) +
+                   " iterations, mean log-likelihood " + short_text(fit.log_likelihood) +
+                   (fit.converged ? "" : " (not converged)");
+}
+
+/// A density that is estimated from the points of a file.
+void read_estimate(Section& section, CloudConfig& cloud) {
+  read_points(section, cloud);
+  const Matrix<double> points = located(section, "path", [&] { return read_npy(cloud.file); });
+  check_memory(section, "path", 3.0 * static_cast<double>(points.rows()) * cloud.dim, cloud.dim);
+  if (cloud.dim > kMostDense) too_many_dimensions(section, "path", cloud.dim);
+  for (Index i = 0; i < points.rows(); ++i)
+    for (Index j = 0; j < points.cols(); ++j)
+      if (!std::isfinite(points(i, j)))
+        section.fail("path", "cannot be used: '" + cloud.file.string() + "': point " + std::to_string(i) +
+                                 " has the coordinate " + exact_text(points(i, j)) +
+                                 "; all coordinates must be finite");
+  if (cloud.kind == "kde") {
+    read_kde(section, points, cloud);
+  } else {
+    read_gaussian_mixture(section, points, cloud);
+  }
+}
+
+void read_file(Section& section, CloudConfig& cloud) {
+  read_points(section, cloud);
   section.read_first("log_density", cloud_keys(), cloud);
   if (cloud.log_density.empty()) return;
   cloud.log_density_place = section.place("log_density");
@@ -346,7 +420,11 @@ CloudConfig read_cloud(Section& section, const HostInput* host) {
     read_file(section, cloud);
     return cloud;
   }
-  read_density(section, cloud.kind, 0, cloud);
+  if (cloud.kind == "kde" || cloud.kind == "gaussian_mixture") {
+    read_estimate(section, cloud);
+  } else {
+    read_density(section, cloud.kind, 0, cloud);
+  }
   if (given) {
     if (given->x.cols() != cloud.dim)
       section.fail("dim", "= " + std::to_string(cloud.dim) +

@@ -70,6 +70,23 @@ struct MixtureImpl final : Density::Impl {
   std::vector<std::shared_ptr<const Density::Impl>> parts;
 };
 
+struct KernelImpl final : Density::Impl {
+  KernelImpl(MatrixView<const double> points, const dense::Cholesky& factor);
+  Index dim() const override { return factor.dim(); }
+  double log_density(const double* x) const override;
+  Index uniforms() const override { return 1 + dim(); }
+  void transport(const double* u, double* x) const override;
+  double tail(double x, bool upper) const override;
+  double quantile(double p, bool upper) const override;
+
+  Matrix<double> points;  // (n, d); in d = 1 ascending
+  std::vector<double> centre;
+  dense::Cholesky factor;   // of the kernel's covariance
+  Matrix<double> lower;     // that factor L
+  Matrix<double> standard;  // (d, n): L^{-1}(x_i - centre), where the kernel is a standard normal
+  double log_norm = 0;      // of one kernel, divided by n
+};
+
 struct BarenblattImpl final : Density::Impl {
   BarenblattImpl(const Barenblatt& profile, double time);
   Index dim() const override { return profile.dim(); }
