@@ -248,6 +248,7 @@ class Parser {
     if (is_digit(c) || c == '.') return number();
     if (is_letter(c)) return name();
     const std::size_t open = place_;
+    if (accept('[')) return literal(open);
     if (!accept('(')) {
       if (c == '|') fail(place_, "write abs(...) or norm(...) instead of bars");
       fail(place_, expected());
@@ -257,11 +258,46 @@ class Parser {
     return inner;
   }
 
+  // literal = '[' sum (',' sum)* ']', a vector of these scalars
+  Operand literal(std::size_t open) {
+    std::vector<Var> entries;
+    do {
+      const std::size_t at = place_;
+      if (place_ < text_.size() && text_[place_] == ']')
+        fail(place_, "expected an entry of the vector here, such as [1, 0]");
+      entries.push_back(as_value(sum_of_terms(), at));
+      if (entries.back().size() != 1)
+        fail(at, "an entry of a vector is a scalar; this has " + std::to_string(entries.back().size()) +
+                     " elements");
+    } while (accept(','));
+    if (!accept(']')) unclosed(open);
+    return record(open, [&] { return stacked(entries); });
+  }
+
+  /// The vector of scalars: its constants at once, and unit vectors times the others.
+  Var stacked(const std::vector<Var>& entries) const {
+    if (entries.size() == 1) return entries.front();
+    const auto n = static_cast<Index>(entries.size());
+    std::vector<double> constants(entries.size(), 0.0);
+    for (std::size_t i = 0; i < entries.size(); ++i) tape_.is_constant(entries[i], &constants[i]);
+    Var vector = tape_.constant(constants);
+    for (Index i = 0; i < n; ++i) {
+      const Var entry = entries[static_cast<std::size_t>(i)];
+      if (tape_.is_constant(entry)) continue;
+      Matrix<double> unit(n, 1);
+      unit(i, 0) = 1;
+      vector = vector + matvec(unit, entry);
+    }
+    return vector;
+  }
+
   [[noreturn]] void unclosed(std::size_t open) const {
-    const std::string opened = "the '(' of column " + std::to_string(open + 1) + " is not closed";
-    if (place_ >= text_.size()) fail(place_, opened + ": expected ')' or an operator here");
+    const std::string opening(1, text_[open]), closing = opening == "[" ? "']'" : "')'";
+    const std::string opened =
+        "the '" + opening + "' of column " + std::to_string(open + 1) + " is not closed: expected ";
+    if (place_ >= text_.size()) fail(place_, opened + closing + " or an operator here");
     if (text_[place_] == ')' || text_[place_] == ',') fail_after_value();
-    fail(place_, opened + ": expected ')' or an operator before this");
+    fail(place_, opened + closing + " or an operator before this");
   }
 
   Operand number() {

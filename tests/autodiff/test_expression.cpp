@@ -198,6 +198,27 @@ TEST_CASE("expression: the weight of an internal energy") {
   CHECK(difference(weight(Expression::internal("t*sin(t)"), 0.7), 0.7 * std::cos(0.7)) < 1e-14);
 }
 
+TEST_CASE("expression: vectors written out") {
+  CHECK(potential("dot([1, 2], x)", {3.0, 5.0}) == 13);
+  CHECK(potential("[7, 8 - 2, x[1]][1]", {3.0, 5.0}) == 6);
+  CHECK(potential("sum([4])", {3.0, 5.0}) == 4);
+  CHECK(potential("norm(x - [3, 1])", {3.0, 5.0}) == 4);
+  CHECK(potential("dot(A*[1, 0], x)", {1.0, 1.0}) == 3.25);
+  CHECK(difference(potential("logsumexp([x[0], 2*x[1], 0])", {0.5, -1.0}),
+                   std::log(std::exp(0.5) + std::exp(-2.0) + 1)) < 1e-15);
+  // log(e^u + e^v) with u = x0, v = x0 x1: the gradient is (p + q x1, q x0) with the weights p and q = 1 - p.
+  const double u = 0.7, w = -1.3, p = 1 / (1 + std::exp(u * w - u)), q = 1 - p;
+  const auto f = Expression::potential("logsumexp([x[0], x[0]*x[1]])", 2);
+  const std::vector<double> gradient = f.gradient(std::vector{u, w});
+  CHECK(difference(gradient[0], p + q * w) < 1e-14);
+  CHECK(difference(gradient[1], q * u) < 1e-14);
+  CHECK(column_of("dot([x, 1], x)") == 6);
+  CHECK(column_of("dot([], x)") == 6);
+  CHECK(column_of("dot([1, ], x)") == 9);
+  CHECK(column_of("dot([1, 2, x], x)") == 12);
+  CHECK(column_of("dot([1, 2)") == 10);
+}
+
 TEST_CASE("expression: parse errors name the column") {
   const std::vector<std::pair<const char*, int>> table = {
       {"", 1},          {"   ", 4},    {"1 +", 4},        {"sum(x", 6},       {"sum(x))", 7}, {"2x[0]", 2},
