@@ -176,12 +176,19 @@ TEST_CASE("adaptive steps: a tolerance below the noise ends with an error, and t
   const Density start = Density::gaussian(problem.initial.mean, problem.initial.covariance);
   FlowOptions options = quick(0.1, 3);
   options.order = 2;
-  options.adaptive = {.tolerance = 1e-9, .end_time = 1.0};
+  options.adaptive = {.tolerance = 1e-12, .end_time = 1.0};
   Flow<float> flow(problem.functional, start.sample(50, Sampling::whitened, 3), options);
   const std::vector<double> before = flow.trajectory().x().elements();
   CHECK_ERROR(flow.step(), NumericalError, "adaptive.tolerance");
   CHECK(flow.trajectory().x().elements() == before);
   CHECK(flow.maps().empty());
+  // Steps too short for the network to move the cloud at all have no error that could be told.
+  options.network.quadratic_rank = 1;
+  options.inner.iterations = 400;
+  options.adaptive.tolerance = 1e-9;
+  Flow<float> still(potential("0.5*sum(x^2)", 1) + entropy(),
+                    Density::gaussian(1, 2.0, 0.25).sample(50, Sampling::whitened, 3), options);
+  CHECK_ERROR(still.step(), NumericalError, "adaptive.tolerance");
   options.order = 1;
   CHECK_ERROR(Flow<float>(problem.functional, start.sample(50), options), ValueError, "order = 1");
   options.order = 2, options.adaptive.end_time = 0;

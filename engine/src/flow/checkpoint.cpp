@@ -89,6 +89,7 @@ std::vector<std::byte> Flow<T>::save() const {
     add(file, "judged.neighbours", std::vector<double>{static_cast<double>(parts.neighbours)});
     add(file, "judged.held_out", std::vector<double>(parts.held_out.begin(), parts.held_out.end()));
     add(file, "judged.rows", std::vector<double>(parts.cloud_rows.begin(), parts.cloud_rows.end()));
+    add(file, "judged.weights", parts.weights);
     add(file, "judged.distance", parts.distance);
   }
   add(file, "theta", std::vector<double>(s.theta.begin(), s.theta.end()));
@@ -140,7 +141,8 @@ void Flow<T>::load(std::span<const std::byte> bytes) {
     JudgedParticles::Parts parts;
     parts.points = of_this_flow(in.trajectory("judged", second_order));
     const Index n = parts.points.x().rows(), d = s.net.dim();
-    parts.neighbours = static_cast<Index>(in.number("judged.neighbours", 0, 2 * 24, true));
+    parts.neighbours =
+        static_cast<Index>(in.number("judged.neighbours", 0, 2 * JudgedParticles::kScoreDim, true));
     for (const double one : in.values("judged.held_out")) parts.held_out.push_back(one != 0);
     const Index count = static_cast<Index>(parts.held_out.size());
     for (const double row : in.values("judged.rows")) {
@@ -148,9 +150,11 @@ void Flow<T>::load(std::span<const std::byte> bytes) {
         in.fail("has judged.rows beyond the cloud");
       parts.cloud_rows.push_back(static_cast<Index>(row));
     }
+    parts.weights = in.values("judged.weights");
     parts.distance = in.matrix("judged.distance");
     const bool scores = parts.neighbours > 0;
     if (n != count * (parts.neighbours + 1) || static_cast<Index>(parts.cloud_rows.size()) > count ||
+        static_cast<Index>(parts.weights.size()) != count ||
         (scores && (parts.neighbours != 2 * d || !parts.points.has_density())) ||
         parts.distance.rows() != count || parts.distance.cols() != d)
       in.fail("has judged particles that do not fit each other");

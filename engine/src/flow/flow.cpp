@@ -163,11 +163,14 @@ std::optional<StepReport> Flow<T>::step() {
       }
       if (!s.adaptive()) break;
       const double proposed = next_length(tau, report.time_error, adaptive.tolerance);
-      if (report.time_error <= adaptive.tolerance) {
+      // Where a longer step moved too far and this one not at all, the network does not resolve steps as short as this:
+      // two orders that both stand still agree about nothing.
+      const bool unresolved = rejected > 0 && report.transport == 0;
+      if (report.time_error <= adaptive.tolerance && !unresolved) {
         s.next_tau = proposed;
         break;
       }
-      if (rejected == kMostRejected) throw no_step_length(report, adaptive.tolerance, rejected);
+      if (rejected == kMostRejected || unresolved) throw no_step_length(report, adaptive.tolerance, rejected);
       tau = proposed;
       undo();
     } catch (...) {

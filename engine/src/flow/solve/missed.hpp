@@ -13,8 +13,9 @@
 namespace brenier {
 
 /// Particles that are judged, carried along through all maps: some of the cloud itself, and others of its law that no
-/// gradient has seen: a quarter of these are the outermost of many, where the cloud says least of a map. With `scores` each has neighbours 2d around it, whose log-densities and places give the score
-/// grad log rho at it by central differences, at either order and through any map.
+/// gradient has seen: a quarter of these are the outermost of many, where the cloud says least of a map. With `scores`
+/// each has neighbours 2d around it, whose log-densities and places give the score grad log rho at it by central
+/// differences, at either order and through any map.
 class JudgedParticles {
  public:
   /// Above this dimension neighbours cost more than the step, and scores are not known.
@@ -33,15 +34,17 @@ class JudgedParticles {
     Index neighbours = 0;
     std::vector<char> held_out;
     std::vector<Index> cloud_rows;
+    std::vector<double> weights;
     Matrix<double> distance;
   };
-  Parts parts() const { return {points_, neighbours_, held_out_, cloud_rows_, distance_}; }
+  Parts parts() const { return {points_, neighbours_, held_out_, cloud_rows_, weights_, distance_}; }
   static JudgedParticles restore(Parts parts) {
     JudgedParticles out;
     out.points_ = std::move(parts.points);
     out.neighbours_ = parts.neighbours;
     out.held_out_ = std::move(parts.held_out);
     out.cloud_rows_ = std::move(parts.cloud_rows);
+    out.weights_ = std::move(parts.weights);
     out.distance_ = std::move(parts.distance);
     return out;
   }
