@@ -3,12 +3,15 @@
 #include "brenier/flow.hpp"
 
 #include <cmath>
+#include <limits>
 #include <utility>
+#include <vector>
 
 #include "brenier/base/error.hpp"
 #include "brenier/oracles.hpp"
 #include "engine/src/checks/shape_check.hpp"
 #include "engine/src/flow/extrapolation.hpp"
+#include "engine/src/flow/solve/scale.hpp"
 #include "engine/src/flow/state.hpp"
 #include "engine/src/flow/time_stepping.hpp"
 #include "kernels/base/show.hpp"
@@ -30,6 +33,16 @@ NumericalError no_step_length(const StepReport& report, double tolerance, int re
                         show(report.tau) + " has the error " + show(report.time_error) +
                         "; use a larger adaptive.tolerance, or more inner iterations and particles: their " +
                         "noise in the velocities counts as error");
+}
+
+/// Whether a step moved the cloud by more than a network in T rounds.
+template <class T>
+bool resolved(const Matrix<double>& x, double tau, double transport) {
+  constexpr double kRounding = 16 * static_cast<double>(std::numeric_limits<T>::epsilon());
+  std::vector<double> mean;
+  double scale = 1;
+  location_and_scale(x, mean, scale);
+  return std::sqrt(2 * tau * transport) > kRounding * scale;
 }
 
 }  // namespace
@@ -163,9 +176,9 @@ std::optional<StepReport> Flow<T>::step() {
       }
       if (!s.adaptive()) break;
       const double proposed = next_length(tau, report.time_error, adaptive.tolerance);
-      // Where a longer step moved too far and this one not at all, the network does not resolve steps as short as this:
-      // two orders that both stand still agree about nothing.
-      const bool unresolved = rejected > 0 && report.transport == 0;
+      // Where a longer step moved too far and this one hardly at all, the network does not resolve steps as short as
+      // this: two orders that both stand still agree about nothing.
+      const bool unresolved = rejected > 0 && !resolved<T>(s.cloud.x(), tau, report.transport);
       if (report.time_error <= adaptive.tolerance && !unresolved) {
         s.next_tau = proposed;
         break;
