@@ -139,7 +139,8 @@ def last_line(text: str) -> dict:
 def check_ornstein_uhlenbeck(binary: str, _: Path) -> None:
     """Below the published distances, and at those of the exact JKO iterates up to the error of the samples."""
     small = ("--dims", "2", "--targets", "1", "--particles", "4096", "--minibatch", "512", "--iterations", "300")
-    content = last_line(passed(binary, *small))
+    # So many judging samples that their noise, some (2 KL / N)^(1/2), is below the floors.
+    content = last_line(passed(binary, *small, "--samples", "65536"))
     assert [row["t"] for row in content["rows"]] == [0.5, 0.9], content
     for row in content["rows"]:
         # An estimate of a small divergence from samples may fall below 0, by their noise.
@@ -155,13 +156,15 @@ def check_ornstein_uhlenbeck(binary: str, _: Path) -> None:
 
 def check_flows(binary: str, _: Path) -> None:
     """The default solver is as exact as Adam with a fraction of its gradients, and all steps are solved."""
-    rows = last_line(passed(binary, "--steps", "3"))["rows"]
+    rows = []
+    for only in ("porous", "Ornstein"):
+        rows += last_line(passed(binary, "--steps", "3", "--adam", "100", "--only", only))["rows"]
     assert [row["solver"] for row in rows] == ["auto", "adam"] * 3, rows
     for row in rows[::2]:
-        assert row["error"] < 1e-3 and row["unsolved"] == 0, row
+        assert row["error"] < 1e-4 and row["unsolved"] == 0, row
     for auto, adam in zip(rows[::2], rows[1::2]):
         assert auto["gradients"] < adam["gradients"] / 4, (auto, adam)
-    check_rejected(binary, "--steps", "0")
+    check_rejected(binary, "--steps", "-1")
 
 
 def check_mixtures(binary: str, _: Path) -> None:
@@ -256,7 +259,7 @@ def check_molecule_tables(binary: str, folder: Path, command: str) -> None:
     write_potential(folder / "v.safetensors", dim, 4)
     options = [script, "--cloud", f"{folder}/cloud.npy", "--potential", f"{folder}/v.safetensors", "--seeds", "2"]
     options += ["--out", f"{folder}/runs", "--binary", command, "--bench", binary, "--direct-steps", str(steps)]
-    options += ["--set", f"flow.steps={steps}", "--set", "network.hidden=[5]", "--set", "inner.iterations=200"]
+    options += ["--set", f"flow.steps={steps}", "--set", "network.hidden=[5]", "--set", "inner.iterations=1000"]
     options += ["--points", "50,80", "--timing", "0.01", *(f"--table={table}" for table in (2, 4, 5, 8))]
     text = passed(sys.executable, *options)
     assert text.count("JKO-ICNN") == 1 and text.count("| tau = ") == 3 and text.count("MMD, lambda_2") == 2, text
