@@ -176,9 +176,11 @@ std::optional<StepReport> Flow<T>::step() {
       }
       if (!s.adaptive()) break;
       const double proposed = next_length(tau, report.time_error, adaptive.tolerance);
-      // Where a longer step moved too far and this one hardly at all, the network does not resolve steps as short as
-      // this: two orders that both stand still agree about nothing.
-      const bool unresolved = rejected > 0 && !resolved<T>(s.cloud.x(), tau, report.transport);
+      // Two orders that agree to less than T rounds agree about nothing, nor do two that both stand still: the network
+      // does not resolve steps as short as these.
+      const bool unresolved =
+          rejected > 0 && (adaptive.tolerance < static_cast<double>(std::numeric_limits<T>::epsilon()) ||
+                           !resolved<T>(s.cloud.x(), tau, report.transport));
       if (report.time_error <= adaptive.tolerance && !unresolved) {
         s.next_tau = proposed;
         break;
