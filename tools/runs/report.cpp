@@ -61,6 +61,7 @@ constexpr Column kColumns[] = {
     {"iterations", at<&HistoryRow::iterations>},
     {"min_log_det", at<&HistoryRow::min_log_det>},
     {"solved", at<&HistoryRow::solved>},
+    {"floor", at<&HistoryRow::floor>},
     {"missed_share", at<&HistoryRow::missed_share>},
     {"missed_share_heldout", at<&HistoryRow::missed_share_held_out>},
     {"displacement_error", at<&HistoryRow::displacement_error>},

@@ -110,8 +110,8 @@ struct StepReport {
   /// others of its law (NaN where these are not known), and the distance to the optimum relative to the step's. Of
   /// the worst problem of the step. Solved: no share is above inner.accept, no distance above 10 times that. Where a
   /// step can gain less than `floor`, shares are of that: what it costs to move all particles by 3e-4 of the cloud's
-  /// size, by which networks in float round; and where internal energies and interactions are nearly stationary by 1/sqrt(N) of it, what
-  /// N particles leave open of their law.
+  /// size, by which networks in float round; with internal energies and interactions by 1/sqrt(N) of it, what N particles
+  /// leave open of their law, but at most the largest decrease so far for a step of this length.
   StepBasis basis = StepBasis::none;
   double floor = 0;
   double missed_share = std::numeric_limits<double>::quiet_NaN();
