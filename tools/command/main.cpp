@@ -13,7 +13,8 @@
 
 namespace {
 
-constinit bool begun = false;  // main()
+constinit bool begun = false;                   // main()
+constinit thread_local std::size_t missed = 0;  // bytes of the last allocation that failed
 
 /// Without a handler above it, and without memory. Files are as after a kill: whole, and a run resumes.
 [[noreturn]] void end_with(const char* text) {
@@ -26,6 +27,7 @@ constinit bool begun = false;  // main()
 [[noreturn]] void fail(std::size_t bytes) {
   const brenier::OutOfMemory error(bytes);
   if (!begun) end_with(error.what());  // nothing can catch what the constructor of a global object throws
+  missed = bytes;
   throw error;
 }
 
@@ -46,7 +48,10 @@ void* allocate(std::size_t bytes, std::align_val_t alignment) noexcept {
   } catch (const std::bad_alloc& error) {
     end_with(error.what());
   } catch (...) {
+    std::abort();
   }
+  // Where noexcept functions are inlined the exception is on its way and not to be had.
+  if (missed > 0 && std::uncaught_exceptions() > 0) end_with(brenier::OutOfMemory(missed).what());
   std::abort();
 }
 
