@@ -32,7 +32,7 @@ class Damage:
         self.ask("run", str(config), "--out", str(self.whole))
         shutil.copy(self.whole / "clouds" / "step_000000.npy", folder / "points.npy")
         self.wrong: list[str] = []
-        self.named = self.harmless = self.refused = 0
+        self.named = self.harmless = self.refused = self.settings = 0
         self.expected = self.answers(self.whole)
 
     def ask(self, *words: str) -> tuple[int, str]:
@@ -83,9 +83,11 @@ class Damage:
                 self.harmless += 1
             elif code not in (0, 3) and base in said:
                 self.refused += 1
+            elif code == 2 and "other settings" in said and str(self.run) in said:
+                self.settings += 1  # a changed bit of config.toml that is valid TOML: folder and key are named
             elif base not in said:
-                self.wrong.append(f"{name}, {what}: {command} ended with {code} and other numbers, and does not name the "
-                                  f"file: {said[-300:]}")
+                self.wrong.append(f"{name}, {what}: {command} ended with {code} and other numbers, and does not name "
+                                  f"the file: {said[-300:]}")
             else:
                 self.refused += 1
 
@@ -100,7 +102,8 @@ def main() -> int:
     draw = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="brenier-damage-") as folder:
         damage = Damage(arguments.command, Path(folder).resolve())
-        names = sorted(str(f.relative_to(damage.whole)) for f in damage.whole.rglob("*") if f.is_file() and f.stat().st_size)
+        files = [file for file in damage.whole.rglob("*") if file.is_file() and file.stat().st_size > 0]
+        names = sorted(str(file.relative_to(damage.whole)) for file in files)
         draw.shuffle(names)
         for k in range(arguments.flips):
             name = names[k % len(names)]
@@ -117,7 +120,8 @@ def main() -> int:
             print(one)
         tried = arguments.flips + arguments.truncations
         print(f"{tried} damaged folders over {len(names)} files: {damage.named} named by info; of {3 * tried} commands "
-              f"{damage.refused} name the file, {damage.harmless} have the right numbers; {len(damage.wrong)} wrong")
+              f"{damage.refused} name the file, {damage.settings} the changed key, {damage.harmless} have the right "
+              f"numbers; {len(damage.wrong)} wrong")
         return 1 if damage.wrong else 0
 
 

@@ -57,7 +57,8 @@ FIT = ["--hidden", "4", "--epochs", "2", "--batch", "16", "--quiet"]
 
 
 class Faults:
-    def __init__(self, command: str, injector: str, folder: Path, every: int, allocations: int, kinds: list[str]) -> None:
+    def __init__(self, command: str, injector: str, folder: Path, every: int, allocations: int,
+                 kinds: list[str]) -> None:
         self.command, self.injector, self.folder = command, injector, folder
         self.every, self.allocations, self.kinds = every, allocations, kinds
         self.config = folder / "small.toml"
@@ -187,7 +188,8 @@ def main() -> int:
         if "run" in only:
             faults.check_run(start, run, None, three)
         if "resume" in only:
-            faults.check_run([*longer[:2], "--set", "output.every=2", "--set", "flow.steps=5"], run, folder / "three", five)
+            to_five = ["--set", "output.every=2", "--set", "flow.steps=5"]
+            faults.check_run([*longer[:2], *to_five], run, folder / "three", five)
         shutil.rmtree(run)
         points, labels = points_and_labels(folder)
         of_run = [str(folder / "three"), str(points), "-o"]

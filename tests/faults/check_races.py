@@ -52,7 +52,8 @@ class Races:
         return process.returncode, said
 
     def state(self) -> dict[str, bytes]:
-        names = [*self.run.glob("maps/*.safetensors"), *self.run.glob("clouds/*.npy"), self.run / "checkpoint.safetensors"]
+        names = [*self.run.glob("maps/*.safetensors"), *self.run.glob("clouds/*.npy"),
+                 self.run / "checkpoint.safetensors"]
         return {str(name.relative_to(self.run)): name.read_bytes() for name in names if name.exists()}
 
     def pair(self, kind: str, first: list[str], second: list[str], allowed: list[dict[str, bytes]]) -> None:
