@@ -3,8 +3,9 @@
 
 #include <cstdint>
 #include <cstdlib>
-#include <new>
 #include <utility>
+
+#include "brenier/base/out_of_memory.hpp"
 
 namespace brenier {
 namespace {
@@ -14,7 +15,7 @@ constexpr std::size_t kAlignment = 64;
 // Pages fresh from the system are zero, which calloc knows: a large block is first touched by the threads
 // that use it, not by this one.
 Arena::Arena(std::size_t bytes) : block_(static_cast<std::byte*>(std::calloc(bytes + kAlignment, 1))) {
-  if (!block_) throw std::bad_alloc();
+  if (!block_) throw OutOfMemory(bytes);
   data_ = block_ + (kAlignment - reinterpret_cast<std::uintptr_t>(block_) % kAlignment);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// For LD_PRELOAD: the k-th call of one kind on files below a folder fails.
-//   BRENIER_FAULT=write:3:28        kind (write, fsync, rename, open, mkdir, close, read, link), k from 1, errno
+// For LD_PRELOAD: the k-th call of one kind on files below a folder fails, or the k-th allocation.
+//   BRENIER_FAULT=write:3:28        kind (write, fsync, rename, open, mkdir, close, read, link, alloc), k from 1, errno
 //   BRENIER_FAULT_ROOT=FOLDER       as the program names it
 //   BRENIER_FAULT_COUNT=FILE        gets the number of calls of that kind, at the end
 #define _GNU_SOURCE
@@ -99,6 +99,29 @@ int open(const char* path, int flags, ...) {
   va_end(more);
   return fails("open", below_root(path)) ? -1 : real(path, flags, mode);
 }
+// Allocations from the constructors of global objects on; glibc has the real ones under these names too.
+extern void* __libc_malloc(size_t);
+extern void* __libc_calloc(size_t, size_t);
+extern void* __libc_realloc(void*, size_t);
+extern void* __libc_memalign(size_t, size_t);
+
+void* malloc(size_t size) {
+  return fails("alloc", 1) ? NULL : __libc_malloc(size);
+}
+void* calloc(size_t count, size_t size) {
+  return fails("alloc", 1) ? NULL : __libc_calloc(count, size);
+}
+void* realloc(void* block, size_t size) {
+  return fails("alloc", 1) ? NULL : __libc_realloc(block, size);
+}
+void* aligned_alloc(size_t alignment, size_t size) {
+  return fails("alloc", 1) ? NULL : __libc_memalign(alignment, size);
+}
+int posix_memalign(void** block, size_t alignment, size_t size) {
+  if (fails("alloc", 1) || !(*block = __libc_memalign(alignment, size))) return ENOMEM;
+  return 0;
+}
+
 int open64(const char* path, int flags, ...) {
   va_list more;
   va_start(more, flags);

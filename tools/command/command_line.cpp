@@ -6,6 +6,7 @@
 #include <ostream>
 
 #include "brenier/base/error.hpp"
+#include "brenier/base/out_of_memory.hpp"
 #include "brenier/version.hpp"
 #include "kernels/base/nearest_name.hpp"
 #include "tools/command/command.hpp"
@@ -179,8 +180,10 @@ int run_command_line(int argc, const char* const* argv, std::ostream& out, std::
     return ExitCode::failed;
   } catch (const Error& error) {
     err << "brenier: " << error.what() << std::endl;
-  } catch (const std::bad_alloc&) {
-    err << "brenier: out of memory; use fewer particles (cloud.particles, held_out.particles)" << std::endl;
+  } catch (const std::bad_alloc& error) {
+    const auto* sized = dynamic_cast<const OutOfMemory*>(&error);
+    err << "brenier: " << (sized ? sized->what() : "out of memory")
+        << "; use fewer particles (cloud.particles, held_out.particles)" << std::endl;
   } catch (const std::exception& error) {
     err << "brenier: " << error.what() << std::endl;
   }

@@ -11,6 +11,7 @@
 #include <sstream>
 #include <utility>
 
+#include "brenier/base/out_of_memory.hpp"
 #include "brenier/checksum.hpp"
 #include "brenier/device.hpp"
 #include "brenier/npy.hpp"
@@ -264,6 +265,9 @@ class Runner {
       result.reason = error.what();
       device_failed_ = true;
     } catch (const Error& error) {
+      fail(folder, error.what());
+      throw;
+    } catch (const OutOfMemory& error) {
       fail(folder, error.what());
       throw;
     } catch (const std::bad_alloc&) {

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "brenier/atomic_file.hpp"
+#include "brenier/base/out_of_memory.hpp"
 #include "brenier/device.hpp"
 #include "brenier/flow.hpp"
 #include "brenier/flow_density.hpp"
@@ -103,6 +104,8 @@ int guarded(Body&& body) noexcept {
     return fail(BRENIER_DEVICE_ERROR, error.what());
   } catch (const Error& error) {  // values, expressions, settings
     return fail(BRENIER_VALUE_ERROR, error.what());
+  } catch (const OutOfMemory& error) {
+    return fail(BRENIER_OUT_OF_MEMORY, error.what());
   } catch (const std::bad_alloc&) {
     return fail(BRENIER_OUT_OF_MEMORY, "out of memory");
   } catch (const std::length_error&) {
@@ -173,7 +176,7 @@ void give_bytes(const std::vector<std::byte>& from, void** bytes, size_t* size) 
   need(bytes, "bytes");
   need(size, "size");
   void* const memory = std::malloc(std::max<std::size_t>(from.size(), 1));
-  if (!memory) throw std::bad_alloc();
+  if (!memory) throw OutOfMemory(from.size());
   std::copy(from.begin(), from.end(), static_cast<std::byte*>(memory));
   *bytes = memory;
   *size = from.size();

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <utility>
 
 #include "brenier/base/error.hpp"
 
@@ -72,10 +73,10 @@ AtomicFile::AtomicFile(const fs::path& path) : path_(path), target_(path) {
   for (int attempt = 0; attempt < attempts; ++attempt) {
     const std::string name = std::string(kPrefix) + std::to_string(::getpid()) + "-" +
                              std::to_string(attempt) + std::string(kSuffix);
-    const fs::path candidate = folder_of(target_) / name;
+    fs::path candidate = folder_of(target_) / name;
     descriptor_ = ::open(candidate.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (descriptor_ >= 0) {
-      temporary_ = candidate;
+      temporary_ = std::move(candidate);  // takes no memory, without which the file would stay
       return;
     }
     if (errno != EEXIST) break;
