@@ -2,7 +2,6 @@
 // Training of convex potentials: classifiers, regressions, and what cannot be trained.
 #include <doctest/doctest.h>
 
-#include <Eigen/Eigenvalues>
 #include <cmath>
 #include <limits>
 
@@ -20,6 +19,7 @@
 #include "kernels/operations.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"
+#include "tests/support/spectrum.hpp"
 
 using namespace brenier;
 using namespace brenier::test;
@@ -92,7 +92,7 @@ double smallest_eigenvalue(const LearnedPotential& v, const Matrix<double>& x, d
   *largest = 0;
   for (Index i = 0; i < x.rows(); ++i) {
     const Eigen::Map<const Eigen::MatrixXd> h(hessian.row(i), d, d);
-    const Eigen::VectorXd values = Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(h).eigenvalues();
+    const Eigen::VectorXd values = Spectrum(h).values;
     least = std::min(least, values.minCoeff());
     *largest = std::max(*largest, values.maxCoeff());
   }

@@ -16,8 +16,9 @@ import random
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+
+from scratch import scratch
 
 from check_faults import CONFIG
 
@@ -100,7 +101,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     draw = random.Random(arguments.seed)
-    with tempfile.TemporaryDirectory(prefix="brenier-damage-") as folder:
+    with scratch("brenier-damage-") as folder:
         damage = Damage(arguments.command, Path(folder).resolve())
         files = [file for file in damage.whole.rglob("*") if file.is_file() and file.stat().st_size > 0]
         names = sorted(str(file.relative_to(damage.whole)) for file in files)

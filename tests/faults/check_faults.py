@@ -22,8 +22,9 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+
+from scratch import scratch
 
 KINDS = {"write": errno.ENOSPC, "fsync": errno.EIO, "rename": errno.EACCES, "open": errno.EMFILE,
          "mkdir": errno.ENOSPC, "close": errno.EIO, "read": errno.EIO, "link": errno.EACCES,
@@ -166,7 +167,7 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(KINDS))
     arguments = parser.parse_args()
     only = arguments.only.split(",")
-    with tempfile.TemporaryDirectory(prefix="brenier-faults-") as name:
+    with scratch("brenier-faults-") as name:
         folder = Path(name).resolve() / "files"
         folder.mkdir()
         faults = Faults(arguments.command, arguments.injector, folder, arguments.every, arguments.allocations,

@@ -15,9 +15,10 @@ import random
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
+
+from scratch import scratch
 
 from check_faults import CONFIG
 
@@ -143,7 +144,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--readers", type=int, default=500)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="brenier-races-") as folder:
+    with scratch("brenier-races-") as folder:
         races = Races(arguments.command, Path(folder).resolve())
         races.pairs(arguments.pairs)
         if arguments.readers:

@@ -3,7 +3,6 @@
 // estimator is comes from dense linear algebra, whether it is unbiased from the exact gradient.
 #include <doctest/doctest.h>
 
-#include <Eigen/Dense>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -131,7 +130,7 @@ TEST_CASE_TEMPLATE("the gradient is that of the probes: H^{-1} e, and w from e^T
         for (int k = 0; k < 3; ++k) {
           Eigen::VectorXd e(d);
           for (int c = 0; c < d; ++c) e[c] = signs.negative(static_cast<std::uint64_t>(i), k, c) ? -1 : 1;
-          const Eigen::VectorXd z = h[i].ldlt().solve(e);
+          const Eigen::VectorXd z = solve(h[i], e);
           log_det += e.dot(Spectrum(h[i]).log() * e) / 3;
           for (int c = 0; c < d; ++c) probes(i, k * d + c) = e[c], solutions(i, k * d + c) = z[c];
         }

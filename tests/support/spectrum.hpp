@@ -3,8 +3,6 @@
 #pragma once
 
 #include <Eigen/Dense>
-#include <cmath>
-#include <stdexcept>
 #include <vector>
 
 #include "brenier/base/philox.hpp"
@@ -12,23 +10,27 @@
 
 namespace brenier::test {
 
+// Decompositions take seconds to compile in each file that names them: spectrum.cpp has them.
+
 /// A symmetric positive definite matrix by its eigenvalues.
 struct Spectrum {
   Eigen::MatrixXd h;
   Eigen::VectorXd values;
   Eigen::MatrixXd vectors;
 
-  explicit Spectrum(const Eigen::MatrixXd& matrix) : h(matrix) {
-    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(matrix);
-    values = solver.eigenvalues();
-    vectors = solver.eigenvectors();
-  }
+  explicit Spectrum(const Eigen::MatrixXd& matrix);
   double condition() const { return values.maxCoeff() / values.minCoeff(); }
-  double log_det() const { return values.array().log().sum(); }
-  Eigen::MatrixXd log() const {
-    return vectors * values.array().log().matrix().asDiagonal() * vectors.transpose();
-  }
+  double log_det() const;
+  Eigen::MatrixXd log() const;
 };
+
+/// h^{-1} b of a symmetric h by LDL^T, and h^{-1} by LU.
+Eigen::VectorXd solve(const Eigen::MatrixXd& h, const Eigen::VectorXd& b);
+Eigen::MatrixXd inverse(const Eigen::MatrixXd& h);
+
+/// d rows of +-1, orthogonal: as probes they give traces exactly. Sylvester's for powers of two, Paley's for
+/// d = q + 1 with a prime q = 3 mod 4.
+Eigen::MatrixXd hadamard(int d);
 
 /// Hessians at the rows of x, by the reference in double.
 template <class T>
@@ -60,30 +62,6 @@ Matrix<T> rademacher(Index rows, Index cols, std::uint64_t seed) {
   std::uint64_t next = 0;
   for (T& value : m.elements()) value = random.uniform(1, 0, next++) < 0.5 ? T(-1) : T(1);
   return m;
-}
-
-/// d rows of +-1, orthogonal: as probes they give traces exactly. Sylvester's for powers of two, Paley's for
-/// d = q + 1 with a prime q = 3 mod 4.
-inline Eigen::MatrixXd hadamard(int d) {
-  Eigen::MatrixXd h = Eigen::MatrixXd::Ones(d, d);
-  if ((d & (d - 1)) == 0) {
-    for (int i = 0; i < d; ++i) {
-      for (int j = 0; j < d; ++j)
-        h(i, j) = __builtin_popcount(static_cast<unsigned>(i & j)) % 2 == 0 ? 1 : -1;
-    }
-  } else {
-    const int q = d - 1;
-    std::vector<bool> square(q, false);
-    for (int k = 1; k < q; ++k) square[k * k % q] = true;
-    for (int i = 1; i < d; ++i) h(i, 0) = -1;
-    for (int i = 1; i < d; ++i) {
-      for (int j = 1; j < d; ++j) h(i, j) = i == j || square[((i - j) % q + q) % q] ? 1 : -1;
-    }
-  }
-  if (!(h * h.transpose()).isApprox(d * Eigen::MatrixXd::Identity(d, d))) {
-    throw std::logic_error("no Hadamard matrix of this order is built here");
-  }
-  return h;
 }
 
 /// The rows of a Hadamard matrix side by side, for each of n particles: (n, d*d).
