@@ -117,7 +117,11 @@ int main(int argc, char** argv) {
   const Index n = each * ranks->size();
   const Functional energy = potential("0.5*sum(x^2)", static_cast<int>(dim)) + entropy();
   const Cloud cloud = Density::gaussian(dim, 1.0, 0.5).sample(n, Sampling::random, 1);
-  FlowOptions options{.tau = 0.05, .network = {.hidden = hidden, .quadratic_rank = 1}, .threads = threads};
+  FlowOptions options;
+  options.tau = 0.05;
+  options.network.hidden = hidden;
+  options.network.quadratic_rank = 1;
+  options.threads = threads;
 
   Architecture architecture = options.network;
   architecture.dim = static_cast<int>(dim);

@@ -47,7 +47,7 @@ class ThreadRank final : public Communicator {
     std::copy(all.begin(), all.end(), values.begin());
   }
   void gather(std::span<std::byte> data, std::span<const std::size_t> offsets) override {
-    REQUIRE(offsets.back() <= data.size());
+    if (offsets.back() > data.size()) throw std::logic_error("parts beyond the array");
     meet(data.data(), [&](int r, const void* from) {
       const std::size_t begin = offsets[static_cast<std::size_t>(r)],
                         end = offsets[static_cast<std::size_t>(r) + 1];
@@ -117,7 +117,7 @@ std::vector<Problem> problems() {
     out.push_back({"porous medium",
                    porous_medium(2),
                    start.sample(650, Sampling::stratified, 1),
-                   {.tau = 1e-3, .order = 2, .network = small, .inner = {.iterations = 25}},
+                   {.tau = 1e-3, .order = 2, .network = small, .inner = {.iterations = 12}},
                    700,
                    2,
                    start});
@@ -136,7 +136,7 @@ std::vector<Problem> problems() {
         {debiased ? "Sinkhorn divergence" : "Sinkhorn",
          potential("0.5*sum(x^2)", 2) +
              10.0 * sinkhorn(normal_points(2, 530, 1, 3),
-                             {.epsilon = 0.2, .iterations = 12, .warm_iterations = 3, .debiased = debiased}),
+                             {.epsilon = 1, .iterations = 6, .warm_iterations = 2, .debiased = debiased}),
          {normal_points(2, 600, 0, 4), {}},
          {.tau = 0.05, .network = small, .inner = {.solver = InnerOptions::Solver::adam, .iterations = 4}},
          0,
@@ -213,21 +213,23 @@ bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
 }  // namespace
 
 TEST_CASE("flows have the same bits for any number of ranks and threads") {
-  for (const Problem& problem : problems()) {
+  const std::vector<Problem> all = problems();
+  for (std::size_t k = 0; k < all.size(); ++k) {
+    const Problem& problem = all[k];
     CAPTURE(problem.name);
     const std::vector<double> alone = numbers_of<float>(problem, 1, nullptr);
-    for (const int size : {1, 2, 3, 4, 7}) {
-      for (const int threads : {1, 2}) {
-        CAPTURE(size);
-        CAPTURE(threads);
-        std::vector<int> same(static_cast<std::size_t>(size), 0);
-        const std::vector<std::string> errors = on_ranks(size, [&](std::shared_ptr<Communicator> all) {
-          const std::size_t r = static_cast<std::size_t>(all->rank());
-          same[r] = same_bits(numbers_of<float>(problem, threads, std::move(all)), alone);
-        });
-        for (const std::string& error : errors) CHECK(error == "");
-        CHECK(std::accumulate(same.begin(), same.end(), 0) == size);
-      }
+    // All numbers of ranks and threads in turn, some for each problem: mpi_command has them all.
+    for (const auto& [size, threads] : {std::pair{2 + static_cast<int>(k % 2), 1},
+                                        std::pair{k % 4 == 0 ? 7 : 4, 1 + static_cast<int>(k % 2)}}) {
+      CAPTURE(size);
+      CAPTURE(threads);
+      std::vector<int> same(static_cast<std::size_t>(size), 0);
+      const std::vector<std::string> errors = on_ranks(size, [&](std::shared_ptr<Communicator> ranks) {
+        const std::size_t r = static_cast<std::size_t>(ranks->rank());
+        same[r] = same_bits(numbers_of<float>(problem, threads, std::move(ranks)), alone);
+      });
+      for (const std::string& error : errors) CHECK(error == "");
+      CHECK(std::accumulate(same.begin(), same.end(), 0) == size);
     }
   }
 }
