@@ -29,7 +29,7 @@ struct RankPart {
   static RankPart chunks(void* data, std::size_t bytes, Index tiles, Index chunks);
 };
 
-class Ranks {
+class BRENIER_HIDDEN Ranks {
  public:
   explicit Ranks(Communicator& communicator);
   ~Ranks();

@@ -12,7 +12,7 @@
 
 namespace BRENIER_API brenier {
 
-class Ranks;
+class BRENIER_HIDDEN Ranks;
 
 /// Threads that sleep between calls of run(). Not copyable; run() must not be called from two threads at once
 /// or from inside itself. Results of the library never depend on the number of threads: work is split by
