@@ -73,6 +73,11 @@ find_python() {
   return 1
 }
 
+# MPI, which is not needed: what uses it is left out where it cannot be had.
+find_mpi() {
+  command -v mpirun > /dev/null && command -v mpicxx > /dev/null
+}
+
 missing_packages() {
   has_cmake || echo cmake
   command -v ninja > /dev/null || command -v make > /dev/null || echo ninja-build
@@ -109,6 +114,7 @@ ensure_packages() {
   fi
   find_compiler || die "no C++ compiler of version 12 or newer; set CXX to one"
   find_python || die "no Python with numpy and matplotlib; set PYTHON to one"
+  find_mpi || install_packages libopenmpi-dev openmpi-bin || say "MPI: not installed; flows over several processes are left out"
   ensure_nvdisasm
 }
 

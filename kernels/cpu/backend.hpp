@@ -30,7 +30,8 @@ void evaluate(const Icnn& net, const T* theta, MatrixView<const T> x, const MapO
     if (worker.log_det) worker.net.set_parameters(theta);
     return worker;
   };
-  parallel_tiles(x.rows, team, make, [&](Worker& worker, Index begin, int count) {
+  const bool spread = spread_tiles(team, tiles_of(x.rows));
+  const auto body = [&](Worker& worker, Index begin, int count) {
     gather<T>(x, begin, count, 0, d, worker.net.inputs(), false);
     worker.net.forward();
     worker.net.adjoint();
@@ -51,7 +52,17 @@ void evaluate(const Icnn& net, const T* theta, MatrixView<const T> x, const MapO
     if (!out.log_det) return;
     factorise<T>(d, h, worker.log_det, nullptr, worker.factor);
     for (int i = 0; i < count; ++i) out.log_det[begin + i] = worker.log_det[i];
-  });
+  };
+  parallel_tiles(x.rows, team, make, body, spread);
+  if (!spread) return;
+  const auto rows = [&](void* data, Index columns, Index ld, std::size_t element) {
+    return RankPart::tiles(data, static_cast<std::size_t>(columns) * element,
+                           static_cast<std::size_t>(ld) * element, data ? x.rows : 0, kLanes);
+  };
+  const RankPart parts[] = {
+      rows(out.potential, 1, 1, sizeof(T)), rows(out.displacement.data, d, out.displacement.ld, sizeof(T)),
+      rows(out.hessian.data, d * d, out.hessian.ld, sizeof(T)), rows(out.log_det, 1, 1, sizeof(double))};
+  team.ranks()->gather(parts, 4);
 }
 
 template <class T>
@@ -199,7 +210,8 @@ void interaction(const PairKernel& kernel, MatrixView<const T> y, double* energy
     return Worker{PairWorkspace<T>(d, kernel.program.workspace(), c), c.take<T>(d * kLanes),
                   c.take<T>(d * kLanes)};
   };
-  parallel_tiles(n, team, make, [&](Worker& worker, Index begin, int particles) {
+  const bool spread = spread_tiles(team, tiles);
+  const auto body = [&](Worker& worker, Index begin, int particles) {
     gather<T>(y, begin, particles, 0, d, worker.y, false);
     if (force) {
       for (Index i = 0; i < d * kLanes; ++i) worker.force[i] = T(0);
@@ -207,7 +219,15 @@ void interaction(const PairKernel& kernel, MatrixView<const T> y, double* energy
       scatter<T>(worker.force, force, begin, particles, d);
     }
     if (energy) partial[begin / kLanes] = pair_energies<T>(kernel, worker.y, particles, cloud, worker.pairs);
-  });
+  };
+  parallel_tiles(n, team, make, body, spread);
+  if (spread) {
+    const RankPart parts[] = {
+        RankPart::rows(partial, sizeof(double), tiles),
+        RankPart::tiles(force.data, static_cast<std::size_t>(d) * sizeof(T),
+                        static_cast<std::size_t>(force.ld) * sizeof(T), force ? n : 0, kLanes)};
+    team.ranks()->gather(parts, 2);
+  }
   if (!energy) return;
   double total = 0;
   for (Index tile = 0; tile < tiles; ++tile) total += partial[tile];

@@ -4,6 +4,7 @@
 
 #include "brenier/base/team.hpp"
 #include "kernels/base/arena.hpp"
+#include "kernels/base/ranks.hpp"
 #include "kernels/cpu/simd.hpp"
 
 namespace brenier::cpu::BRENIER_ISA {
@@ -12,12 +13,34 @@ inline Index tiles_of(Index n) {
   return (n + kLanes - 1) / kLanes;
 }
 
+/// The part of [0, count) of a thread, among those of all processes.
+inline std::pair<Index, Index> share_of_all(const Team& team, Index count, int rank) {
+  return team.ranks() ? team.ranks()->share(count, rank, team.size()) : team.share(count, rank);
+}
+
+/// A barrier of all threads, after which every process has all of the parts. Throws on all of them at once.
+template <int count>
+void meet(Team& team, int rank, const RankPart (&parts)[count]) {
+  team.barrier();
+  Ranks* const ranks = team.ranks();
+  if (!ranks) return;
+  if (rank == 0) ranks->gather_between(parts, count);
+  team.barrier();
+  ranks->rethrow();
+}
+
+/// Whether tiles are shared out among processes: the parts of few cost more to bring together than to compute.
+inline bool spread_tiles(const Team& team, Index tiles) {
+  return team.ranks() && tiles >= 8;
+}
+
 /// Runs body(tile, first particle, particles) over the tiles of n particles, in parallel; make() builds what
-/// one thread needs.
+/// one thread needs. `spread`: each process computes its share alone.
 template <class Make, class Body>
-void parallel_tiles(Index n, Team& team, const Make& make, const Body& body) {
+void parallel_tiles(Index n, Team& team, const Make& make, const Body& body, bool spread = false) {
   team.run([&](int rank) {
-    const auto [first, last] = team.share(tiles_of(n), rank);
+    const Index tiles = tiles_of(n);
+    const auto [first, last] = spread ? share_of_all(team, tiles, rank) : team.share(tiles, rank);
     if (first == last) return;
     Carver count(nullptr);
     make(count);

@@ -39,7 +39,6 @@ struct BlackBoxForces::Failure {
 
 BlackBoxForces::BlackBoxForces(const Objective& objective, Index n, bool values)
     : objective_(objective),
-      n_(n),
       d_(objective.black_box.empty() ? 0 : objective.black_box.front().dim),
       x_(static_cast<std::size_t>(n * d_)),
       force_(x_.size()),
@@ -74,12 +73,13 @@ void BlackBoxForces::add(const BlackBoxTerm& term, Index begin, Index end) {
     value[i] += term.weight * part_value_[static_cast<std::size_t>(i)];
 }
 
-void BlackBoxForces::evaluate(int rank, const Team& team) noexcept {
+void BlackBoxForces::evaluate(int rank, const Team& team, Index first, Index last) noexcept {
   if (d_ == 0) return;
   bool shared = true;  // by threads, all terms alike: each adds to its own particles
   for (const BlackBoxTerm& term : objective_.black_box) shared = shared && term.thread_safe;
   if (!shared && rank != 0) return;
-  const auto [begin, end] = shared ? team.share(n_, rank) : std::pair<Index, Index>(0, n_);
+  const auto [from, to] = shared ? team.share(last - first, rank) : std::pair<Index, Index>(0, last - first);
+  const Index begin = first + from, end = first + to;
   try {
     for (Index k = begin * d_; k < end * d_; ++k) force[k] = 0;
     for (Index i = begin; value && i < end; ++i) value[i] = 0;

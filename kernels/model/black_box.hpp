@@ -34,9 +34,9 @@ class BlackBoxForces {
   /// Of the last call, or one before: set by one thread, read by all after a barrier.
   bool failed = false;
 
-  /// Every thread of the team calls it between two barriers, and fails where V does. One of them asks functions that
-  /// are not thread-safe; results do not depend on the number of threads.
-  void evaluate(int rank, const Team& team) noexcept;
+  /// Every thread of the team calls it between two barriers, for particles first .. last, and fails where V does. One of
+  /// them asks functions that are not thread-safe; results do not depend on the number of threads.
+  void evaluate(int rank, const Team& team, Index first, Index last) noexcept;
   /// Throws again what V threw, outside the threads.
   void rethrow();
 
@@ -45,7 +45,7 @@ class BlackBoxForces {
   void fail() noexcept;
 
   const Objective& objective_;
-  Index n_, d_;
+  Index d_;
   std::vector<double> x_, force_, value_, part_force_, part_value_;
   struct Failure;
   Failure* failure_;

@@ -51,6 +51,7 @@ INNER = {
     "engine/src/density": ("engine/src/checks", "engine/src/oracles", "engine/src/flow"),
     "engine/src/config": ("engine/src/fit", "engine/src/flow"),
     "engine/src/c": ("engine/src/config",),
+    "engine/src/mpi": ("engine/src/c",),
     "engine/src/fit": ("engine/src/checks", "engine/src/files", "engine/src/flow"),
     "tools/runs": (),
     "tools/command": ("tools/runs",),
@@ -178,7 +179,7 @@ def check_file(path: Path, root: Path) -> Iterator[tuple[int, str]]:
 
 
 # Programs that a text shows and the tests build.
-SHOWN = {"README.md": ["embed.cpp"], "docs/embedding.md": ["embed.c", "embed.f90", "splitting.cpp"]}
+SHOWN = {"README.md": ["embed.cpp"], "docs/embedding.md": ["embed.c", "embed.f90", "mpi.c", "splitting.cpp"]}
 FENCES = {".cpp": "cpp", ".c": "c", ".f90": "fortran"}
 
 

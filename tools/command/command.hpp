@@ -5,7 +5,10 @@
 
 #include <functional>
 #include <iosfwd>
+#include <memory>
 #include <string>
+
+#include "brenier/communicator.hpp"
 
 namespace CLI {
 class App;
@@ -17,7 +20,8 @@ namespace brenier::app {
 struct Console {
   std::ostream& out;
   std::ostream& err;
-  bool terminal = false;  // progress may be redrawn
+  bool terminal = false;                         // progress may be redrawn
+  std::shared_ptr<Communicator> communicator{};  // of processes that were started together, or null
 };
 
 /// A subcommand: its options, which CLI11 fills, and what it does with them; returns the exit code.

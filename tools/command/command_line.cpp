@@ -127,7 +127,13 @@ class CommandLine {
 
   int execute(const Console& console) const {
     for (const Command& command : commands_) {
-      if (command.app->parsed()) return command.execute(console);
+      if (!command.app->parsed()) continue;
+      const std::string name = command.app->get_name();
+      if (console.communicator && console.communicator->size() > 1 && name != "run" && name != "resume")
+        throw NotAvailable("'" + name + "' is for one process, and " +
+                           std::to_string(console.communicator->size()) +
+                           " were started; `run` and `resume` are for several");
+      return command.execute(console);
     }
     throw Error("no subcommand was parsed");
   }
@@ -155,7 +161,7 @@ std::string check_seed(std::string& text) {
 }
 
 int run_command_line(int argc, const char* const* argv, std::ostream& out, std::ostream& err,
-                     bool out_is_terminal) {
+                     bool out_is_terminal, const std::shared_ptr<Communicator>& communicator) {
   try {
     CommandLine line;
     if (argc < 2) {
@@ -170,7 +176,7 @@ int run_command_line(int argc, const char* const* argv, std::ostream& out, std::
       return code == 0 ? ExitCode::ok : ExitCode::bad_input;
     }
     line.check_values();
-    const int code = line.execute({out, err, out_is_terminal});
+    const int code = line.execute({out, err, out_is_terminal, communicator});
     out.flush();
     if (!out && code == ExitCode::ok)
       throw IoError("the output cannot be written: the disk or the device is full, or nobody reads it");

@@ -4,8 +4,11 @@
 
 #include <filesystem>
 #include <iosfwd>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include "brenier/communicator.hpp"
 
 namespace brenier::app {
 
@@ -19,9 +22,9 @@ struct ExitCode {
 };
 
 /// The whole command. Never throws: messages go to `err`. `out_is_terminal` says whether progress may be
-/// redrawn.
+/// redrawn. Processes that were started together share runs; the first of them speaks.
 int run_command_line(int argc, const char* const* argv, std::ostream& out, std::ostream& err,
-                     bool out_is_terminal = false);
+                     bool out_is_terminal = false, const std::shared_ptr<Communicator>& communicator = {});
 
 struct PushOptions {
   std::filesystem::path maps;         // run folder, folder of maps, or one map

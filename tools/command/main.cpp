@@ -2,14 +2,22 @@
 // The process of the command. Here alone operator new is replaced: a failed allocation says its size.
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <iostream>
 #include <new>
+#include <sstream>
+#include <string>
+#include <thread>
 
 #include "brenier/base/out_of_memory.hpp"
 #include "tools/command/commands.hpp"
+
+#ifdef BRENIER_HAS_MPI
+#include "brenier/mpi.hpp"
+#endif
 
 namespace {
 
@@ -55,6 +63,36 @@ void* allocate(std::size_t bytes, std::align_val_t alignment) noexcept {
   std::abort();
 }
 
+/// How many processes mpirun or a batch system has started together, as they tell; 0 where there was none.
+int started_together() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS"}) {
+    if (const char* text = std::getenv(name)) return std::atoi(text);
+  }
+  return 0;
+}
+
+#ifdef BRENIER_HAS_MPI
+/// Of several processes the first one speaks. It hears what has failed on another, where that can still be told; where
+/// not, the other one says it itself, after a while. In any case it ends them all: nobody waits for one that is gone.
+int run_together(int argc, char** argv) {
+  using namespace brenier;
+  const mpi::Session session;
+  const std::shared_ptr<mpi::Communicator> world = session.world();
+  const bool first = world->rank() == 0;
+  std::ostringstream silent, errors;
+  const int code =
+      app::run_command_line(argc, argv, first ? std::cout : silent, errors, first && ::isatty(1) == 1, world);
+  if (first) std::cerr << errors.str() << std::flush;
+  if (code != app::ExitCode::failed && code != app::ExitCode::bad_input)
+    return first ? code : app::ExitCode::ok;  // mpirun ends the others where one has another code
+  if (!first) {
+    std::this_thread::sleep_for(std::chrono::seconds(3));
+    std::cerr << "rank " << world->rank() << ": " << errors.str() << std::flush;
+  }
+  session.end_all(code);
+}
+#endif
+
 }  // namespace
 
 void* operator new(std::size_t bytes) {
@@ -87,5 +125,17 @@ void operator delete(void* block, std::size_t, std::align_val_t) noexcept {
 int main(int argc, char** argv) {
   begun = true;
   std::set_terminate(terminate);
+  const int processes = started_together();
+#ifdef BRENIER_HAS_MPI
+  if (processes > 0) return run_together(argc, argv);
+#else
+  if (processes > 1) {
+    std::cerr
+        << "brenier: " << processes
+        << " processes were started together, and this build is without MPI; build it where CMake finds MPI"
+        << std::endl;
+    return brenier::app::ExitCode::bad_input;
+  }
+#endif
   return brenier::app::run_command_line(argc, argv, std::cout, std::cerr, ::isatty(1) == 1);
 }

@@ -60,7 +60,8 @@ int finish(const RunArguments& arguments, const RunResult& result, const Console
         << ": some steps are not solved as exactly as inner.accept asks for; see warnings in its summary.json"
         << std::endl;
   // Whoever presses Ctrl-C does not wait for figures.
-  const bool draw = arguments.plot && result.status != RunStatus::interrupted;
+  const bool first = !console.communicator || console.communicator->rank() == 0;
+  const bool draw = first && arguments.plot && result.status != RunStatus::interrupted;
   if (draw && plot({result.folder}, {}, console.out) != 0 && result.status == RunStatus::done)
     return ExitCode::failed;
   return exit_code(result.status);
@@ -71,6 +72,7 @@ RunOptions options_of(const RunArguments& arguments, const Console& console) {
   options.out = arguments.out;
   options.log = arguments.quiet ? nullptr : &console.out;
   options.terminal = console.terminal;
+  options.communicator = console.communicator;
   return options;
 }
 

@@ -41,7 +41,7 @@ class Runner {
       : config_(config),
         options_(options),
         reference_(find_reference(config)),
-        flow_(config.functional, config.initial_cloud(), config.flow) {
+        flow_(config.functional, config.initial_cloud(), shared(config.flow, options)) {
     if (!config_.flow.keep_maps)
       throw ConfigError(config_.name +
                         ": flow.keep_maps = false; it must be true here: a run writes all maps");
@@ -60,8 +60,9 @@ class Runner {
   RunResult start() {
     // From before the first file to after the last one; what is asked for meanwhile is remembered.
     const InterruptScope scope(ask, this);
-    const RunFolder folder =
-        options_.out.empty() ? RunFolder::create_numbered(options_.name) : RunFolder::create(options_.out);
+    const RunFolder folder = !first()               ? RunFolder::beside(options_.out)
+                             : options_.out.empty() ? RunFolder::create_numbered(options_.name)
+                                                    : RunFolder::create(options_.out);
     try {
       begin(folder);
     } catch (...) {
@@ -89,6 +90,24 @@ class Runner {
   }
 
  private:
+  static FlowOptions shared(FlowOptions flow, const RunOptions& options) {
+    flow.communicator = options.communicator;
+    return flow;
+  }
+  bool alone() const { return !options_.communicator || options_.communicator->size() == 1; }
+  /// The process that writes and speaks.
+  bool first() const { return alone() || options_.communicator->rank() == 0; }
+  void write_manifest(const RunFolder& folder) const {
+    if (folder.writes()) manifest_.write(folder.path());
+  }
+  /// What one process was asked for or has seen, all do: they go on or end together. A call that all make.
+  void agree() {
+    if (alone()) return;
+    double asked = interrupted_.load(std::memory_order_relaxed) ? 1 : 0;
+    options_.communicator->sum({&asked, 1});
+    agreed_ = agreed_ || asked > 0;
+  }
+
   static void ask(void* runner) noexcept {
     auto* self = static_cast<Runner*>(runner);
     self->interrupted_.store(true, std::memory_order_relaxed);
@@ -108,7 +127,7 @@ class Runner {
         << "; it goes on with: brenier resume RUN --steps N";
     return out.str();
   }
-  bool interrupted() const { return interrupted_.load(std::memory_order_relaxed); }
+  bool interrupted() const { return alone() ? interrupted_.load(std::memory_order_relaxed) : agreed_; }
 
   double seconds() const {
     return seconds_before_ + std::chrono::duration<double>(Clock::now() - start_).count();
@@ -137,10 +156,10 @@ class Runner {
 
   /// Of a run that ends on the way, the manifest says nothing of the file: either one of the two may be there, whole.
   void write_config(const RunFolder& folder) {
-    if (manifest_.files.erase("config.toml") > 0) manifest_.write(folder.path());
+    if (manifest_.files.erase("config.toml") > 0) write_manifest(folder);
     folder.write_text(folder.config(), config_.resolved);
     manifest_.files["config.toml"] = checksum_of(config_.resolved);
-    manifest_.write(folder.path());
+    write_manifest(folder);
   }
 
   void write_cloud(const RunFolder& folder, int step) {
@@ -204,7 +223,7 @@ class Runner {
       return step_of(name) > saved.step || name.starts_with("figures/") || name == "history.csv" ||
              name == "summary.json";
     });
-    manifest_.write(folder.path());  // before these files change
+    write_manifest(folder);  // before these files change
     try {
       seconds_before_ = nlohmann::json::parse(read_text(folder.summary())).value("seconds_total", 0.0);
     } catch (const nlohmann::json::exception&) {
@@ -220,8 +239,10 @@ class Runner {
     Progress progress(options_.log, options_.terminal,
                       {flow_.time(), config_.flow.start_time + config_.duration(), config_.equal_steps()});
     const int threads = flow_.team().size();
-    progress.line("device " + device_ + ", " + config_.precision + ", " + std::to_string(threads) +
-                  (threads == 1 ? " thread" : " threads"));
+    progress.line(
+        "device " + device_ + ", " + config_.precision + ", " + std::to_string(threads) +
+        (threads == 1 ? " thread" : " threads") +
+        (alone() ? "" : " in each of " + std::to_string(options_.communicator->size()) + " processes"));
     if (!unbounded_.empty()) progress.line("WARNING: " + unbounded_);
     for (const std::string& one : damage_) progress.line("WARNING: " + one);
     try {
@@ -249,12 +270,14 @@ class Runner {
         told_ = told_ || !solves.empty();
         if (options_.on_step) options_.on_step(flow_.steps());
         const double spent = std::chrono::duration<double>(Clock::now() - start_).count();
-        if (config_.max_seconds && spent > *config_.max_seconds && !at_end()) {
+        if (config_.max_seconds && spent > *config_.max_seconds && !at_end() && first()) {
           progress.line("output.max_seconds = " + exact_text(*config_.max_seconds) + " are over");
           interrupted_ = true;
-          break;
         }
+        agree();
+        if (config_.max_seconds && interrupted()) break;
       }
+      agree();
       if (interrupted()) result.status = RunStatus::interrupted;
     } catch (const NumericalError& error) {
       result.status = RunStatus::failed;
@@ -264,6 +287,9 @@ class Runner {
       result.status = RunStatus::failed;
       result.reason = error.what();
       device_failed_ = true;
+    } catch (const RankError&) {
+      folder.mark_failed();  // without a last F, which takes all processes
+      throw;
     } catch (const Error& error) {
       fail(folder, error.what());
       throw;
@@ -282,6 +308,7 @@ class Runner {
 
   /// As much as can still be written where writing itself fails. The first error is the one to report.
   void fail(const RunFolder& folder, const std::string& reason) noexcept {
+    if (!alone()) return folder.mark_failed();  // the others do not evaluate F with this process
     try {
       // The manifest of a finished run may be there already, and only its flush have failed.
       if (manifest_.files.erase("summary.json") > 0) manifest_.write(folder.path());
@@ -350,7 +377,7 @@ class Runner {
     const std::string before = std::exchange(checkpoint_step_, std::to_string(flow_.steps()));
     std::erase_if(manifest_.history, [&](const auto& entry) { return entry.first != before; });
     manifest_.history[checkpoint_step_] = history_checksum();
-    manifest_.write(folder.path());
+    write_manifest(folder);
     const typename Flow<T>::Checkpoint now = flow_.checkpoint();
     folder.write_checkpoint({flow_.trajectory(), now.theta, now.gradient_scale, now.next_tau,
                              now.decrease_rate, now.draws, flow_.steps(), problem_checksum()});
@@ -402,7 +429,7 @@ class Runner {
 
   /// figures/exact_density.npy: columns t, x, rho at the times of the clouds, for plots in d = 1.
   void write_exact_density(const RunFolder& folder) {
-    if (!reference_ || config_.cloud.dim != 1) return;
+    if (!reference_ || config_.cloud.dim != 1 || !folder.writes()) return;
     double half = 0;
     for (const double x : judged().x().elements()) half = std::max(half, std::abs(x));
     const Cloud initial = config_.initial_cloud();
@@ -435,6 +462,7 @@ class Runner {
         finished_ = true;
         write_history(folder);
       }
+      agree();
       if (!interrupted()) write_exact_density(folder);
       if (result.status == RunStatus::done && interrupted()) result.status = RunStatus::interrupted;
       const bool unsolved =
@@ -447,7 +475,7 @@ class Runner {
       write_summary(folder, status, result.reason);
       manifest_.files["history.csv"] = history_written_;
       manifest_.files["summary.json"] = summary_written_;
-      manifest_.write(folder.path());
+      write_manifest(folder);
     } catch (const Error& error) {
       fail(folder, error.what());
       throw;
@@ -512,6 +540,7 @@ class Runner {
   bool finished_ = false;  // the last row has F over all pairs
   bool told_ = false;      // of solves that did not end well
   bool device_failed_ = false;
+  bool agreed_ = false;  // with other processes: to end
   std::atomic<bool> interrupted_{false};
 };
 
@@ -543,7 +572,8 @@ RunResult run(const Config& config, const RunOptions& options) {
 }
 
 RunResult resume(const Config& config, const RunOptions& options) {
-  const RunFolder folder = RunFolder::open_to_write(options.out);
+  const bool first = !options.communicator || options.communicator->rank() == 0;
+  const RunFolder folder = first ? RunFolder::open_to_write(options.out) : RunFolder::beside(options.out);
   const bool failed = has_failed(folder);
   std::optional<Manifest> manifest = Manifest::read(folder.path());
   const bool older = !manifest;

@@ -5,18 +5,21 @@
 #include <filesystem>
 #include <functional>
 #include <iosfwd>
+#include <memory>
 #include <string>
 
+#include "brenier/communicator.hpp"
 #include "engine/src/config/config.hpp"
 
 namespace brenier::app {
 
 struct RunOptions {
-  std::filesystem::path out;              // run folder; empty: runs/NAME-1, or the next number that is free
-  std::string name = "flow";              // NAME
-  std::ostream* log = nullptr;            // progress; nullptr: silent
-  bool terminal = false;                  // redraw one line
-  std::function<void(int step)> on_step;  // after each step is recorded
+  std::filesystem::path out;    // run folder; empty: runs/NAME-1, or the next number that is free
+  std::string name = "flow";    // NAME
+  std::ostream* log = nullptr;  // progress; nullptr: silent
+  bool terminal = false;        // redraw one line
+  std::shared_ptr<Communicator> communicator{};  // processes that compute the run; the first one writes
+  std::function<void(int step)> on_step;         // after each step is recorded
 };
 
 enum class RunStatus {

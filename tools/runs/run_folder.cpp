@@ -167,6 +167,12 @@ RunFolder RunFolder::open_to_write(const fs::path& path) {
   return folder;
 }
 
+RunFolder RunFolder::beside(const fs::path& path) {
+  RunFolder folder(path, false);
+  folder.writes_ = false;
+  return folder;
+}
+
 RunFolder RunFolder::open(const fs::path& path) {
   if (!is_run(path)) {
     std::error_code code;
@@ -200,10 +206,12 @@ fs::path RunFolder::log_density(int step) const {
 }
 
 std::string RunFolder::write_text(const fs::path& file, const std::string& text) const {
+  if (!writes_) return "";
   return write_file_atomically(file, std::as_bytes(std::span<const char>(text)));
 }
 
 void RunFolder::mark_failed() const noexcept {
+  if (!writes_) return;
   try {
     const std::string running = "\"status\": \"running\"", failed = "\"status\": \"failed\" ";
     std::string text = read_text(summary());
@@ -226,6 +234,7 @@ void RunFolder::mark_failed() const noexcept {
 
 std::map<std::string, std::string> RunFolder::write_cloud(int step, const Trajectory& cloud) const {
   std::map<std::string, std::string> written;
+  if (!writes_) return written;
   const auto note = [&](const fs::path& file, std::string checksum) {
     written["clouds/" + file.filename().string()] = std::move(checksum);
   };
@@ -236,7 +245,7 @@ std::map<std::string, std::string> RunFolder::write_cloud(int step, const Trajec
 }
 
 void RunFolder::write_maps(const std::vector<BrenierMap>& maps, std::size_t first) const {
-  for (std::size_t m = first; m < maps.size(); ++m) {
+  for (std::size_t m = first; writes_ && m < maps.size(); ++m) {
     std::string name = "step_" + six_digits(maps[m].step);
     if (!maps[m].closes_step) {
       std::size_t number = 1;
@@ -248,6 +257,7 @@ void RunFolder::write_maps(const std::vector<BrenierMap>& maps, std::size_t firs
 }
 
 void RunFolder::write_checkpoint(const Saved& saved) const {
+  if (!writes_) return;
   TensorFile file;
   file.tensors.push_back(tensor_of("x", saved.cloud.x()));
   if (saved.cloud.has_density()) {
@@ -323,6 +333,7 @@ Saved RunFolder::read_checkpoint(bool second_order) const {
 }
 
 void RunFolder::forget_after(int step) const {
+  if (!writes_) return;
   std::error_code code;
   for (const char* part : {"clouds", "maps"}) {
     std::vector<fs::path> late;
@@ -334,6 +345,7 @@ void RunFolder::forget_after(int step) const {
 }
 
 void RunFolder::remove() const noexcept {
+  if (!writes_) return;
   std::error_code code, ignored;
   for (const auto& entry : fs::directory_iterator(path_, code)) {
     if (entry.path().filename() != RunLock::file_name()) fs::remove_all(entry.path(), ignored);

@@ -51,6 +51,9 @@ class RunFolder {
   static RunFolder open_to_write(const std::filesystem::path& path);
   /// Makes runs/STEM-N with the first N >= 1 that is free, also where other processes look for one at once.
   static RunFolder create_numbered(const std::string& stem);
+  /// For a process that computes a run which another one writes: reads, and leaves all writing out.
+  static RunFolder beside(const std::filesystem::path& path);
+  bool writes() const { return writes_; }
   /// Whether it has a config.toml and the subfolders; a run that was killed early has nothing more.
   static bool is_run(const std::filesystem::path& path);
 
@@ -87,6 +90,7 @@ class RunFolder {
   void sweep() const;
   std::filesystem::path path_;
   bool made_;  // this process made the folder
+  bool writes_ = true;
   std::shared_ptr<RunLock> lock_;
 };
 

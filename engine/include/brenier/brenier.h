@@ -32,7 +32,8 @@ typedef enum brenier_status {
   BRENIER_CALLBACK_ERROR = 8, /* a function of the host said that it failed: brenier_last_callback_code() */
   BRENIER_INTERNAL_ERROR = 9,
   BRENIER_INTERRUPTED = 10, /* by brenier_flow_interrupt() or a progress function; the step is undone */
-  BRENIER_AT_END = 11       /* flow.end_time is reached: there is no step to take */
+  BRENIER_AT_END = 11,      /* flow.end_time is reached: there is no step to take */
+  BRENIER_RANK_ERROR = 12   /* another process has failed, or they have come apart: brenier_mpi.h */
 } brenier_status;
 
 typedef enum brenier_type { BRENIER_DOUBLE = 0, BRENIER_FLOAT = 1 } brenier_type;
@@ -69,6 +70,14 @@ BRENIER_API int brenier_settings_set(brenier_settings* settings, const char* ass
  * unless `thread_safe` is not 0: then from several at once, each with particles of its own. */
 BRENIER_API int brenier_settings_potential(brenier_settings* settings, const char* name, brenier_potential v,
                                            void* context, int thread_safe);
+/* Flows of these settings are computed by `size` processes together; brenier_mpi.h does this for MPI and says more. The
+ * host brings sums and parts of arrays to all: values (n) become their sums over the processes, in any order; and bytes
+ * offsets[r] .. offsets[r + 1] of data, filled by process r, arrive in the same place on the others. 0, or a number that
+ * ends the call with BRENIER_CALLBACK_ERROR. All processes make the same calls in the same order. */
+typedef int (*brenier_sum)(double* values, ptrdiff_t n, void* context);
+typedef int (*brenier_gather)(void* data, const size_t* offsets, void* context);
+BRENIER_API int brenier_settings_ranks(brenier_settings* settings, int rank, int size, brenier_sum sum,
+                                       brenier_gather gather, void* context);
 BRENIER_API void brenier_settings_destroy(brenier_settings* settings);
 
 /* --- flows ------------------------------------------------------------------------------------------------------- */

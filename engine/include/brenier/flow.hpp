@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "brenier/communicator.hpp"
 #include "brenier/density.hpp"
 #include "brenier/export.h"
 #include "brenier/functional.hpp"
@@ -80,6 +81,8 @@ struct FlowOptions {
   int threads = 0;              // 0: all processors
   bool certificates = true;     // of every step, see StepReport; without them no step is tried again
   bool keep_maps = true;        // false: maps() stays empty, so that long flows take no more memory with time
+  /// Processes that compute this flow together, see Flow; null: this one alone.
+  std::shared_ptr<Communicator> communicator{};
 
   /// Throws ValueError that names the option, the value and the range.
   void validate() const;
@@ -151,6 +154,13 @@ struct StepReport {
 
 /// A running flow. Float (the default) computes the inner loops in single precision; clouds, maps and
 /// densities are double in any case. Not thread-safe; independent flows may run in parallel.
+///
+/// With a communicator every process makes a flow from the same arguments, and the same calls of the constructor, step(),
+/// track(), functional(), functional_of() and restore(), which compute together; all others are of one process. Each then
+/// has all of the flow, and all the same bits, for any number of processes and threads. What fails or is interrupted on one
+/// ends the call on all, with the same error where all have met it and otherwise with a RankError that says which process
+/// has, and what. Also RankError: processes that have come apart, as with different processors. The flow is then as before
+/// the step.
 template <class T = float>
 class Flow {
  public:
@@ -244,6 +254,7 @@ class Flow {
 
  private:
   struct BRENIER_HIDDEN State;
+  std::optional<StepReport> take_step();
   std::unique_ptr<State> state_;
 };
 

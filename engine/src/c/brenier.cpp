@@ -25,8 +25,10 @@
 #include "brenier/flow_density.hpp"
 #include "brenier/text_file.hpp"
 #include "brenier/version.hpp"
+#include "engine/src/c/settings.hpp"
 #include "engine/src/config/config.hpp"
 #include "kernels/base/nearest_name.hpp"
+#include "kernels/base/ranks.hpp"
 #include "kernels/base/show.hpp"
 
 using namespace brenier;
@@ -36,6 +38,7 @@ struct brenier_settings {
   std::filesystem::path folder;
   std::vector<std::string> overrides;
   std::map<std::string, HostInput::Potential> potentials;
+  std::shared_ptr<Communicator> communicator{};
 };
 
 struct brenier_flow {
@@ -100,6 +103,8 @@ int guarded(Body&& body) noexcept {
     return fail(BRENIER_NUMERICAL_ERROR, error.what());
   } catch (const NotAvailable& error) {
     return fail(BRENIER_NOT_AVAILABLE, error.what());
+  } catch (const RankError& error) {
+    return fail(BRENIER_RANK_ERROR, error.what());
   } catch (const DeviceError& error) {
     return fail(BRENIER_DEVICE_ERROR, error.what());
   } catch (const Error& error) {  // values, expressions, settings
@@ -169,8 +174,52 @@ Cloud cloud_of(const Source& from, ptrdiff_t n, Index d, const double* log_densi
 
 Config parse(const brenier_settings& settings, const Cloud* cloud) {
   const HostInput host{settings.potentials, cloud};
-  return parse_config(settings.text, "settings", settings.folder, settings.overrides, &host);
+  Config config = parse_config(settings.text, "settings", settings.folder, settings.overrides, &host);
+  config.flow.communicator = settings.communicator;
+  return config;
 }
+
+/// Runs what comes before the flow, which other processes make meanwhile: they hear where it fails.
+template <class Body>
+void told(const std::shared_ptr<Communicator>& communicator, Body&& body) {
+  try {
+    body();
+  } catch (const std::exception& error) {
+    if (communicator && communicator->size() > 1) Ranks(*communicator).fail(error.what());
+    throw;
+  }
+}
+
+/// Processes that the host connects.
+class HostRanks final : public Communicator {
+ public:
+  HostRanks(int rank, int size, brenier_sum sum_in, brenier_gather gather_in, void* context)
+      : rank_(rank), size_(size), sum_(sum_in), gather_(gather_in), context_(context) {}
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  void sum(std::span<double> values) override {
+    check(sum_(values.data(), static_cast<ptrdiff_t>(values.size()), context_), "sum");
+  }
+  void gather(std::span<std::byte> data, std::span<const std::size_t> offsets) override {
+    check(gather_(data.data(), offsets.data(), context_), "gather");
+  }
+  void broadcast(std::span<std::byte> data, int root) override {
+    std::vector<std::size_t> offsets(static_cast<std::size_t>(size_) + 1, 0);
+    std::fill(offsets.begin() + root + 1, offsets.end(), data.size());
+    gather(data, offsets);
+  }
+
+ private:
+  static void check(int code, const char* what) {
+    if (code != 0)
+      throw CallbackError(
+          std::string("the host's ") + what + " over processes returned " + std::to_string(code), code);
+  }
+  int rank_, size_;
+  brenier_sum sum_;
+  brenier_gather gather_;
+  void* context_;
+};
 
 void give_bytes(const std::vector<std::byte>& from, void** bytes, size_t* size) {
   need(bytes, "bytes");
@@ -372,7 +421,27 @@ const FlowDensity& lawful(const brenier_maps* maps) {
 
 }  // namespace
 
+int brenier::set_communicator(brenier_settings* settings,
+                              const std::function<std::shared_ptr<Communicator>()>& make) {
+  return guarded([&] {
+    need(settings, "settings");
+    settings->communicator = make();
+    return BRENIER_OK;
+  });
+}
+
 extern "C" {
+
+int brenier_settings_ranks(brenier_settings* settings, int rank, int size, brenier_sum sum,
+                           brenier_gather gather, void* context) {
+  return set_communicator(settings, [=] {
+    if (size < 1 || rank < 0 || rank >= size)
+      throw ValueError("rank = " + std::to_string(rank) + " of size = " + std::to_string(size) +
+                       "; ranks go from 0 to size - 1");
+    if (!sum || !gather) throw ValueError("sum or gather is NULL");
+    return std::make_shared<HostRanks>(rank, size, sum, gather, context);
+  });
+}
 
 const char* brenier_last_error(void) {
   return last_failure().text.c_str();
@@ -407,7 +476,7 @@ int brenier_settings_create(brenier_settings** settings, const char* toml, const
   return guarded([&] {
     need(settings, "settings");
     need(toml, "toml");
-    *settings = new brenier_settings{toml, folder ? folder : ".", {}, {}};
+    *settings = new brenier_settings{toml, folder ? folder : ".", {}, {}, {}};
     return BRENIER_OK;
   });
 }
@@ -462,20 +531,22 @@ int brenier_flow_create(brenier_flow** flow, const brenier_settings* settings, p
     need(settings, "settings");
     auto made = std::make_unique<brenier_flow>();
     Cloud cloud;
-    if (x) {
-      if (n < 1 || d < 1)
-        throw ValueError("n = " + std::to_string(n) + ", d = " + std::to_string(d) +
-                         "; both must be at least 1");
-      cloud = cloud_of({x, type, particle_stride, component_stride}, n, d, log_density);
-      made->config = parse(*settings, &cloud);
-      if (made->config.cloud.density && cloud.log_density.empty())
-        cloud.log_density = made->config.cloud.density->log_density(cloud.x);
-    } else {
-      made->config = parse(*settings, nullptr);
-      cloud = made->config.initial_cloud();
-    }
-    made->law = made->config.cloud.density;
-    made->start = some_of(cloud.x);
+    told(settings->communicator, [&] {
+      if (x) {
+        if (n < 1 || d < 1)
+          throw ValueError("n = " + std::to_string(n) + ", d = " + std::to_string(d) +
+                           "; both must be at least 1");
+        cloud = cloud_of({x, type, particle_stride, component_stride}, n, d, log_density);
+        made->config = parse(*settings, &cloud);
+        if (made->config.cloud.density && cloud.log_density.empty())
+          cloud.log_density = made->config.cloud.density->log_density(cloud.x);
+      } else {
+        made->config = parse(*settings, nullptr);
+        cloud = made->config.initial_cloud();
+      }
+      made->law = made->config.cloud.density;
+      made->start = some_of(cloud.x);
+    });
     made->held_out = made->config.held_out.particles > 0;
     if (made->config.precision == "double")
       made->flow = make_flow<double>(*made, std::move(cloud));

@@ -4,11 +4,15 @@
 
 #include <cmath>
 #include <limits>
+#include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "brenier/base/error.hpp"
+#include "brenier/checksum.hpp"
 #include "brenier/oracles.hpp"
+#include "brenier/version.hpp"
 #include "engine/src/checks/shape_check.hpp"
 #include "engine/src/flow/extrapolation.hpp"
 #include "engine/src/flow/solve/scale.hpp"
@@ -23,6 +27,10 @@ namespace {
 ObjectiveValue times(double mass, const ObjectiveValue& value) {
   return {mass * value.potential, mass * value.interaction, mass * value.internal, mass * value.divergence,
           value.distances};
+}
+
+std::uint64_t number_of(const Checksum& sum) {
+  return std::stoull(sum.text(), nullptr, 16);
 }
 
 constexpr int kMostRejected = 20;  // steps in turn, each at most 0.9 times as long as the one before
@@ -121,9 +129,58 @@ bool Flow<T>::State::advance(Trajectory& next, StepReport& report) {
   return true;
 }
 
+/// Refuses a step whose outcome is another one on another process.
 template <class T>
-Flow<T>::Flow(Functional functional, Cloud initial, FlowOptions options)
-    : state_(std::make_unique<State>(std::move(functional), std::move(initial), std::move(options))) {}
+void Flow<T>::State::check_together(const Trajectory& next) const {
+  if (!ranks) return;
+  Checksum sum;
+  sum.update(std::as_bytes(std::span(next.x().elements())));
+  sum.update(std::as_bytes(std::span(next.log_density())));
+  sum.update(std::as_bytes(std::span(theta)));
+  if (ranks->same(number_of(sum))) return;
+  throw RankError(
+      "flow: the ranks have come apart in step " + std::to_string(steps + 1) + ": this one computes with \"" +
+      ops.name +
+      "\"; processors of several kinds need device = \"cpu:VARIANT\" with one that all have, and the same "
+      "build");
+}
+
+/// Refuses processes that were given different flows.
+template <class T>
+void Flow<T>::State::check_alike() const {
+  Checksum sum;
+  const std::vector<T> first = identity(0);
+  const std::string text = std::string(BRENIER_VERSION) + functional.describe() + ops.name;
+  const double numbers[] = {options.tau, options.start_time, options.mass,
+                            static_cast<double>(options.inner.minibatch), static_cast<double>(options.order)};
+  sum.update(std::as_bytes(std::span(text)));
+  sum.update(std::as_bytes(std::span(numbers)));
+  sum.update(std::as_bytes(std::span(cloud.x().elements())));
+  sum.update(std::as_bytes(std::span(cloud.log_density())));
+  sum.update(std::as_bytes(std::span(first)));
+  if (ranks->same(number_of(sum))) return;
+  throw ValueError(
+      "flow: the ranks were given different flows: the cloud, the functional, the options (the seed too) and "
+      "the device, "
+      "here \"" +
+      std::string(ops.name) + "\", must be the same on all");
+}
+
+template <class T>
+Flow<T>::Flow(Functional functional, Cloud initial, FlowOptions options) {
+  const std::shared_ptr<Communicator> all = options.communicator;
+  try {
+    state_ = std::make_unique<State>(std::move(functional), std::move(initial), std::move(options));
+  } catch (const std::exception& error) {
+    if (all && all->size() > 1) Ranks(*all).fail(error.what());
+    throw;
+  }
+  if (!state_->ranks) return;
+  state_->together([&] {
+    state_->check_alike();
+    return true;
+  });
+}
 template <class T>
 Flow<T>::~Flow() = default;
 template <class T>
@@ -133,6 +190,11 @@ Flow<T>& Flow<T>::operator=(Flow&&) noexcept = default;
 
 template <class T>
 std::optional<StepReport> Flow<T>::step() {
+  return state_->together([&] { return take_step(); });
+}
+
+template <class T>
+std::optional<StepReport> Flow<T>::take_step() {
   State& s = *state_;
   if (s.options.inner.refresh > 0 && !s.source) {
     throw ValueError("flow: inner.refresh = " + std::to_string(s.options.inner.refresh) +
@@ -171,7 +233,7 @@ std::optional<StepReport> Flow<T>::step() {
     try {
       if (!s.advance(next, report)) {
         undo();
-        s.interrupted = false;  // not where a step is rejected: an interrupt may have come meanwhile
+        s.forget_interrupt();  // not where a step is rejected: an interrupt may have come meanwhile
         return std::nullopt;
       }
       if (!s.adaptive()) break;
@@ -190,7 +252,7 @@ std::optional<StepReport> Flow<T>::step() {
       undo();
     } catch (...) {
       undo();
-      s.interrupted = false;
+      s.forget_interrupt();
       throw;
     }
   }
@@ -202,7 +264,8 @@ std::optional<StepReport> Flow<T>::step() {
     for (Trajectory& held_out : tracked) {
       for (std::size_t m = first_map; m < s.maps.size(); ++m) held_out.advance(s.maps[m], s.team);
     }
-  } catch (...) {  // no memory
+    s.check_together(next);
+  } catch (...) {  // no memory, or ranks that disagree
     undo();
     throw;
   }
@@ -270,7 +333,8 @@ ObjectiveValue Flow<T>::functional_of(const Trajectory& cloud, Index pair_limit)
   if (state_->functional.needs_density() && !cloud.has_density()) {
     throw ValueError("flow: the functional needs log-densities, and this cloud has none");
   }
-  const ObjectiveValue value = state_->value(cloud.x(), cloud.log_density(), pair_limit);
+  const ObjectiveValue value =
+      state_->together([&] { return state_->value(cloud.x(), cloud.log_density(), pair_limit); });
   const double mass = state_->options.mass;
   return times(mass, value);
 }
@@ -289,9 +353,11 @@ std::size_t Flow<T>::track(Cloud held_out) {
     throw ValueError("flow: a held-out cloud after " + std::to_string(state_->steps - state_->first_step) +
                      " steps whose maps were not kept; track it before the first, or set keep_maps");
   }
-  for (const BrenierMap& map : state_->maps) cloud.advance(map, state_->team);
-  state_->tracked.push_back(std::move(cloud));
-  return state_->tracked.size() - 1;
+  return state_->together([&] {
+    for (const BrenierMap& map : state_->maps) cloud.advance(map, state_->team);
+    state_->tracked.push_back(std::move(cloud));
+    return state_->tracked.size() - 1;
+  });
 }
 
 template <class T>
@@ -419,13 +485,14 @@ void Flow<T>::restore(Trajectory cloud, std::vector<BrenierMap> maps, const Chec
   s.draws = checkpoint.draws;
   s.known.reset();
   s.set_time(s.time());
-  for (const BrenierMap& map : s.maps) {
-    if (!s.judged.empty()) s.judged.advance(map, s.team);
-  }
   if (s.adaptive() && checkpoint.next_tau > 0) s.next_tau = checkpoint.next_tau;
-  for (Trajectory& held_out : s.tracked) {
-    for (const BrenierMap& map : s.maps) held_out.advance(map, s.team);
-  }
+  s.together([&] {
+    for (const BrenierMap& map : s.maps) {
+      if (!s.judged.empty()) s.judged.advance(map, s.team);
+      for (Trajectory& held_out : s.tracked) held_out.advance(map, s.team);
+    }
+    return true;
+  });
   if (!s.options.keep_maps) s.maps.clear();
 }
 

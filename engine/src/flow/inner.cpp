@@ -54,11 +54,15 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
       objective(functional.at(options.start_time).objective(options.mass)),
       ops(backend<T>(options.device)),
       team(options.threads),
+      ranks(options.communicator && options.communicator->size() > 1
+                ? std::make_unique<Ranks>(*options.communicator)
+                : nullptr),
       cloud(std::move(initial), options.order == 2, true),
       clock(options.start_time),
       last_length(options.tau),
       next_tau(options.tau),
       evaluation(objective, cpu::operations<double>(), options.seed) {
+  if (ranks) ranks->listen(&interrupted);
   check_functional();
 }
 
@@ -82,6 +86,11 @@ void Flow<T>::State::check_functional() const {
     throw NotAvailable("flow: potential " + objective.black_box.front().name +
                        " is a function of this program, which the device \"" + options.device +
                        "\" cannot call; use device = \"cpu\", or write V as an expression");
+  }
+  if (ranks && resolved_device(options.device).starts_with("cuda")) {
+    throw NotAvailable("flow: " + std::to_string(ranks->size()) + " processes on the device \"" +
+                       options.device +
+                       "\", which they cannot share work on yet; use device = \"cpu\", or one process");
   }
   check_curvature();
 }
@@ -200,7 +209,7 @@ InnerProblem<T> Flow<T>::State::problem(const InnerTask& task, double rate) cons
   out.step = task.number;
   out.tolerance = options.inner.tolerance;
   out.gradient_scale = gradient_scale;
-  out.interrupt = &interrupted;
+  out.interrupt = &stop();
   out.shift.assign(net.dim(), 0.0);
   if (options.normalise) {
     Moments cloud_moments = moments(task.base.x);
@@ -554,7 +563,7 @@ typename Flow<T>::State::Solution Flow<T>::State::lbfgs(const InnerTask& task, c
                 .noise = noise,
                 .negligible = negligible,
                 .gradient = options.inner.tolerance * gradient_scale,
-                .interrupt = &interrupted},
+                .interrupt = &stop()},
                solution.theta);
   using End = LbfgsReport::End;
   solution.iterations = solution.inner.iterations = found.evaluations;
@@ -846,7 +855,7 @@ void Flow<T>::State::describe(const InnerTask& task, const Candidate& taken, dou
       (quick || report.step % 10 == 1)) {
     // Without an internal energy the step can be solved on the particles alone: what the network could reach at most.
     const ParticleStep optimum =
-        solve_on_particles(objective, task.base.x, task.tau, {.interrupt = &interrupted}, team);
+        solve_on_particles(objective, task.base.x, task.tau, {.interrupt = &stop()}, team);
     const double decrease = before - taken.moved.value();
     if (optimum.decrease > decrease) {
       report.particle_decrease = optimum.decrease;

@@ -42,8 +42,7 @@ bool Flow<T>::State::move_particles(Trajectory& next, StepReport& report) {
   far_checked = true;
   report.start = "identity";
   report.solver = InnerOptions::Solver::lbfgs;
-  ParticleOptions search{
-      .evaluations = options.inner.iterations, .tolerance = 1e-8, .interrupt = &interrupted};
+  ParticleOptions search{.evaluations = options.inner.iterations, .tolerance = 1e-8, .interrupt = &stop()};
   search.operations = &particle_operations();
   ParticleStep found = solve_on_particles(objective, base.x, report.tau, search, team);
   if (found.interrupted) return false;

@@ -6,6 +6,7 @@
 #include "brenier/flow.hpp"
 #include "engine/src/flow/cloud_objective.hpp"
 #include "engine/src/flow/solve/missed.hpp"
+#include "kernels/base/ranks.hpp"
 #include "kernels/operations.hpp"
 
 namespace brenier {
@@ -40,6 +41,7 @@ struct Flow<T>::State {
   Objective objective;
   const Operations<T>& ops;
   mutable Team team;
+  std::unique_ptr<Ranks> ranks;  // null: this process alone
   Trajectory cloud;
   std::vector<Trajectory> tracked;
   std::vector<BrenierMap> maps;
@@ -84,6 +86,37 @@ struct Flow<T>::State {
   };
 
   State(Functional f, Cloud initial, FlowOptions o);
+  void check_alike() const;
+  void check_together(const Trajectory& next) const;
+  /// Whether to end: on all processes at the same iteration.
+  const std::atomic<bool>& stop() const { return ranks ? ranks->interrupted() : interrupted; }
+  void forget_interrupt() {
+    interrupted = false;
+    if (ranks) ranks->forget_interrupt();
+  }
+  /// Runs a body that all processes run; what one of them throws ends it on all.
+  template <class Body>
+  auto together(Body&& body) const {
+    if (!ranks || team.ranks()) return body();
+    struct Joined {
+      Team& team;
+      ~Joined() { team.set_ranks(nullptr); }
+    } joined{team};
+    team.set_ranks(ranks.get());
+    try {
+      auto result = body();
+      ranks->agree();
+      return result;
+    } catch (const RankError&) {
+      throw;
+    } catch (const std::exception& error) {
+      ranks->fail(error.what());
+      throw;  // all of them do
+    } catch (...) {
+      ranks->fail("what it threw is no std::exception");
+      throw;
+    }
+  }
   void check_functional() const;
   void check_cloud(const Trajectory& given) const;
   void check_curvature() const;

@@ -134,13 +134,21 @@ class Divergence {
       if (debiased_) report.add(p.self.solve(term_.sinkhorn, T(-1), p.force, rank, team, scratch));
     } else {
       const KernelMeans<T> means(term_);
-      for (Index tile = first; tile < last; ++tile) {
+      const auto [begin, end] = p.cross.share(team, p.x.tiles, rank);
+      for (Index tile = begin; tile < end; ++tile) {
         T* force = p.force + tile * kLanes * p.x.ld;
         const double within = means.add(p.x, tile, p.x, T(2), force, scratch);
         p.value[tile] = within - 2 * means.add(p.x, tile, p.y, T(-2), force, scratch);
       }
     }
-    team.barrier();
+    if (p.cross.spread(team)) {
+      const RankPart parts[] = {
+          RankPart::rows(p.force, static_cast<std::size_t>(kLanes * p.x.ld) * sizeof(T), p.x.tiles),
+          RankPart::rows(p.value, sizeof(double), p.x.tiles)};
+      meet(team, rank, parts);
+    } else {
+      team.barrier();
+    }
     return report;
   }
 

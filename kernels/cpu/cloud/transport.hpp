@@ -7,8 +7,9 @@
 // in turns would take thousands of steps to find back to it. Most exponents are far below those that matter,
 // and their blocks are left out.
 //
-// All threads of a team run solve() together. Rows are dealt out in tiles of 64, and so are columns; every
-// sum is taken by one thread, in one order.
+// All threads of a team run solve() together, and those of all processes where it has such. Rows are dealt out in tiles of
+// 64, and so are columns; every sum is taken by one thread, in one order. Processes tell each other the potentials of their
+// rows and columns after each half of a step.
 #pragma once
 
 #include <cmath>
@@ -68,6 +69,14 @@ class Transport {
     duals.schedule_error = schedule_error_;
   }
 
+  /// Whether processes share the solve, and the tiles of one thread: forces come for these alone.
+  bool spread(const Team& team) const {
+    return spread_tiles(team, x_.tiles > y_.tiles ? x_.tiles : y_.tiles);
+  }
+  std::pair<Index, Index> share(const Team& team, Index tiles, int rank) const {
+    return spread(team) ? share_of_all(team, tiles, rank) : team.share(tiles, rank);
+  }
+
   /// <a, f> + <b, g>, after a solve.
   double value() const {
     double sum = 0;
@@ -105,7 +114,7 @@ class Transport {
       }
       iterate(options, options.iterations, rank, team, scratch, report);
     }
-    const auto [first_tile, last_tile] = team.share(x_.tiles, rank);
+    const auto [first_tile, last_tile] = share(team, x_.tiles, rank);
     for (Index tile = first_tile; force && tile < last_tile; ++tile) {
       force_tile(tile, options.epsilon, factor, force + tile * kLanes * x_.ld, scratch);
     }
@@ -178,15 +187,35 @@ class Transport {
 
   /// Updates f; returns the marginal error before. `fresh`: computes E first. Ends with a barrier.
   double rows(double epsilon, Pass pass, bool fresh, int rank, Team& team, TransportScratch<T>& scratch) {
-    const auto [first, last] = team.share(x_.tiles, rank);
+    const auto [first, last] = share(team, x_.tiles, rank);
     for (Index tile = first; tile < last; ++tile) row_tile(tile, epsilon, pass, fresh, scratch);
-    team.barrier();
+    if (!spread(team)) {
+      team.barrier();
+      return error();
+    }
+    if (fresh && stored_ && !symmetric_) store_columns(rank, team);
+    const bool half = pass == Pass::half && !symmetric_;
+    const RankPart parts[] = {RankPart::rows(half ? next_ : df_, kLanes * sizeof(T), x_.tiles),
+                              RankPart::rows(error_, sizeof(double), x_.tiles)};
+    meet(team, rank, parts);
     return error();
+  }
+
+  /// E of this process's columns in the rows of the others.
+  void store_columns(int rank, Team& team) {
+    const auto [first, last] = share(team, y_.tiles, rank);
+    const auto [mine, others] = team.ranks()->share(x_.tiles);
+    for (Index x_tile = 0; x_tile < x_.tiles; ++x_tile) {
+      if (x_tile >= mine && x_tile < others) continue;
+      for (Index tile = first; tile < last; ++tile) {
+        cost_block(x_, x_tile, y_, tile, f_, g_, e_ + x_tile * kLanes * ld_ + tile * kLanes, ld_);
+      }
+    }
   }
 
   /// Updates g. Ends with a barrier.
   void columns(double epsilon, Pass pass, int rank, Team& team, TransportScratch<T>& scratch) {
-    const auto [first, last] = team.share(y_.tiles, rank);
+    const auto [first, last] = symmetric_ ? team.share(y_.tiles, rank) : share(team, y_.tiles, rank);
     for (Index tile = first; tile < last; ++tile) {
       if (symmetric_) {
         for (Index j = tile * kLanes; j < tile * kLanes + y_.count(tile); ++j) {
@@ -197,7 +226,12 @@ class Transport {
         column_tile(tile, epsilon, pass, scratch);
       }
     }
-    team.barrier();
+    if (symmetric_ || !spread(team)) {
+      team.barrier();
+    } else {
+      const RankPart parts[] = {RankPart::rows(dg_, kLanes * sizeof(T), y_.tiles)};
+      meet(team, rank, parts);
+    }
     if (symmetric_ || pass != Pass::half) return;
     const auto [first_row, last_row] = team.share(x_.tiles, rank);
     for (Index i = first_row * kLanes; i < last_row * kLanes; ++i) df_[i] = next_[i];

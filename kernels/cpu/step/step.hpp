@@ -9,7 +9,9 @@
 // is stochastic (LogDetOptions), the tile solves for its probes with the network as it stands after the map,
 // and the sweep carries probes and solutions instead of the Hessian. The cloud is
 // cut into tiles of 64 and these into chunks by problem size alone, each chunk has its own partial gradient,
-// and all sums run in a fixed order: results do not depend on the number of threads.
+// and all sums run in a fixed order: results do not depend on the number of threads. Nor of processes (Team::ranks()),
+// each of which has a part of the chunks: partial gradients are summed in the order of chunks, images and what divergences
+// know of other tiles are brought to all, and the rest every process computes for itself.
 #pragma once
 
 #include <atomic>
@@ -28,9 +30,10 @@
 
 namespace brenier::cpu::BRENIER_ISA {
 
-/// Chunks of tiles: at least two tiles each, at most 64 chunks.
+/// Chunks of tiles: at least two tiles each, at most 64 chunks, and of large clouds one for 1024 particles, up to 1024.
 inline Index chunks_of(Index tiles) {
-  return tiles < 4 ? 1 : tiles / 2 < 64 ? tiles / 2 : 64;
+  if (tiles < 128) return tiles < 4 ? 1 : tiles / 2;
+  return tiles < 64 * 16 ? 64 : tiles < 1024 * 16 ? tiles / 16 : 1024;
 }
 
 inline constexpr Index kFlushTiles = 16;  // tiles summed in T before they go into the double partial sums
@@ -41,14 +44,16 @@ template <class T>
 struct StepShared {
   Index n, tiles, chunks, parameters, norm_blocks, image_ld;
   bool interacting;
-  bool values;        // of the objective are wanted
-  double* partial;    // (chunks, parameters)
-  double* energy;     // (chunks): sums over particles, but for divergences
-  double* image_sum;  // (chunks, d): sums of images, for the mean
-  T* image;           // (d, image_ld): images of the batch, component-major; only where interacting
-  double* norm2;      // (norm_blocks)
-  T* lower;           // (parameters): bounds
-  T* rate;            // (parameters): factors of the rate, 0 where not updated
+  bool values;          // of the objective are wanted
+  bool spread = false;  // over processes
+  double* partial;      // (chunks, parameters)
+  double* energy;       // (chunks): sums over particles, but for divergences
+  double* total;        // (parameters + 1): their sums over all chunks; only with other processes
+  double* image_sum;    // (chunks, d): sums of images, for the mean
+  T* image;             // (d, image_ld): images of the batch, component-major; only where interacting
+  double* norm2;        // (norm_blocks)
+  T* lower;             // (parameters): bounds
+  T* rate;              // (parameters): factors of the rate, 0 where not updated
   LearnedParameters<T> learned;
   Divergence<T>** divergence = nullptr;  // one for each term
   BlackBoxForces* black_box = nullptr;
@@ -66,6 +71,7 @@ struct StepShared {
         values(with_values),
         partial(carver.take<double>(chunks * parameters)),
         energy(carver.take<double>(chunks)),
+        total(carver.take<double>(parameters + 1)),
         image_sum(carver.take<double>(chunks * problem.x.cols)),
         image(carver.take<T>(interacting ? problem.x.cols * image_ld : 1)),
         norm2(carver.take<double>(norm_blocks)),
@@ -168,6 +174,7 @@ class StepWorker {
     if (probes_ > 0) return std::numeric_limits<double>::quiet_NaN();
     double sum = 0;
     for (Index chunk = 0; chunk < shared_.chunks; ++chunk) sum += shared_.energy[chunk];
+    if (shared_.spread) sum = shared_.total[shared_.parameters];
     sum /= static_cast<double>(shared_.n);
     for (std::size_t k = 0; k < objective_.divergence.size(); ++k)
       sum += objective_.divergence[k].weight * shared_.divergence[k]->value();
@@ -485,6 +492,8 @@ class StepRun {
     }
     shared().learned.fill(problem.shift.data());
     shared().black_box = &black_box_;
+    shared().spread = team.ranks() != nullptr;
+    if (shared().spread) parts_.reset(new RankPart[static_cast<std::size_t>(problem.x.cols) + 1]);
     Carver private_count(nullptr);
     StepWorker<T> private_sizes(problem, sizes, private_count);
     private_bytes_ = (private_count.used() + 4095) / 4096 * 4096;
@@ -518,27 +527,49 @@ class StepRun {
 
   /// All partial gradients of one iteration; ends with a barrier.
   void gradients(StepWorker<T>& worker, const T* theta, int iteration, int rank) {
-    const auto [first, last] = team_.share(shared().chunks, rank);
+    const auto [first, last] = share_of_all(team_, shared().chunks, rank);
     worker.set_parameters(theta);
     if (shared().interacting) {
       for (Index chunk = first; chunk < last; ++chunk) worker.images(chunk, iteration);
       team_.barrier();
+      meet_images(rank);
       worker.divergences(rank, team_);
       if (black_box_.x) {
-        black_box_.evaluate(rank, team_);
+        const auto [begin, end] = own_particles();
+        black_box_.evaluate(rank, team_, begin, end);
         team_.barrier();
         if (black_box_.failed) return;
       }
     }
     for (Index chunk = first; chunk < last; ++chunk) worker.gradient(chunk, iteration);
     team_.barrier();
+    if (!shared().spread) return;
+    if (rank == 0) {
+      team_.ranks()->sum_blocks_between(shared().partial, shared().energy, shared().chunks,
+                                        shared().parameters, shared().total);
+    }
+    team_.barrier();
+    team_.ranks()->rethrow();
+  }
+
+  /// Takes in what the other processes know of solves.
+  void add_others(CgReport& report) {
+    if (!shared().spread || problem_.log_det.method == LogDetOptions::Method::exact) return;
+    const Index count = team_.ranks()->size();
+    const Arena storage(static_cast<std::size_t>(count) * sizeof(CgReport));
+    CgReport* all = reinterpret_cast<CgReport*>(storage.data());
+    all[team_.ranks()->rank()] = report;
+    const RankPart part = RankPart::rows(all, sizeof(CgReport), count);
+    team_.ranks()->gather(&part, 1);
+    report = {};
+    for (Index k = 0; k < count; ++k) report.add(all[k]);
   }
 
   /// Mean gradient of parameter block [first, first + count): sum over chunks in order.
   void reduce(Index first, Index count, double* out) {
     const StepShared<T>& s = shared();
-    for (Index k = 0; k < count; ++k) out[k] = 0;
-    for (Index chunk = 0; chunk < s.chunks; ++chunk) {
+    for (Index k = 0; k < count; ++k) out[k] = s.spread ? s.total[first + k] : 0;
+    for (Index chunk = 0; !s.spread && chunk < s.chunks; ++chunk) {
       const double* partial = s.partial + chunk * s.parameters + first;
       for (Index k = 0; k < count; ++k) out[k] += partial[k];
     }
@@ -553,9 +584,35 @@ class StepRun {
   }
 
  private:
+  /// Images and their sums, where particles see each other: from all processes to all.
+  void meet_images(int rank) {
+    const Objective& objective = *problem_.objective;
+    if (!shared().spread || (objective.interaction.empty() && objective.divergence.empty())) return;
+    const StepShared<T>& s = shared();
+    const Index d = problem_.x.cols;
+    if (rank == 0) {
+      for (Index c = 0; c < d; ++c)
+        parts_[c] = RankPart::chunks(s.image + c * s.image_ld, kLanes * sizeof(T), s.tiles, s.chunks);
+      parts_[d] = RankPart::rows(s.image_sum, static_cast<std::size_t>(d) * sizeof(double), s.chunks);
+      team_.ranks()->gather_between(parts_.get(), static_cast<int>(d) + 1);
+    }
+    team_.barrier();
+    team_.ranks()->rethrow();
+  }
+
+  /// The particles of this process's chunks.
+  std::pair<Index, Index> own_particles() {
+    const StepShared<T>& s = shared();
+    if (!s.spread) return {0, s.n};
+    const auto [first, last] = team_.ranks()->share(s.chunks);
+    const Index begin = s.tiles * first / s.chunks * kLanes, end = s.tiles * last / s.chunks * kLanes;
+    return {begin < s.n ? begin : s.n, end < s.n ? end : s.n};
+  }
+
   const InnerProblem<T>& problem_;
   Team& team_;
   BlackBoxForces black_box_;
+  std::unique_ptr<RankPart[]> parts_;
   Arena shared_memory_, private_memory_, divergence_memory_;
   std::unique_ptr<std::unique_ptr<Divergence<T>>[]> divergences_;
   std::size_t private_bytes_ = 0;
@@ -598,7 +655,10 @@ class CpuObjective final : public StepObjective<T> {
       sinkhorn_.add(worker.sinkhorn());
     });
     run_.rethrow();
-    for (int rank = 0; rank < team_.size(); ++rank) cg_.add(solves[rank]);
+    CgReport report;
+    for (int rank = 0; rank < team_.size(); ++rank) report.add(solves[rank]);
+    run_.add_others(report);
+    cg_.add(report);
     return value;
   }
   CgReport cg() const override { return cg_; }
@@ -686,6 +746,7 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
   });
   run.rethrow();
   for (int rank = 0; rank < team.size(); ++rank) result.cg.add(solves[rank]);
+  run.add_others(result.cg);
   state.iteration += result.iterations;
   return result;
 }

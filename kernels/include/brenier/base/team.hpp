@@ -12,6 +12,8 @@
 
 namespace BRENIER_API brenier {
 
+class BRENIER_HIDDEN Ranks;
+
 /// Threads that sleep between calls of run(). Not copyable; run() must not be called from two threads at once
 /// or from inside itself. Results of the library never depend on the number of threads: work is split by
 /// problem size, and only dealt out by rank.
@@ -40,9 +42,15 @@ class Team {
     return {count * rank / size_, count * (rank + 1) / size_};
   }
 
+  /// Other processes that make the same calls with teams of their own while this is not null: operations of the cpu
+  /// backend that are given such a team then share their work out. Belongs to the caller, as Flow does.
+  Ranks* ranks() const { return ranks_; }
+  void set_ranks(Ranks* ranks) { ranks_ = ranks; }
+
  private:
   struct BRENIER_HIDDEN Workers;
   int size_;
+  Ranks* ranks_ = nullptr;
   std::atomic<int> arrived_{0};
   std::atomic<unsigned> generation_{0};
   std::unique_ptr<Workers> workers_;

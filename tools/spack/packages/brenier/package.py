@@ -12,6 +12,7 @@ class Brenier(CMakePackage, CudaPackage):
 
     variant("shared", default=True, description="A shared library in the place of an archive")
     variant("tools", default=True, description="The brenier command")
+    variant("mpi", default=False, description="Flows over several processes")
 
     depends_on("c", type="build")
     depends_on("cxx", type="build")
@@ -21,6 +22,7 @@ class Brenier(CMakePackage, CudaPackage):
     depends_on("tomlplusplus@3:", type="build")
     depends_on("xxhash", type="build")
     depends_on("cli11", type="build", when="+tools")
+    depends_on("mpi", when="+mpi")
 
     conflicts("%gcc@:11", msg="Brenier needs the C++20 of g++ 12")
     conflicts("cuda_arch=none", when="+cuda", msg="say which devices: cuda_arch=90")
@@ -31,6 +33,7 @@ class Brenier(CMakePackage, CudaPackage):
             self.define_from_variant("BUILD_SHARED_LIBS", "shared"),
             self.define_from_variant("BRENIER_TOOLS", "tools"),
             self.define_from_variant("BRENIER_CUDA", "cuda"),
+            self.define_from_variant("BRENIER_MPI", "mpi"),
             self.define("BRENIER_TESTS", False),
             self.define("BRENIER_BENCH", False),
         ]
