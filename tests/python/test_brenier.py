@@ -135,5 +135,11 @@ def test_same_bits_as_the_command(tmp_path):
         f'[[functional]]\nterm = "entropy"\n[[functional]]\nterm = "potential"\nexpression = "{WELL}"\n'
         "[flow]\ntau = 0.1\nsteps = 3\norder = 2\n[network]\nhidden = [8, 4]\nquadratic_rank = 1\n")
     subprocess.run([os.environ["BRENIER_COMMAND"], "run", tmp_path / "flow.toml", "--out", tmp_path / "run"], check=True)
-    clouds = sorted((tmp_path / "run" / "clouds").glob("x_*.npy"))
+    clouds = sorted((tmp_path / "run" / "clouds").glob("step_*.npy"))
     assert np.array_equal(np.load(clouds[-1]), well_flow().run(until=0.3).x)
+
+
+def test_the_example_of_the_readme():
+    readme = os.path.join(os.path.dirname(__file__), "..", "..", "README.md")
+    with open(readme) as file:
+        exec(compile(file.read().split("```python\n")[1].split("```")[0], "README.md", "exec"), {})
