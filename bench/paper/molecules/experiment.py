@@ -243,7 +243,7 @@ class Experiment:
                               "--quiet", *(w for text in settings for w in ("--set", text)), allowed=(0, 1, 3))
         file = folder / "summary.json"
         summary = json.loads(file.read_text()) if file.is_file() else {}
-        if summary.get("status") != "done":
+        if summary.get("status") not in ("done", "unsolved"):  # the second has come to its end, and says which steps
             reason = summary.get("reason") or (result.stderr.strip().splitlines() or ["no message"])[-1]
             return Run(seed, failed=reason)
         with (folder / "history.csv").open() as lines:
@@ -340,7 +340,7 @@ def take_at_mean(file: Path, codes: np.ndarray) -> None:
     from safetensors import safe_open  # pylint: disable=import-outside-toplevel
     from safetensors.numpy import load_file, save_file  # pylint: disable=import-outside-toplevel
     with safe_open(str(file), "np") as content:
-        about = content.metadata()
+        about = {name: value for name, value in content.metadata().items() if name != "xxh64"}  # that of other weights
     w = load_file(file)
     quiet, mean = ~active(codes), codes.mean(axis=0)
     for name in [n for n in w if n.endswith("input.weight")]:
