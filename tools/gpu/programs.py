@@ -254,7 +254,7 @@ class Build:
             self.place(name).unlink(missing_ok=True)
         configure = ["cmake", "-S", self.source, "-B", self.folder]
         configure += ["-G", "Ninja"] if shutil.which("ninja") else []
-        configure += ["-DCMAKE_BUILD_TYPE=Release", "-DBRENIER_CUDA=ON"]
+        configure += ["-DCMAKE_BUILD_TYPE=Release", "-DBRENIER_CUDA=ON", "-DBRENIER_MPI=OFF"]
         configure += [f"-DCMAKE_CUDA_ARCHITECTURES={architecture}", f"-DCMAKE_CUDA_COMPILER={self.nvcc()}"]
         configure += [f"-DPython3_EXECUTABLE={sys.executable}"]
         configure += [f"-DCMAKE_PREFIX_PATH={self.deps.resolve()}"] if self.deps else []
