@@ -48,6 +48,26 @@ struct Trouble {
   std::string operator()(const Special&) const { return ""; }
 };
 
+struct Text {
+  std::string operator()(const double* value) const { return exact_text(*value); }
+  std::string operator()(const int* value) const { return std::to_string(*value); }
+  std::string operator()(const Index* value) const { return std::to_string(*value); }
+  std::string operator()(const std::uint64_t* value) const { return std::to_string(*value); }
+  std::string operator()(const bool* value) const { return *value ? "true" : "false"; }
+  std::string operator()(const std::string* value) const { return *value; }
+  std::string operator()(const std::vector<int>* values) const {
+    std::string out;
+    for (const int value : *values) out += std::to_string(value) + " ";
+    return out;
+  }
+  std::string operator()(const std::optional<double>* value) const {
+    return *value ? exact_text(**value) : "none";
+  }
+  std::string operator()(const std::filesystem::path* value) const { return value->string(); }
+  std::string operator()(const Choice& choice) const { return choice.get(); }
+  std::string operator()(const Special&) const { return ""; }
+};
+
 }  // namespace
 
 bool Range::contains(double value) const {
@@ -67,6 +87,10 @@ std::string Range::words() const {
 
 std::string trouble(const Slot& slot, const Range& range) {
   return std::visit(Trouble{range}, slot);
+}
+
+std::string text_of(const Slot& slot) {
+  return std::visit(Text{}, slot);
 }
 
 void bad_option(const std::string& name, const std::string& trouble) {

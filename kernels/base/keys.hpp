@@ -127,6 +127,17 @@ template <class Options>
 void check_options(const Keys<Options>& keys, Options options, const std::string& where,
                    const std::string& kind = "");
 
+/// The value in a slot, all its digits; empty for what has a reader of its own.
+std::string text_of(const Slot& slot);
+
+/// All options: what two programs compare to know whether they have the same.
+template <class Options>
+std::string texts_of(const Keys<Options>& keys, Options options) {
+  std::string out;
+  for (const Key<Options>& key : keys) out += key.name + " = " + text_of(key.slot(options)) + "\n";
+  return out;
+}
+
 [[noreturn]] void bad_option(const std::string& name, const std::string& trouble);
 
 template <class Options>

@@ -94,8 +94,8 @@ void jet_gradient(const Icnn& net, const T* theta, MatrixView<const T> x, const 
                   double* gradient, Team& team) {
   const Index d = net.dim();
   const Index tiles = tiles_of(x.rows);
-  const Index chunks = chunks_of(tiles);
   const Index parameters = net.parameters();
+  const Index chunks = chunks_of(tiles, parameters);
   const Arena partials(static_cast<std::size_t>(chunks * parameters) * sizeof(double));
   double* partial = reinterpret_cast<double*>(partials.data());
   typename TileNet<T>::Plan plan;

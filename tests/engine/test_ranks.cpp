@@ -283,6 +283,13 @@ TEST_CASE("what all ranks meet is the error itself; what they were given must be
                      {.seed = seed, .threads = 1, .communicator = std::move(all)});
        }))
     CHECK(error.find("the ranks were given different flows") != std::string::npos);
+  // Another number of iterations would be another number of calls.
+  for (const std::string& error : on_ranks(2, [&](std::shared_ptr<Communicator> all) {
+         const int iterations = 100 + all->rank();
+         Flow<float>(potential("x[0]^2", 1), cloud,
+                     {.inner = {.iterations = iterations}, .threads = 1, .communicator = std::move(all)});
+       }))
+    CHECK(error.find("the ranks were given different flows") != std::string::npos);
   const std::vector<std::string> errors = on_ranks(2, [&](std::shared_ptr<Communicator> all) {
     const double tau = all->rank() == 1 ? -1 : 1e-3;
     Flow<float>(potential("x[0]^2", 1), cloud, {.tau = tau, .threads = 1, .communicator = std::move(all)});

@@ -15,11 +15,13 @@
 #include "brenier/version.hpp"
 #include "engine/src/checks/shape_check.hpp"
 #include "engine/src/flow/extrapolation.hpp"
+#include "engine/src/flow/options.hpp"
 #include "engine/src/flow/solve/scale.hpp"
 #include "engine/src/flow/state.hpp"
 #include "engine/src/flow/time_stepping.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/base/wall_clock.hpp"
+#include "kernels/model/keys.hpp"
 
 namespace brenier {
 namespace {
@@ -150,9 +152,11 @@ template <class T>
 void Flow<T>::State::check_alike() const {
   Checksum sum;
   const std::vector<T> first = identity(0);
-  const std::string text = std::string(BRENIER_VERSION) + functional.describe() + ops.name;
-  const double numbers[] = {options.tau, options.start_time, options.mass,
-                            static_cast<double>(options.inner.minibatch), static_cast<double>(options.order)};
+  const std::string text = std::string(BRENIER_VERSION) + functional.describe() + ops.name +
+                           texts_of(flow_keys(), options) + texts_of(network_keys(), options) +
+                           texts_of(architecture_keys(), options.network) + texts_of(inner_keys(), options);
+  const double numbers[] = {options.mass, options.certificates ? 1.0 : 0.0,
+                            static_cast<double>(options.seed)};
   sum.update(std::as_bytes(std::span(text)));
   sum.update(std::as_bytes(std::span(numbers)));
   sum.update(std::as_bytes(std::span(cloud.x().elements())));

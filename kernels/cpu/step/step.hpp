@@ -30,10 +30,13 @@
 
 namespace brenier::cpu::BRENIER_ISA {
 
-/// Chunks of tiles: at least two tiles each, at most 64 chunks, and of large clouds one for 1024 particles, up to 1024.
-inline Index chunks_of(Index tiles) {
+/// Chunks of tiles: at least two tiles each, at most 64 chunks, and of large clouds one for 1024 particles, up to 1024 as
+/// far as their partial gradients take no more than 32 MB.
+inline Index chunks_of(Index tiles, Index parameters) {
   if (tiles < 128) return tiles < 4 ? 1 : tiles / 2;
-  return tiles < 64 * 16 ? 64 : tiles < 1024 * 16 ? tiles / 16 : 1024;
+  const Index wanted = tiles < 1024 * 16 ? tiles / 16 : 1024, room = (Index{1} << 22) / parameters;
+  const Index most = wanted < room ? wanted : room;
+  return most < 64 ? 64 : most;
 }
 
 inline constexpr Index kFlushTiles = 16;  // tiles summed in T before they go into the double partial sums
@@ -42,7 +45,7 @@ inline constexpr Index kNormBlock = 256;  // parameters per partial sum of the g
 /// What all threads of a step share.
 template <class T>
 struct StepShared {
-  Index n, tiles, chunks, parameters, norm_blocks, image_ld;
+  Index n, tiles, parameters, chunks, norm_blocks, image_ld;
   bool interacting;
   bool values;          // of the objective are wanted
   bool spread = false;  // over processes
@@ -62,8 +65,8 @@ struct StepShared {
   StepShared(const InnerProblem<T>& problem, bool with_values, Carver& carver)
       : n(problem.minibatch > 0 ? problem.minibatch : problem.x.rows),
         tiles(tiles_of(n)),
-        chunks(chunks_of(tiles)),
         parameters(problem.net->parameters()),
+        chunks(chunks_of(tiles, parameters)),
         norm_blocks((parameters + kNormBlock - 1) / kNormBlock),
         image_ld(tiles * kLanes),
         interacting(!problem.objective->interaction.empty() || !problem.objective->divergence.empty() ||

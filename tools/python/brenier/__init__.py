@@ -205,7 +205,7 @@ class Flow:
         return report
 
     def run(self, until, callback=None, progress=False):
-        """Steps until the time `until`; callback(flow) after each. Returns the flow."""
+        """Steps until the time `until` is reached, by the last step perhaps passed; callback(flow) after each. Returns the flow."""
         done = False
         while not done and self.time < until - 1e-9 * max(1.0, abs(until)):
             report = self.step()
@@ -253,6 +253,7 @@ class Flow:
         pathlib.Path(path).write_bytes(self._core.save())
 
     def load(self, path):
+        """Goes on from a checkpoint of save(); the functional and the options must be those of the flow saved."""
         self._core.load(pathlib.Path(path).read_bytes())
         self._density = None
         return self
