@@ -39,6 +39,15 @@ int run_on_device(int argc, char** argv, const std::string& about, const Options
   });
 }
 
+/// The option --threads, and with it --device.
+inline void add_threads(CLI::App& app, int& threads) {
+  app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
+}
+inline void add_device(CLI::App& app, std::string& device, int& threads) {
+  app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
+  add_threads(app, threads);
+}
+
 /// A line of results, and the exit status of success.
 inline int print(const nlohmann::ordered_json& line) {
   std::printf("%s\n", line.dump().c_str());

@@ -92,11 +92,7 @@ class Block {
 
   template <class Body>
   void for_each(const std::vector<Point*>& active, const Body& body) {
-    const Index count = static_cast<Index>(active.size());
-    team_.run([&](int rank) {
-      const auto [begin, end] = team_.share(count, rank);
-      for (Index i = begin; i < end; ++i) body(i, *active[i]);
-    });
+    team_.for_each(static_cast<Index>(active.size()), [&](Index i) { body(i, *active[i]); });
   }
 
   /// One evaluation of the network at all trials.

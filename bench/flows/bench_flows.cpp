@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "bench/flows/draws.hpp"
+#include "bench/run_program.hpp"
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
 
@@ -70,6 +71,20 @@ Problem porous(int order, int steps) {
           }};
 }
 
+/// Worst error of a component's mean and deviation, in deviations.
+double moments_error(const Matrix<double>& x, const std::vector<double>& mean,
+                     const std::vector<double>& scale) {
+  const double n = static_cast<double>(x.rows());
+  double worst = 0;
+  for (Index c = 0; c < x.cols(); ++c) {
+    double m = 0, s = 0;
+    for (Index i = 0; i < x.rows(); ++i) m += x(i, c) / n;
+    for (Index i = 0; i < x.rows(); ++i) s += (x(i, c) - m) * (x(i, c) - m) / n;
+    worst = std::max({worst, std::abs(m - mean[c]) / scale[c], std::abs(std::sqrt(s) / scale[c] - 1)});
+  }
+  return worst;
+}
+
 /// V = 1/2 sum a_c (x_c - b_c)^2 + entropy from N(0, I): iterates are Gaussian with independent components.
 Problem ornstein_uhlenbeck(int d, int steps) {
   bench::Draws draws(0, d, 0);
@@ -88,27 +103,15 @@ Problem ornstein_uhlenbeck(int d, int steps) {
       scale[c] = (t * scale[c] + std::sqrt(t * t * scale[c] * scale[c] + 4 * (t + a))) / (2 * (t + a));
     }
   }
-  return {
-      "Ornstein-Uhlenbeck, d = " + std::to_string(d),
-      entropy() + potential("dot(x - b, A*(x - b))/2", d,
-                            {{"A", Parameter::matrix(stiffness)}, {"b", Parameter::vector(target)}}),
-      Density::gaussian(d, 0, 1),
-      4096,
-      Sampling::whitened,
-      steps,
-      options,
-      [=](Flow<float>& flow) {
-        const Matrix<double>& x = flow.trajectory().x();
-        double worst = 0;
-        for (Index c = 0; c < d; ++c) {
-          double m = 0, s = 0;
-          for (Index i = 0; i < x.rows(); ++i) m += x(i, c) / static_cast<double>(x.rows());
-          for (Index i = 0; i < x.rows(); ++i)
-            s += (x(i, c) - m) * (x(i, c) - m) / static_cast<double>(x.rows());
-          worst = std::max({worst, std::abs(m - mean[c]) / scale[c], std::abs(std::sqrt(s) / scale[c] - 1)});
-        }
-        return worst;
-      }};
+  return {"Ornstein-Uhlenbeck, d = " + std::to_string(d),
+          entropy() + potential("dot(x - b, A*(x - b))/2", d,
+                                {{"A", Parameter::matrix(stiffness)}, {"b", Parameter::vector(target)}}),
+          Density::gaussian(d, 0, 1),
+          4096,
+          Sampling::whitened,
+          steps,
+          options,
+          [=](Flow<float>& flow) { return moments_error(flow.trajectory().x(), mean, scale); }};
 }
 
 /// entropy + |x|^2/2 from N(0, 4 I), the flow that bench/peers/pytorch_flow.py has as well.
@@ -127,16 +130,8 @@ Problem isotropic(int d, int steps) {
           steps,
           options,
           [=](Flow<float>& flow) {
-            const Matrix<double>& x = flow.trajectory().x();
-            double worst = 0;
-            for (Index c = 0; c < d; ++c) {
-              double m = 0, s = 0;
-              for (Index i = 0; i < x.rows(); ++i) m += x(i, c) / static_cast<double>(x.rows());
-              for (Index i = 0; i < x.rows(); ++i)
-                s += (x(i, c) - m) * (x(i, c) - m) / static_cast<double>(x.rows());
-              worst = std::max({worst, std::abs(m) / scale, std::abs(std::sqrt(s) / scale - 1)});
-            }
-            return worst;
+            return moments_error(flow.trajectory().x(), std::vector<double>(d, 0.0),
+                                 std::vector<double>(d, scale));
           }};
 }
 
@@ -217,7 +212,7 @@ int main(int argc, char** argv) {
       ->delimiter(',')
       ->check(CLI::NonNegativeNumber);
   app.add_option("--only", only, "flows with this in their name");
-  app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
+  bench::add_threads(app, threads);
   app.add_option("--seeds", seeds)->check(CLI::PositiveNumber);
   CLI11_PARSE(app, argc, argv);
   nlohmann::ordered_json out;

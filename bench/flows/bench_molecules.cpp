@@ -54,7 +54,7 @@ struct Options {
     app.add_option("--steps", steps)->check(CLI::PositiveNumber);
     app.add_option("--points", points, "new points for --maps")->delimiter(',')->check(CLI::PositiveNumber);
     app.add_option("--seconds", seconds, "of each timing")->check(CLI::PositiveNumber);
-    app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
+    bench::add_threads(app, threads);
   }
 };
 

@@ -45,12 +45,11 @@ struct Options {
     app.add_option("--functional", functional)
         ->check(CLI::IsMember({"porous_medium", "entropy", "potential", "aggregation", "latent"}));
     app.add_option("--dtype", dtype)->check(CLI::IsMember({"float", "double"}));
-    app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
+    bench::add_device(app, device, threads);
     app.add_option("--log-det", log_det, "exact, or cg: one solve a probe (LogDetOptions)")
         ->check(CLI::IsMember({"exact", "cg"}));
     app.add_option("--probes", cg.probes, "of --log-det cg")->check(CLI::PositiveNumber);
     app.add_option("--cg-iterations", cg.iterations, "of --log-det cg")->check(CLI::PositiveNumber);
-    app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
     app.add_option("--seconds", seconds, "time spent on measuring")->check(CLI::PositiveNumber);
     app.add_option("--tau", tau)->check(CLI::PositiveNumber);
     app.add_option("--m", m, "exponent of porous_medium");

@@ -40,8 +40,7 @@ struct Options {
     app.add_option("--large", large, "more particles")->check(CLI::PositiveNumber);
     app.add_option("--dim", dim, "dimension d")->check(CLI::PositiveNumber);
     app.add_option("--hidden", hidden, "widths, e.g. 100,20")->delimiter(',')->check(CLI::PositiveNumber);
-    app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
-    app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
+    bench::add_device(app, device, threads);
     app.add_option("--seconds", seconds, "time spent on each of the two kinds of timing")
         ->check(CLI::PositiveNumber);
     app.add_option("--step-iterations", step_iterations, "inner iterations of a timed step")

@@ -46,8 +46,7 @@ struct Options {
     app.add_option("--storage", storage, "bytes: more costs are formed anew in each step; 0: always")
         ->check(CLI::NonNegativeNumber);
     app.add_option("--dtype", dtype)->check(CLI::IsMember({"float", "double"}));
-    app.add_option("--device", device, "as for brenier run");
-    app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
+    bench::add_device(app, device, threads);
     app.add_option("--seconds", seconds, "time spent on each case")->check(CLI::PositiveNumber);
   }
 };

@@ -73,6 +73,13 @@ std::string io_error(const Call& call) {
   return "(nothing was thrown)";
 }
 
+/// The same of reading `content`.
+template <class Read>
+std::string io_error_of(const std::string& content, const fs::path& path, const Read& read) {
+  put(path, content);
+  return io_error([&] { read(path); });
+}
+
 bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
@@ -174,10 +181,7 @@ TEST_CASE("npy: booleans are 0 and 1") {
 TEST_CASE("npy: what is wrong is said") {
   const TemporaryFolder folder;
   const fs::path path = folder.path / "a.npy";
-  const auto message = [&](const std::string& content) {
-    put(path, content);
-    return io_error([&] { read_npy(path); });
-  };
+  const auto message = [&](const std::string& content) { return io_error_of(content, path, read_npy); };
   const std::string six = bytes_of(std::vector<double>{1, 2, 3, 4, 5, 6});
   CHECK(contains(io_error([&] { read_npy(folder.path / "none.npy"); }), "none.npy': no such file"));
   CHECK(contains(io_error([&] { read_npy(folder.path); }), "not a regular file"));
@@ -313,8 +317,7 @@ TEST_CASE("safetensors: what is wrong is said") {
   const TemporaryFolder folder;
   const fs::path path = folder.path / "a.safetensors";
   const auto message = [&](const std::string& content) {
-    put(path, content);
-    return io_error([&] { read_safetensors(path); });
+    return io_error_of(content, path, read_safetensors);
   };
   const std::string data(16, '\0');
   const auto one = [&](const std::string& entry) {

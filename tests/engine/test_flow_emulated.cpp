@@ -37,6 +37,7 @@ Config experiment(const std::string& name, Overrides overrides) {
                            // An affine map after that of a warm start is found by a search whose path carries
                            // rounding on a hundredfold. Where clouds are not normalised there is none.
                            "network.normalise=false", "held_out.particles=0", "threads=1"};
+  if (kReduced) overrides.insert(overrides.begin(), "network.hidden=[20,6]");
   overrides.insert(overrides.begin(), small.begin(), small.end());
   return load_config(std::string(BRENIER_SOURCE_DIR) + "/bench/paper/" + name + ".toml", overrides);
 }

@@ -7,9 +7,7 @@
 #include "brenier/expression.hpp"
 #include "brenier/tape.hpp"
 #include "kernels/operations.hpp"
-#include "tests/support/backends.hpp"
-#include "tests/support/near.hpp"
-#include "tests/support/nets.hpp"
+#include "tests/support/cases.hpp"
 #include "tests/support/step_case.hpp"
 
 using namespace brenier;
@@ -59,51 +57,42 @@ TEST_CASE_TEMPLATE("every operation of the benchmarks is as exact as its case sa
 
 TEST_CASE_TEMPLATE("evaluate and hessian_vector equal the reference", T, float, double) {
   Team one(1);
-  for (const Backend<T>& backend : backends<T>()) {
-    Team team(backend.threads);
-    for (const NetCase& net_case : net_cases()) {
-      const Icnn net(net_case.architecture);
-      const Index d = net.dim();
-      const std::vector<T> theta = generic_parameters<T>(net, 31);
-      for (const Index n : kSizes) {
-        CAPTURE(backend.ops->name);
-        CAPTURE(net_case.name);
-        CAPTURE(n);
-        Numbers numbers(37);
-        const Padded<T> x(numbers.matrix<T>(n, d, -2, 2));
-        const Padded<T> p(numbers.matrix<T>(n, d, -1, 1));
-        struct Result {
-          std::vector<T> u;
-          Padded<T> displacement, hessian, hp;
-          std::vector<double> log_det;
-        };
-        const auto run = [&](const Operations<T>& ops, Team& threads) {
-          Result r{std::vector<T>(n), Padded<T>(n, d), Padded<T>(n, d * d), Padded<T>(n, d),
-                   std::vector<double>(n)};
-          MapOutputs<T> out;
-          out.potential = r.u.data();
-          out.displacement = r.displacement;
-          out.hessian = r.hessian;
-          out.log_det = r.log_det.data();
-          ops.evaluate(net, theta.data(), x, out, threads);
-          ops.hessian_vector(net, theta.data(), x, p, r.hp, threads);
-          return r;
-        };
-        const Result expected = run(ref::operations<T>(), one);
-        const Result actual = run(*backend.ops, team);
-        const double tolerance = net_tolerance<T>(net, 1);
-        CHECK_CLOSE(actual.u, expected.u, tolerance);
-        CHECK_CLOSE(actual.displacement.elements(), expected.displacement.elements(), tolerance);
-        CHECK_CLOSE(actual.hessian.elements(), expected.hessian.elements(), tolerance);
-        CHECK_CLOSE(actual.hp.elements(), expected.hp.elements(), tolerance);
-        // log det adds d terms, each with the relative error of a pivot.
-        CHECK_CLOSE(actual.log_det, expected.log_det, tolerance * static_cast<double>(d));
-        CHECK(actual.displacement.guards_intact());
-        CHECK(actual.hessian.guards_intact());
-        CHECK(actual.hp.guards_intact());
-      }
-    }
-  }
+  for_each_case<T>(31, kSizes, [&](const Case<T>& at) {
+    const Icnn& net = at.net;
+    const Index n = at.n, d = net.dim();
+    Numbers numbers(37);
+    const Padded<T> x(numbers.matrix<T>(n, d, -2, 2));
+    const Padded<T> p(numbers.matrix<T>(n, d, -1, 1));
+    struct Result {
+      std::vector<T> u;
+      Padded<T> displacement, hessian, hp;
+      std::vector<double> log_det;
+    };
+    const auto run = [&](const Operations<T>& by, Team& threads) {
+      Result r{std::vector<T>(n), Padded<T>(n, d), Padded<T>(n, d * d), Padded<T>(n, d),
+               std::vector<double>(n)};
+      MapOutputs<T> out;
+      out.potential = r.u.data();
+      out.displacement = r.displacement;
+      out.hessian = r.hessian;
+      out.log_det = r.log_det.data();
+      by.evaluate(net, at.theta.data(), x, out, threads);
+      by.hessian_vector(net, at.theta.data(), x, p, r.hp, threads);
+      return r;
+    };
+    const Result expected = run(ref::operations<T>(), one);
+    const Result actual = run(at.ops, at.team);
+    const double tolerance = net_tolerance<T>(net, 1);
+    CHECK_CLOSE(actual.u, expected.u, tolerance);
+    CHECK_CLOSE(actual.displacement.elements(), expected.displacement.elements(), tolerance);
+    CHECK_CLOSE(actual.hessian.elements(), expected.hessian.elements(), tolerance);
+    CHECK_CLOSE(actual.hp.elements(), expected.hp.elements(), tolerance);
+    // log det adds d terms, each with the relative error of a pivot.
+    CHECK_CLOSE(actual.log_det, expected.log_det, tolerance * static_cast<double>(d));
+    CHECK(actual.displacement.guards_intact());
+    CHECK(actual.hessian.guards_intact());
+    CHECK(actual.hp.guards_intact());
+  });
 }
 
 TEST_CASE_TEMPLATE("log det is NaN where H is not positive definite", T, float, double) {
@@ -123,54 +112,45 @@ TEST_CASE_TEMPLATE("log det is NaN where H is not positive definite", T, float, 
 
 TEST_CASE_TEMPLATE("jet_gradient equals the reference for every kind of seed", T, float, double) {
   Team one(1);
-  for (const Backend<T>& backend : backends<T>()) {
-    Team team(backend.threads);
-    for (const NetCase& net_case : net_cases()) {
-      const Icnn net(net_case.architecture);
-      const Index d = net.dim();
-      const std::vector<T> theta = generic_parameters<T>(net, 41);
-      for (const Index n : kSizes) {
-        CAPTURE(backend.ops->name);
-        CAPTURE(net_case.name);
-        CAPTURE(n);
-        Numbers numbers(43);
-        const Padded<T> x(numbers.matrix<T>(n, d, -2, 2));
-        const Matrix<T> a = numbers.matrix<T>(n, 1, -1, 1);
-        // By themselves of one sign: the sums of some tensors have nothing else that could outweigh what
-        // cancels.
-        const Matrix<T> positive = Numbers(45).matrix<T>(n, 1, 0.2, 1);
-        const Padded<T> v(numbers.matrix<T>(n, d, -1, 1));
-        const Padded<T> q(numbers.matrix<T>(n, 3 * d, -1, 1));
-        const Padded<T> p(numbers.matrix<T>(n, 3 * d, -1, 1));
-        Matrix<T> metric = numbers.matrix<T>(n, d * d, -1, 1);
-        for (Index i = 0; i < n; ++i) {
-          for (Index b = 0; b < d; ++b) {
-            for (Index c = 0; c < b; ++c) metric(i, b * d + c) = metric(i, c * d + b);
-          }
-        }
-        for (const char* kind : {"v", "a", "a and v", "metric", "single", "pairs"}) {
-          CAPTURE(kind);
-          JetSeeds<T> seeds;
-          const std::string k = kind;
-          if (k != "a") seeds.v = v;
-          if (k != "v" && k != "metric") seeds.a = a.data();
-          if (k == "a") seeds.a = positive.data();
-          if (k == "metric") seeds.metric = metric;
-          if (k == "single" || k == "pairs") {
-            seeds.directions = 3;
-            seeds.q = q;
-          }
-          if (k == "pairs") seeds.p = p;
-          std::vector<double> expected(net.parameters()), actual(net.parameters(), 1e9);
-          ref::operations<T>().jet_gradient(net, theta.data(), x, seeds, expected.data(), one);
-          backend.ops->jet_gradient(net, theta.data(), x, seeds, actual.data(), team);
-          CHECK_CLOSE(actual, expected, net_tolerance<T>(net, n));
-          CHECK(gradient_error(net, actual, expected) <=
-                4 * net_tolerance<T>(net, n));  // small tensors are differences
-        }
+  for_each_case<T>(41, kSizes, [&](const Case<T>& at) {
+    const Icnn& net = at.net;
+    const Index n = at.n, d = net.dim();
+    Numbers numbers(43);
+    const Padded<T> x(numbers.matrix<T>(n, d, -2, 2));
+    const Matrix<T> a = numbers.matrix<T>(n, 1, -1, 1);
+    // By themselves of one sign: the sums of some tensors have nothing else that could outweigh what
+    // cancels.
+    const Matrix<T> positive = Numbers(45).matrix<T>(n, 1, 0.2, 1);
+    const Padded<T> v(numbers.matrix<T>(n, d, -1, 1));
+    const Padded<T> q(numbers.matrix<T>(n, 3 * d, -1, 1));
+    const Padded<T> p(numbers.matrix<T>(n, 3 * d, -1, 1));
+    Matrix<T> metric = numbers.matrix<T>(n, d * d, -1, 1);
+    for (Index i = 0; i < n; ++i) {
+      for (Index b = 0; b < d; ++b) {
+        for (Index c = 0; c < b; ++c) metric(i, b * d + c) = metric(i, c * d + b);
       }
     }
-  }
+    for (const char* kind : {"v", "a", "a and v", "metric", "single", "pairs"}) {
+      CAPTURE(kind);
+      JetSeeds<T> seeds;
+      const std::string k = kind;
+      if (k != "a") seeds.v = v;
+      if (k != "v" && k != "metric") seeds.a = a.data();
+      if (k == "a") seeds.a = positive.data();
+      if (k == "metric") seeds.metric = metric;
+      if (k == "single" || k == "pairs") {
+        seeds.directions = 3;
+        seeds.q = q;
+      }
+      if (k == "pairs") seeds.p = p;
+      std::vector<double> expected(net.parameters()), actual(net.parameters(), 1e9);
+      ref::operations<T>().jet_gradient(net, at.theta.data(), x, seeds, expected.data(), one);
+      at.ops.jet_gradient(net, at.theta.data(), x, seeds, actual.data(), at.team);
+      CHECK_CLOSE(actual, expected, net_tolerance<T>(net, n));
+      CHECK(gradient_error(net, actual, expected) <=
+            4 * net_tolerance<T>(net, n));  // small tensors are differences
+    }
+  });
 }
 
 namespace {
@@ -272,29 +252,22 @@ StepTerms terms(int d, bool interacting) {
 
 TEST_CASE_TEMPLATE("the gradient of a JKO step equals the reference", T, float, double) {
   Team one(1);
-  for (const Backend<T>& backend : backends<T>()) {
-    Team team(backend.threads);
-    for (const NetCase& net_case : net_cases()) {
-      for (const Index n : kStepSizes) {
-        for (const bool interacting : {false, true}) {
-          for (const Index minibatch : {Index{0}, Index{130}}) {
-            CAPTURE(backend.ops->name);
-            CAPTURE(net_case.name);
-            CAPTURE(n);
-            CAPTURE(interacting);
-            CAPTURE(minibatch);
-            const StepCase<T> step(net_case.architecture, n, terms(net_case.architecture.dim, interacting),
-                                   minibatch);
-            const std::vector<double> expected = step.gradient(ref::operations<T>(), one);
-            const std::vector<double> actual = step.gradient(*backend.ops, team);
-            // Inverses of H and pair forces amplify rounding beyond the network's own sums.
-            CHECK_CLOSE(actual, expected, 8 * net_tolerance<T>(step.net, 16));
-            CHECK(gradient_error(step.net, actual, expected) <= 16 * net_tolerance<T>(step.net, 16));
-          }
-        }
+  for_each_case<T>(61, kStepSizes, [&](const Case<T>& at) {
+    const Icnn& net = at.net;
+    const Index n = at.n;
+    for (const bool interacting : {false, true}) {
+      for (const Index minibatch : {Index{0}, Index{130}}) {
+        CAPTURE(interacting);
+        CAPTURE(minibatch);
+        const StepCase<T> step(net.architecture(), n, terms(net.dim(), interacting), minibatch);
+        const std::vector<double> expected = step.gradient(ref::operations<T>(), one);
+        const std::vector<double> actual = step.gradient(at.ops, at.team);
+        // Inverses of H and pair forces amplify rounding beyond the network's own sums.
+        CHECK_CLOSE(actual, expected, 8 * net_tolerance<T>(step.net, 16));
+        CHECK(gradient_error(step.net, actual, expected) <= 16 * net_tolerance<T>(step.net, 16));
       }
     }
-  }
+  });
 }
 
 namespace {
@@ -468,31 +441,17 @@ TEST_CASE_TEMPLATE("large clouds equal the reference, with forces too", T, float
 #endif
 
 TEST_CASE("the inner loop follows the reference, and its bits do not depend on the number of threads") {
-  Team one(1);
   for (const bool interacting : {false, true}) {
     StepCase<double> step({.dim = 2, .hidden = {17, 5}, .quadratic_rank = 1}, kLoopSize,
                           terms(2, interacting));
     if (!interacting) step.objective.network = learned_potentials(2);
-    InnerState<double> expected = step.state();
-    const InnerReport report = ref::operations<double>().inner_loop(step.problem, expected, 12, one);
-    CHECK(report.iterations == 12);
-    CHECK(report.gradient < report.first_gradient);
-    for (const Backend<double>& backend : backends<double>()) {
-      CAPTURE(backend.ops->name);
-      std::vector<double> first;
-      for (const int threads : {1, 2, 4}) {
-        if (kReduced && threads > 1) continue;
-        Team team(threads);
-        InnerState<double> actual = step.state();
-        const InnerReport same = backend.ops->inner_loop(step.problem, actual, 12, team);
-        CHECK(same.iterations == 12);
-        CHECK_REL(same.gradient, report.gradient, 1e-9);
-        CHECK_REL(same.first_gradient, report.first_gradient, 1e-11);
-        CHECK_CLOSE(actual.theta, expected.theta, 1e-9);
-        if (first.empty()) first = actual.theta;
-        CHECK(actual.theta == first);  // bit for bit
-      }
-    }
+    check_inner_loop(
+        step, 12, 1e-9,
+        [](const InnerReport& expected, const InnerReport& found) {
+          CHECK(found.gradient < found.first_gradient);
+          CHECK_REL(found.first_gradient, expected.first_gradient, 1e-11);
+        },
+        [](const Backend<double>&, const std::vector<double>&) {});
   }
 }
 

@@ -32,21 +32,34 @@ std::vector<std::string> variants() {
   return list;
 }
 
+/// Calls body(variant, ops).
+template <class Body>
+void for_each_variant(const Body& body) {
+  for (const std::string& variant : variants()) {
+    CAPTURE(variant);
+    body(variant, cuda::operations<double>(variant.c_str()));
+  }
+}
+
+/// How often the host waits for the device in work().
+template <class Work>
+int waits_in(const Work& work) {
+  const std::uint64_t before = device::host_synchronisations();
+  work();
+  return static_cast<int>(device::host_synchronisations() - before);
+}
+
 }  // namespace
 
 TEST_CASE("the host waits twice for each graph from the third on, and not for single iterations") {
   SmallStep<double> step(kParticles);
   Team team(1);
-  for (const std::string& variant : variants()) {
-    CAPTURE(variant);
-    const Operations<double>& ops = cuda::operations<double>(variant.c_str());
+  for_each_variant([&](const std::string& variant, const Operations<double>& ops) {
     const auto waits = [&](int iterations) {
       step.problem.iterations = iterations;
       InnerState<double> state = step.state();
-      const std::uint64_t before = device::host_synchronisations();
-      const InnerReport report = ops.inner_loop(step.problem, state, iterations, team);
-      CHECK(report.iterations == iterations);
-      return static_cast<int>(device::host_synchronisations() - before);
+      return waits_in(
+          [&] { CHECK(ops.inner_loop(step.problem, state, iterations, team).iterations == iterations); });
     };
     // For a launch behind which two others are queued, and for the flag that ends a loop, which is read
     // beside them: neither holds the device up. Layer by layer a graph is one iteration, otherwise 16.
@@ -57,7 +70,7 @@ TEST_CASE("the host waits twice for each graph from the third on, and not for si
       CAPTURE(iterations);
       CHECK(waits(iterations) - once == 2 * std::max(0, graphs(iterations) - 2));
     }
-  }
+  });
 }
 
 #if !BRENIER_CUDA
@@ -96,16 +109,14 @@ TEST_CASE("launching ends soon after the device has decided to stop") {
   SmallStep<double> step(kParticles);
   Team team(1);
   step.problem.iterations = 2000;
-  for (const std::string& variant : variants()) {
-    CAPTURE(variant);
-    const Operations<double>& ops = cuda::operations<double>(variant.c_str());
+  for_each_variant([&](const std::string& variant, const Operations<double>& ops) {
     const auto waits = [&](int until) {
       InnerState<double> state = step.state();
-      const std::uint64_t before = device::host_synchronisations();
-      const InnerReport report = ops.inner_loop(step.problem, state, until, team);
-      CHECK(report.converged == (step.problem.tolerance > 0));
-      CHECK(report.iterations < 20);
-      return static_cast<int>(device::host_synchronisations() - before);
+      return waits_in([&] {
+        const InnerReport report = ops.inner_loop(step.problem, state, until, team);
+        CHECK(report.converged == (step.problem.tolerance > 0));
+        CHECK(report.iterations < 20);
+      });
     };
     waits(1);
     const int once = waits(1);
@@ -114,26 +125,23 @@ TEST_CASE("launching ends soon after the device has decided to stop") {
     // in the second graph of 16, or in the 20th of one.
     CHECK(waits(2000) - once <= 2 * (variant == "cublas" ? 20 : 2));
     step.problem.tolerance = 0;
-  }
+  });
 }
 
 TEST_CASE("with BRENIER_SYNC_LAUNCHES the host waits for every kernel, and the numbers are the same") {
   SmallStep<double> step(kParticles);
   Team team(1);
-  for (const std::string& variant : variants()) {
-    CAPTURE(variant);
-    const Operations<double>& ops = cuda::operations<double>(variant.c_str());
+  for_each_variant([&](const std::string&, const Operations<double>& ops) {
     const auto waits = [&](InnerState<double>& state, const char* value) {
       ::setenv("BRENIER_SYNC_LAUNCHES", value, 1);
-      const std::uint64_t before = device::host_synchronisations();
-      ops.inner_loop(step.problem, state, 5, team);
+      const int found = waits_in([&] { ops.inner_loop(step.problem, state, 5, team); });
       ::unsetenv("BRENIER_SYNC_LAUNCHES");
-      return device::host_synchronisations() - before;
+      return found;
     };
     InnerState<double> queued = step.state(), checked = step.state();
     CHECK(waits(queued, "0") + 10 <= waits(checked, "1"));  // two kernels an iteration at least
     CHECK(checked.theta == queued.theta);
-  }
+  });
 }
 
 TEST_CASE(

@@ -10,8 +10,7 @@
 #include "brenier/expression.hpp"
 #include "kernels/model/tridiagonal.hpp"
 #include "kernels/operations.hpp"
-#include "tests/support/backends.hpp"
-#include "tests/support/nets.hpp"
+#include "tests/support/cases.hpp"
 #include "tests/support/spectrum.hpp"
 #include "tests/support/step_case.hpp"
 
@@ -276,7 +275,6 @@ TEST_CASE("without off-diagonal elements one probe is exact") {
 
 TEST_CASE(
     "the stochastic inner loop follows the reference; its bits do not depend on the number of threads") {
-  Team one(1);
   const Index n = kReduced ? 130 : 300;
   for (const Index minibatch : {Index{0}, Index{200}}) {
     if (kReduced && minibatch > 0) continue;
@@ -284,38 +282,25 @@ TEST_CASE(
     Step<double> step({.dim = 3, .hidden = {17, 5}, .quadratic_rank = 1}, n, every_internal(), true,
                       minibatch);
     step.problem.log_det.tolerance = 1e-3;
-    InnerState<double> expected = step.state();
-    const InnerReport report = ref::operations<double>().inner_loop(step.problem, expected, 12, one);
-    CHECK(report.iterations == 12);
-    CHECK(report.cg.iterations <= 4);
-    CHECK(report.cg.iterations >= 2);
-    CHECK(report.cg.worst_residual > 0);
-    CHECK(report.cg.worst_residual < 1);
-    CHECK(report.cg.indefinite == 0);
-    for (const Backend<double>& backend : backends<double>()) {
-      CAPTURE(backend.ops->name);
-      std::vector<double> first;
-      for (const int threads : {1, 2, 3}) {
-        if (kReduced && threads > 1) continue;
-        Team team(threads);
-        InnerState<double> actual = step.state();
-        const InnerReport same = backend.ops->inner_loop(step.problem, actual, 12, team);
-        CHECK(same.iterations == 12);
-        CHECK(same.cg.iterations == report.cg.iterations);
-        CHECK(same.cg.unconverged == report.cg.unconverged);
-        CHECK(same.cg.indefinite == 0);
-        CHECK_REL(same.cg.worst_residual, report.cg.worst_residual, 1e-6);
-        CHECK_REL(same.gradient, report.gradient, 1e-8);
-        CHECK_CLOSE(actual.theta, expected.theta, 1e-8);
-        if (first.empty()) first = actual.theta;
-        CHECK(actual.theta == first);  // bit for bit
-      }
-      InnerState<double> parts = step.state();  // continued, the draws go on where they were
-      Team team(backend.threads);
-      backend.ops->inner_loop(step.problem, parts, 5, team);
-      backend.ops->inner_loop(step.problem, parts, 12, team);
-      CHECK(parts.theta == first);
-    }
+    check_inner_loop(
+        step, 12, 1e-8,
+        [](const InnerReport& expected, const InnerReport& found) {
+          CHECK(found.cg.iterations >= 2);
+          CHECK(found.cg.iterations <= 4);
+          CHECK(found.cg.iterations == expected.cg.iterations);
+          CHECK(found.cg.unconverged == expected.cg.unconverged);
+          CHECK(found.cg.worst_residual > 0);
+          CHECK(found.cg.worst_residual < 1);
+          CHECK_REL(found.cg.worst_residual, expected.cg.worst_residual, 1e-6);
+          CHECK(found.cg.indefinite == 0);
+        },
+        [&](const Backend<double>& backend, const std::vector<double>& first) {
+          InnerState<double> parts = step.state();  // continued, the draws go on where they were
+          Team team(backend.threads);
+          backend.ops->inner_loop(step.problem, parts, 5, team);
+          backend.ops->inner_loop(step.problem, parts, 12, team);
+          CHECK(parts.theta == first);
+        });
   }
 }
 

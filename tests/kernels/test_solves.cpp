@@ -5,9 +5,7 @@
 
 #include "kernels/model/tridiagonal.hpp"
 #include "kernels/operations.hpp"
-#include "tests/support/backends.hpp"
-#include "tests/support/near.hpp"
-#include "tests/support/nets.hpp"
+#include "tests/support/cases.hpp"
 #include "tests/support/spectrum.hpp"
 
 using namespace brenier;
@@ -269,63 +267,54 @@ TEST_CASE_TEMPLATE("15 Lanczos steps are within 1 % of log det H in high dimensi
 
 TEST_CASE_TEMPLATE("solve_hessian and log_det_lanczos equal the reference", T, float, double) {
   Team one(1);
-  for (const Backend<T>& backend : backends<T>()) {
-    Team team(backend.threads);
-    for (const NetCase& net_case : net_cases()) {
-      const Icnn net(net_case.architecture);
-      const Index d = net.dim();
-      const std::vector<T> theta = generic_parameters<T>(net, 107);
-      for (const Index n : kSizes) {
-        CAPTURE(backend.ops->name);
-        CAPTURE(net_case.name);
-        CAPTURE(n);
-        const Index probes = n == 257 ? 1 : 3;
-        Numbers numbers(109);
-        const Matrix<T> points = numbers.matrix<T>(n, d, -2, 2);
-        const Matrix<T> rhs = numbers.matrix<T>(n, probes * d, -1, 1);
-        const Padded<T> x(points), p(rhs);
-        const double condition = worst_condition(hessians(net, theta, points));
-        // Rounding of one product with H, amplified by the solve.
-        const double tolerance = net_tolerance<T>(net, 1) * condition;
-        CAPTURE(condition);
-        for (const int iterations : {0, 1, 3, kEmulated ? 12 : 40}) {
-          if (kEmulated && n == 257 && iterations != 3) continue;
-          CAPTURE(iterations);
-          Padded<T> expected(n, probes * d), actual(n, probes * d);
-          const CgOptions options{.iterations = iterations};
-          const CgReport a =
-              ref::operations<T>().solve_hessian(net, theta.data(), x, p, expected, options, one);
-          const CgReport b = backend.ops->solve_hessian(net, theta.data(), x, p, actual, options, team);
-          CHECK_CLOSE(actual.elements(), expected.elements(), tolerance);
-          CHECK(actual.guards_intact());
-          CHECK(std::abs(a.worst_residual - b.worst_residual) <= tolerance);
-          CHECK(a.indefinite == 0);
-          CHECK(b.indefinite == 0);
-          CHECK(b.iterations <= iterations);
-        }
-        for (const int steps : {1, 2, 12}) {
-          if (kEmulated && n == 257 && steps != 2) continue;
-          CAPTURE(steps);
-          std::vector<double> expected(n), actual(n), expected_variance(n), variance(n);
-          ref::operations<T>().log_det_lanczos(net, theta.data(), x, p, steps, expected.data(),
-                                               expected_variance.data(), one);
-          backend.ops->log_det_lanczos(net, theta.data(), x, p, steps, actual.data(), variance.data(), team);
-          double size = 0;  // of p^T log(H) p before it cancels
-          for (Index i = 0; i < n; ++i) {
-            size = std::max(size, part_of(rhs, i, 0, probes * d).squaredNorm() * std::log(condition + 2));
-          }
-          for (Index i = 0; i < n; ++i) {
-            CHECK(std::abs(actual[i] - expected[i]) <= tolerance * size);
-            if (probes > 1) {
-              CHECK(std::abs(variance[i] - expected_variance[i]) <= 4 * tolerance * size * size);
-            } else {
-              CHECK(std::isnan(variance[i]));
-            }
-          }
+  for_each_case<T>(107, kSizes, [&](const Case<T>& at) {
+    const Icnn& net = at.net;
+    const Index n = at.n, d = net.dim();
+    const Index probes = n == 257 ? 1 : 3;
+    Numbers numbers(109);
+    const Matrix<T> points = numbers.matrix<T>(n, d, -2, 2);
+    const Matrix<T> rhs = numbers.matrix<T>(n, probes * d, -1, 1);
+    const Padded<T> x(points), p(rhs);
+    const double condition = worst_condition(hessians(net, at.theta, points));
+    // Rounding of one product with H, amplified by the solve.
+    const double tolerance = net_tolerance<T>(net, 1) * condition;
+    CAPTURE(condition);
+    for (const int iterations : {0, 1, 3, kEmulated ? 12 : 40}) {
+      if (kEmulated && n == 257 && iterations != 3) continue;
+      CAPTURE(iterations);
+      Padded<T> expected(n, probes * d), actual(n, probes * d);
+      const CgOptions options{.iterations = iterations};
+      const CgReport a =
+          ref::operations<T>().solve_hessian(net, at.theta.data(), x, p, expected, options, one);
+      const CgReport b = at.ops.solve_hessian(net, at.theta.data(), x, p, actual, options, at.team);
+      CHECK_CLOSE(actual.elements(), expected.elements(), tolerance);
+      CHECK(actual.guards_intact());
+      CHECK(std::abs(a.worst_residual - b.worst_residual) <= tolerance);
+      CHECK(a.indefinite == 0);
+      CHECK(b.indefinite == 0);
+      CHECK(b.iterations <= iterations);
+    }
+    for (const int steps : {1, 2, 12}) {
+      if (kEmulated && n == 257 && steps != 2) continue;
+      CAPTURE(steps);
+      std::vector<double> expected(n), actual(n), expected_variance(n), variance(n);
+      ref::operations<T>().log_det_lanczos(net, at.theta.data(), x, p, steps, expected.data(),
+                                           expected_variance.data(), one);
+      at.ops.log_det_lanczos(net, at.theta.data(), x, p, steps, actual.data(), variance.data(), at.team);
+      double size = 0;  // of p^T log(H) p before it cancels
+      for (Index i = 0; i < n; ++i) {
+        size = std::max(size, part_of(rhs, i, 0, probes * d).squaredNorm() * std::log(condition + 2));
+      }
+      for (Index i = 0; i < n; ++i) {
+        CHECK(std::abs(actual[i] - expected[i]) <= tolerance * size);
+        if (probes > 1) {
+          CHECK(std::abs(variance[i] - expected_variance[i]) <= 4 * tolerance * size * size);
+        } else {
+          CHECK(std::isnan(variance[i]));
         }
       }
     }
-  }
+  });
 }
 
 TEST_CASE_TEMPLATE("a tolerance is kept, what does not reach it is counted, a guess is used or dropped", T,

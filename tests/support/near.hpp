@@ -15,6 +15,12 @@
 
 namespace brenier::test {
 
+#if defined(BRENIER_TEST_SANITIZED)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 /// `multiple` rounding units of T.
 template <class T>
 constexpr double tol(double multiple) {

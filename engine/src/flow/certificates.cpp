@@ -19,11 +19,8 @@ double smallest_eigenvalue(const BrenierMap& map, const Matrix<double>& x, Team&
   map.evaluate(x, displacement, nullptr, hessian, team);
   if (d == 1) return *std::min_element(hessian.elements().begin(), hessian.elements().end());
   std::vector<double> smallest(n);
-  team.run([&](int rank) {
-    const auto [begin, end] = team.share(n, rank);
-    for (Index i = begin; i < end; ++i) {
-      smallest[i] = dense::symmetric_eigen({hessian.row(i), d, d}, false).values.front();
-    }
+  team.for_each(n, [&](Index i) {
+    smallest[i] = dense::symmetric_eigen({hessian.row(i), d, d}, false).values.front();
   });
   return *std::min_element(smallest.begin(), smallest.end());
 }

@@ -82,11 +82,7 @@ class Shooting {
 
   template <class Body>
   void for_each(const std::vector<Shot*>& shots, const Body& body) {
-    const Index count = static_cast<Index>(shots.size());
-    team_.run([&](int rank) {
-      const auto [begin, end] = team_.share(count, rank);
-      for (Index i = begin; i < end; ++i) body(i, *shots[i]);
-    });
+    team_.for_each(static_cast<Index>(shots.size()), [&](Index i) { body(i, *shots[i]); });
   }
 
   void restart(Shot& shot) const {

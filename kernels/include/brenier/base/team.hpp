@@ -42,6 +42,15 @@ class Team {
     return {count * rank / size_, count * (rank + 1) / size_};
   }
 
+  /// Calls body(i) for i in [0, count), each thread with its share.
+  template <class Body>
+  void for_each(Index count, const Body& body) {
+    run([&](int rank) {
+      const auto [begin, end] = share(count, rank);
+      for (Index i = begin; i < end; ++i) body(i);
+    });
+  }
+
   /// Other processes that make the same calls with teams of their own while this is not null: operations of the cpu
   /// backend that are given such a team then share their work out. Belongs to the caller, as Flow does.
   Ranks* ranks() const { return ranks_; }
