@@ -135,6 +135,32 @@ ensure_nvdisasm() {
   say "nvdisasm: not installed; the machine code of kernels is not looked at"
 }
 
+# What the Python package is built and tested with, in .venv/python: nanobind and scikit-build-core are on PyPI alone.
+# Where it cannot be had, the package is left out, and said to be. Sets python_options.
+ensure_python_package() {
+  local venv="$root/.venv/python" list="$root/tools/python/requirements.txt"
+  local header='import os, sysconfig, venv; assert os.path.exists(sysconfig.get_paths()["include"] + "/Python.h")'
+  if ! cmp -s "$list" "$venv/installed.txt"; then
+    say "Python package: installing nanobind, scikit-build-core and pytest into $venv"
+    "$PYTHON" -c "$header" 2> /dev/null || install_packages python3-dev python3-venv || true
+    if "$PYTHON" -c "$header" 2> /dev/null && "$PYTHON" -m venv --system-site-packages "$venv" >&2 &&
+      "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --retries 1 --timeout 30 -r "$list" >&2; then
+      cp "$list" "$venv/installed.txt"
+    else
+      say "Python package: cannot be installed; is there a network? The package brenier is left out"
+    fi
+  fi
+  find_python_package
+}
+
+# The options of a build with the Python package where there is what it needs.
+find_python_package() {
+  python_options=(-DBRENIER_PYTHON=OFF)
+  if cmp -s "$root/tools/python/requirements.txt" "$root/.venv/python/installed.txt"; then
+    python_options=(-DBRENIER_PYTHON=ON "-DPython_EXECUTABLE=$root/.venv/python/bin/python")
+  fi
+}
+
 # configure FOLDER [-DOPTION=VALUE...]: configures a build folder where it is new or the options are others; of the
 # project in project_folder, where a caller has set that, instead of the whole.
 configure() {
