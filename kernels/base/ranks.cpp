@@ -140,6 +140,21 @@ void Ranks::fail(const char* message) {
   if (!all) throw RankError(what);
 }
 
+void Ranks::tell() {
+  try {
+    throw;
+  } catch (const RankError&) {
+  } catch (const std::exception& error) {
+    fail(error.what());
+  } catch (...) {
+    fail("what it threw is no std::exception");
+  }
+}
+
+void Ranks::tell(Communicator* communicator) {
+  if (communicator && communicator->size() > 1) Ranks(*communicator).tell();
+}
+
 void Ranks::gather(const RankPart* parts, int count) {
   agree();
   State& s = *state_;

@@ -50,6 +50,10 @@ class BRENIER_HIDDEN Ranks {
   /// What this process has met, told to the others, whose next call throws. Returns where all have failed, each with an
   /// error of its own; otherwise RankError, here as on the others.
   void fail(const char* message);
+  /// Within a catch block: tells the others what was caught, as fail() does, but for a RankError, which they have too.
+  void tell();
+  /// The same of what has no Ranks, or not yet; null: there are no others.
+  static void tell(Communicator* communicator);
   void gather(const RankPart* parts, int count);
   /// out (length + 1) = sum over blocks of partial (blocks, length) and of extra (blocks), in the order of the blocks. Each
   /// process has filled the rows of its share; work and memory for all but these are shared out by columns.

@@ -12,6 +12,7 @@ or two.
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -133,11 +134,44 @@ class Check:
         self.run(0, "run", "long.toml", "--out", "whole", "--set", f"flow.steps={steps}", "-q")
         self.same("whole", "long")
 
+    def interrupted(self) -> None:
+        """Ctrl-C at mpirun, and SIGTERM to one rank alone, as a batch system sends it: all end in a few seconds, the folder is
+        whole, and going on has the bits of a run that was left in peace. mpirun passes Ctrl-C on as SIGTERM after
+        odls_base_sigkill_timeout seconds, by default one, and kills what is left after as many again."""
+        for name, patience in (("ctrl-c", 4), ("ctrl-c-at-once", None), ("one-rank", None)):
+            environment = self.environment | ({"OMPI_MCA_odls_base_sigkill_timeout": str(patience)} if patience else {})
+            with subprocess.Popen(self.command(3, "run", "long.toml", "--out", name, "--threads", 1), cwd=self.folder,
+                                  env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as started:
+                wait_for(lambda: (self.folder / name / "checkpoint.safetensors").exists(), 60, "a first checkpoint")
+                ranks = children(started.pid)
+                begin = time.monotonic()
+                if name == "one-rank":
+                    os.kill(ranks[1], signal.SIGTERM)
+                else:
+                    started.send_signal(signal.SIGINT)
+                said = started.communicate(timeout=60)[0]
+                wait_for(lambda: not any(alive(rank) for rank in ranks), 10, "the end of all")
+                seconds = time.monotonic() - begin
+            summary = json.loads((self.folder / name / "summary.json").read_text(encoding="utf-8"))
+            print(f"{name}: all ended within {seconds:.2f} s, exit code {started.returncode}, {summary['status']}")
+            assert seconds < 10 + 2 * (patience or 0) and started.returncode != 0, said
+            if name == "one-rank" or patience:
+                assert summary["status"] == "interrupted", f"{name}: {summary['status']}\n{said}"
+            checked = self.run(0, "info", name)
+            assert " 0 damaged" in checked, checked
+            done = max(int(p.stem.split("_")[1]) for p in (self.folder / name / "maps").iterdir())
+            self.run(2, "resume", name, "--steps", done + 1, "-q")
+            # One that ends at that step by itself writes a cloud there, as one that is interrupted does.
+            first = done if summary["status"] == "interrupted" else done + 1
+            self.run(0, "run", "long.toml", "--out", f"{name}-whole", "--set", f"flow.steps={first}", "-q")
+            self.run(0, "resume", f"{name}-whole", "--steps", done + 1, "-q")
+            self.same(f"{name}-whole", name)
+
     def all(self) -> None:
         for name, text in (*FLOWS.items(), ("long", LONG)):
             (self.folder / f"{name}.toml").write_text(text, encoding="utf-8")
         np.save(self.folder / "reference.npy", 1 + 0.5 * np.random.default_rng(3).standard_normal((530, 2)))
-        for part in (self.bits, self.resumed, self.messages, self.killed):
+        for part in (self.bits, self.resumed, self.messages, self.killed, self.interrupted):
             begin = time.monotonic()
             part()
             print(f"{part.__name__}: {time.monotonic() - begin:.1f} s", flush=True)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Checks what the shared library shows: the C interface, and what the installed headers declare; nothing of how it is made.
+"""Checks what the shared libraries show: the C interface, and what the installed headers declare; nothing of how it is made.
 
-    check_symbols.py NM FOLDER      with libbrenier.so in FOLDER
+    check_symbols.py NM FOLDER      with libbrenier.so in FOLDER, and libbrenier_mpi.so where there is MPI
 """
 
 from __future__ import annotations
@@ -37,11 +37,16 @@ def self_test() -> None:
 def main() -> None:
     self_test()
     nm, folder = sys.argv[1:]
-    library = Path(folder) / "libbrenier.so"
-    listing = subprocess.run([nm, "--dynamic", "--defined-only", "--demangle", library], capture_output=True, text=True, check=True)
-    found = wrong(listing.stdout)
-    print("\n".join(found) or f"{len(listing.stdout.splitlines())} symbols, all of the interface")
-    sys.exit(1 if found else 0)
+    failed = False
+    for library in (Path(folder) / "libbrenier.so", Path(folder) / "libbrenier_mpi.so"):
+        if library.name == "libbrenier_mpi.so" and not library.exists():
+            continue
+        listing = subprocess.run([nm, "--dynamic", "--defined-only", "--demangle", library], capture_output=True, text=True,
+                                 check=True)
+        count, found = len(listing.stdout.splitlines()), wrong(listing.stdout)
+        print("\n".join(found) or f"{library.name}: {count} symbols, all of the interface")
+        failed |= bool(found) or count == 0
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

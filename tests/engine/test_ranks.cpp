@@ -297,6 +297,48 @@ TEST_CASE("what all ranks meet is the error itself; what they were given must be
   for (const std::string& error : errors) CHECK(error.starts_with("RankError: rank 1 has failed: "));
 }
 
+TEST_CASE("what one rank is given wrongly between two steps ends the call on all") {
+  const Problem problem = problems().front();
+  const std::vector<std::string> errors = on_ranks(3, [&](std::shared_ptr<Communicator> all) {
+    const bool mine = all->rank() == 2;
+    FlowOptions options = problem.options;
+    options.threads = 1;
+    options.communicator = all;
+    Flow<float> flow(problem.functional, problem.cloud, options);
+    const Cloud plane{normal_points(2, 30, 0, 1), {}};
+    const Cloud line{normal_points(1, 30, 0, 1), std::vector<double>(30, 0.0)};
+    const auto said = [&](auto&& call) {
+      std::string what;
+      try {
+        call();
+      } catch (const RankError& error) {
+        what = error.what();
+      }
+      if (what.find("rank 2 has failed: ") != 0 || what.find("dimension") == std::string::npos)
+        throw std::runtime_error("said: " + what);
+    };
+    said([&] { flow.track(mine ? plane : line); });
+    said([&] { flow.functional_of(Trajectory(mine ? plane : line, false)); });
+    said([&] { flow.restore(Trajectory(mine ? plane : line, false), {}, {}); });
+    if (!flow.step()) throw std::runtime_error("the flow does not go on");
+  });
+  for (const std::string& error : errors) CHECK(error == "");
+}
+
+TEST_CASE("what is no exception of the standard library is told too, and a RankError is not told twice") {
+  const std::vector<std::string> errors = on_ranks(2, [](std::shared_ptr<Communicator> all) {
+    const bool mine = all->rank() == 1;
+    try {
+      if (mine) throw 7;
+      Ranks(*all).agree();
+    } catch (...) {
+      Ranks::tell(all.get());
+    }
+  });
+  CHECK(errors[0] == "");
+  CHECK(errors[1] == "RankError: rank 1 has failed: what it threw is no std::exception");
+}
+
 TEST_CASE("an interrupt on one rank ends the step on all") {
   const Problem problem = problems().front();
   const std::vector<std::string> errors = on_ranks(3, [&](std::shared_ptr<Communicator> all) {

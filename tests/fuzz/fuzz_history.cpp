@@ -8,7 +8,8 @@ using namespace brenier::fuzz;
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   // With the header that it must have, so that mutations reach the rows.
-  const std::string header = app::history_text({}), text(reinterpret_cast<const char*>(data), size);
+  static const std::string header = app::history_text({});
+  const std::string text(reinterpret_cast<const char*>(data), size);
   for (const std::string& whole : {text, header + text}) {
     accepted([&] {
       const std::string once = app::history_text(app::parse_history(whole, "history.csv"));

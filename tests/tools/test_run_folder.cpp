@@ -4,10 +4,14 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <random>
+#include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "brenier/atomic_file.hpp"
 #include "brenier/base/error.hpp"
 #include "brenier/npy.hpp"
 #include "brenier/safetensors.hpp"
@@ -164,6 +168,34 @@ TEST_CASE("flipped bits and cut files are named") {
   }
   check_contains(command({"resume", run.string(), "--steps", "6"}).err, {"step_000004.safetensors"});
   check_contains(command({"info", run.string()}).out, {"1 damaged", "DAMAGED: "});
+}
+
+TEST_CASE("a file that a run changes while somebody looks is not called damaged") {
+  const TemporaryFolder folder;
+  const fs::path run = finished(folder, "run");
+  const Manifest whole = Manifest::read(run).value();
+  const std::string content = read_text(run / "history.csv");
+  std::atomic<bool> end{false};
+  // As `resume` does: out of the manifest, the file, into the manifest.
+  std::thread writer([&] {
+    for (int k = 0; !end; ++k) {
+      Manifest manifest = whole;
+      manifest.files.erase("history.csv");
+      manifest.write(run);
+      const std::string text = content + std::to_string(k);
+      manifest.files["history.csv"] =
+          write_file_atomically(run / "history.csv", std::as_bytes(std::span(text)));
+      manifest.write(run);
+    }
+  });
+  std::string said;
+  for (int k = 0; k < 300 && said.find("DAMAGED") == std::string::npos; ++k)
+    said = check_text(check_files(run, true));
+  end = true;
+  writer.join();
+  CHECK(said.find("DAMAGED") == std::string::npos);  // now and then a file without a checksum
+  put(run / "history.csv", content + "damaged");
+  CHECK(check_files(run, true).damaged.contains("history.csv"));
 }
 
 TEST_CASE("a damaged history is not gone on with, a damaged cloud is said") {

@@ -115,13 +115,14 @@ void distance(const DistanceOptions& options, std::ostream& out) {
   }
   const std::vector<Line> lines = measure(options, a, b);
   if (options.json) {
-    nlohmann::ordered_json object;
+    nlohmann::ordered_json object = nlohmann::ordered_json::object();
     object["points"] = {a.rows(), b.rows()};
     object["dim"] = a.cols();
     for (const Line& line : lines) {
-      object[line.name]["value"] = line.estimate.value;
-      if (line.has_error) object[line.name]["standard_error"] = line.estimate.error;
-      object[line.name]["about"] = line.about;
+      nlohmann::ordered_json& entry = object[line.name] = nlohmann::ordered_json::object();
+      entry["value"] = line.estimate.value;
+      if (line.has_error) entry["standard_error"] = line.estimate.error;
+      entry["about"] = line.about;
     }
     out << object.dump(2) << "\n";
     return;

@@ -59,7 +59,7 @@ class FitLog {
 };
 
 Json score_json(const FitCommand& command, const FitScore& score) {
-  Json out;
+  Json out = Json::object();
   out["count"] = score.count;
   if (score.count == 0) return out;
   out["loss"] = score.loss;
@@ -73,7 +73,7 @@ Json score_json(const FitCommand& command, const FitScore& score) {
 
 Json summary(const FitCommand& command, const FitResult& result) {
   const FitOptions& options = command.options;
-  Json out;
+  Json out = Json::object();
   out["data"] = command.data.string();
   out["labels"] = command.labels.string();
   out["network"] = command.out.string();
@@ -99,7 +99,8 @@ Json summary(const FitCommand& command, const FitResult& result) {
   out["train"] = score_json(command, result.train);
   out["validation"] = score_json(command, result.validation);
   out["test"] = score_json(command, result.test);
-  Json& history = out["history"];
+  Json& history = out["history"] = Json::object();
+  for (const char* column : {"rate", "train_loss", "validation_loss"}) history[column] = Json::array();
   for (const FitEpoch& epoch : result.history) {
     history["rate"].push_back(epoch.rate);
     history["train_loss"].push_back(epoch.train_loss);

@@ -441,7 +441,7 @@ long long whole(double count) {
 std::string summary_text(const SummaryInput& input) {
   const Config& config = *input.config;
   const Steps steps(*input.history);
-  Json out;
+  Json out = Json::object();  // where memory is out, null that becomes one is left without its elements
   out["status"] = input.status;
   if (!input.reason.empty()) out["reason"] = input.reason;
   out["warnings"] = input.warnings;
@@ -467,6 +467,7 @@ std::string summary_text(const SummaryInput& input) {
       {"interaction", input.functional.interaction}, {"internal", input.functional.internal},
       {"divergence", input.functional.divergence},   {"text", config.functional.describe()}};
   const std::vector<Functional::Term> distances = config.functional.terms_of<Functional::Divergence>();
+  if (!input.functional.distances.empty()) out["distances"] = Json::array();
   for (std::size_t k = 0; k < input.functional.distances.size(); ++k) {
     out["distances"].push_back({{"text", distances[k].text},
                                 {"weight", distances[k].weight},
@@ -500,7 +501,7 @@ std::string summary_text(const SummaryInput& input) {
     const bool stochastic = steps.sum([](const StepReport& step) {
       return step.log_det_method == LogDetOptions::Method::cg;
     }) > 0;
-    Json& log_det = out["inner"]["log_det"];
+    Json& log_det = out["inner"]["log_det"] = Json::object();
     log_det["method"] = stochastic ? "cg" : "exact";
     put(log_det, "error", steps.last(&StepReport::log_det_error));
     put(log_det, "deviation", steps.last(&StepReport::log_det_deviation));

@@ -14,7 +14,7 @@ module brenier
   integer, parameter, public :: brenier_ok = 0, brenier_value_error = 1, brenier_shape_error = 2, brenier_io_error = 3
   integer, parameter, public :: brenier_numerical_error = 4, brenier_not_available = 5, brenier_device_error = 6
   integer, parameter, public :: brenier_out_of_memory = 7, brenier_callback_error = 8, brenier_internal_error = 9
-  integer, parameter, public :: brenier_interrupted = 10, brenier_at_end = 11
+  integer, parameter, public :: brenier_interrupted = 10, brenier_at_end = 11, brenier_rank_error = 12
 
   integer(c_int), parameter :: type_double = 0, type_float = 1
   integer, parameter, public :: brenier_index = c_intptr_t  ! ptrdiff_t, for which Fortran 2008 has no name
@@ -28,6 +28,7 @@ module brenier
     procedure :: set => settings_set              ! one value: 'flow.tau=1e-3'
     procedure :: potential => settings_potential  ! of a term "black_box"
     procedure :: destroy => settings_destroy
+    procedure :: address => settings_address      ! in C, for modules such as brenier_mpi
   end type
 
   type :: brenier_flow
@@ -356,6 +357,11 @@ contains
     call c_settings_destroy(self%handle)
     self%handle = c_null_ptr
   end subroutine
+
+  type(c_ptr) function settings_address(self)
+    class(brenier_settings), intent(in) :: self
+    settings_address = self%handle
+  end function
 
   ! --- flows -------------------------------------------------------------------------------------------------------
 

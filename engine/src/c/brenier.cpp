@@ -179,13 +179,13 @@ Config parse(const brenier_settings& settings, const Cloud* cloud) {
   return config;
 }
 
-/// Runs what comes before the flow, which other processes make meanwhile: they hear where it fails.
+/// Runs what other processes do meanwhile; where it fails they hear of it with their next call.
 template <class Body>
-void told(const std::shared_ptr<Communicator>& communicator, Body&& body) {
+auto told(const std::shared_ptr<Communicator>& communicator, Body&& body) {
   try {
-    body();
-  } catch (const std::exception& error) {
-    if (communicator && communicator->size() > 1) Ranks(*communicator).fail(error.what());
+    return body();
+  } catch (...) {
+    Ranks::tell(communicator.get());
     throw;
   }
 }
@@ -325,7 +325,7 @@ nlohmann::ordered_json number_or_null(double value) {
 }
 
 std::string json_of(const StepReport& report) {
-  nlohmann::ordered_json out;
+  nlohmann::ordered_json out = nlohmann::ordered_json::object();
   for (const Number& number : kNumbers) out[number.name] = number_or_null(number.of(report));
   out["start"] = report.start;
   for (const Part& part : kParts) out[part.name] = number_or_null(part.of(report.functional));
@@ -456,7 +456,7 @@ const char* brenier_build_info(void) {
   static thread_local std::string text;
   const int status = guarded([] {
     const BuildInfo info = build_info();
-    nlohmann::ordered_json out;
+    nlohmann::ordered_json out = nlohmann::ordered_json::object();
     out["version"] = info.version;
     out["compiler"] = info.compiler;
     out["cuda"] = info.cuda;
@@ -529,9 +529,9 @@ int brenier_flow_create(brenier_flow** flow, const brenier_settings* settings, p
   return guarded([&] {
     need(flow, "flow");
     need(settings, "settings");
-    auto made = std::make_unique<brenier_flow>();
-    Cloud cloud;
-    told(settings->communicator, [&] {
+    *flow = told(settings->communicator, [&] {
+      auto made = std::make_unique<brenier_flow>();
+      Cloud cloud;
       if (x) {
         if (n < 1 || d < 1)
           throw ValueError("n = " + std::to_string(n) + ", d = " + std::to_string(d) +
@@ -546,13 +546,13 @@ int brenier_flow_create(brenier_flow** flow, const brenier_settings* settings, p
       }
       made->law = made->config.cloud.density;
       made->start = some_of(cloud.x);
+      made->held_out = made->config.held_out.particles > 0;
+      if (made->config.precision == "double")
+        made->flow = make_flow<double>(*made, std::move(cloud));
+      else
+        made->flow = make_flow<float>(*made, std::move(cloud));
+      return made.release();
     });
-    made->held_out = made->config.held_out.particles > 0;
-    if (made->config.precision == "double")
-      made->flow = make_flow<double>(*made, std::move(cloud));
-    else
-      made->flow = make_flow<float>(*made, std::move(cloud));
-    *flow = made.release();
     return BRENIER_OK;
   });
 }

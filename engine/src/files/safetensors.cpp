@@ -288,7 +288,7 @@ void write_to(const TensorFile& content, Take&& take) {
     std::uint64_t position = 0;
     for (const Tensor* tensor : order) {
       const std::uint64_t end = position + tensor->values.size() * width_of(tensor->dtype);
-      nlohmann::ordered_json& entry = object[tensor->name];
+      nlohmann::ordered_json& entry = object[tensor->name] = nlohmann::ordered_json::object();
       entry["dtype"] = name_of(tensor->dtype);
       entry["shape"] = tensor->shape;
       entry["data_offsets"] = {position, end};

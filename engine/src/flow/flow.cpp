@@ -175,8 +175,8 @@ Flow<T>::Flow(Functional functional, Cloud initial, FlowOptions options) {
   const std::shared_ptr<Communicator> all = options.communicator;
   try {
     state_ = std::make_unique<State>(std::move(functional), std::move(initial), std::move(options));
-  } catch (const std::exception& error) {
-    if (all && all->size() > 1) Ranks(*all).fail(error.what());
+  } catch (...) {
+    Ranks::tell(all.get());
     throw;
   }
   if (!state_->ranks) return;
@@ -330,35 +330,36 @@ ObjectiveValue Flow<T>::functional() const {
 
 template <class T>
 ObjectiveValue Flow<T>::functional_of(const Trajectory& cloud, Index pair_limit) const {
-  if (cloud.x().cols() != state_->net.dim()) {
-    throw ShapeError("flow: a cloud of dimension " + std::to_string(cloud.x().cols()) +
-                     " in a flow of dimension " + std::to_string(state_->net.dim()));
-  }
-  if (state_->functional.needs_density() && !cloud.has_density()) {
-    throw ValueError("flow: the functional needs log-densities, and this cloud has none");
-  }
-  const ObjectiveValue value =
-      state_->together([&] { return state_->value(cloud.x(), cloud.log_density(), pair_limit); });
-  const double mass = state_->options.mass;
-  return times(mass, value);
+  return state_->together([&] {
+    if (cloud.x().cols() != state_->net.dim()) {
+      throw ShapeError("flow: a cloud of dimension " + std::to_string(cloud.x().cols()) +
+                       " in a flow of dimension " + std::to_string(state_->net.dim()));
+    }
+    if (state_->functional.needs_density() && !cloud.has_density()) {
+      throw ValueError("flow: the functional needs log-densities, and this cloud has none");
+    }
+    return times(state_->options.mass, state_->value(cloud.x(), cloud.log_density(), pair_limit));
+  });
 }
 
 template <class T>
 std::size_t Flow<T>::track(Cloud held_out) {
-  if (state_->options.method == FlowOptions::Method::particles)
-    throw ValueError(
-        "flow: a held-out cloud with method = particles, whose steps are no maps; use method = network");
-  Trajectory cloud(std::move(held_out), state_->options.order == 2);
-  if (cloud.x().cols() != state_->net.dim()) {
-    throw ShapeError("flow: a held-out cloud of dimension " + std::to_string(cloud.x().cols()) +
-                     " in a flow of dimension " + std::to_string(state_->net.dim()));
-  }
-  if (!state_->options.keep_maps && state_->steps > state_->first_step) {
-    throw ValueError("flow: a held-out cloud after " + std::to_string(state_->steps - state_->first_step) +
-                     " steps whose maps were not kept; track it before the first, or set keep_maps");
-  }
   return state_->together([&] {
+    if (state_->options.method == FlowOptions::Method::particles)
+      throw ValueError(
+          "flow: a held-out cloud with method = particles, whose steps are no maps; use method = network");
+    Trajectory cloud(std::move(held_out), state_->options.order == 2);
+    if (cloud.x().cols() != state_->net.dim()) {
+      throw ShapeError("flow: a held-out cloud of dimension " + std::to_string(cloud.x().cols()) +
+                       " in a flow of dimension " + std::to_string(state_->net.dim()));
+    }
+    if (!state_->options.keep_maps && state_->steps > state_->first_step) {
+      throw ValueError("flow: a held-out cloud after " + std::to_string(state_->steps - state_->first_step) +
+                       " steps whose maps were not kept; track it before the first, or set keep_maps");
+    }
     for (const BrenierMap& map : state_->maps) cloud.advance(map, state_->team);
+    state_->tracked.reserve(state_->tracked.size() + 1);
+    state_->agree();
     state_->tracked.push_back(std::move(cloud));
     return state_->tracked.size() - 1;
   });
@@ -457,40 +458,41 @@ typename Flow<T>::Checkpoint Flow<T>::checkpoint() const {
 template <class T>
 void Flow<T>::restore(Trajectory cloud, std::vector<BrenierMap> maps, const Checkpoint& checkpoint) {
   State& s = *state_;
-  const Index parameters = s.net.parameters();
-  if (cloud.x().cols() != s.net.dim()) throw ShapeError("flow: the restored cloud has another dimension");
-  if (!checkpoint.theta.empty() && static_cast<Index>(checkpoint.theta.size()) != parameters) {
-    throw ShapeError("flow: the checkpoint has " + std::to_string(checkpoint.theta.size()) +
-                     " parameters, the network has " + std::to_string(parameters));
-  }
-  for (const BrenierMap& map : maps) check_parameters("flow: a restored map", map.net, map.theta);
-  if (s.functional.needs_density() && !cloud.has_density()) {
-    throw ValueError("flow: the restored cloud has no log-densities, and the functional needs them");
-  }
-  s.cloud = std::move(cloud);
-  s.maps = std::move(maps);
-  s.steps = s.maps.empty() ? checkpoint.step : s.maps.back().step;
-  s.first_step = s.maps.empty() ? (s.options.keep_maps ? s.steps : 0) : s.maps.front().step - 1;
-  if (checkpoint.problems > 0) {
-    s.problems = checkpoint.problems;
-    s.clock = checkpoint.time;
-    s.last_length = checkpoint.last_length;
-  } else if (!s.maps.empty()) {  // that of a file
-    double last = s.options.start_time;
-    for (const BrenierMap& map : s.maps) last = map.step < s.steps ? map.time : last;
-    s.problems = static_cast<std::uint32_t>(s.maps.size());
-    s.clock = s.maps.back().time;
-    s.last_length = s.clock - last;
-  }
-  s.far_checked = true;
-  s.theta.assign(checkpoint.theta.begin(), checkpoint.theta.end());
-  s.gradient_scale = checkpoint.gradient_scale;
-  s.decrease_rate = checkpoint.decrease_rate;
-  s.draws = checkpoint.draws;
-  s.known.reset();
-  s.set_time(s.time());
-  if (s.adaptive() && checkpoint.next_tau > 0) s.next_tau = checkpoint.next_tau;
   s.together([&] {
+    const Index parameters = s.net.parameters();
+    if (cloud.x().cols() != s.net.dim()) throw ShapeError("flow: the restored cloud has another dimension");
+    if (!checkpoint.theta.empty() && static_cast<Index>(checkpoint.theta.size()) != parameters) {
+      throw ShapeError("flow: the checkpoint has " + std::to_string(checkpoint.theta.size()) +
+                       " parameters, the network has " + std::to_string(parameters));
+    }
+    for (const BrenierMap& map : maps) check_parameters("flow: a restored map", map.net, map.theta);
+    if (s.functional.needs_density() && !cloud.has_density()) {
+      throw ValueError("flow: the restored cloud has no log-densities, and the functional needs them");
+    }
+    s.agree();
+    s.cloud = std::move(cloud);
+    s.maps = std::move(maps);
+    s.steps = s.maps.empty() ? checkpoint.step : s.maps.back().step;
+    s.first_step = s.maps.empty() ? (s.options.keep_maps ? s.steps : 0) : s.maps.front().step - 1;
+    if (checkpoint.problems > 0) {
+      s.problems = checkpoint.problems;
+      s.clock = checkpoint.time;
+      s.last_length = checkpoint.last_length;
+    } else if (!s.maps.empty()) {  // that of a file
+      double last = s.options.start_time;
+      for (const BrenierMap& map : s.maps) last = map.step < s.steps ? map.time : last;
+      s.problems = static_cast<std::uint32_t>(s.maps.size());
+      s.clock = s.maps.back().time;
+      s.last_length = s.clock - last;
+    }
+    s.far_checked = true;
+    s.theta.assign(checkpoint.theta.begin(), checkpoint.theta.end());
+    s.gradient_scale = checkpoint.gradient_scale;
+    s.decrease_rate = checkpoint.decrease_rate;
+    s.draws = checkpoint.draws;
+    s.known.reset();
+    s.set_time(s.time());
+    if (s.adaptive() && checkpoint.next_tau > 0) s.next_tau = checkpoint.next_tau;
     for (const BrenierMap& map : s.maps) {
       if (!s.judged.empty()) s.judged.advance(map, s.team);
       for (Trajectory& held_out : s.tracked) held_out.advance(map, s.team);

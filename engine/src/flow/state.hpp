@@ -107,15 +107,14 @@ struct Flow<T>::State {
       auto result = body();
       ranks->agree();
       return result;
-    } catch (const RankError&) {
-      throw;
-    } catch (const std::exception& error) {
-      ranks->fail(error.what());
-      throw;  // all of them do
     } catch (...) {
-      ranks->fail("what it threw is no std::exception");
-      throw;
+      ranks->tell();
+      throw;  // all of them do
     }
+  }
+  /// Within together(), before something changes: throws where another process has failed.
+  void agree() const {
+    if (ranks) ranks->agree();
   }
   void check_functional() const;
   void check_cloud(const Trajectory& given) const;

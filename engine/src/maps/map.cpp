@@ -37,6 +37,7 @@ BrenierMap read_map(const std::filesystem::path& path, bool* checked) {
     if (!std::isfinite(meta.number<double>(key)))
       meta.fail(std::string("has ") + key + " = \"" + meta.text(key) + "\"; it must be finite");
   }
+  if (map.tau < 0) meta.fail("has tau = \"" + meta.text("tau") + "\"; a step's length is not negative");
   if (meta.has("ratio")) map.ratio = meta.number<double>("ratio");  // else equal steps
   if (!(map.ratio > 0 && map.ratio < 1e6)) {
     meta.fail("has ratio = \"" + meta.text("ratio") + "\"; step lengths have a ratio above 0");
