@@ -117,6 +117,7 @@ struct Flow<T>::State {
       throw;
     }
   }
+  Cloud carried(Cloud given) const;
   void check_functional() const;
   void check_cloud(const Trajectory& given) const;
   void check_curvature() const;
