@@ -5,7 +5,7 @@
 // ULA with another seed (what two clouds of the same law show) and the exact solution, which is Gaussian
 // here. Prints a table and, last, one JSON line.
 //
-//   ula     X <- X - eta grad V(X) + sqrt(2 eta) xi, many small steps for each JKO step
+//   ula     X <- X - eta grad V(X) + sqrt(2 eta/beta) xi, many small steps for each JKO step
 //   gd      X <- X - eta grad V(X): the same without the entropy
 //   exact   samples of the exact solution
 #include <Eigen/Dense>
@@ -31,6 +31,7 @@ struct Options : bench::FlowArguments {
   int repeats = 4;     // clouds of each kind
   int substeps = 100;  // of ULA for each JKO step
   double variance = 4;
+  double beta = 1;
 
   Options() {
     tau = 0.02;
@@ -45,6 +46,7 @@ struct Options : bench::FlowArguments {
     app.add_option("--repeats", repeats, "clouds of each kind, whose MMDs are averaged")
         ->check(CLI::PositiveNumber);
     app.add_option("--substeps", substeps, "ULA steps for each JKO step")->check(CLI::PositiveNumber);
+    app.add_option("--beta", beta, "inverse temperature: F = V + entropy/beta")->check(CLI::PositiveNumber);
     app.add_option("--variance", variance, "of the initial cloud")->check(CLI::PositiveNumber);
   }
 };
@@ -78,74 +80,41 @@ Problem problem_of(const Options& o) {
   return out;
 }
 
-/// A cloud moved by the Langevin algorithm, or without the noise.
-class Particles {
- public:
-  Particles(const Problem& problem, Matrix<double> x, bool noise, std::uint64_t seed)
-      : stiffness_(problem.stiffness()),
-        centre_(problem.centre()),
-        x_(std::move(x)),
-        noise_(noise),
-        random_(seed, RandomStream::fresh) {}
-
-  void advance(double time, int substeps) {
-    const Index n = x_.rows(), d = x_.cols();
-    const double eta = time / substeps, spread = noise_ ? std::sqrt(2 * eta) : 0;
-    std::vector<double> slope(d);
-    for (int k = 0; k < substeps; ++k, ++step_) {
-      for (Index i = 0; i < n; ++i) {
-        for (Index a = 0; a < d; ++a) {
-          slope[a] = 0;
-          for (Index b = 0; b < d; ++b) slope[a] += stiffness_(a, b) * (x_(i, b) - centre_[b]);
-        }
-        for (Index a = 0; a < d; a += 2) {
-          const auto xi =
-              noise_ ? random_.normals(step_, static_cast<std::uint32_t>(a), i) : std::array<double, 2>{};
-          x_(i, a) += spread * xi[0] - eta * slope[a];
-          if (a + 1 < d) x_(i, a + 1) += spread * xi[1] - eta * slope[a + 1];
-        }
-      }
-    }
-  }
-  const Matrix<double>& x() const { return x_; }
-
- private:
-  Matrix<double> stiffness_;
-  std::vector<double> centre_;
-  Matrix<double> x_;
-  bool noise_;
-  Random random_;
-  std::uint32_t step_ = 0;
-};
-
 int run(const Options& o) {
   const Problem problem = problem_of(o);
   const Density start = Density::gaussian(o.dim, 0, o.variance);
   const auto cloud = [&](std::uint64_t seed) {
     return start.sample(o.samples, Sampling::random, seed, RandomStream::held_out);
   };
-  std::vector<Particles> ula, other, descent;
-  for (int r = 0; r < o.repeats; ++r) {
-    const std::uint64_t seed = o.seed + 10 * static_cast<std::uint64_t>(r);
-    ula.emplace_back(problem, cloud(seed + 1).x, true, seed + 1);
-    other.emplace_back(problem, cloud(seed + 2).x, true, seed + 2);
-    descent.emplace_back(problem, cloud(seed + 3).x, false, 0);
-  }
-
-  const FlowOptions options = o.options(o.dim);
   Matrix<double> a(o.dim, o.dim);
   for (int i = 0; i < o.dim; ++i)
     for (int j = 0; j < o.dim; ++j) a(i, j) = problem.a(i, j);
-  Flow<float> flow(
-      entropy() + potential("dot(x - mu, A*(x - mu))", o.dim,
-                            {{"A", Parameter::matrix(a)}, {"mu", Parameter::vector(problem.centre())}}),
-      start.sample(o.particles, Sampling::whitened, o.seed), options);
+  const Functional v = potential("dot(x - mu, A*(x - mu))", o.dim,
+                                 {{"A", Parameter::matrix(a)}, {"mu", Parameter::vector(problem.centre())}});
+  const Functional f = (1 / o.beta) * entropy() + v;
+  std::vector<Descent> ula, other, descent;
+  for (int r = 0; r < o.repeats; ++r) {
+    const std::uint64_t seed = o.seed + 10 * static_cast<std::uint64_t>(r);
+    const auto moved = [&](std::vector<Descent>& to, const Functional& by, std::uint64_t number) {
+      to.emplace_back(by, cloud(seed + number).x,
+                      DescentOptions{.method = DescentOptions::Method::langevin,
+                                     .rate = o.tau / o.substeps,
+                                     .seed = seed + number,
+                                     .threads = o.threads});
+    };
+    moved(ula, f, 1);
+    moved(other, f, 2);
+    moved(descent, v, 3);
+  }
+
+  const FlowOptions options = o.options(o.dim);
+  Flow<float> flow(f, start.sample(o.particles, Sampling::whitened, o.seed), options);
   for (int r = 0; r < o.repeats; ++r) {
     Cloud judged = cloud(o.seed + 10 * static_cast<std::uint64_t>(r) + 4);
     judged.log_density.clear();
     flow.track(std::move(judged));
   }
-  const GaussianFlow exact(problem.stiffness(), problem.centre());
+  const GaussianFlow exact(problem.stiffness(), problem.centre(), 1 / o.beta);
   GaussianState initial{std::vector<double>(o.dim, 0.0), Matrix<double>(o.dim, o.dim)};
   for (int c = 0; c < o.dim; ++c) initial.covariance(c, c) = o.variance;
 
@@ -158,8 +127,10 @@ int run(const Options& o) {
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (int k = 1; k <= o.steps; ++k) {
     seconds += flow.step().value().seconds;
-    for (std::vector<Particles>* clouds : {&ula, &other, &descent}) {
-      for (Particles& particles : *clouds) particles.advance(o.tau, o.substeps);
+    for (std::vector<Descent>* clouds : {&ula, &other, &descent}) {
+      for (Descent& particles : *clouds) {
+        for (int substep = 0; substep < o.substeps; ++substep) particles.step();
+      }
     }
     const double t = k * o.tau;
     const GaussianState state = exact.exact(initial, t);
@@ -194,6 +165,7 @@ int run(const Options& o) {
   nlohmann::ordered_json all = o.json();
   all["dim"] = o.dim;
   all["samples"] = o.samples;
+  all["beta"] = o.beta;
   all["seconds"] = seconds;
   all["worst_ratio"] = worst;
   all["worst_ratio_exact"] = worst_exact;

@@ -19,13 +19,18 @@ void validate(const Architecture& a) {
   if (a.dim < 1) fail("dim = " + std::to_string(a.dim) + "; it must be at least 1");
   if (a.hidden.empty()) fail("no hidden layers; give at least one width, e.g. hidden = [100, 20]");
   check_options(architecture_keys(), a, "ICNN architecture: ");
+  if (a.first_layer == FirstLayer::squared && a.activation.kind != Activation::leaky_relu) {
+    fail("first_layer = squared with activation = " + text_of(a.activation) +
+         "; it must be plain, or the activation leaky_relu");
+  }
   for (const int width : a.hidden) {
     if (a.residual && width != a.hidden.front()) {
       fail("a residual network needs equal widths, got " + std::to_string(a.hidden.front()) + " and " +
            std::to_string(width));
     }
   }
-  const std::size_t layers = a.residual ? 2 * a.hidden.size() - 1 : a.hidden.size();
+  const std::size_t layers =
+      (a.residual ? 2 * a.hidden.size() - 1 : a.hidden.size()) + (a.output_activation ? 1 : 0);
   if (layers > kMaxLayers) {
     fail(std::to_string(layers) + " hidden layers (a residual block counts two); at most " +
          std::to_string(kMaxLayers) + " are supported");
@@ -34,9 +39,10 @@ void validate(const Architecture& a) {
 
 }  // namespace
 
-Index Icnn::add(std::string name, Index rows, Index cols, double lower, double rate, bool nonnegative) {
-  tensors_.push_back({std::move(name), parameters_, rows, cols, lower, rate, nonnegative});
-  parameters_ += rows * cols;
+Index Icnn::add(ParameterTensor tensor) {
+  tensor.offset = parameters_;
+  parameters_ += tensor.size();
+  tensors_.push_back(std::move(tensor));
   return tensors_.back().offset;
 }
 
@@ -44,40 +50,60 @@ Icnn::Icnn(Architecture architecture) : architecture_(std::move(architecture)) {
   validate(architecture_);
   const Architecture& arch = architecture_;
   const double sharp = arch.sharpness;
-  const auto free = [&](const std::string& name, Index rows, Index cols, double rate = 1) {
-    return add(name, rows, cols, kUnbounded, rate, false);
+  // Factors of the first values, and of Adam's rate where that is another one.
+  const auto free = [&](const std::string& name, Index rows, Index cols, double start, double rate) {
+    return add({.name = name, .rows = rows, .cols = cols, .rate = rate, .start = start});
   };
-  const auto positive = [&](const std::string& name, Index rows, Index cols, double rate = 1) {
-    return add(name, rows, cols, arch.floor, rate, true);
+  const auto positive = [&](const std::string& name, Index rows, Index cols, double start, double rate) {
+    return add({.name = name,
+                .rows = rows,
+                .cols = cols,
+                .lower = arch.floor,
+                .rate = rate,
+                .start = start,
+                .nonnegative = true});
   };
-  for (std::size_t l = 0; l < arch.hidden.size(); ++l) {
-    const int width = arch.hidden[l];
+  std::vector<int> widths = arch.hidden;
+  if (arch.output_activation) widths.push_back(1);
+  for (std::size_t l = 0; l < widths.size(); ++l) {
+    const int width = widths[l];
     const std::string prefix = "layer" + std::to_string(l) + ".";
     const int before = layers_.empty() ? 0 : layers_.back().width;
     Layer layer;
     layer.width = width;
-    if (l > 0 && arch.residual) {
+    if (l > 0 && arch.residual && l < arch.hidden.size()) {
       Layer inner;
       inner.width = width;
-      inner.weight = positive(prefix + "inner.weight", width, before);
-      inner.bias = free(prefix + "inner.bias", width, 1, sharp);
+      inner.weight = positive(prefix + "inner.weight", width, before, 1, 1);
+      inner.bias = free(prefix + "inner.bias", width, 1, sharp, sharp);
       layers_.push_back(inner);
-      layer.weight = positive(prefix + "outer.weight", width, width);
+      layer.weight = positive(prefix + "outer.weight", width, width, 1, 1);
       layer.skip = static_cast<int>(layers_.size()) - 2;
-      layer.scale = positive(prefix + "skip.scale", width, 1);
+      layer.scale = positive(prefix + "skip.scale", width, 1, 1, 1);
     } else if (l > 0) {
-      layer.weight = positive(prefix + "hidden.weight", width, before);
+      layer.weight = positive(prefix + "hidden.weight", width, before, 1, 1);
     }
-    layer.input_weight = free(prefix + "input.weight", width, arch.dim, sharp);
-    layer.bias = free(prefix + "bias", width, 1, sharp);
+    layer.input_weight = free(prefix + "input.weight", width, arch.dim, sharp, sharp);
+    layer.bias = free(prefix + "bias", width, 1, sharp, sharp);
     layers_.push_back(layer);
   }
-  output_weight_ = positive("output.hidden.weight", 1, layers_.back().width, 1 / sharp);
-  output_input_ = free("output.input.weight", 1, arch.dim);
-  output_bias_ = free("output.bias", 1, 1);
-  alpha_ = add("quadratic.alpha", 1, 1, arch.learn_alpha ? arch.alpha_min : kUnbounded,
-               arch.learn_alpha ? 1 : 0, true);
-  if (arch.quadratic_rank > 0) factor_ = free("quadratic.factor", arch.quadratic_rank, arch.dim);
+  const double learned = arch.output_activation ? 0 : 1;
+  output_weight_ = positive("output.hidden.weight", 1, layers_.back().width, 1 / sharp, learned / sharp);
+  output_input_ = free("output.input.weight", 1, arch.dim, learned, learned);
+  output_bias_ = free("output.bias", 1, 1, learned, learned);
+  alpha_ = add({.name = "quadratic.alpha",
+                .rows = 1,
+                .cols = 1,
+                .lower = arch.learn_alpha ? arch.alpha_min : kUnbounded,
+                .rate = arch.learn_alpha ? 1.0 : 0.0,
+                .nonnegative = true});
+  if (arch.quadratic_rank > 0) factor_ = free("quadratic.factor", arch.quadratic_rank, arch.dim, 1, 1);
+}
+
+Activation Icnn::activation(int layer) const {
+  const Activation& sigma = architecture_.activation;
+  const bool squared = layer == 0 && architecture_.first_layer == FirstLayer::squared;
+  return squared ? Activation(Activation::squared_leaky_relu, sigma.parameter) : sigma;
 }
 
 namespace {
@@ -110,11 +136,16 @@ void initialise_paper(const Icnn& net, std::vector<double>& theta, ParameterDraw
     fill(theta, layer.weight, Index{layer.width} * before, uniform(hidden_bound));
     fill(theta, layer.scale, layer.width, [] { return 1.0; });
     fill(theta, layer.input_weight, Index{layer.width} * net.dim(), uniform(input_bound));
-    fill(theta, layer.bias, layer.width, uniform(hidden_bound));
+    fill(theta, layer.bias, layer.width, uniform(layer.input_weight < 0 ? hidden_bound : input_bound));
     before = layer.width;
   }
-  fill(theta, net.output_weight(), before, uniform(1.0 / std::sqrt(before)));
-  fill(theta, net.output_input(), net.dim(), uniform(input_bound));
+  if (net.architecture().output_activation) {
+    theta[net.output_weight()] = 1;
+  } else {
+    fill(theta, net.output_weight(), before, uniform(1.0 / std::sqrt(before)));
+    fill(theta, net.output_input(), net.dim(), uniform(input_bound));
+    fill(theta, net.output_bias(), 1, uniform(input_bound));
+  }
   for (const ParameterTensor& tensor : net.tensors()) {
     if (!tensor.nonnegative) continue;
     for (Index i = 0; i < tensor.size(); ++i) {
@@ -125,18 +156,30 @@ void initialise_paper(const Icnn& net, std::vector<double>& theta, ParameterDraw
 }
 
 void initialise_identity(const Icnn& net, std::vector<double>& theta, ParameterDraws& draws) {
-  constexpr double kSlope = 2.0;    // of the first layer: bends of unit width across a cloud of unit variance
+  // Of the first layer: bends of unit width across a cloud of unit variance. A square bends of itself.
+  const double first_slope = net.architecture().first_layer == FirstLayer::squared ? 0.5 : 2.0;
   constexpr double kOutput = 0.02;  // size of the part of grad u that is not the identity
   const int dim = net.dim();
   int before = 0;
   for (const Layer& layer : net.layers()) {
-    const double slope = before == 0 ? kSlope : 1.0;
+    const double slope = before == 0 ? first_slope : 1.0;
     fill(theta, layer.weight, Index{layer.width} * before, [&] { return draws.uniform(0.0, 2.0 / before); });
     fill(theta, layer.scale, layer.width, [] { return 0.5; });
     fill(theta, layer.input_weight, Index{layer.width} * dim,
          [&] { return draws.normal(slope / std::sqrt(dim)); });
     fill(theta, layer.bias, layer.width, [&] { return draws.normal(slope) - (before == 0 ? 0.0 : 1.0); });
     before = layer.width;
+  }
+  if (net.architecture().output_activation) {
+    const Layer& output = net.layers().back();
+    const auto shrink = [&](Index offset, Index count) {
+      for (Index k = offset; k < offset + count; ++k) theta[k] *= kOutput;
+    };
+    if (output.weight >= 0) shrink(output.weight, net.layers()[net.layers().size() - 2].width);
+    shrink(output.input_weight, dim);
+    shrink(output.bias, 1);
+    theta[net.output_weight()] = 1;
+    return;
   }
   const double last = before;
   fill(theta, net.output_weight(), before, [&] { return draws.uniform(0.0, 2.0 * kOutput / last); });
@@ -157,7 +200,7 @@ std::vector<double> initial_parameters(const Icnn& net, Initialisation how, std:
   const Architecture& arch = net.architecture();
   for (const ParameterTensor& tensor : net.tensors()) {
     if (tensor.offset == net.alpha()) break;  // the quadratic part has no bends
-    for (Index k = tensor.offset; k < tensor.offset + tensor.size(); ++k) theta[k] *= tensor.rate;
+    for (Index k = tensor.offset; k < tensor.offset + tensor.size(); ++k) theta[k] *= tensor.start;
   }
   theta[net.alpha()] = arch.learn_alpha ? std::max(alpha, arch.alpha_min) : alpha;
   const int rank = net.rank();

@@ -12,7 +12,20 @@ const Keys<Architecture>& architecture_keys() {
   using O = Architecture;
   static const Keys<O> keys = {
       {"hidden", at<&O::hidden>, between(1, 1e6), "widths of the layers, or of the blocks"},
-      {"activation", [](O& o) -> Slot { return choice(o.activation); }, {}, "convex, smooth, non-decreasing"},
+      {"activation",
+       [](O& o) -> Slot { return choice(o.activation); },
+       {},
+       "convex, non-decreasing; leaky_relu has no log-determinants: for F without internal energy"},
+      {"first_layer",
+       [](O& o) -> Slot {
+         return Choice(o.first_layer, {{"plain", FirstLayer::plain}, {"squared", FirstLayer::squared}});
+       },
+       {},
+       "squared: the first layer's values are squared, with leaky_relu only"},
+      {"output_activation",
+       at<&O::output_activation>,
+       {},
+       "the potential itself goes through the activation"},
       {"residual", at<&O::residual>, {}, "blocks of two layers with skips; all widths equal"},
       {"quadratic_rank", at<&O::quadratic_rank>, between(0, 100'000),
        "rows of B in the quadratic part (alpha I + B^T B)/2; the dimension makes maps between Gaussians "

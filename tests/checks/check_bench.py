@@ -180,8 +180,8 @@ def check_mixtures(binary: str, _: Path) -> None:
 def check_langevin(binary: str, _: Path) -> None:
     """The flow keeps up with the diffusion, descent without noise does not."""
     small = ("--dim", "4", "--samples", "1500", "--particles", "4000", "--iterations", "200", "--repeats", "2")
-    content = last_line(passed(binary, *small, "--steps", "15", "--tau", "0.02"))
-    assert len(content["rows"]) == 15, content
+    content = last_line(passed(binary, *small, "--steps", "15", "--tau", "0.02", "--beta", "0.7"))
+    assert len(content["rows"]) == 15 and content["beta"] == 0.7, content
     last = content["rows"][-1]
     assert last["brenier"] < 1.6 * last["ula"] and last["descent"] > 2 * last["brenier"], last
     assert last["symmetric_kl_of_moments"] < 0.1, last
@@ -288,6 +288,13 @@ def check_molecule_tables(binary: str, folder: Path, command: str) -> None:
     check_rejected(binary, *maps, "--points", f"{n + 1}")
     again = passed(sys.executable, *options[:-4], "--table=5")
     assert again.split("\n\n")[1].strip() in text, (again, text)  # the same numbers, from the same folders
+    passed(sys.executable, *options[:-4], "--literal")
+    rows = json.loads((folder / "runs" / "molecules.json").read_text())["tables"]["literal"]
+    assert [row["case"] for row in rows] == ["literal", "literal_softplus"], rows
+    for row in rows:
+        assert len(row["sd_by_step"]) == 2, row
+        for curve in row["sd_by_step"]:
+            assert len(curve) == steps + 1 and abs(curve[0] - still) < 1e-5 and min(curve) >= still - 1e-5, row
     check_rejected(sys.executable, *options, "--set", "flow.tau=none")
     check_rejected(sys.executable, script, "--cloud", f"{folder}/cloud.npy")
 

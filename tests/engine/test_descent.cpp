@@ -91,6 +91,41 @@ TEST_CASE("descent towards a cloud arrives there") {
   CHECK(descent.sinkhorn().solves >= 60);
 }
 
+TEST_CASE("Langevin dynamics: without entropy explicit Euler, with it the moments of the Gaussian solution") {
+  const Matrix<double> start = Numbers(11).matrix<double>(5, 3, -1, 1);
+  Descent euler(potential("0.5*sum(x^2)", 3), start, {.method = Method::langevin, .rate = 0.1, .threads = 1});
+  for (int k = 0; k < 7; ++k) euler.step();
+  Matrix<double> expected = start;
+  for (double& x : expected.elements()) x *= std::pow(0.9, 7);
+  CHECK_CLOSE(euler.x(), expected, 1e-14);
+
+  // dX = -X dt + sqrt(2 D) dW from a point: with steps eta the variance is D (1 - (1 - eta)^(2k)) 2/(2 - eta).
+  const double eta = 0.05, diffusion = 0.3;
+  const Functional functional = diffusion * entropy() + potential("0.5*sum(x^2)", 3);
+  const Index n = 20'000;
+  const auto moved = [&](std::uint64_t seed, int threads) {
+    Descent langevin(functional, Matrix<double>(n, 3, 1.0),
+                     {.method = Method::langevin, .rate = eta, .seed = seed, .threads = threads});
+    for (int k = 0; k < 20; ++k) langevin.step();
+    return langevin.x();
+  };
+  const Matrix<double> x = moved(3, 1);
+  CHECK(x.elements() == moved(3, 2).elements());
+  CHECK(x.elements() != moved(4, 2).elements());
+  const double fall = std::pow(1 - eta, 20);
+  const double variance = diffusion * (1 - fall * fall) * 2 / (2 - eta);
+  for (Index c = 0; c < 3; ++c) {
+    double mean = 0, square = 0;
+    for (Index i = 0; i < n; ++i) mean += x(i, c) / static_cast<double>(n);
+    for (Index i = 0; i < n; ++i) square += std::pow(x(i, c) - mean, 2) / static_cast<double>(n);
+    CHECK(std::abs(mean - fall) < 5 * std::sqrt(variance / static_cast<double>(n)));
+    CHECK(std::abs(square - variance) < 5 * variance * std::sqrt(2.0 / static_cast<double>(n)));
+  }
+  CHECK_ERROR(Descent(porous_medium(2), start, {.method = Method::langevin}), ValueError,
+              "no entropy of weight");
+  CHECK_ERROR(Descent(entropy(), start), ValueError, "internal energy");
+}
+
 TEST_CASE("what descent rejects, and what it leaves as it was") {
   const Matrix<double> x(3, 2, 1.0);
   CHECK_ERROR(Descent(Functional(), x), ValueError, "no terms");

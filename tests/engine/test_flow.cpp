@@ -606,6 +606,37 @@ TEST_CASE("what does not fit is named") {
   CHECK_ERROR(porous_medium(1.0), ValueError, "m = 1");
 }
 
+TEST_CASE(
+    "leaky ReLU: flows without internal energy, order 1 and 2, without densities; all else is refused") {
+  FlowOptions options = quick(0.1);
+  options.network.activation = Activation::leaky_relu;
+  options.network.first_layer = FirstLayer::squared;
+  options.network.output_activation = true;
+  const Density initial = Density::gaussian(2, 1.0, 0.5);
+  for (const int order : {1, 2}) {
+    CAPTURE(order);
+    options.order = order;
+    Flow<double> flow(potential("0.5*sum(x^2)", 2), initial.sample(200, Sampling::random, 3), options);
+    CHECK_FALSE(flow.trajectory().has_density());
+    const std::size_t held_out = flow.track(initial.sample(50, Sampling::random, 4));
+    const GaussianState before = moments(flow.trajectory().x());
+    const auto report = flow.step();
+    REQUIRE(report);
+    CHECK(report->solver == InnerOptions::Solver::adam);
+    CHECK(std::isnan(report->round_trip));
+    CHECK(report->min_eigenvalue > 0);
+    // The exact map of a step is x/(1 + tau); second order starts with several short ones.
+    const double mean = moments(flow.trajectory().x()).mean[0] / before.mean[0];
+    CHECK_REL(mean, order == 1 ? 1 / 1.1 : std::exp(-0.1), 2e-2);
+    CHECK_FALSE(flow.tracked(held_out).has_density());
+  }
+  CHECK_ERROR(Flow<double>(entropy(), initial.sample(20, Sampling::random, 3), options), ValueError,
+              "flow: an internal energy of a network with activation = leaky_relu(0.01)");
+  options.inner.solver = InnerOptions::Solver::lbfgs;
+  CHECK_ERROR(Flow<double>(potential("0.5*sum(x^2)", 2), initial.sample(20, Sampling::random, 3), options),
+              ValueError, "flow: inner.solver = lbfgs with activation = leaky_relu(0.01)");
+}
+
 TEST_CASE("a potential that moves: Gaussians follow the iterates with the centre at the end of each step") {
   // V(x, time) = |x - c(time)|^2 / 2; an explicit time enters a JKO step at its end.
   const double start_time = 0.5, tau = 0.1;

@@ -455,6 +455,36 @@ TEST_CASE("the inner loop follows the reference, and its bits do not depend on t
   }
 }
 
+TEST_CASE("the inner loop leaves alone what has the rate 0: w, a and b of an output with an activation") {
+  const StepCase<double> step({.dim = 2,
+                               .hidden = {9, 5},
+                               .activation = Activation::leaky_relu,
+                               .first_layer = FirstLayer::squared,
+                               .output_activation = true,
+                               .learn_alpha = false},
+                              100, {.internal = {}});
+  Team one(1);
+  InnerState<double> expected = step.state();
+  ref::operations<double>().inner_loop(step.problem, expected, 12, one);
+  for (const Backend<double>& backend : all_backends<double>()) {
+    CAPTURE(backend.ops->name);
+    Team team(backend.threads);
+    InnerState<double> actual = step.state();
+    backend.ops->inner_loop(step.problem, actual, 12, team);
+    CHECK_CLOSE(actual.theta, expected.theta, 1e-9);
+    for (const ParameterTensor& tensor : step.net.tensors()) {
+      // Behind the first layer biases move bends alone, and no gradient sees these.
+      if (tensor.rate > 0 && tensor.offset > 0 && tensor.name.ends_with("bias")) continue;
+      CAPTURE(tensor.name);
+      const auto begin = static_cast<std::ptrdiff_t>(tensor.offset),
+                 end = begin + static_cast<std::ptrdiff_t>(tensor.size());
+      const bool still =
+          std::equal(step.theta.begin() + begin, step.theta.begin() + end, actual.theta.begin() + begin);
+      CHECK(still == (tensor.rate == 0));
+    }
+  }
+}
+
 TEST_CASE("the inner loop can be interrupted and continued, and stops on its tolerance") {
   for (const Backend<float>& backend : all_backends<float>()) {
     CAPTURE(backend.ops->name);

@@ -29,6 +29,10 @@ S activation(const Activation& sigma, const S& s) {
       return (s + dual_sqrt(s * s + S(4))) * S(0.5);
     case Activation::leaky_softplus:
       return S(sigma.parameter) * s + S(1 - sigma.parameter) * softplus(s);
+    case Activation::leaky_relu:
+      return plain(s) > 0 ? s : S(sigma.parameter) * s;
+    case Activation::squared_leaky_relu:
+      return plain(s) > 0 ? s * s : S(sigma.parameter) * s * (S(sigma.parameter) * s);
   }
   throw ValueError("an activation without an oracle");
 }
@@ -38,8 +42,10 @@ template <class S>
 S potential(const Icnn& net, const std::vector<S>& theta, const std::vector<S>& x) {
   const Index d = net.dim();
   std::vector<std::vector<S>> z;
+  int l = 0;
   for (const Layer& layer : net.layers()) {
     std::vector<S> out;
+    const Activation sigma = net.activation(l++);
     for (Index i = 0; i < layer.width; ++i) {
       S s = theta[layer.bias + i];
       for (Index c = 0; layer.input_weight >= 0 && c < d; ++c)
@@ -47,7 +53,7 @@ S potential(const Icnn& net, const std::vector<S>& theta, const std::vector<S>& 
       const Index before = z.empty() ? 0 : static_cast<Index>(z.back().size());
       for (Index j = 0; j < before; ++j) s = s + theta[layer.weight + i * before + j] * z.back()[j];
       if (layer.skip >= 0) s = s + theta[layer.scale + i] * z[layer.skip][i];
-      out.push_back(activation(net.activation(), s));
+      out.push_back(activation(sigma, s));
     }
     z.push_back(out);
   }
@@ -106,7 +112,8 @@ double dot(const std::vector<double>& a, const std::vector<double>& b) {
 
 template <class T>
 void check_activation(const Activation& sigma, double s) {
-  CAPTURE(text_of(sigma));
+  CAPTURE(static_cast<int>(sigma.kind));
+  CAPTURE(sigma.parameter);
   CAPTURE(s);
   // Of an argument that T can hold.
   const double at = static_cast<double>(static_cast<T>(s));
@@ -117,10 +124,11 @@ void check_activation(const Activation& sigma, double s) {
   activate(sigma, static_cast<T>(s), value, d1);
   const double unit = std::numeric_limits<T>::epsilon();
   const auto near = [&](T got, double wanted) { return std::abs(double(got) - wanted) <= 8 * unit; };
-  CHECK(std::abs(double(jet.value) - exact.value.value.value) <= 8 * unit * (1 + std::abs(s)));
-  CHECK(std::abs(double(value) - exact.value.value.value) <= 8 * unit * (1 + std::abs(s)));
-  CHECK(near(jet.d1, exact.value.value.slope));
-  CHECK(near(d1, exact.value.value.slope));
+  const double size = 1 + std::max(std::abs(s), std::abs(exact.value.value.value));
+  CHECK(std::abs(double(jet.value) - exact.value.value.value) <= 8 * unit * size);
+  CHECK(std::abs(double(value) - exact.value.value.value) <= 8 * unit * size);
+  CHECK(std::abs(double(jet.d1) - exact.value.value.slope) <= 8 * unit * size);
+  CHECK(std::abs(double(d1) - exact.value.value.slope) <= 8 * unit * size);
   CHECK(near(jet.d2, exact.value.slope.slope));
   CHECK(near(second_derivative(sigma, d1), exact.value.slope.slope));
   CHECK(near(jet.d3, exact.slope.slope.slope));
@@ -138,6 +146,71 @@ TEST_CASE("activations: all derivatives, from s and from sigma', against nested 
       check_activation<float>({row.kind, row.least}, s);
       check_activation<double>({row.kind, (row.least + 3 * row.below) / 4}, s);
     }
+  }
+  for (const double s : {-30.0, -1.3, -0.2, 0.0, 0.4, 25.0}) {
+    check_activation<float>({Activation::squared_leaky_relu, 0.25}, s);
+    check_activation<double>({Activation::squared_leaky_relu, 0.01}, s);
+  }
+}
+
+TEST_CASE("activations with bends: NaN stays NaN") {
+  for (const Activation::Kind kind : {Activation::leaky_relu, Activation::squared_leaky_relu}) {
+    double value = 0, d1 = 0;
+    activate({kind, 0.1}, std::nan(""), value, d1);
+    CHECK(std::isnan(value));
+    CHECK(std::isnan(d1));
+  }
+}
+
+TEST_CASE("the network of Alvarez-Melis, Schiff and Mroueh, written out for one unit a layer") {
+  const Icnn net({.dim = 1,
+                  .hidden = {1, 1},
+                  .activation = Activation::leaky_relu,
+                  .first_layer = FirstLayer::squared,
+                  .output_activation = true,
+                  .learn_alpha = false});
+  REQUIRE(net.layers().size() == 3);
+  CHECK_FALSE(net.smooth());
+  // A_0, b_0, W_1, A_1, b_1, W_2, A_2, b_2, w, a, b, alpha.
+  const std::vector<double> theta = {2, 1, 0.5, -3, 0.25, 0.75, 1, -0.5, 1, 0, 0, 0};
+  REQUIRE(net.parameters() == 12);
+  Team team(1);
+  for (const double at : {-2.0, -0.4, 0.6, 3.0}) {
+    CAPTURE(at);
+    const auto relu = [](double s) { return s > 0 ? s : 0.01 * s; };
+    const auto slope = [](double s) { return s > 0 ? 1 : 0.01; };
+    const double s0 = 2 * at + 1, z0 = relu(s0) * relu(s0);
+    const double s1 = 0.5 * z0 - 3 * at + 0.25, z1 = relu(s1);
+    const double s2 = 0.75 * z1 + at - 0.5;
+    const double gradient = slope(s2) * (0.75 * slope(s1) * (0.5 * 2 * relu(s0) * slope(s0) * 2 - 3) + 1);
+    Matrix<double> x(1, 1, at), displacement(1, 1);
+    double u = 0;
+    MapOutputs<double> out;
+    out.potential = &u;
+    out.displacement = displacement;
+    ref::evaluate<double>(net, theta.data(), x, out, team);
+    CHECK_REL(u, relu(s2), 1e-14);
+    CHECK_REL(at + displacement(0, 0), gradient, 1e-13);
+  }
+  for (const Initialisation how : {Initialisation::identity, Initialisation::paper}) {
+    const std::vector<double> first = initial_parameters(net, how, 3, 0, 0.0);
+    CHECK(first[8] == 1);
+    for (const std::size_t fixed : {9, 10, 11}) CHECK(first[fixed] == 0);
+    for (const ParameterTensor& tensor : net.tensors()) CHECK((tensor.rate == 0) == (tensor.offset >= 8));
+  }
+}
+
+TEST_CASE("the paper's first values: each weight within 1/sqrt(fan in), biases within 1/sqrt(dim)") {
+  const Icnn net({.dim = 4, .hidden = {64, 64}, .output_activation = true});
+  const std::vector<double> theta = initial_parameters(net, Initialisation::paper, 1);
+  for (const ParameterTensor& tensor : net.tensors()) {
+    if (tensor.rate == 0 || tensor.name == "quadratic.alpha") continue;
+    CAPTURE(tensor.name);
+    const double bound = tensor.name.ends_with("hidden.weight") ? 1.0 / 8 : 1.0 / 2;
+    double largest = 0;
+    for (Index k = 0; k < tensor.size(); ++k) largest = std::max(largest, std::abs(theta[tensor.offset + k]));
+    CHECK(largest <= bound);
+    if (tensor.size() > 1) CHECK(largest > 0.25 * bound);
   }
 }
 
@@ -441,6 +514,11 @@ TEST_CASE("architectures that are not valid name the value") {
   CHECK_ERROR(Icnn({.hidden = {}}), ValueError, "no hidden layers");
   CHECK_ERROR(Icnn({.hidden = {5, -3}}), ValueError, "-3");
   CHECK_ERROR(Icnn({.hidden = {5, 6}, .residual = true}), ValueError, "equal widths");
+  CHECK_ERROR(Icnn({.first_layer = FirstLayer::squared}), ValueError,
+              "first_layer = squared with activation = softplus");
+  CHECK_ERROR(Icnn({.hidden = std::vector<int>(64, 3), .output_activation = true}), ValueError,
+              "65 hidden layers");
+  CHECK_ERROR(Icnn({.activation = Activation::squared_leaky_relu}), ValueError, "no row");
   CHECK_ERROR(Icnn({.quadratic_rank = -1}), ValueError, "quadratic_rank = -1");
   CHECK_ERROR(Icnn({.hidden = std::vector<int>(65, 3)}), ValueError, "65 hidden layers");
 }

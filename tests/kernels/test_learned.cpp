@@ -318,13 +318,39 @@ TEST_CASE("potential files: written and read, maps of flows, plain networks of o
   write_potential(path, v);
   const LearnedPotential again = read_potential(path);
   CHECK(again.theta == v.theta);
-  CHECK(again.net.activation() == Activation::squareplus);
+  CHECK(again.net.architecture().activation == Activation::squareplus);
 
   // The same tensors without brenier's metadata.
   TensorFile bare = read_safetensors(path);
   bare.metadata = {{"activation", "squareplus"}, {"what", "something else"}};
   write_safetensors(path, bare);
   CHECK(read_potential(path).theta == v.theta);
+
+  // With and without them, also where only the tensors say which layers there are.
+  for (const bool residual : {false, true}) {
+    const Icnn authors({.dim = 2,
+                        .hidden = {4, 4},
+                        .activation = {Activation::leaky_relu, 0.05},
+                        .first_layer = FirstLayer::squared,
+                        .output_activation = true,
+                        .residual = residual});
+    const BrenierMap map{authors, generic_parameters<double>(authors, 9)};
+    write_map(path, map);
+    CHECK(read_map(path).theta == map.theta);
+    bare = read_safetensors(path);
+    bare.metadata = {
+        {"activation", "leaky_relu(0.05)"}, {"first_layer", "squared"}, {"output_activation", "yes"}};
+    write_safetensors(path, bare);
+    const Architecture found = read_potential(path).net.architecture();
+    CHECK(found.hidden == std::vector<int>{4, 4});
+    CHECK(found.activation == Activation(Activation::leaky_relu, 0.05));
+    CHECK(found.first_layer == FirstLayer::squared);
+    CHECK(found.output_activation);
+    CHECK(found.residual == residual);
+    bare.metadata["first_layer"] = "cubed";
+    write_safetensors(path, bare);
+    CHECK_ERROR(read_potential(path), IoError, "first_layer = \"cubed\"");
+  }
 
   const Icnn plain({.dim = 2, .hidden = {5, 3}});
   const BrenierMap map{plain, generic_parameters<double>(plain, 7)};

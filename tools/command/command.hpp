@@ -31,9 +31,11 @@ struct Command {
 };
 
 Command add_density(CLI::App& app);
+Command add_descend(CLI::App& app);
 Command add_distance(CLI::App& app);
 Command add_fit(CLI::App& app);
 Command add_info(CLI::App& app);
+Command add_langevin(CLI::App& app);
 Command add_plot(CLI::App& app);
 Command add_pull(CLI::App& app);
 Command add_push(CLI::App& app);

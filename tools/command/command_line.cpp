@@ -16,8 +16,9 @@ namespace brenier::app {
 namespace {
 
 /// In the order of the help.
-constexpr Command (*kCommands[])(CLI::App&) = {add_run,    add_resume, add_push,    add_distance, add_fit,
-                                               add_sample, add_pull,   add_density, add_info,     add_plot};
+constexpr Command (*kCommands[])(CLI::App&) = {add_run,     add_resume,   add_push, add_distance,
+                                               add_fit,     add_sample,   add_pull, add_density,
+                                               add_descend, add_langevin, add_info, add_plot};
 
 constexpr const char* kAbout =
     "Wasserstein gradient flows by the JKO scheme with input-convex neural networks.\n"
@@ -39,6 +40,9 @@ constexpr const char* kExamples =
     "      energy distance, MMD and W2 between two clouds, with standard errors\n"
     "  brenier density runs/a points.npy -o log-density.npy --step 10\n"
     "      the log-density of the flow at any points, after 10 steps; `pull` says where they come from\n"
+    "  brenier langevin flow.toml -o runs/langevin --every 10\n"
+    "      the same particles by Langevin dynamics, at the times of the flow's steps; `descend` optimises "
+    "them\n"
     "  brenier fit points.npy labels.npy -o net.safetensors --residual --plot\n"
     "      a convex classifier, whose logit a functional can take as learned_potential\n"
     "  brenier info flow.toml\n"

@@ -4,6 +4,7 @@
 
     bench/paper/molecules/latent.py --cloud embeddings.npy --potential surrogate.safetensors       tables 2 and 8
     bench/paper/molecules/latent.py --cloud ... --potential ... --table 4 --table 5 --seeds 3      weights, MMD, and tau
+    bench/paper/molecules/latent.py --cloud ... --potential ... --literal                  the authors' own network
 
 Runs go into folders CASE-SEED of --out; one that is finished is not run again, one that was cut off goes on. Writes
 molecules.md and molecules.json there after each table. Direct optimisation (table 2) and the time of the maps of seed
@@ -48,6 +49,15 @@ class Case:
 FLOW = Case("flow")
 # Published numbers of table 2: mean and deviation of five runs.
 FLOW_SD = "0.620 +- 0.010"
+# The authors' network and settings, and the same settings with a plain softplus network: both drawn anew for each step.
+LITERAL = (
+    (Case("literal", "literal/molecules"), "the authors' network: leaky ReLU, squared first layer, activation of the output"),
+    (Case("literal_softplus", "literal/molecules",
+          ("network.activation=softplus", "network.first_layer=plain", "network.output_activation=false")),
+     "plain softplus network"),
+)
+LITERAL_WEIGHT = 1e4  # lambda_2
+STEPS = (1, 10, 50, 100)  # after which SD is told
 # Rows of direct optimisation in table 2: method, lambda_2, rate.
 DIRECT = (("sgd", 0, 0.5), ("sgd", 1, 0.5), ("sgd", 1000, 0.5), ("adam", 0, 0.1), ("adam", 0, 0.01), ("adam", 1, 0.1),
           ("adam", 1000, 0.1), ("adam", 10000, 0.1))
@@ -120,8 +130,7 @@ class Runner:
         if (result.returncode, summary.get("status")) not in ((0, "done"), (3, "unsolved")):
             message = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()[-1]
             raise CannotRun(f"{' '.join(str(word) for word in words)}: exit status {result.returncode}: {message}")
-        with (folder / "history.csv").open() as lines:
-            rows = list(csv.DictReader(lines))
+        rows = self.history(case, seed)
         energy = [float(row["potential"]) for row in rows]
         rises = [b - a for a, b in zip(energy, energy[1:]) if b > a]
         clouds = folder / "clouds"
@@ -134,6 +143,11 @@ class Runner:
                 "unconverged": sum(float(row["sinkhorn_unconverged"] or 0) for row in rows),
                 "seconds": sum(float(row["seconds"] or 0) for row in rows), "device": summary["device"],
                 "threads": summary["threads"]}
+
+    def history(self, case: Case, seed: int) -> list[dict]:
+        """A row of history.csv for each step, from 0."""
+        with (self.options.out / f"{case.name}-{seed}" / "history.csv").open() as lines:
+            return list(csv.DictReader(lines))
 
     def case(self, case: Case) -> list[dict]:
         """All seeds; a case that several tables show runs once."""
@@ -226,6 +240,22 @@ def table_2(runner: Runner) -> tuple[str, list[dict]]:
     return markdown([*HEADER, "published SD"], lines), rows
 
 
+def literal_table(runner: Runner) -> tuple[str, list[dict]]:
+    """SD along the flow with the paper's own settings."""
+    lines, rows = [], []
+    for case, label in LITERAL:
+        results = runner.case(case)
+        done = [result for result in results if "failed" not in result]
+        curves = [[float(row["divergence"]) / LITERAL_WEIGHT for row in runner.history(case, result["seed"])]
+                  for result in done]
+        cells = [mean([curve[step] for curve in curves if step < len(curve)], 3) for step in STEPS]
+        lines.append([label, f"{len(done)}", *cells, mean([r["potential"] for r in done], 3),
+                      mean([r["seconds"] for r in done], 3)])
+        rows.append({"label": label, "case": case.name, "runs": results, "sd_by_step": curves})
+    header = ["", "seeds", *(f"SD after {step}" for step in STEPS), "E[V] at the end", "seconds"]
+    return markdown(header, lines) + f"\nPublished: {FLOW_SD} after 100.\n", rows
+
+
 def table_8(runner: Runner) -> tuple[str, list[dict]]:
     """The maps of seed 1 on new points."""
     options = runner.options
@@ -268,9 +298,11 @@ def report(runner: Runner, tables: list[int]) -> bool:
     """Runs and writes; whether every case has a run that came to its end."""
     options = runner.options
     texts, numbers = [], {}
-    for number in tables:
-        title, make = TABLES[number]
-        text, numbers[str(number)] = make(runner)
+    chosen = [(str(number), *TABLES[number]) for number in tables]
+    if options.literal:
+        chosen.append(("literal", "The paper's own settings (table 2)", literal_table))
+    for number, title, make in chosen:
+        text, numbers[number] = make(runner)
         texts.append(f"## {title}\n\n{text}")
         # After each table: a long series that is cut off leaves what it knows.
         (options.out / "molecules.md").write_text("\n".join([about(runner), *texts]))
@@ -304,6 +336,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cloud", type=Path, help="the initial points, .npy (N, d)")
     parser.add_argument("--potential", type=Path, help="V, .safetensors")
     parser.add_argument("--table", type=int, action="append", choices=list(TABLES), help="may be repeated (2 and 8)")
+    parser.add_argument("--literal", action="store_true", help="also the flow with the paper's own settings: long")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 1 .. N (5)")
     parser.add_argument("--out", type=Path, default=Path("runs/molecules"), help="folder of the runs (runs/molecules)")
     parser.add_argument("--binary", type=Path, default=BUILD / "tools" / "brenier", help="build/tools/brenier")
@@ -329,7 +362,7 @@ def main() -> int:
     if options.self_test:
         self_test()
         return 0
-    tables = sorted(set(options.table or (2, 8)))
+    tables = sorted(set(options.table or (() if options.literal else (2, 8))))
     needed = [options.cloud, options.potential, options.binary]
     needed += [options.bench] if {2, 8} & set(tables) else []
     try:

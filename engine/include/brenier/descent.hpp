@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Direct optimisation: gradient descent on the particles themselves, to which the paper compares its flow
-// (section 6 and appendix E.6). No map, no density: new points have to be optimised anew.
+// Particles moved by themselves, to which the paper compares its flow: gradient descent (section 6 and appendix E.6) and
+// Langevin dynamics (appendix D). No map, no density: new points have to be moved anew.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -16,18 +17,22 @@ struct DescentOptions {
   enum class Method {
     sgd,   // x -= rate dF/dx
     adam,  // Kingma and Ba (ICLR 2015), per coordinate
+    /// x -= rate grad(dF/drho) + sqrt(2 rate D) xi, xi normal: the unadjusted Langevin algorithm for F without its entropies,
+    /// whose weights are D together (1/beta of the paper). `rate` is a time, in the unit of the PDE.
+    langevin,
   };
   Method method = Method::adam;
   double rate = 0.1;           // > 0
+  std::uint64_t seed = 0;      // of the noise
   std::string device = "cpu";  // see backend()
   int threads = 0;             // 0: all processors
 };
 
 /// Particles x_i of equal weight, moved along -dF/dx_i, F their energy: for a potential the mean of V, so
-/// that dF/dx_i = grad V(x_i) / N. Double precision.
+/// that dF/dx_i = grad V(x_i) / N. Double precision. The same bits for any number of threads.
 class Descent {
  public:
-  /// ValueError: no terms, an internal energy (particles alone have no density), no particles, particles that
+  /// ValueError: no terms, an internal energy (particles alone have no density) but for entropies of langevin, no particles, particles that
   /// are not finite, the rate. ShapeError: dimensions.
   Descent(const Functional& functional, Matrix<double> x, DescentOptions options = {});
   ~Descent();
@@ -40,7 +45,7 @@ class Descent {
   int steps() const;
   const Matrix<double>& x() const;         // (N, d)
   const SinkhornReport& sinkhorn() const;  // of all gradients so far
-  ObjectiveValue functional() const;
+  ObjectiveValue functional() const;       // without entropies
 
  private:
   struct BRENIER_HIDDEN State;

@@ -26,10 +26,10 @@ namespace BRENIER_API brenier {
 /// The inner problem of a JKO step and how it is solved.
 struct InnerOptions {
   enum class Solver {
-    automatic,  // lbfgs where the objective is a function: no minibatches, redrawn clouds, cg or Sinkhorn. Where that
+    automatic,  // lbfgs where the objective is a function: no minibatches, redrawn clouds, cg, Sinkhorn or leaky ReLU. Where that
                 // does not solve the step, Adam from the start again, then lbfgs with what is left of
                 // `iterations`; adam in all other cases, and on cuda
-    lbfgs,  // projected L-BFGS; a minibatch is then a part of the cloud, another in each step
+    lbfgs,      // projected L-BFGS; a minibatch is then a part of the cloud, another in each step
     adam,
   };
   enum class OnUnsolved {

@@ -37,12 +37,14 @@ struct BrenierMap {
   double ratio = 1;
 
   /// Displacements grad u(x) - x (N, d) and, where wanted, log det of the Hessian (N) and the Hessian (N,
-  /// d*d). ShapeError: x.cols is not the dimension, results of other shapes, theta of another length.
+  /// d*d). ShapeError: x.cols is not the dimension, results of other shapes, theta of another length. ValueError: a
+  /// log-determinant of a network that is not smooth.
   void evaluate(MatrixView<const double> x, MatrixView<double> displacement, double* log_det,
                 MatrixView<double> hessian, Team& team) const;
 
   /// x (N, d) with grad u(x_i) = y_i, by Newton's method from x = y. See invert_gradient() for how it ends.
   /// ShapeError: columns of y or x that are not the dimension, or other rows; theta of another length.
+  /// ValueError: a network that is not smooth.
   NewtonReport inverse(MatrixView<const double> y, MatrixView<double> x, const NewtonOptions& options,
                        Team& team) const;
 };

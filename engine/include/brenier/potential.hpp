@@ -25,7 +25,8 @@ struct LearnedPotential {
 /// A network from a .safetensors file: a map of a flow, what write_potential() wrote, or any file whose
 /// tensors have the names of Icnn::tensors(), float32 or float64, weights as (out, in). The shape of the
 /// latter follows from its tensors: plain (layer1.hidden.weight, ...) or residual (layer1.inner.weight, ...),
-/// softplus unless the metadata say activation = "squareplus", the tensors quadratic.alpha and
+/// softplus unless the metadata say activation = "squareplus", a plain first layer and no activation of the output
+/// unless they say first_layer = "squared" and output_activation = "yes", the tensors quadratic.alpha and
 /// quadratic.factor may be missing.
 /// IoError where the file is no such network; the message names the tensor, and the value where one is not
 /// finite, or negative where convexity needs it not to be.

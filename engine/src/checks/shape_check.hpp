@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Sizes that public functions are given, against those that a network wants.
+// What public functions are given, against what a network wants.
 #pragma once
 
 #include <span>
@@ -16,6 +16,15 @@ inline void check_parameters(const std::string& who, const Icnn& net, std::span<
   if (static_cast<Index>(theta.size()) == net.parameters()) return;
   throw ShapeError(who + ": " + std::to_string(theta.size()) + " parameters for a network that has " +
                    std::to_string(net.parameters()));
+}
+
+/// ValueError: `what` needs a continuous grad u, and the network has none.
+inline void check_smooth(const std::string& what, const Icnn& net) {
+  if (net.smooth()) return;
+  throw ValueError(
+      what + " of a network with activation = " + text_of(net.architecture().activation) +
+      ", whose gradient jumps, so that densities do not follow from its Hessian; use softplus, squareplus or "
+      "leaky_softplus");
 }
 
 /// ShapeError: `result`, where it is wanted, is not (rows, cols).

@@ -82,6 +82,14 @@ Activation NetworkFile::activation() const {
   }
 }
 
+void NetworkFile::read_layers(Architecture& a) const {
+  if (has("first_layer")) {
+    a.first_layer =
+        choice("first_layer", {"plain", "squared"}) == 1 ? FirstLayer::squared : FirstLayer::plain;
+  }
+  if (has("output_activation")) a.output_activation = choice("output_activation", {"no", "yes"}) == 1;
+}
+
 Icnn NetworkFile::network(const Architecture& architecture) const {
   try {
     return Icnn(architecture);
@@ -95,6 +103,7 @@ Icnn NetworkFile::described() const {
   a.dim = number<int>("dim");
   a.hidden = widths("hidden");
   a.activation = activation();
+  read_layers(a);
   a.residual = choice("residual", {"no", "yes"}) == 1;
   a.quadratic_rank = number<int>("quadratic_rank");
   a.learn_alpha = choice("learn_alpha", {"no", "yes"}) == 1;
@@ -122,6 +131,7 @@ Icnn NetworkFile::deduced() const {
   };
   Architecture a;
   if (has("activation")) a.activation = activation();
+  read_layers(a);
   a.dim = extent("layer0.input.weight", 1);
   a.hidden.clear();
   for (int l = 0; l <= kMaxLayers; ++l) {
@@ -130,6 +140,11 @@ Icnn NetworkFile::deduced() const {
                                  [&](const Tensor& t) { return t.name.starts_with(prefix); });
     if (!any) break;
     a.hidden.push_back(extent(prefix + "bias", 0));
+  }
+  if (a.output_activation) {
+    if (a.hidden.size() < 2 || a.hidden.back() != 1)
+      fail("says output_activation = \"yes\", but its last layer is not one of width 1 behind others");
+    a.hidden.pop_back();
   }
   a.residual = file_.find("layer1.inner.weight") != nullptr;
   if (file_.find("quadratic.factor")) a.quadratic_rank = extent("quadratic.factor", 0);
@@ -193,6 +208,8 @@ TensorFile network_file(const Icnn& net, std::span<const double> theta, const st
                    {"dim", std::to_string(a.dim)},
                    {"hidden", joined(a.hidden)},
                    {"activation", text_of(a.activation)},
+                   {"first_layer", a.first_layer == FirstLayer::squared ? "squared" : "plain"},
+                   {"output_activation", a.output_activation ? "yes" : "no"},
                    {"residual", a.residual ? "yes" : "no"},
                    {"quadratic_rank", std::to_string(a.quadratic_rank)},
                    {"learn_alpha", a.learn_alpha ? "yes" : "no"},

@@ -31,6 +31,8 @@ class NetworkFile {
     return parse<N>(key, text(key));
   }
   Activation activation() const;
+  /// Of the first and the last layer; files of earlier versions do not say, and have none of it.
+  void read_layers(Architecture& architecture) const;
   /// The position of the value in `names`.
   std::size_t choice(const std::string& key, std::initializer_list<const char*> names) const;
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "brenier/descent.hpp"
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <utility>
 
 #include "brenier/base/error.hpp"
+#include "brenier/base/philox.hpp"
 #include "brenier/device.hpp"
 #include "engine/src/flow/cloud_objective.hpp"
 #include "kernels/base/show.hpp"
@@ -22,6 +24,7 @@ struct Descent::State {
   CloudObjective evaluation;
   Matrix<double> force, first_moment, second_moment;
   SinkhornReport sinkhorn;
+  double diffusion = 0;  // of langevin
   int steps = 0;
 
   State(const Functional& functional, Matrix<double> start, DescentOptions o)
@@ -32,17 +35,38 @@ struct Descent::State {
         evaluation(objective, backend<double>(options.device)),
         force(x.rows(), x.cols()),
         first_moment(x.rows(), x.cols()),
-        second_moment(x.rows(), x.cols()) {}
+        second_moment(x.rows(), x.cols()) {
+    // Entropies are the noise.
+    for (const InternalTerm& term : objective.internal) diffusion += term.weight;
+    objective.internal.clear();
+  }
 };
 
-Descent::Descent(const Functional& functional, Matrix<double> x, DescentOptions options) {
-  if (functional.empty()) throw ValueError("descent: the functional has no terms");
-  if (functional.needs_density()) {
+namespace {
+
+/// ValueError: an internal energy that the method cannot take.
+void check_internal(const Functional& functional, DescentOptions::Method method) {
+  if (!functional.needs_density()) return;
+  if (method != DescentOptions::Method::langevin) {
     throw ValueError(
         "descent: the functional has an internal energy, which particles without a density do not have; use "
         "a "
         "flow");
   }
+  for (const InternalTerm& term : functional.objective().internal) {
+    if (term.form == InternalTerm::Form::entropy && term.weight >= 0) continue;
+    throw ValueError(
+        "descent: langevin with an internal energy that is no entropy of weight at least 0; noise stands for "
+        "such "
+        "entropies alone, use a flow");
+  }
+}
+
+}  // namespace
+
+Descent::Descent(const Functional& functional, Matrix<double> x, DescentOptions options) {
+  if (functional.empty()) throw ValueError("descent: the functional has no terms");
+  check_internal(functional, options.method);
   if (x.rows() < 1 || x.cols() < 1) throw ValueError("descent: no particles; at least one is needed");
   if (functional.dimension() != 0 && functional.dimension() != x.cols()) {
     throw ShapeError("descent: the functional is for dimension " + std::to_string(functional.dimension()) +
@@ -70,6 +94,22 @@ void Descent::step() {
       throw NumericalError("descent: the gradient is not finite after " + std::to_string(s.steps) +
                            " steps; use a rate below " + show(s.options.rate));
     }
+  }
+  if (s.options.method == DescentOptions::Method::langevin) {
+    const double rate = s.options.rate, spread = std::sqrt(2 * rate * s.diffusion);
+    const Random random(s.options.seed, RandomStream::fresh);
+    const Index d = s.x.cols();
+    for (Index i = 0; i < s.x.rows(); ++i) {
+      for (Index c = 0; c < d; c += 2) {
+        const std::array<double, 2> noise =
+            random.normals(static_cast<std::uint32_t>(s.steps), static_cast<std::uint32_t>(c),
+                           static_cast<std::uint64_t>(i));
+        s.x(i, c) += spread * noise[0] - rate * s.force(i, c);
+        if (c + 1 < d) s.x(i, c + 1) += spread * noise[1] - rate * s.force(i, c + 1);
+      }
+    }
+    ++s.steps;
+    return;
   }
   const double share = 1 / static_cast<double>(s.x.rows());
   AdamOptions adam;

@@ -49,7 +49,8 @@ MapCertificates certify(const BrenierMap& map, const Matrix<double>& x, Team& te
   const Index spectra = std::clamp<Index>((Index{1} << 22) / (d * d * d), 16, 512);
   const Index trips = std::clamp<Index>((Index{1} << 18) / (d * d), 16, 64);
   return {smallest_eigenvalue(map, subset(x, spectra, 0), team),
-          largest_round_trip(map, subset(x, trips, 0), team)};
+          map.net.smooth() ? largest_round_trip(map, subset(x, trips, 0), team)
+                           : std::numeric_limits<double>::quiet_NaN()};
 }
 
 }  // namespace brenier

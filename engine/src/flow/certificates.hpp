@@ -8,7 +8,8 @@ namespace brenier {
 
 struct MapCertificates {
   double min_eigenvalue = 0;  // smallest eigenvalue of H
-  double round_trip = 0;      // largest |grad u*(grad u(x)) - x|; infinite where an inverse does not converge
+  double round_trip =
+      0;  // largest |grad u*(grad u(x)) - x|; infinite where an inverse does not converge, NaN without one
 };
 
 /// At points of the cloud x (N, d) of the map's bases, evenly spaced by number: eigenvalues at up to 1024

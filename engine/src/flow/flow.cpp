@@ -348,7 +348,7 @@ std::size_t Flow<T>::track(Cloud held_out) {
     if (state_->options.method == FlowOptions::Method::particles)
       throw ValueError(
           "flow: a held-out cloud with method = particles, whose steps are no maps; use method = network");
-    Trajectory cloud(std::move(held_out), state_->options.order == 2);
+    Trajectory cloud(state_->carried(std::move(held_out)), state_->options.order == 2);
     if (cloud.x().cols() != state_->net.dim()) {
       throw ShapeError("flow: a held-out cloud of dimension " + std::to_string(cloud.x().cols()) +
                        " in a flow of dimension " + std::to_string(state_->net.dim()));
@@ -400,7 +400,7 @@ void Flow<T>::set_cloud(Cloud cloud) {
     throw ValueError("flow: another cloud with inner.refresh = " + std::to_string(s.options.inner.refresh) +
                      "; clouds that are drawn again are of the initial density, so it must be 0");
   }
-  Trajectory given(std::move(cloud), s.options.order == 2, true);
+  Trajectory given(s.carried(std::move(cloud)), s.options.order == 2, s.net.smooth());
   s.check_cloud(given);
   s.cloud = std::move(given);
   s.tracked.clear();

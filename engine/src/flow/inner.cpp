@@ -9,6 +9,7 @@
 #include "brenier/base/error.hpp"
 #include "brenier/device.hpp"
 #include "brenier/oracles.hpp"
+#include "engine/src/checks/shape_check.hpp"
 #include "engine/src/device/device_memory.hpp"
 #include "engine/src/flow/certificates.hpp"
 #include "engine/src/flow/extrapolation.hpp"
@@ -57,7 +58,7 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
       ranks(options.communicator && options.communicator->size() > 1
                 ? std::make_unique<Ranks>(*options.communicator)
                 : nullptr),
-      cloud(std::move(initial), options.order == 2, true),
+      cloud(carried(std::move(initial)), options.order == 2, net.smooth()),
       clock(options.start_time),
       last_length(options.tau),
       next_tau(options.tau),
@@ -66,8 +67,16 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
   check_functional();
 }
 
+/// Without the log-densities that the maps of this flow cannot carry.
+template <class T>
+Cloud Flow<T>::State::carried(Cloud given) const {
+  if (!net.smooth() && options.method == FlowOptions::Method::network) given.log_density.clear();
+  return given;
+}
+
 template <class T>
 void Flow<T>::State::check_functional() const {
+  if (functional.needs_density()) check_smooth("flow: an internal energy", net);
   check_particles();
   if (functional.empty()) throw ValueError("flow: the functional has no terms");
   const int dim = functional.dimension();
@@ -225,6 +234,7 @@ bool Flow<T>::State::uses_lbfgs() const {
   using Solver = InnerOptions::Solver;
   const InnerOptions& inner = options.inner;
   if (inner.solver != Solver::automatic) return inner.solver == Solver::lbfgs;
+  if (!net.smooth()) return false;
   const bool noisy = inner.minibatch > 0 || inner.refresh > 0 ||
                      (!objective.internal.empty() &&
                       inner.log_det.resolved(net.dim(), true).method == LogDetOptions::Method::cg);

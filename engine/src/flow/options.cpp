@@ -194,6 +194,10 @@ void FlowOptions::validate() const {
         "flow: inner.log_det.method",
         " = cg; it must be exact where inner.solver is lbfgs: random probes give no gradient of a function");
   }
+  if (inner.solver == InnerOptions::Solver::lbfgs && !is_smooth(network.activation)) {
+    bad_option("flow: inner.solver", " = lbfgs with activation = " + text_of(network.activation) +
+                                         ", whose objective jumps; it must be adam or auto");
+  }
   if (!keep_maps && inner.refresh > 0) {
     bad_option("flow: keep_maps",
                " = false; it must be true where inner.refresh is above 0: clouds that are drawn "

@@ -116,6 +116,7 @@ struct Flow<T>::State {
   void agree() const {
     if (ranks) ranks->agree();
   }
+  Cloud carried(Cloud given) const;
   void check_functional() const;
   void check_cloud(const Trajectory& given) const;
   void check_curvature() const;

@@ -28,6 +28,7 @@ void BrenierMap::evaluate(MatrixView<const double> x, MatrixView<double> displac
                      std::to_string(net.dim()));
   }
   check_parameters("map", net, theta);
+  if (log_det) check_smooth("map: a log-determinant", net);
   check_result("map: displacements", displacement, x.rows, x.cols);
   check_result("map: Hessians", hessian, x.rows, x.cols * x.cols);
   MapOutputs<double> out;
@@ -45,6 +46,7 @@ NewtonReport BrenierMap::inverse(MatrixView<const double> y, MatrixView<double> 
                      std::to_string(x.cols) + "; the map is of dimension " + std::to_string(net.dim()));
   }
   check_parameters("map", net, theta);
+  check_smooth("map: the inverse", net);
   return invert_gradient(cpu::operations<double>(), net, theta.data(), y, x, false, options, team);
 }
 

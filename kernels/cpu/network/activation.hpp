@@ -15,6 +15,11 @@ inline constexpr int kBatch = 4;
 inline constexpr int kBatch = 2;
 #endif
 
+template <class T>
+struct Root {
+  Vec<T> operator()(Vec<T> x) const { return sqrt<T>(x); }
+};
+
 /// sigma and sigma' of several vectors side by side.
 template <class T>
 inline void evaluate(Softplus, const Vec<T> (&s)[kBatch], Vec<T> (&value)[kBatch], Vec<T> (&d1)[kBatch]) {
@@ -62,6 +67,34 @@ inline Vec<T> slope(const LeakySoftplus<T>& sigma, Vec<T> s) {
   return sigma.slope + sigma.rest * sigmoid<T>(s);
 }
 
+template <class T>
+inline Vec<T> slope(const LeakyRelu<T>& sigma, Vec<T> s) {
+  return s > Vec<T>{} ? broadcast(T(1)) : s <= Vec<T>{} ? broadcast(sigma.slope) : s;
+}
+template <class T>
+inline void evaluate(const LeakyRelu<T>& sigma, const Vec<T> (&s)[kBatch], Vec<T> (&value)[kBatch],
+                     Vec<T> (&d1)[kBatch]) {
+#pragma GCC unroll 4
+  for (int n = 0; n < kBatch; ++n) {
+    value[n] = s[n] > Vec<T>{} ? s[n] : sigma.slope * s[n];
+    d1[n] = slope<T>(sigma, s[n]);
+  }
+}
+
+template <class T>
+inline Vec<T> slope(const SquaredLeakyRelu<T>& sigma, Vec<T> s) {
+  return sigma.second(s, Root<T>()) * s;  // sigma'' has the sides of s as well as those of sigma'
+}
+template <class T>
+inline void evaluate(const SquaredLeakyRelu<T>& sigma, const Vec<T> (&s)[kBatch], Vec<T> (&value)[kBatch],
+                     Vec<T> (&d1)[kBatch]) {
+#pragma GCC unroll 4
+  for (int n = 0; n < kBatch; ++n) {
+    d1[n] = slope<T>(sigma, s[n]);
+    value[n] = T(0.5) * d1[n] * s[n];
+  }
+}
+
 /// sigma and sigma' of kBatch vectors, stored.
 template <class T, class Sigma>
 inline void activate(const Sigma& sigma, const Vec<T> (&s)[kBatch], T* value, T* slope) {
@@ -74,10 +107,6 @@ inline void activate(const Sigma& sigma, const Vec<T> (&s)[kBatch], T* value, T*
   }
 }
 
-template <class T>
-struct Root {
-  Vec<T> operator()(Vec<T> x) const { return sqrt<T>(x); }
-};
 template <class T, class Sigma>
 inline Vec<T> second_derivative(const Sigma& sigma, Vec<T> d1) {
   return sigma.second(d1, Root<T>());

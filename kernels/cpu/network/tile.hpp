@@ -81,9 +81,10 @@ class TileNet {
  private:
   struct LayerTile {
     Index h, before, e, ep;  // width; rows before it; rows of the extended input; the same, padded
-    bool input, small;       // has A_l; few enough columns to sum its gradient in lanes
-    int skip, skip_user;     // layer that skips into it; layer it skips into
-    T *w, *scale;            // (h, e), (h)
+    Activation sigma;
+    bool input, small;                     // has A_l; few enough columns to sum its gradient in lanes
+    int skip, skip_user;                   // layer that skips into it; layer it skips into
+    T *w, *scale;                          // (h, e), (h)
     T *e1, *d1, *g, *beta, *gamma, *back;  // (e), (h), (h), (h), (h), (e) rows
     T *e2, *s2, *r, *s_bar, *z_bar, *tz;   // jet: (e), (h), (h), (h), (e), (h) rows
     T *j, *jm, *j_bar;                     // (tangents * h) rows
@@ -107,7 +108,7 @@ class TileNet {
   /// f<D>(sigma) for the dimension and the activation.
   template <class F>
   void in_registers(const F& f) const {
-    with_activation<T>(net_.activation(), [&](const auto& sigma) {
+    with_activation<T>(layers_[0].sigma, [&](const auto& sigma) {
       if (d_ == 1) {
         f.template operator()<1>(sigma);
       } else if (d_ == 2) {
@@ -214,6 +215,7 @@ void TileNet<T>::place(Carver& carver) {
     const Layer& layer = net_.layers()[l];
     LayerTile& t = layers_[l];
     t.h = layer.width;
+    t.sigma = net_.activation(l);
     t.before = l > 0 ? net_.layers()[l - 1].width : 0;
     t.input = layer.input_weight >= 0;
     t.e = t.before + (t.input ? d_ : 0) + 1;
@@ -344,7 +346,7 @@ void TileNet<T>::forward() {
     const auto activate_rows = [&](Index first, Index count) {
       T* d1 = t.d1 + first * kLanes;
       if (skipped) add_scaled_rows(d1, t.scale + first, skipped + first * kLanes, count);
-      with_activation<T>(net_.activation(), [&](const auto& sigma) {
+      with_activation<T>(t.sigma, [&](const auto& sigma) {
         if (slope_only) {
           for (Index i = 0; i < count * kLanes; i += w) store(d1 + i, slope<T>(sigma, load(d1 + i)));
           return;
@@ -369,7 +371,7 @@ void TileNet<T>::finish_adjoint(LayerTile& t, Index first, Index count) {
     const LayerTile& user = layers_[t.skip_user];
     add_scaled_rows(g, user.scale + first, user.beta + first * kLanes, count);
   }
-  with_activation<T>(net_.activation(), [&](const auto& sigma) {
+  with_activation<T>(t.sigma, [&](const auto& sigma) {
     for (Index i = first * kLanes; i < (first + count) * kLanes; i += w) {
       const Vec<T> slope = load(t.d1 + i);
       const Vec<T> adjoint = load(t.g + i);

@@ -84,7 +84,7 @@ void TileNet<T>::second_order_streams(const T* v, const T* metric) {
       if (skipped) {
         add_scaled_rows(t.s2 + first * kLanes, t.scale + first, skipped + first * kLanes, count);
       }
-      with_activation<T>(net_.activation(), [&](const auto& sigma) {
+      with_activation<T>(t.sigma, [&](const auto& sigma) {
         for (Index i = first * kLanes; i < (first + count) * kLanes; i += w) {
           const Vec<T> d1 = load(t.d1 + i);
           Vec<T> value = d1 * load(t.s2 + i);
@@ -240,7 +240,7 @@ void TileNet<T>::accumulate_quadratic(const T* a, const T* v, const T* metric) {
 template <class T>
 void TileNet<T>::finish_reverse(LayerTile& t, const T* z_bar, const T* a, Index first, Index count) {
   const T* weight = theta_ + net_.output_weight();
-  with_activation<T>(net_.activation(), [&](const auto& sigma) {
+  with_activation<T>(t.sigma, [&](const auto& sigma) {
     for (Index i = first * kLanes; i < (first + count) * kLanes; i += w) {
       const Vec<T> d1 = load(t.d1 + i);
       const Vec<T> g = load(t.g + i);

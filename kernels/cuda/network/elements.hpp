@@ -76,6 +76,9 @@ class Elements {
 
   // --- values that several formulas share
 
+  BRENIER_DEVICE const Activation& activation(int l) const {
+    return l == 0 ? net_.first_activation : net_.activation;
+  }
   /// Whether the tangents of layer l are the columns of A_0, the same for all particles: not kept as rows.
   BRENIER_DEVICE bool constant_tangents(int l) const {
     return l == 0 && plan_.directions == Directions::unit;
@@ -93,7 +96,7 @@ class Elements {
     return at(plan_.layers[l].g + i, p) * at(plan_.layers[l].d1 + i, p);
   }
   BRENIER_DEVICE T gamma(int l, int i, int p) const {
-    return at(plan_.layers[l].g + i, p) * second_derivative(net_.activation, at(plan_.layers[l].d1 + i, p));
+    return at(plan_.layers[l].g + i, p) * second_derivative(activation(l), at(plan_.layers[l].d1 + i, p));
   }
   /// alpha I + B^T B.
   BRENIER_DEVICE T quadratic(int a, int b) const {
@@ -122,7 +125,7 @@ class Elements {
     const LayerRows& to = plan_.layers[l];
     s += input_part(l, i, plan_.x, p) + theta_[layer.bias + i];
     if (layer.skip >= 0) s = fma(theta_[layer.scale + i], at(plan_.layers[layer.skip].z + i, p), s);
-    activate(net_.activation, s, at(to.z + i, p), at(to.d1 + i, p));
+    activate(activation(l), s, at(to.z + i, p), at(to.d1 + i, p));
     if (l + 1 == net_.depth) at(to.g + i, p) = theta_[net_.output_weight + i];
   }
   /// From sum = W sigma' J of the layer before: tangent k, where it is kept as rows.
@@ -223,7 +226,7 @@ class Elements {
       z_bar = fma(theta_[net_.layers[user].scale + i], at(plan_.layers[user].s_bar + i, p), z_bar);
     }
     const T d1 = at(rows.d1 + i, p);
-    at(rows.s_bar + i, p) += fma(d1, z_bar, second_derivative(net_.activation, d1) * paired);
+    at(rows.s_bar + i, p) += fma(d1, z_bar, second_derivative(activation(l), d1) * paired);
   }
   /// add(first, count, f) for the parameters whose gradients are not products of matrices: parameter
   /// first + e gets sum_p f(e, p).
@@ -312,11 +315,11 @@ BRENIER_DEVICE void Elements<T, Rows>::finish_second_order(int l, int i, int p, 
   if (layer.skip >= 0) s2 = fma(theta_[layer.scale + i], at(plan_.layers[layer.skip].z2 + i, p), s2);
   const T d1 = at(rows.d1 + i, p);
   const T g = at(rows.g + i, p);
-  const T d2 = second_derivative(net_.activation, d1);
+  const T d2 = second_derivative(activation(l), d1);
   T z2 = fma(d2, r, d1 * s2);
   if (l + 1 == net_.depth) z2 = fma(at(plan_.seed_a, p), at(rows.z + i, p), z2);  // all that w needs
   at(rows.z2 + i, p) = z2;
-  T s_bar = fma(d2 * g, s2, third_derivative(net_.activation, d1) * g * r);
+  T s_bar = fma(d2 * g, s2, third_derivative(activation(l), d1) * g * r);
   if (l + 1 == net_.depth) {
     s_bar = fma(d1, at(plan_.seed_a, p) * theta_[net_.output_weight + i], s_bar);
     for (int k = 0; k < plan_.tangents; ++k) j_bar(l, k, i, p) *= T(2) * g * d2;

@@ -7,7 +7,8 @@ namespace brenier::cuda {
 
 PackedNet::PackedNet(const Icnn& net) : place_(static_cast<std::size_t>(net.parameters())) {
   NetView& view = view_;
-  view.activation = net.activation();
+  view.activation = net.architecture().activation;
+  view.first_activation = net.activation(0);
   view.dim = net.dim();
   view.rank = net.rank();
   view.depth = static_cast<int>(net.layers().size());

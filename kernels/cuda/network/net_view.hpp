@@ -24,7 +24,7 @@ struct LayerView {
 /// reads at a time lie in distinct banks of shared memory; everything else is as in Icnn. Gaps hold 0 and
 /// stay 0.
 struct NetShape {
-  Activation activation;
+  Activation activation, first_activation;  // that of layer 0 may be another
   int dim, rank, depth;
   int packed;  // elements, a multiple of 4
   int output_weight, output_input, output_bias, alpha, factor;

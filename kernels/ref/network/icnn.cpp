@@ -91,7 +91,7 @@ class Network {
       std::vector<T> z(layer.width), d1(layer.width), d2(layer.width), d3(layer.width);
       for (int i = 0; i < layer.width; ++i) {
         const ActivationJet<T> jet =
-            with_activation<T>(net_.activation(), [&](const auto& sigma) { return sigma.jet(pre[i]); });
+            with_activation<T>(net_.activation(l), [&](const auto& sigma) { return sigma.jet(pre[i]); });
         z[i] = jet.value, d1[i] = jet.d1, d2[i] = jet.d2, d3[i] = jet.d3;
       }
       s.z.push_back(z), s.d1.push_back(d1), s.d2.push_back(d2), s.d3.push_back(d3);

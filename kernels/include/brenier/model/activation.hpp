@@ -18,12 +18,14 @@
 
 namespace BRENIER_API brenier {
 
-/// A convex, non-decreasing, smooth scalar function sigma.
+/// A convex scalar function sigma; non-decreasing, but for the one that only a first layer may have.
 struct Activation {
   enum Kind : std::uint8_t {
-    softplus,        // log(1 + e^s)
-    squareplus,      // (s + sqrt(s^2 + 4)) / 2, algebraic (Barron 2021)
-    leaky_softplus,  // slope s + (1 - slope) log(1 + e^s), slope its parameter: never flat
+    softplus,            // log(1 + e^s)
+    squareplus,          // (s + sqrt(s^2 + 4)) / 2, algebraic (Barron 2021)
+    leaky_softplus,      // slope s + (1 - slope) log(1 + e^s), slope its parameter: never flat
+    leaky_relu,          // max(s, slope s): grad u jumps, and has no density to carry
+    squared_leaky_relu,  // its square, of first layers that are squared: smooth once, no name in files
   };
   Kind kind = softplus;
   double parameter = 0;  // of the kinds that have one
@@ -135,17 +137,73 @@ struct LeakySoftplus {
   }
 };
 
+/// Not smooth: sigma'' has no part at the bend, which is where all of it is.
+template <class T>
+struct LeakyRelu {
+  T slope;
+
+  constexpr explicit BRENIER_HOST_DEVICE LeakyRelu(double parameter) : slope(static_cast<T>(parameter)) {}
+
+  ActivationJet<T> jet(T s) const {
+    T value = 0, d1 = 0;
+    evaluate(s, value, d1);
+    return {value, d1, T(0), T(0)};
+  }
+  /// NaN stays NaN, also in sigma'.
+  BRENIER_HOST_DEVICE void evaluate(T s, T& value, T& d1) const {
+    value = s > T(0) ? s : slope * s;
+    d1 = s > T(0) ? T(1) : s <= T(0) ? slope : s;
+  }
+  template <class V, class Root>
+  BRENIER_HOST_DEVICE V second(V, const Root&) const {
+    return V{};
+  }
+  template <class V, class Root>
+  BRENIER_HOST_DEVICE V third(V, const Root&) const {
+    return V{};
+  }
+};
+
+/// max(s, slope s)^2: sigma' = 2 s or 2 slope^2 s has the sign of s.
+template <class T>
+struct SquaredLeakyRelu {
+  T above, below;  // sigma'' on either side
+
+  constexpr explicit BRENIER_HOST_DEVICE SquaredLeakyRelu(double parameter)
+      : above(T(2)), below(static_cast<T>(2 * parameter * parameter)) {}
+
+  ActivationJet<T> jet(T s) const {
+    T value = 0, d1 = 0;
+    evaluate(s, value, d1);
+    return {value, d1, s > T(0) ? above : below, T(0)};
+  }
+  BRENIER_HOST_DEVICE void evaluate(T s, T& value, T& d1) const {
+    d1 = (s > T(0) ? above : below) * s;
+    value = T(0.5) * d1 * s;
+  }
+  template <class V, class Root>
+  BRENIER_HOST_DEVICE V second(V d1, const Root&) const {
+    return d1 > V{} ? V{} + above : V{} + below;
+  }
+  template <class V, class Root>
+  BRENIER_HOST_DEVICE V third(V, const Root&) const {
+    return V{};
+  }
+};
+
 /// What an activation is called in files and configurations, and the parameter that it takes, if any.
 struct ActivationRow {
   Activation::Kind kind;
   const char* name;
   const char* parameter = nullptr;
   double usual = 0, least = 0, below = 0;  // of the parameter: least <= parameter < below
+  bool smooth = true;                      // grad u is continuous, so that a log-determinant means something
 };
 inline constexpr ActivationRow kActivations[] = {
     {Activation::softplus, "softplus"},
     {Activation::squareplus, "squareplus"},
     {Activation::leaky_softplus, "leaky_softplus", "slope", 0.1, 0, 1},
+    {Activation::leaky_relu, "leaky_relu", "slope", 0.01, 0, 1, false},
 };
 
 /// f(sigma), sigma of the type that belongs to `activation`, for numbers of type T (or vectors of them): loops
@@ -159,6 +217,10 @@ BRENIER_HOST_DEVICE inline decltype(auto) with_activation(const Activation& acti
       return f(Squareplus(activation.parameter));
     case Activation::leaky_softplus:
       return f(LeakySoftplus<T>(activation.parameter));
+    case Activation::leaky_relu:
+      return f(LeakyRelu<T>(activation.parameter));
+    case Activation::squared_leaky_relu:
+      return f(SquaredLeakyRelu<T>(activation.parameter));
   }
   __builtin_unreachable();
 }
@@ -181,6 +243,14 @@ BRENIER_HOST_DEVICE T second_derivative(const Activation& activation, T d1) {
 template <class T>
 BRENIER_HOST_DEVICE T third_derivative(const Activation& activation, T d1) {
   return with_activation<T>(activation, [&](const auto& sigma) { return sigma.third(d1, SquareRoot()); });
+}
+
+/// Whether a network of it has a continuous gradient.
+constexpr bool is_smooth(const Activation& activation) {
+  for (const ActivationRow& row : kActivations) {
+    if (row.kind == activation.kind) return row.smooth;
+  }
+  return false;
 }
 
 /// "softplus": the name, with the parameter in brackets where there is one.

@@ -25,11 +25,21 @@ namespace BRENIER_API brenier {
 /// Hidden layers a network may have; a residual block counts two.
 inline constexpr int kMaxLayers = 64;
 
+/// What z_0 is.
+enum class FirstLayer : std::uint8_t {
+  plain,  // sigma(s_0), as in all other layers
+  squared,  // sigma(s_0)^2: convex in x for any convex sigma >= 0 and for the leaky ReLU, which alone may have it
+};
+
 /// Shape of a network; an aggregate for designated initialisers.
 struct Architecture {
   int dim = 1;                          // d >= 1
   std::vector<int> hidden = {100, 20};  // widths, each >= 1; of the blocks where residual
   Activation activation = Activation::softplus;
+  FirstLayer first_layer = FirstLayer::plain;
+  /// u(x) = sigma(w . z_{L-1} + a . x + b) + 1/2 x^T Q x: one more layer of width 1, after which w = 1, a = 0 and b = 0
+  /// stay what they are. With a leaky ReLU and a squared first layer the network of Alvarez-Melis, Schiff and Mroueh.
+  bool output_activation = false;
   bool residual = false;    // blocks of two layers after the first; all widths equal
   int quadratic_rank = 0;   // rows of B, >= 0
   bool learn_alpha = true;  // false: alpha keeps its initial value
@@ -61,6 +71,7 @@ struct ParameterTensor {
   Index cols = 0;
   double lower = -std::numeric_limits<double>::infinity();
   double rate = 1;           // factor of Adam's rate; 0 where it is not updated
+  double start = 1;          // factor of the first values
   bool nonnegative = false;  // convexity needs it >= 0
   Index size() const { return rows * cols; }
 };
@@ -74,7 +85,10 @@ class Icnn {
   const Architecture& architecture() const { return architecture_; }
   int dim() const { return architecture_.dim; }
   int rank() const { return architecture_.quadratic_rank; }
-  Activation activation() const { return architecture_.activation; }
+  /// Of a layer.
+  Activation activation(int layer) const;
+  /// Whether grad u is continuous. Where it is not, log-determinants and inverses of it mean nothing.
+  bool smooth() const { return is_smooth(architecture_.activation); }
   const std::vector<Layer>& layers() const { return layers_; }
   const std::vector<ParameterTensor>& tensors() const { return tensors_; }
   Index parameters() const { return parameters_; }
@@ -86,7 +100,7 @@ class Icnn {
   Index factor() const { return factor_; }  // B (rank, dim); -1 where rank is 0
 
  private:
-  Index add(std::string name, Index rows, Index cols, double lower, double rate, bool nonnegative);
+  Index add(ParameterTensor tensor);
 
   Architecture architecture_;
   std::vector<Layer> layers_;
@@ -98,7 +112,9 @@ class Icnn {
 /// How theta starts. Both are meant for inputs of mean 0 and variance 1.
 enum class Initialisation {
   identity,  // grad u = x up to a small perturbation; positive weights that keep s_l of order 1
-  paper,     // each layer uniform in +-1/sqrt(fan-in), weights that must be >= 0 clipped to the floor
+  /// Weights uniform in +-1/sqrt(fan-in), biases in +-1/sqrt(dim) where the layer sees x; what must be >= 0 clipped to
+  /// the floor: as in the release of Alvarez-Melis, Schiff and Mroueh.
+  paper,
 };
 
 /// Starting parameters (parameters()). `alpha` is the initial quadratic skip: 1 by default; 0 with
