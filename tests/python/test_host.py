@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: MIT
+"""The Python package inside a program: arrays of others, callbacks, threads, the garbage collector, run folders.
+`BRENIER_COMMAND` in the environment names the command that its bits are compared with."""
+import gc
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import weakref
+
+import brenier
+import numpy as np
+import pytest
+
+SMALL = dict(hidden=(8, 4), quadratic_rank=1, threads=1)
+WELL = "0.5*sum(x^2)"
+
+
+def cloud(n=40, d=2, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d))
+
+
+def well_flow(**options):
+    return brenier.Flow(brenier.entropy() + brenier.potential(WELL), brenier.Density.gaussian([2.0], 0.25),
+                        **{"tau": 0.1, "particles": 256, "sampling": "whitened", **SMALL, **options})
+
+
+class OnlyDlpack:
+    """An array of another library, which NumPy knows nothing of."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __dlpack__(self, **options):
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self._array.__dlpack_device__()
+
+
+# --- arrays ------------------------------------------------------------------------------------------------------
+
+
+def test_dlpack_in_and_out():
+    x = cloud()
+    flow = brenier.Flow(brenier.potential(WELL), OnlyDlpack(x), tau=0.1, **SMALL).run(steps=1)
+    assert np.array_equal(flow.x, brenier.Flow(brenier.potential(WELL), x, tau=0.1, **SMALL).run(steps=1).x)
+    given = flow.x
+    assert np.array_equal(np.from_dlpack(given), given) and given.flags.writeable and given.flags.owndata is False
+    assert np.array_equal(flow.push(OnlyDlpack(x)), flow.push(x))
+    assert brenier.distance(OnlyDlpack(x), x, "w2") == 0
+
+    def v(x):  # float32, and not of NumPy
+        return OnlyDlpack(0.5 * (x**2).sum(axis=1)), x.astype(np.float32)
+
+    assert np.allclose(brenier.Flow(brenier.potential(v), x, tau=0.1, **SMALL).run(steps=1).x, flow.x, atol=1e-2)
+
+
+def test_arrays_outlive_what_gave_them():
+    flow = well_flow().run(steps=1)
+    x, kept = flow.x, flow.x.copy()
+    flow.step()
+    del flow
+    gc.collect()
+    assert np.array_equal(x, kept)
+
+
+def test_the_start_is_a_copy():
+    x = cloud()
+    flow = brenier.Flow(brenier.potential(WELL), x, tau=0.1, **SMALL)
+    x += 100
+    flow.step()
+    assert np.abs(flow.x).max() < 10 and np.abs(flow.pull(flow.x)).max() < 10
+
+
+def test_results_of_functions_that_are_none():
+    for v, match in [(lambda x: x, "returned"), (lambda x: ("a", "b"), "convert"), (lambda x: (None, x), None),
+                     (lambda x: (x.sum(axis=1), x, x), "returned"), (lambda x: (x.sum(axis=1) * np.nan, x), "NaN|nan")]:
+        flow = brenier.Flow(brenier.potential(v, name="mine"), cloud(8), tau=0.1, **SMALL)
+        with pytest.raises((ValueError, TypeError, ArithmeticError), match=match):
+            flow.step()
+        assert flow.steps == 0
+
+
+# --- runs --------------------------------------------------------------------------------------------------------
+
+
+def test_run_ends_where_it_is_told(capsys):
+    flow = well_flow()
+    seen = []
+    assert flow.run(until=10, callback=lambda f: seen.append(f.time) or f.steps == 3) is flow
+    assert flow.steps == 3 and seen == [report["time"] for report in flow.history]
+    assert flow.run(steps=2).steps == 5
+    assert flow.run(until=0.5).steps == 5  # is there already
+    assert flow.run(until=0.55, progress=True).steps == 6
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.startswith("step 6: t = 0.6, F = ") and shown.err.count("\n") == 1
+    with pytest.raises(ValueError, match="until"):
+        flow.run()
+    with pytest.raises(ValueError, match="finite"):
+        flow.run(until=np.inf)
+    with pytest.raises(KeyError):
+        flow.run(steps=5, callback=lambda f: {}["nothing"])
+    assert flow.steps == 7  # the step before the callback is taken
+    text = repr(flow)
+    assert text.startswith("<brenier.Flow of Functional(entropy() + potential('0.5*sum(x^2)')): 256 particles in R^1, step 7, t = 0.7, F = ")
+
+
+def test_maps_are_the_flow():
+    x = cloud()
+    flow = brenier.Flow(brenier.potential(WELL), x, tau=0.1, order=1, **SMALL).run(steps=2)
+    one, two = flow.maps
+    assert np.allclose(two(one(x)), flow.x, atol=1e-12) and np.allclose(flow.push(x), flow.x, atol=1e-12)
+    assert np.allclose(one.inverse(one(x)), x, atol=1e-9)
+    assert np.allclose(one.potential.gradient(x), one(x), atol=1e-9)
+    h = 1e-5
+    jacobian = np.stack([(one(x + h * e) - one(x - h * e)) / (2 * h) for e in np.eye(2)], axis=2)
+    assert np.allclose(one.log_det(x), np.log(np.linalg.det(jacobian)), atol=1e-7)
+    assert (one.step, two.step, one.dim, one.tau, one.closes_step) == (1, 2, 2, 0.1, True)
+    assert repr(one).startswith("<brenier.Map of step 1 in R^2") and one.potential.parameters.ndim == 1
+
+
+def test_maps_in_files(tmp_path):
+    one = well_flow().run(steps=1).maps[0]
+    one.save(tmp_path / "map.safetensors")
+    assert np.array_equal(brenier.read_map(tmp_path / "map.safetensors")([0.5, 1.0]), one([0.5, 1.0]))
+
+
+def test_between_two_steps():
+    flow = well_flow().run(steps=1)
+    y = brenier.Density.gaussian([-1.0], 0.5)
+    flow.set_cloud(y.sample(300, sampling="stratified"), law=y)
+    assert flow.x.shape == (300, 1) and flow.steps == 1
+    with pytest.raises(ValueError, match="no maps"):
+        flow.push([0.0])
+    flow.set_functional(brenier.potential("sum((x - 3)^2)") + brenier.entropy())
+    flow.run(steps=3)
+    assert flow.x.mean() == pytest.approx(3 - 4 * np.exp(-0.6), abs=0.02) and np.isfinite(flow.log_density(flow.x)).all()
+    assert flow.functional_of(flow.x, flow.particle_log_density) == pytest.approx(flow.functional, rel=1e-12)
+    with pytest.raises(ValueError):
+        flow.set_cloud(cloud(5, 3))
+
+
+# --- threads -----------------------------------------------------------------------------------------------------
+
+
+def lets_others_run(call):
+    """Whether another thread of Python gets its turn while `call` computes: here none is ever taken away from a thread."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        for _ in range(20):  # a busy machine may not start the other one in time
+            go, ran = threading.Lock(), []
+            go.acquire()
+            other = threading.Thread(target=lambda: (go.acquire(), ran.append(1)))
+            other.start()
+            go.release()
+            call()
+            during = bool(ran)
+            other.join()
+            if during:
+                return True
+        return False
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_other_threads_run_meanwhile():
+    flow = well_flow().run(steps=2)
+    y, points = np.linspace(0, 3, 4000), cloud(1500, 4)
+    labels = points[:, 0]
+    calls = [flow.step, lambda: flow.push(np.tile(y, 20)), lambda: flow.pull(y), lambda: flow.log_density(y),
+             lambda: flow.sample(40000), lambda: brenier.distance(points[:300], points[300:600] + 1, blur=1.0, threads=1),
+             lambda: brenier.distance(points, points + 1, "energy", threads=1),
+             lambda: brenier.distance(points[:200], points[200:400], "w2"),
+             lambda: brenier.fit(points, labels, loss="squared", hidden=(16, 16), epochs=4, threads=1),
+             lambda: brenier.Density.kde(points).log_density(points),
+             lambda: brenier.Density.gaussian_mixture(points, 3)]
+    assert not lets_others_run(lambda: sum(range(200_000)))
+    for i, call in enumerate(calls):
+        assert lets_others_run(call), i
+
+
+def test_one_thread_at_a_time():
+    inside, leave = threading.Event(), threading.Event()
+
+    def v(x):
+        inside.set()
+        leave.wait(60)
+        return 0.5 * (x**2).sum(axis=1), x
+
+    flow = brenier.Flow(brenier.potential(v), cloud(8), tau=0.1, **SMALL)
+    other = threading.Thread(target=flow.step)
+    other.start()
+    inside.wait(60)
+    with pytest.raises(ValueError, match="another thread"):
+        flow.x
+    leave.set()
+    other.join()
+    assert flow.steps == 1
+
+
+# --- memory ------------------------------------------------------------------------------------------------------
+
+
+def test_circles_through_a_flow_are_collected():
+    class Model:
+        def __init__(self):
+            self.flow = brenier.Flow(brenier.potential(self.v) + brenier.potential(WELL), cloud(8), tau=0.1, **SMALL)
+
+        def v(self, x):
+            return 0.5 * (x**2).sum(axis=1), x
+
+    model = Model()
+    model.flow.step()
+    gone, core = weakref.ref(model), model.flow._core
+    del model
+    gc.collect()
+    assert gone() is not None  # the core holds what it calls,
+    core.step()
+    del core
+    gc.collect()
+    assert gone() is None  # and shows it to the collector
+
+
+def test_another_functional_lets_the_old_function_go():
+    def v(x):
+        return 0.5 * (x**2).sum(axis=1), x
+
+    flow = brenier.Flow(brenier.potential(v), cloud(8), tau=0.1, **SMALL)
+    gone = weakref.ref(v)
+    flow.set_functional(brenier.potential(WELL))
+    del v
+    gc.collect()
+    assert gone() is None and flow.step()["step"] == 1
+
+
+# --- beside the command ------------------------------------------------------------------------------------------
+
+needs_command = pytest.mark.skipif("BRENIER_COMMAND" not in os.environ, reason="BRENIER_COMMAND is not set")
+
+
+def command(*arguments):
+    subprocess.run([os.environ["BRENIER_COMMAND"], *map(str, arguments)], check=True, capture_output=True)
+
+
+def finished_run(folder, text):
+    (folder / "flow.toml").write_text("threads = 1\n" + text)
+    command("run", folder / "flow.toml", "--out", folder / "run")
+    return brenier.read_run(folder / "run")
+
+
+@needs_command
+def test_same_bits_as_the_command(tmp_path):
+    network = "[network]\nhidden = [8, 4]\nquadratic_rank = 1\n[held_out]\nparticles = 50\n"
+    for name, text, flow in [
+            ("barenblatt",
+             '[cloud]\ndensity = "barenblatt"\ntime = 0.01\nparticles = 200\nmass = 2\n[[functional]]\nterm = "porous_medium"\nm = 2\n'
+             '[flow]\ntau = 0.002\nsteps = 2\n' + network,
+             brenier.Flow(brenier.porous_medium(2), brenier.Density.barenblatt(1, 0.01, mass=2.0), tau=0.002, order=1,
+                          particles=200, **SMALL).run(steps=2)),
+            ("auto",
+             'seed = 3\nprecision = "double"\n[cloud]\ndensity = "gaussian"\ndim = 2\nparticles = 200\n[[functional]]\nterm = "potential"\n'
+             'expression = "sum((x - 1)^2)"\n[flow]\ntau = "auto"\nend_time = 0.1\ntolerance = 0.01\n' + network,
+             brenier.Flow(brenier.potential("sum((x - 1)^2)"), brenier.Density.gaussian([0, 0]), tau="auto", end_time=0.1,
+                          tolerance=0.01, particles=200, seed=3, precision="double", **SMALL).run()),
+            ("refresh",
+             '[cloud]\ndensity = "gaussian"\nmean = 1\nparticles = 200\n[[functional]]\nterm = "potential"\nexpression = "sum(x^2)"\n'
+             '[flow]\ntau = 0.1\nsteps = 2\n[inner]\nsolver = "adam"\niterations = 60\nrefresh = 7\naccept = 1.0\n' + network,
+             brenier.Flow(brenier.potential("sum(x^2)"), brenier.Density.gaussian([1]), tau=0.1, order=1, particles=200,
+                          solver="adam", iterations=60, refresh=7, accept=1.0, **SMALL).run(steps=2))]:
+        (tmp_path / name).mkdir()
+        run = finished_run(tmp_path / name, text)
+        assert np.array_equal(run.x(), flow.x), name
+        assert run.history["time"][-1] == flow.time
+
+
+@needs_command
+def test_read_run(tmp_path):
+    run = finished_run(tmp_path, '[cloud]\ndensity = "gaussian"\nmean = 2\nvariance = 0.25\nparticles = 256\nsampling = "whitened"\n'
+                       f'[[functional]]\nterm = "entropy"\n[[functional]]\nterm = "potential"\nexpression = "{WELL}"\n'
+                       "[flow]\ntau = 0.1\nsteps = 3\norder = 2\n[network]\nhidden = [8, 4]\nquadratic_rank = 1\n"
+                       "[held_out]\nparticles = 50\n")
+    flow = well_flow().run(steps=3)
+    assert run.summary["status"] == "done" and run.dim == 1 and run.cloud_steps[-1] == 3
+    assert np.allclose(run.history["F"][-1], flow.functional, rtol=1e-12) and len(run.history["step"]) == 4
+    assert np.array_equal(run.x(), flow.x) and np.array_equal(run.particle_log_density(), flow.particle_log_density)
+    y = flow.x[:5]
+    assert np.array_equal(run.log_density(y), flow.log_density(y)) and np.array_equal(run.pull(y), flow.pull(y))
+    assert np.array_equal(run.push([1.0, 2.0]), flow.push([1.0, 2.0])) and len(run.maps()) == len(flow.maps)
+    command("sample", tmp_path / "run", "9", "-o", tmp_path / "new.npy", "--step", 2, "--seed", 4)
+    assert np.array_equal(run.sample(9, step=2, seed=4), np.load(tmp_path / "new.npy"))
+    assert np.array_equal(run.law.sample(256, sampling="whitened"), run.x(0))
+    assert "order = 2" in run.settings and ": done, particles at steps [0, 1, 2, 3]" in repr(run)
+    for bad in (lambda: run.x(17), lambda: run.push([0.0], step=0)):
+        with pytest.raises(ValueError, match="step"):
+            bad()
+    with pytest.raises(OSError):
+        run.log_density(y, step=17)
+    settings = pathlib.Path(run.path / "config.toml")
+    settings.write_text(settings.read_text().replace("tau = 0.1", "tau = 0.2"))
+    with pytest.raises(brenier.ConfigError, match="tau"):
+        brenier.read_run(run.path)
+
+
+# --- the page of examples ----------------------------------------------------------------------------------------
+
+
+def test_examples_of_the_documentation(tmp_path, monkeypatch, request):
+    monkeypatch.chdir(tmp_path)
+    page = pathlib.Path(__file__).parents[2] / "docs" / "python.md"
+    if hasattr(os, "sched_setaffinity"):  # one thread: the flows are small
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(before)})
+        request.addfinalizer(lambda: os.sched_setaffinity(0, before))
+    names = {}
+    for i, block in enumerate(page.read_text().split("```python\n")[1:]):
+        exec(compile(block.split("```")[0], f"docs/python.md, example {i + 1}", "exec"), names)

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: MIT
+"""Flows: particles that follow the gradient of a functional in the Wasserstein metric."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+import time
+import warnings
+from typing import Any, Callable
+
+import numpy as np
+
+from . import _core
+from ._core import BadValue
+from .arrays import Floats, points, vector
+from .densities import Density, sampling_of
+from .functionals import Functional
+from .learning import described
+from .networks import Map
+
+
+class Progress:
+    """Lines about a running flow on standard error: one that is written again on a terminal, otherwise one a step."""
+
+    def __init__(self, start: float, until: float | None) -> None:
+        self._start, self._until, self._begin = start, until, time.monotonic()
+        self._again = sys.stderr.isatty()
+
+    def show(self, report: dict[str, Any]) -> None:
+        line = f"step {report['step']}: t = {report['time']:.4g}, F = {report['functional']:.6g}"
+        if self._until is not None and report["time"] > self._start:
+            left = (self._until - report["time"]) / (report["time"] - self._start) * (time.monotonic() - self._begin)
+            line += f", {max(left, 0):.0f} s left"
+        print("\r\033[K" + line if self._again else line, end="" if self._again else "\n", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._again:
+            print(file=sys.stderr, flush=True)
+
+
+class Flow:
+    """A gradient flow of a functional from particles x (N, d), or from a Density, of which `particles` are drawn.
+
+    functional    F, as ``entropy() + potential("0.5*sum(x^2)")``.
+    tau           length of a step, in the time of the equation; or "auto": the flow chooses lengths up to end_time, with the
+                  estimated error of each step below `tolerance`, relative to the cloud's deviation.
+    order         2: BDF2 along trajectories; 1: JKO. 2 by default, 1 with method="particles".
+    log_density   natural logarithms (N,) of the density at the particles; internal energies (entropy, ...) need them, or law.
+    law           the Density that x are particles of: then certificates use it, and `log_density` and `sample` know the density
+                  of the flow anywhere. For points of which none is known: ``Density.kde(x)``.
+    sampling      how particles of a Density are drawn: "stratified", "random", "whitened".
+    precision     "float" or "double", of the inner loops; clouds, maps and densities are double in any case.
+
+    Further options by name, as in a configuration:
+
+    """
+
+    def __init__(self, functional: Functional, x: Any, *, tau: float | str, log_density: Any = None,
+                 law: Density | None = None, particles: int = 1000, sampling: str = "stratified", precision: str = "float",
+                 **options: Any) -> None:
+        if precision not in ("float", "double"):
+            raise BadValue(f'precision = {precision!r}; it must be "float" or "double"')
+        how = sampling_of(sampling)
+        if isinstance(x, Density):
+            if law is not None or log_density is not None:
+                raise BadValue("x is a Density: law and log_density are known from it")
+            law = x
+        start = law._time if law is not None else 0.0
+        core_options = _core.flow_options(tau, options, start, law.mass if law is not None else 1.0)
+        if isinstance(x, Density):
+            x, log_density = x._core.sample(particles, how, core_options.seed)
+        x = points(x)
+        energy = functional._in(x.shape[1])
+        if log_density is not None:
+            log_density = vector(log_density, "log_density", len(x))
+        elif law is not None and energy.needs_density():
+            log_density = law.log_density(x)
+        self._functional, self._law, self._start = functional, law, x.copy()
+        self._threads, self._auto, self._end = core_options.threads, tau == "auto", core_options.end_time
+        make = _core.FlowFloat if precision == "float" else _core.FlowDouble
+        self._core = make(energy, x, log_density, core_options, law._core if law is not None else None, how)
+        self._density: _core.FlowDensity | None = None
+        self.history: list[dict[str, Any]] = []  #: the reports of all steps
+
+    def step(self) -> dict[str, Any] | None:
+        """One step. Its report, or None where an adaptive flow has reached end_time.
+
+        Ctrl-C, an error and what a potential raises leave the flow as it was before the step. Warns of a step that misses
+        more than the option `accept` (1 %) of its possible decrease; on_unsolved="stop" makes it an error. The report has the
+        step's time, tau, order, functional (F after it) with its parts potential, interaction, internal and divergence,
+        transport, decrease, iterations (gradients), solved, missed_share, min_eigenvalue (of the Hessian), round_trip,
+        time_error and rejected (adaptive steps), seconds and more, as StepReport in brenier/flow.hpp; NaN: not known.
+        """
+        return self._step()
+
+    def _step(self) -> dict[str, Any] | None:
+        report = self._core.step()
+        if report is None:
+            return None
+        self._density = None
+        self.history.append(report)
+        if not report["solved"]:
+            shares = [report[name] for name in ("missed_share", "missed_share_held_out")]
+            worst = np.nanmax(shares) if not np.all(np.isnan(shares)) else np.nan
+            warnings.warn(f"step {report['step']} is not solved: it misses {worst:.2%} of its possible decrease. More "
+                          f"particles, other widths (hidden) or more iterations may help", RuntimeWarning, stacklevel=3)
+        return report
+
+    def run(self, until: float | None = None, callback: Callable[[Flow], Any] | None = None, progress: bool = False, *,
+            steps: int | None = None) -> Flow:
+        """Steps until the time `until` is reached, by the last step perhaps passed, or `steps` are taken. Returns the flow.
+
+        An adaptive flow (tau="auto") ends at its end_time without either. callback(flow): after each step; the run ends where
+        it returns something true. progress: a line on standard error. Ctrl-C ends the step, which is undone.
+        """
+        if until is None and steps is None and not self._auto:
+            raise BadValue('until is missing: say where the run ends, until=1.0 or steps=10 (tau="auto" ends at end_time)')
+        if until is not None and not np.isfinite(until):
+            raise BadValue(f"until = {until}; it must be finite")
+        last = None if steps is None else self.steps + steps
+        shown = Progress(self.time, self._end if until is None and self._auto else until) if progress else None
+        try:
+            while last is None or self.steps < last:
+                # Sums of tau have roundings.
+                if until is not None and self.time >= until - 1e-9 * max(abs(until), abs(self.time)):
+                    break
+                report = self._step()
+                if report is None:
+                    break
+                if shown:
+                    shown.show(report)
+                if callback is not None and callback(self):
+                    break
+        finally:
+            if shown:
+                shown.end()
+        return self
+
+    @property
+    def x(self) -> Floats:
+        """The particles (N, d), a copy."""
+        return self._core.x()
+
+    @property
+    def particle_log_density(self) -> Floats | None:
+        """Natural logarithms (N,) of the density at the particles, or None where it is not known."""
+        return self._core.particle_log_density()
+
+    @property
+    def time(self) -> float:
+        """In the unit of the equation."""
+        return self._core.time()
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return self._core.steps()
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return self._start.shape[1]
+
+    @property
+    def functional(self) -> float:
+        """F on the particles, times the mass of the density."""
+        return self._core.functional()
+
+    def functional_of(self, x: Any, log_density: Any = None) -> float:
+        """F on other particles x (N, d), with their log-densities (N,) where F has an internal energy."""
+        x = points(x)
+        return self._core.functional_of(x, None if log_density is None else vector(log_density, "log_density", len(x)))
+
+    @property
+    def maps(self) -> list[Map]:
+        """The maps of all steps, in the order they apply. A step of order 2 that starts up has several."""
+        return [Map(core) for core in self._core.maps()]
+
+    def set_cloud(self, x: Any, log_density: Any = None, law: Density | None = None) -> None:
+        """Other particles from here on, what a program has made of these between two steps; maps begin anew.
+
+        The network stays, so that the next step starts warm. log_density and law as for a new flow.
+        """
+        x = points(x)
+        if log_density is not None:
+            log_density = vector(log_density, "log_density", len(x))
+        elif law is not None:
+            log_density = law.log_density(x)
+        self._core.set_cloud(x, log_density, law._core if law is not None else None)
+        self._law, self._start, self._density = law, x.copy(), None
+
+    def set_functional(self, functional: Functional) -> None:
+        """Another F from here on; the network stays, so that the next step starts warm."""
+        self._core.set_functional(functional._in(self.dim))
+        self._functional = functional
+
+    def _carried(self) -> _core.FlowDensity:
+        if self._density is None:
+            maps = self._core.maps()
+            if not maps and self.steps > 0:
+                raise BadValue("there are no maps: keep_maps=False, or no step since set_cloud()")
+            if not maps:
+                raise BadValue("there are no maps: no step was taken")
+            law = self._law._core if self._law is not None else None
+            self._density = _core.FlowDensity(maps, law, self._start, self._threads)
+        return self._density
+
+    def push(self, x: Any) -> Floats:
+        """Points x (N, d) of the start, carried to now (N, d)."""
+        return self._carried().push(points(x))
+
+    def pull(self, y: Any) -> Floats:
+        """Where the flow carries points y (N, d) from, (N, d); rows of NaN where there is no such point."""
+        return self._carried().pull(points(y, "y"))
+
+    def log_density(self, y: Any) -> Floats:
+        """Natural logarithms (N,) of the density at y (N, d): -inf outside of the support, NaN where not found. Needs the law."""
+        return self._carried().log_density(points(y, "y"))
+
+    def sample(self, n: int, *, seed: int = 0, sampling: str = "random", return_log_density: bool = False) -> Any:
+        """n new particles (n, d) of the density, independent of the flow's own; as `brenier sample`. Needs the law.
+
+        return_log_density: (x, log-densities (n,)).
+        """
+        x, log_density = self._carried().sample(n, sampling_of(sampling), seed)
+        return (x, log_density) if return_log_density else x
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """A checkpoint, from which a flow of the same functional and options goes on bit for bit."""
+        pathlib.Path(path).write_bytes(self._core.save())
+
+    def load(self, path: str | os.PathLike[str]) -> Flow:
+        """Goes on from a checkpoint of save(); the functional and the options must be those of the flow saved."""
+        self._core.load(pathlib.Path(path).read_bytes())
+        self._density = None
+        return self
+
+    def __repr__(self) -> str:
+        n, d = self._start.shape
+        return (f"<brenier.Flow of {self._functional!r}: {n} particles in R^{d}, step {self.steps}, "
+                f"t = {self.time:g}, F = {self.functional:.6g}>")
+
+
+# The rows that configurations are read by: names, ranges and defaults are written once.
+if Flow.__doc__:
+    Flow.__doc__ = Flow.__doc__.rstrip() + "\n\n" + described(_core.flow_option_rows()) + "\n"

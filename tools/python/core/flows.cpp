@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: MIT
+// Flows, and their densities.
+#include <atomic>
+#include <chrono>
+#include <future>
+#include <limits>
+
+#include "engine/src/config/config.hpp"
+#include "tools/python/core/arrays.hpp"
+
+namespace brenier::python {
+namespace {
+
+/// Runs `work` in a thread of its own while this one looks for signals, so that Ctrl-C ends it; the GIL is released
+/// meanwhile. What `work` throws is thrown here.
+template <class Work, class Stop>
+auto interruptibly(Work&& work, Stop&& stop) {
+  auto result = std::async(std::launch::async, std::forward<Work>(work));
+  bool signalled = false;
+  {
+    const nb::gil_scoped_release released;
+    while (result.wait_for(std::chrono::milliseconds(50)) != std::future_status::ready) {
+      const nb::gil_scoped_acquire gil;
+      if (!signalled && PyErr_CheckSignals() != 0) {
+        // The exception waits until the step is undone.
+        signalled = true;
+        nb::python_error pending;
+        stop();
+        const nb::gil_scoped_release waiting;
+        result.wait();
+        const nb::gil_scoped_acquire again;
+        throw pending;
+      }
+    }
+  }
+  return result.get();
+}
+
+const char* name_of(InnerOptions::Solver solver) {
+  return solver == InnerOptions::Solver::lbfgs  ? "lbfgs"
+         : solver == InnerOptions::Solver::adam ? "adam"
+                                                : "auto";
+}
+
+nb::dict dict_of(const StepReport& r) {
+  nb::dict out;
+  out["step"] = r.step;
+  out["time"] = r.time;
+  out["tau"] = r.tau;
+  out["order"] = r.order;
+  out["functional"] = r.functional.total();
+  out["potential"] = r.functional.potential;
+  out["interaction"] = r.functional.interaction;
+  out["internal"] = r.functional.internal;
+  out["divergence"] = r.functional.divergence;
+  out["transport"] = r.transport;
+  out["decrease"] = r.decrease;
+  out["iterations"] = r.iterations;
+  out["solver"] = name_of(r.solver);
+  out["solved"] = r.solved;
+  out["missed_share"] = r.missed_share;
+  out["missed_share_held_out"] = r.missed_share_held_out;
+  out["displacement_error"] = r.displacement_error;
+  out["floor"] = r.floor;
+  out["min_eigenvalue"] = r.min_eigenvalue;
+  out["round_trip"] = r.round_trip;
+  out["residual"] = r.residual;
+  out["time_error"] = r.time_error;
+  out["rejected"] = r.rejected;
+  out["retries"] = r.retries;
+  out["sinkhorn_error"] = r.sinkhorn.marginal_error;
+  out["sinkhorn_unconverged"] = r.sinkhorn.unconverged;
+  out["seconds"] = r.seconds;
+  return out;
+}
+
+/// Ends at once where another thread is inside the same object.
+class Turn {
+ public:
+  explicit Turn(std::atomic<bool>& busy) : busy_(busy) {
+    if (busy_.exchange(true)) throw ValueError("this flow is running in another thread");
+  }
+  ~Turn() { busy_ = false; }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  std::atomic<bool>& busy_;
+};
+
+Cloud cloud_of(const Array& x, const std::optional<Array>& log_density) {
+  return {matrix(x), values(log_density)};
+}
+
+/// A flow with the functions of Python that it calls.
+template <class T>
+struct HeldFlow {
+  /// `sampling`: how fresh clouds are drawn from the law.
+  HeldFlow(const Terms& functional, const Array& x, const std::optional<Array>& log_density,
+           FlowOptions options, const std::optional<Density>& law, Sampling sampling)
+      : callables(functional.callables), flow(functional.value, cloud_of(x, log_density), options) {
+    if (law && options.certificates) flow.set_initial_density(*law);
+    if (options.inner.refresh == 0) return;
+    if (!law)
+      throw ValueError(
+          "refresh = " + std::to_string(options.inner.refresh) +
+          "; it needs the law of the particles, which new ones are drawn from: law = Density.kde(x)");
+    // As a configuration draws them.
+    Config config;
+    config.cloud.density = law;
+    config.cloud.dim = static_cast<int>(law->dim());
+    config.cloud.particles = static_cast<Index>(x.shape(0));
+    config.cloud.sampling = sampling;
+    config.flow.seed = options.seed;
+    flow.set_source([config](std::uint32_t draw) { return config.fresh_cloud(draw); });
+  }
+  std::vector<nb::object> callables;
+  Flow<T> flow;
+  std::atomic<bool> busy = false;
+};
+
+template <class T>
+void bind_flow(nb::module_& m, const char* name) {
+  using Held = HeldFlow<T>;
+  nb::class_<Held>(m, name, nb::type_slots(Collected<Held>::slots))
+      .def(nb::init<const Terms&, const Array&, const std::optional<Array>&, const FlowOptions&,
+                    const std::optional<Density>&, Sampling>(),
+           "functional"_a, "x"_a, "log_density"_a.none(), "options"_a, "law"_a.none(), "sampling"_a)
+      .def(
+          "step",
+          [](Held& self) -> std::optional<nb::dict> {
+            const Turn turn(self.busy);
+            const std::optional<StepReport> report =
+                interruptibly([&] { return self.flow.step(); }, [&] { self.flow.interrupt(); });
+            if (!report) return {};
+            return dict_of(*report);
+          },
+          "The report, or None at the end time.")
+      .def("x",
+           [](Held& self) {
+             const Turn turn(self.busy);
+             return give(Matrix<double>(self.flow.trajectory().x()));
+           })
+      .def("particle_log_density",
+           [](Held& self) -> std::optional<Output> {
+             const Turn turn(self.busy);
+             if (!self.flow.trajectory().has_density()) return {};
+             return give(std::vector<double>(self.flow.trajectory().log_density()));
+           })
+      .def("functional",
+           [](Held& self) {
+             const Turn turn(self.busy);
+             return without_gil([&] { return self.flow.functional().total(); });
+           })
+      .def(
+          "functional_of",
+          [](Held& self, const Array& x, const std::optional<Array>& log_density) {
+            const Turn turn(self.busy);
+            Cloud cloud = cloud_of(x, log_density);
+            return without_gil(
+                [&] { return self.flow.functional_of(Trajectory(std::move(cloud), false)).total(); });
+          },
+          "x"_a, "log_density"_a.none())
+      .def(
+          "set_cloud",
+          [](Held& self, const Array& x, const std::optional<Array>& log_density,
+             const std::optional<Density>& law) {
+            const Turn turn(self.busy);
+            self.flow.set_cloud(cloud_of(x, log_density));
+            if (law && self.flow.options().certificates) self.flow.set_initial_density(*law);
+          },
+          "x"_a, "log_density"_a.none(), "law"_a.none())
+      .def(
+          "set_functional",
+          [](Held& self, const Terms& functional) {
+            const Turn turn(self.busy);
+            self.flow.set_functional(functional.value);
+            // The old ones go last: what they are may end with them.
+            const std::vector<nb::object> gone = std::exchange(self.callables, functional.callables);
+          },
+          "functional"_a)
+      .def("steps", [](const Held& self) { return self.flow.steps(); })
+      .def("time", [](const Held& self) { return self.flow.time(); })
+      .def("maps",
+           [](Held& self) {
+             const Turn turn(self.busy);
+             return self.flow.maps();
+           })
+      .def("save",
+           [](Held& self) {
+             const Turn turn(self.busy);
+             const std::vector<std::byte> bytes = self.flow.save();
+             return nb::bytes(bytes.data(), bytes.size());
+           })
+      .def(
+          "load",
+          [](Held& self, const nb::bytes& bytes) {
+            const Turn turn(self.busy);
+            self.flow.load({static_cast<const std::byte*>(bytes.data()), bytes.size()});
+          },
+          "bytes"_a);
+}
+
+/// The maps of a flow, from its start to one of its steps.
+struct HeldDensity {
+  HeldDensity(std::vector<BrenierMap> of_flow, const std::optional<Density>& of_start, const Array& particles,
+              int threads_in)
+      : maps(std::move(of_flow)),
+        law(of_start),
+        threads(threads_in),
+        // Order 2 finds origins from particles: those of the flow, around which its extrapolations are known to be fit.
+        flow(maps, function(), matrix(particles), {.threads = threads}) {}
+
+  FlowDensity::Function function() const {
+    if (!law) return {};
+    return [density = *law](std::span<const double> x) { return density.log_density(x); };
+  }
+
+  std::vector<BrenierMap> maps;
+  std::optional<Density> law;
+  int threads;
+  FlowDensity flow;
+  std::atomic<bool> busy = false;
+};
+
+/// As `brenier sample` draws: independent of the flow's own particles, whatever the seeds.
+nb::tuple sample(HeldDensity& self, Index n, Sampling how, std::uint64_t seed) {
+  const Turn turn(self.busy);
+  if (!self.law)
+    throw ValueError(
+        "the law of the start is not known, of which new particles are drawn; give law = "
+        "Density.kde(x), or push points of your own");
+  Cloud cloud = without_gil([&] {
+    Team team(self.threads);
+    const bool second_order = std::any_of(self.maps.begin(), self.maps.end(), [](const BrenierMap& map) {
+      return map.base == MapBase::extrapolated;
+    });
+    Trajectory trajectory(self.law->sample(n, how, seed, RandomStream::fresh), second_order);
+    for (const BrenierMap& map : self.maps) trajectory.advance(map, team);
+    return Cloud{trajectory.x(), trajectory.log_density()};
+  });
+  return give(std::move(cloud));
+}
+
+}  // namespace
+
+void bind_flows(nb::module_& m) {
+  bind_flow<float>(m, "FlowFloat");
+  bind_flow<double>(m, "FlowDouble");
+
+  nb::class_<HeldDensity>(m, "FlowDensity")
+      .def(nb::init<std::vector<BrenierMap>, const std::optional<Density>&, const Array&, int>(), "maps"_a,
+           "law"_a.none(), "particles"_a, "threads"_a)
+      .def(
+          "push",
+          [](HeldDensity& self, const Array& x) {
+            const Turn turn(self.busy);
+            const MatrixView<const double> points = view(x);
+            return give(without_gil([&] { return self.flow.push(points); }));
+          },
+          "x"_a)
+      .def(
+          "pull",
+          [](HeldDensity& self, const Array& y) {
+            const Turn turn(self.busy);
+            const MatrixView<const double> points = view(y);
+            return give(without_gil([&] { return self.flow.pull(points).x; }));
+          },
+          "y"_a)
+      .def(
+          "log_density",
+          [](HeldDensity& self, const Array& y) {
+            const Turn turn(self.busy);
+            if (!self.law)
+              throw ValueError(
+                  "the law of the start is not known, and with it the density elsewhere than at the "
+                  "particles; give "
+                  "law = Density.kde(x), or the Density that they are of");
+            const MatrixView<const double> points = view(y);
+            return give(without_gil([&] {
+              FlowDensity::LogDensities found = self.flow.log_density(points);
+              for (std::size_t i = 0; i < found.values.size(); ++i) {
+                if (found.status[i] == InverseStatus::unconverged)
+                  found.values[i] = std::numeric_limits<double>::quiet_NaN();
+              }
+              return std::move(found.values);
+            }));
+          },
+          "y"_a)
+      .def("sample", &sample, "n"_a, "how"_a, "seed"_a);
+}
+
+}  // namespace brenier::python
