@@ -4,9 +4,11 @@
 import gc
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 
 import brenier
@@ -145,12 +147,14 @@ def test_between_two_steps():
 # --- threads -----------------------------------------------------------------------------------------------------
 
 
-def lets_others_run(call):
-    """Whether another thread of Python gets its turn while `call` computes: here none is ever taken away from a thread."""
+def lets_others_run(call, seconds=30.0):
+    """Whether another thread of Python gets its turn while `call` computes: here none is ever taken away from a thread. On a
+    busy machine the other one may not start in time: asked again and again, for so long at most."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1000)
     try:
-        for _ in range(20):  # a busy machine may not start the other one in time
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
             go, ran = threading.Lock(), []
             go.acquire()
             other = threading.Thread(target=lambda: (go.acquire(), ran.append(1)))
@@ -170,14 +174,15 @@ def test_other_threads_run_meanwhile():
     flow = well_flow().run(steps=2)
     y, points = np.linspace(0, 3, 4000), cloud(1500, 4)
     labels = points[:, 0]
-    calls = [flow.step, lambda: flow.push(np.tile(y, 20)), lambda: flow.pull(y), lambda: flow.log_density(y),
+    large = well_flow(particles=20_000)
+    calls = [large.step, lambda: flow.push(np.tile(y, 20)), lambda: flow.pull(y), lambda: flow.log_density(y),
              lambda: flow.sample(40000), lambda: brenier.distance(points[:300], points[300:600] + 1, blur=1.0, threads=1),
              lambda: brenier.distance(points, points + 1, "energy", threads=1),
              lambda: brenier.distance(points[:200], points[200:400], "w2"),
              lambda: brenier.fit(points, labels, loss="squared", hidden=(16, 16), epochs=4, threads=1),
              lambda: brenier.Density.kde(points).log_density(points),
              lambda: brenier.Density.gaussian_mixture(points, 3)]
-    assert not lets_others_run(lambda: sum(range(200_000)))
+    assert not lets_others_run(lambda: sum(range(200_000)), seconds=0.2)
     for i, call in enumerate(calls):
         assert lets_others_run(call), i
 
@@ -201,6 +206,58 @@ def test_one_thread_at_a_time():
     assert flow.steps == 1
 
 
+def after(seconds, call):
+    timer = threading.Timer(seconds, call)
+    timer.start()
+    return timer
+
+
+def press_ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_ends_a_step_of_the_library():
+    flow = brenier.Flow(brenier.entropy() + brenier.potential(WELL), brenier.Density.gaussian([2.0, 0.0]), tau=0.05, particles=3000,
+                        certificates=False, solver="adam", iterations=100_000, threads=1)
+    timer = after(0.2, press_ctrl_c)  # far from the end of the step
+    with pytest.raises(KeyboardInterrupt):
+        flow.step()
+    timer.join()
+    assert flow.steps == 0 and flow.history == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_that_does_not_raise_ends_nothing():
+    flow, pressed = well_flow(), []
+    before = signal.signal(signal.SIGINT, lambda *arguments: pressed.append(flow.steps))
+    try:
+        timer = after(0.05, press_ctrl_c)
+        flow.run(until=1e6, callback=lambda f: pressed)
+        timer.join()
+        steps = flow.steps
+        press_ctrl_c()  # between two steps
+        assert flow.step()["step"] == steps + 1 and len(pressed) == 2
+        assert [report["step"] for report in flow.history] == list(range(1, steps + 2))
+        assert np.isfinite(flow.log_density(flow.x)).all()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_flows_inside_flows():
+    def v(x):
+        brenier.Flow(brenier.potential(WELL), cloud(8), tau=0.1, **SMALL).step()
+        if len(x) == 9:
+            press_ctrl_c()
+            brenier.Flow(brenier.potential(WELL), cloud(8), tau=0.1, **SMALL).run(until=1e6)
+        return 0.5 * (x**2).sum(axis=1), x
+
+    assert brenier.Flow(brenier.potential(v), cloud(8), tau=0.1, **SMALL).step()["step"] == 1
+    flow = brenier.Flow(brenier.potential(v), cloud(9), tau=0.1, **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        flow.step()
+    assert flow.steps == 0 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 # --- memory ------------------------------------------------------------------------------------------------------
 
 
@@ -218,7 +275,7 @@ def test_circles_through_a_flow_are_collected():
     del model
     gc.collect()
     assert gone() is not None  # the core holds what it calls,
-    core.step()
+    core.step(True)
     del core
     gc.collect()
     assert gone() is None  # and shows it to the collector

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
+import threading
 import time
 import warnings
 from typing import Any, Callable
@@ -81,8 +82,8 @@ class Flow:
         self._threads, self._auto, self._end = core_options.threads, tau == "auto", core_options.end_time
         make = _core.FlowFloat if precision == "float" else _core.FlowDouble
         self._core = make(energy, x, log_density, core_options, law._core if law is not None else None, how)
-        self._density: _core.FlowDensity | None = None
-        self.history: list[dict[str, Any]] = []  #: the reports of all steps
+        self._density: tuple[int, _core.FlowDensity] | None = None  # with the step that it is of
+        self._history: list[dict[str, Any]] = []
 
     def step(self) -> dict[str, Any] | None:
         """One step. Its report, or None where an adaptive flow has reached end_time.
@@ -96,11 +97,9 @@ class Flow:
         return self._step()
 
     def _step(self) -> dict[str, Any] | None:
-        report = self._core.step()
-        if report is None:
+        if not self._core.step(threading.current_thread() is threading.main_thread()):
             return None
-        self._density = None
-        self.history.append(report)
+        report = self.history[-1]
         if not report["solved"]:
             shares = [report[name] for name in ("missed_share", "missed_share_held_out")]
             worst = np.nanmax(shares) if not np.all(np.isnan(shares)) else np.nan
@@ -147,6 +146,13 @@ class Flow:
     def particle_log_density(self) -> Floats | None:
         """Natural logarithms (N,) of the density at the particles, or None where it is not known."""
         return self._core.particle_log_density()
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The reports of all steps that were taken; see `step`."""
+        # Kept by the core until they are asked for: Ctrl-C may come right after a step.
+        self._history += self._core.take_reports()
+        return self._history
 
     @property
     def time(self) -> float:
@@ -197,15 +203,15 @@ class Flow:
         self._functional = functional
 
     def _carried(self) -> _core.FlowDensity:
-        if self._density is None:
+        if self._density is None or self._density[0] != self.steps:
             maps = self._core.maps()
             if not maps and self.steps > 0:
                 raise BadValue("there are no maps: keep_maps=False, or no step since set_cloud()")
             if not maps:
                 raise BadValue("there are no maps: no step was taken")
             law = self._law._core if self._law is not None else None
-            self._density = _core.FlowDensity(maps, law, self._start, self._threads)
-        return self._density
+            self._density = self.steps, _core.FlowDensity(maps, law, self._start, self._threads)
+        return self._density[1]
 
     def push(self, x: Any) -> Floats:
         """Points x (N, d) of the start, carried to now (N, d)."""

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Flows, and their densities.
 #include <atomic>
-#include <chrono>
-#include <future>
+#include <csignal>
 #include <limits>
 
 #include "engine/src/config/config.hpp"
@@ -11,30 +10,53 @@
 namespace brenier::python {
 namespace {
 
-/// Runs `work` in a thread of its own while this one looks for signals, so that Ctrl-C ends it; the GIL is released
-/// meanwhile. What `work` throws is thrown here.
-template <class Work, class Stop>
-auto interruptibly(Work&& work, Stop&& stop) {
-  auto result = std::async(std::launch::async, std::forward<Work>(work));
-  bool signalled = false;
-  {
-    const nb::gil_scoped_release released;
-    while (result.wait_for(std::chrono::milliseconds(50)) != std::future_status::ready) {
-      const nb::gil_scoped_acquire gil;
-      if (!signalled && PyErr_CheckSignals() != 0) {
-        // The exception waits until the step is undone.
-        signalled = true;
-        nb::python_error pending;
-        stop();
-        const nb::gil_scoped_release waiting;
-        result.wait();
-        const nb::gil_scoped_acquire again;
-        throw pending;
-      }
+/// While it lives, Ctrl-C ends the running step of a flow, beside what Python does with the signal. For the main thread of
+/// Python, the only one that handles signals; several where a function that a step calls runs a flow itself. Handlers of other
+/// signals that are written in Python run after the step.
+class EndsOnCtrlC {
+ public:
+  template <class T>
+  explicit EndsOnCtrlC(Flow<T>& flow)
+      : flow_(&flow), interrupt_([](void* of) { static_cast<Flow<T>*>(of)->interrupt(); }), outer_(inner) {
+    inner = this;
+    if (outer_) return;
+    struct sigaction ours = {};
+    sigaction(SIGINT, nullptr, &python);
+    const bool none =
+        !(python.sa_flags & SA_SIGINFO) && (python.sa_handler == SIG_DFL || python.sa_handler == SIG_IGN);
+    if (none) return;
+    ours.sa_sigaction = handle;
+    ours.sa_flags = python.sa_flags | SA_SIGINFO;
+    ours.sa_mask = python.sa_mask;
+    sigaction(SIGINT, &ours, nullptr);
+  }
+  ~EndsOnCtrlC() {
+    inner = outer_;
+    struct sigaction now = {};
+    if (outer_ || sigaction(SIGINT, nullptr, &now) != 0) return;
+    // Somebody may have set another one meanwhile.
+    if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == handle) sigaction(SIGINT, &python, nullptr);
+  }
+  EndsOnCtrlC(const EndsOnCtrlC&) = delete;
+  EndsOnCtrlC& operator=(const EndsOnCtrlC&) = delete;
+
+ private:
+  static void handle(int signal, siginfo_t* info, void* context) {
+    if (const EndsOnCtrlC* one = inner) one->interrupt_(one->flow_);
+    if (python.sa_flags & SA_SIGINFO) {
+      python.sa_sigaction(signal, info, context);
+    } else {
+      python.sa_handler(signal);
     }
   }
-  return result.get();
-}
+  // A signal has no other way to what it ends.
+  static inline std::atomic<EndsOnCtrlC*> inner = nullptr;
+  static inline struct sigaction python = {};
+
+  void* flow_;
+  void (*interrupt_)(void*);
+  EndsOnCtrlC* outer_;
+};
 
 const char* name_of(InnerOptions::Solver solver) {
   return solver == InnerOptions::Solver::lbfgs  ? "lbfgs"
@@ -116,6 +138,7 @@ struct HeldFlow {
   }
   std::vector<nb::object> callables;
   Flow<T> flow;
+  std::vector<StepReport> reports;
   std::atomic<bool> busy = false;
 };
 
@@ -128,14 +151,33 @@ void bind_flow(nb::module_& m, const char* name) {
            "functional"_a, "x"_a, "log_density"_a.none(), "options"_a, "law"_a.none(), "sampling"_a)
       .def(
           "step",
-          [](Held& self) -> std::optional<nb::dict> {
+          [](Held& self, bool in_main_thread) {
             const Turn turn(self.busy);
-            const std::optional<StepReport> report =
-                interruptibly([&] { return self.flow.step(); }, [&] { self.flow.interrupt(); });
-            if (!report) return {};
-            return dict_of(*report);
+            while (true) {
+              const std::optional<StepReport> report = without_gil([&] {
+                std::optional<EndsOnCtrlC> signals;
+                if (in_main_thread) signals.emplace(self.flow);
+                return self.flow.step();
+              });
+              if (report) {
+                self.reports.push_back(*report);
+                return true;
+              }
+              if (PyErr_CheckSignals() != 0) throw nb::python_error();
+              if (self.flow.time() >= self.flow.options().adaptive.end_time) return false;
+              // The signal came between two steps, or its handler does not raise: the step is done again.
+            }
           },
-          "The report, or None at the end time.")
+          "in_main_thread"_a, "False at the end time.")
+      .def(
+          "take_reports",
+          [](Held& self) {
+            const Turn turn(self.busy);
+            nb::list out;
+            for (const StepReport& report : std::exchange(self.reports, {})) out.append(dict_of(report));
+            return out;
+          },
+          "Of the steps since the last call.")
       .def("x",
            [](Held& self) {
              const Turn turn(self.busy);
