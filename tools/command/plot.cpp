@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <memory>
@@ -70,10 +71,33 @@ std::string find_python() {
       "set PYTHON to one that has them");
 }
 
+/// The runs of folders that hold several, as those of a sweep; what else a sweep's folder has is passed over, so that
+/// `sweep/*` may be given too.
+std::vector<fs::path> runs_in(const std::vector<fs::path>& given) {
+  std::vector<fs::path> out;
+  for (const fs::path& path : given) {
+    std::error_code code;
+    const std::string name = path.filename().string();
+    if (given.size() > 1 && (name == "summary.csv" || (name == "figures" && !RunFolder::is_run(path))))
+      continue;
+    std::vector<fs::path> inside;
+    if (!RunFolder::is_run(path) && fs::is_directory(path, code)) {
+      for (const auto& entry : fs::directory_iterator(path, code)) {
+        if (RunFolder::is_run(entry.path())) inside.push_back(entry.path());
+      }
+    }
+    std::sort(inside.begin(), inside.end());
+    if (inside.empty()) inside.push_back(path);
+    out.insert(out.end(), inside.begin(), inside.end());
+  }
+  return out;
+}
+
 }  // namespace
 
-int plot(const std::vector<fs::path>& runs, const fs::path& out, std::ostream& log,
+int plot(const std::vector<fs::path>& given, const fs::path& out, std::ostream& log,
          const std::vector<std::string>& more) {
+  const std::vector<fs::path> runs = runs_in(given);
   for (const fs::path& path : runs) {
     RunFolder::open(path);
     const FileCheck check = check_files(path, false);
@@ -104,9 +128,12 @@ Command add_plot(CLI::App& app) {
     std::string by, times, format = "png";
   };
   const auto arguments = std::make_shared<Arguments>();
-  command->add_option("RUN", arguments->runs, "run folders; several give means with bands")->required();
+  command
+      ->add_option("RUN", arguments->runs,
+                   "run folders, or a folder of runs, as of a sweep; several give means with bands")
+      ->required();
   command->add_option("-o,--out", arguments->out, "folder for the figures");
-  command->add_option("--by", arguments->by, "a line for each value of a key: flow.tau");
+  command->add_option("--by", arguments->by, "a line for each value of a key: flow.tau; of several: KEY,KEY");
   command->add_option("--times", arguments->times, "of the densities: 0,0.1,1; the nearest clouds are drawn");
   command->add_option("--format", arguments->format, "png, pdf, svg, or several: png,pdf")
       ->capture_default_str();
