@@ -34,6 +34,7 @@ struct Command {
 Command add_completion(CLI::App& app);
 Command add_density(CLI::App& app);
 Command add_distance(CLI::App& app);
+Command add_export(CLI::App& app);
 Command add_fit(CLI::App& app);
 Command add_info(CLI::App& app);
 Command add_plot(CLI::App& app);
