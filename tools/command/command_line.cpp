@@ -19,9 +19,9 @@ namespace brenier::app {
 namespace {
 
 /// In the order of the help.
-constexpr Command (*kCommands[])(CLI::App&) = {add_run,  add_resume, add_push,   add_distance,
-                                               add_fit,  add_sample, add_pull,   add_density,
-                                               add_info, add_plot,   add_export, add_completion};
+constexpr Command (*kCommands[])(CLI::App&) = {add_run,    add_resume, add_push,    add_distance,  add_fit,
+                                               add_sample, add_pull,   add_density, add_info,      add_plot,
+                                               add_report, add_movie,  add_export,  add_completion};
 
 constexpr const char* kAbout =
     "Wasserstein gradient flows by the JKO scheme with input-convex neural networks.\n"

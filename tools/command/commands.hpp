@@ -58,6 +58,9 @@ void distance(const DistanceOptions& options, std::ostream& out);
 /// NotAvailable: no Python with numpy and matplotlib, or no plot.py.
 int plot(const std::vector<std::filesystem::path>& runs, const std::filesystem::path& out, std::ostream& log,
          const std::vector<std::string>& more = {});
+/// A page about runs, as one .html file. Returns and errors as for plot().
+int report(const std::vector<std::filesystem::path>& runs, const std::filesystem::path& out,
+           std::ostream& log);
 /// The same of the summary of fit(): the figure beside it, with .png.
 int plot_fit(const std::filesystem::path& summary);
 

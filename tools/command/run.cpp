@@ -29,7 +29,7 @@ struct RunArguments {
   std::optional<int> threads, steps;
   int jobs = 1;
   std::optional<double> max_seconds;
-  bool resume = false, quiet = false, plot = false;
+  bool resume = false, quiet = false, plot = false, report = false;
 
   std::vector<std::string> overrides() const {
     std::vector<std::string> all;
@@ -72,6 +72,11 @@ int finish(const RunArguments& arguments, const RunResult& result, const Console
   const bool first = !console.communicator || console.communicator->rank() == 0;
   const bool draw = first && arguments.plot && result.status != RunStatus::interrupted;
   if (draw && plot({result.folder}, {}, console.out) != 0 && result.status == RunStatus::done)
+    return ExitCode::failed;
+  // A page is for a run that ended early too, but for Ctrl-C.
+  if (first && arguments.report && result.signal == 0 &&
+      report({result.folder}, result.folder / "report.html", console.out) != 0 &&
+      result.status == RunStatus::done)
     return ExitCode::failed;
   return exit_code(result);
 }
@@ -134,6 +139,8 @@ void add_common(CLI::App& command, RunArguments& arguments, const std::string& a
       },
       "3h50m: ends with the whole step after that time, to be resumed; exit code 124");
   command.add_flag("-q,--quiet", arguments.quiet, "no progress");
+  command.add_flag("--report", arguments.report,
+                   "write report.html into the folder at the end, as `brenier report` does");
   command.add_flag("--plot", arguments.plot, "draw the figures at the end, as `brenier plot` does");
 }
 
