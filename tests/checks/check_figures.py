@@ -115,6 +115,26 @@ def check_refusals(plot, root: Path) -> None:
     check(len(plot.groups_of([base, wide], "network.hidden")) == 2, "a group for each width")
 
 
+def check_judged(plot, root: Path) -> None:
+    """F on the particles and on held-out ones are never lines of one figure."""
+    runs = [plot.Run(make_run(root / f"{tau}", tau=tau, seed=1)) for tau in (0.5, 0.25)]
+    axes = plot.objective(plot.groups_of(runs, "flow.tau")).axes[0]
+    check(axes.get_ylabel() == "F on the particles", axes.get_ylabel())
+    runs[0].history["F_heldout"] = 9 + runs[0].column("F")
+    axes = plot.objective(plot.groups_of(runs, "flow.tau")).axes[0]
+    check(max(line.get_ydata().max() for line in axes.lines) < 9, "held-out F of one group beside F of another")
+    runs[1].history["F_heldout"] = 9 + runs[1].column("F")
+    axes = plot.objective(plot.groups_of(runs, "flow.tau")).axes[0]
+    check(min(line.get_ydata().min() for line in axes.lines) > 9, "held-out F where all have it")
+
+
+def check_several_keys(plot, root: Path) -> None:
+    runs = [plot.Run(make_run(root / f"{tau}-{width}", tau=tau, seed=1, width=width)) for tau in (0.5, 0.25) for width in (3, 5)]
+    refused(plot, runs, "flow.tau", "network.hidden", "beside flow.tau")
+    labels = [group.label for group in plot.groups_of(runs, "flow.tau,network.hidden")]
+    check(labels[0] == "flow.tau = 0.5, network.hidden = [3]" and len(labels) == 4, f"labels: {labels}")
+
+
 def check_scatter(plot, root: Path) -> None:
     run = plot.Run(make_run(root / "scatter", tau=0.5, seed=1, dim=2))
     times = plot.common_times([run])
@@ -146,7 +166,7 @@ def main() -> None:
     import plot
 
     with tempfile.TemporaryDirectory() as scratch:
-        for one in (check_bands, check_refusals, check_scatter, check_formats):
+        for one in (check_bands, check_refusals, check_judged, check_several_keys, check_scatter, check_formats):
             one(plot, Path(scratch, one.__name__))
     if WRONG:
         sys.exit("\n".join(WRONG))

@@ -244,7 +244,7 @@ TEST_CASE("atomic writes replace the whole file or nothing") {
   CHECK(get(folder.path / "later") == "second");
 
   CHECK(contains(io_error([&] { write_file_atomically(folder.path / "no" / "x", piece(one)); }),
-                 "create the folder first"));
+                 "create it first"));
   CHECK(contains(io_error([&] { write_file_atomically(folder.path, piece(one)); }), "it names a folder"));
 }
 

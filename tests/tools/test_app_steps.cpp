@@ -130,9 +130,22 @@ TEST_CASE("output.max_seconds ends a run after a whole step, and resuming it giv
   CHECK(first.status == RunStatus::interrupted);
   CHECK(first.steps == 1);
   const Output said = command({"resume", options.out.string(), "--set", "output.max_seconds=1e-9"});
-  CHECK(said.code == ExitCode::interrupted);
+  CHECK(said.code == ExitCode::out_of_time);
   check_contains(said.out, {"output.max_seconds = 1e-09", "2 of 5 steps", "brenier resume"});
-  CHECK(command({"resume", options.out.string(), "--set", "output.max_seconds=1e6"}).code == ExitCode::ok);
+  CHECK(summary_of(options.out)["reason"] == "output.max_seconds = 1e-09 are over");
+  const std::string free = "output.max_seconds=1e6";
+  const Output timed = command({"resume", options.out.string(), "--set", free, "--max-time", "1e-6s"});
+  CHECK(timed.code == ExitCode::out_of_time);
+  check_contains(timed.out, {"--max-time", "3 of 5 steps"});
+  CHECK(command({"resume", options.out.string(), "--max-time", "2 days"}).code == ExitCode::bad_input);
+  CHECK(command({"resume", options.out.string(), "--set", free, "--max-time", "1h30m"}).code == ExitCode::ok);
+  const auto processes = summary_of(options.out)["runs"];
+  REQUIRE(processes.size() == 4);  // the first without a command line
+  CHECK(processes[0]["command"] == "");
+  check_contains(processes[3]["command"].get<std::string>(), {"brenier resume ", "--max-time 1h30m"});
+  for (const char* key : {"started", "host", "folder"}) CHECK(processes[3][key].get<std::string>() != "");
+  for (const char* key : {"compiler", "type"}) CHECK(summary_of(options.out)["build"][key] != "");
+  CHECK(summary_of(options.out)["format"] == "brenier summary 1");
   const auto end = [&](const char* name) {
     return read_npy(folder.path / name / "clouds" / "step_000005.npy").elements();
   };

@@ -17,6 +17,7 @@
 #include "tests/support/near.hpp"
 #include "tests/support/run_files.hpp"
 #include "tools/command/commands.hpp"
+#include "tools/runs/interrupt.hpp"
 #include "tools/runs/report.hpp"
 #include "tools/runs/run.hpp"
 #include "tools/runs/run_folder.hpp"
@@ -43,8 +44,8 @@ void check_same_state(const fs::path& a, const fs::path& b) {
 }  // namespace
 
 TEST_CASE("a signal right after the folder appears leaves a run that goes on") {
-  for (const int signal : {SIGINT, SIGTERM}) {
-    for (const int delay : {0, 3, 40}) {
+  for (const int signal : InterruptScope::kSignals) {
+    for (const int delay : signal == SIGINT || signal == SIGTERM ? std::vector{0, 3, 40} : std::vector{3}) {
       CAPTURE(signal);
       CAPTURE(delay);
       const TemporaryFolder folder;
@@ -61,9 +62,10 @@ TEST_CASE("a signal right after the folder appears leaves a run that goes on") {
       CHECK(::kill(child, signal) == 0);
       const int status = status_of(child);
       REQUIRE(WIFEXITED(status));
-      CHECK(WEXITSTATUS(status) == ExitCode::interrupted);
+      CHECK(WEXITSTATUS(status) == 128 + signal);
       REQUIRE(RunFolder::is_run(out));
       CHECK(summary_of(out)["status"] == "interrupted");
+      CHECK(summary_of(out)["reason"] == signal_name(signal));
       const int steps = summary_of(out)["steps"].get<int>() + 1;
       CHECK(command({"resume", out.string(), "--steps", std::to_string(steps)}).code == ExitCode::ok);
       CHECK(summary_of(out)["status"] == "done");
@@ -89,7 +91,7 @@ TEST_CASE("a run whose progress nobody reads goes on to its end") {
   ::close(ends[1]);
   const int status = status_of(child);
   REQUIRE(WIFEXITED(status));
-  CHECK(WEXITSTATUS(status) == ExitCode::bad_input);  // what it printed is lost
+  CHECK(WEXITSTATUS(status) == ExitCode::not_written);  // what it printed is lost
   CHECK(summary_of(out)["status"] == "done");
 }
 
@@ -149,6 +151,28 @@ TEST_CASE("a second signal kills, and what it leaves goes on") {
     REQUIRE(run(config, options).status == RunStatus::done);
     check_same_state(folder.path / "whole", folder.path / "parts");
   }
+}
+
+TEST_CASE("signals that warn are repeated without harm, and one that is ignored stays so") {
+  const TemporaryFolder folder;
+  const Config config = tiny();
+  RunOptions options;
+  options.out = folder.path / "warned";
+  RunResult result;
+  options.on_step = [&](int step) {
+    if (step != 3) return;
+    for (const int signal : {SIGXCPU, SIGXCPU, SIGUSR1, SIGHUP, SIGTERM}) std::raise(signal);
+  };
+  result = run(config, options);
+  CHECK(result.status == RunStatus::interrupted);
+  CHECK(result.signal == SIGXCPU);
+  options.on_step = nullptr;
+  CHECK(resume(config, options).status == RunStatus::done);
+
+  void (*before)(int) = std::signal(SIGHUP, SIG_IGN);
+  options.out = folder.path / "nohup";
+  CHECK(run_until(2, SIGHUP, config, options).status == RunStatus::done);
+  std::signal(SIGHUP, before);
 }
 
 TEST_CASE("a run killed before its first summary can be run or resumed") {

@@ -22,6 +22,7 @@ struct Console {
   std::ostream& err;
   bool terminal = false;                         // progress may be redrawn
   std::shared_ptr<Communicator> communicator{};  // of processes that were started together, or null
+  std::string command{};                         // the whole command line, for a shell
 };
 
 /// A subcommand: its options, which CLI11 fills, and what it does with them; returns the exit code.
@@ -30,15 +31,19 @@ struct Command {
   std::function<int(const Console&)> execute;
 };
 
+Command add_completion(CLI::App& app);
 Command add_density(CLI::App& app);
 Command add_descend(CLI::App& app);
 Command add_distance(CLI::App& app);
+Command add_export(CLI::App& app);
 Command add_fit(CLI::App& app);
 Command add_info(CLI::App& app);
 Command add_langevin(CLI::App& app);
+Command add_movie(CLI::App& app);
 Command add_plot(CLI::App& app);
 Command add_pull(CLI::App& app);
 Command add_push(CLI::App& app);
+Command add_report(CLI::App& app);
 Command add_resume(CLI::App& app);
 Command add_run(CLI::App& app);
 Command add_sample(CLI::App& app);

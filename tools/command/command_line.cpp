@@ -1,24 +1,27 @@
 // SPDX-License-Identifier: MIT
 // The list of subcommands, help and exit codes.
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <charconv>
 #include <new>
 #include <ostream>
 
+#include "brenier/atomic_file.hpp"
 #include "brenier/base/error.hpp"
 #include "brenier/base/out_of_memory.hpp"
 #include "brenier/version.hpp"
 #include "kernels/base/nearest_name.hpp"
 #include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
+#include "tools/runs/provenance.hpp"
 
 namespace brenier::app {
 namespace {
 
 /// In the order of the help.
-constexpr Command (*kCommands[])(CLI::App&) = {add_run,     add_resume,   add_push, add_distance,
-                                               add_fit,     add_sample,   add_pull, add_density,
-                                               add_descend, add_langevin, add_info, add_plot};
+constexpr Command (*kCommands[])(CLI::App&) = {
+    add_run,     add_resume,   add_push, add_distance, add_fit,    add_sample, add_pull,   add_density,
+    add_descend, add_langevin, add_info, add_plot,     add_report, add_movie,  add_export, add_completion};
 
 constexpr const char* kAbout =
     "Wasserstein gradient flows by the JKO scheme with input-convex neural networks.\n"
@@ -85,11 +88,37 @@ constexpr const char* kExamples =
     "\n"
     "Exit codes: 0 done, 1 the flow diverged (its folder has the steps so far), 2 wrong options, "
     "configuration or\n"
-    "files, 3 all steps taken and some not solved as exactly as inner.accept asks for (see warnings), 130 "
-    "interrupted (Ctrl-C ends after the current iteration and leaves a run that can be resumed;\n"
-    "twice kills).";
+    "files, 3 all steps taken and some not solved as exactly as inner.accept asks for (see warnings), 74 a "
+    "file could\n"
+    "not be read or written on the way, 75 the disk is full, 124 the time limit is over, 128 + N interrupted "
+    "by "
+    "the\n"
+    "signal N: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2, 152 SIGXCPU. A run that any of "
+    "these has\n"
+    "ended after the current iteration, or a full disk, goes on with `brenier resume`; a second Ctrl-C "
+    "kills.";
 
 constexpr const char* kWhere = "Examples, a file to start from, and exit codes: brenier --help";
+
+/// Of a file that could not be written: a path that the user gave and that cannot be, or a failure on the way.
+int exit_code(const WriteError& error) {
+  switch (error.code) {
+    case ENOSPC:
+    case EDQUOT:
+      return ExitCode::disk_full;
+    case ENOENT:
+    case ENOTDIR:
+    case EACCES:
+    case EPERM:
+    case EROFS:
+    case EEXIST:
+    case ELOOP:
+    case ENAMETOOLONG:
+      return ExitCode::bad_input;
+    default:
+      return ExitCode::not_written;
+  }
+}
 
 /// The command line as it is built up; parse() may throw CLI::ParseError.
 class CommandLine {
@@ -180,14 +209,18 @@ int run_command_line(int argc, const char* const* argv, std::ostream& out, std::
       return code == 0 ? ExitCode::ok : ExitCode::bad_input;
     }
     line.check_values();
-    const int code = line.execute({out, err, out_is_terminal, communicator});
+    const int code = line.execute({out, err, out_is_terminal, communicator, shell_line(argc, argv)});
     out.flush();
     if (!out && code == ExitCode::ok)
-      throw IoError("the output cannot be written: the disk or the device is full, or nobody reads it");
+      throw WriteError("the output cannot be written: the disk or the device is full, or nobody reads it",
+                       EIO);
     return code;
   } catch (const NumericalError& error) {
     err << "brenier: " << error.what() << std::endl;
     return ExitCode::failed;
+  } catch (const WriteError& error) {
+    err << "brenier: " << error.what() << std::endl;
+    return exit_code(error);
   } catch (const Error& error) {
     err << "brenier: " << error.what() << std::endl;
   } catch (const std::bad_alloc& error) {

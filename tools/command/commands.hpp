@@ -12,13 +12,18 @@
 
 namespace brenier::app {
 
-/// What the process ends with.
+/// What the process ends with; the README has the table.
 struct ExitCode {
   static constexpr int ok = 0;
   static constexpr int failed = 1;  // a flow diverged or its device failed; its folder has the steps so far
-  static constexpr int bad_input = 2;  // options, configuration, files
+  static constexpr int bad_input = 2;  // options, configuration, files that are missing or may not be written
   static constexpr int unsolved = 3;   // all steps were taken, and some are not solved
-  static constexpr int interrupted = 130;
+  static constexpr int not_written = 74;   // reading or writing failed on the way (EX_IOERR of sysexits.h)
+  static constexpr int disk_full = 75;     // or a quota is (EX_TEMPFAIL)
+  static constexpr int out_of_time = 124;  // --max-time or output.max_seconds, as timeout(1) says it
+  static constexpr int interrupted = 130;  // by Ctrl-C, or by another process
+  /// Interrupted by a signal; 0: it is not known by which.
+  static constexpr int by_signal(int signal) { return signal == 0 ? interrupted : 128 + signal; }
 };
 
 /// The whole command. Never throws: messages go to `err`. `out_is_terminal` says whether progress may be
@@ -53,6 +58,9 @@ void distance(const DistanceOptions& options, std::ostream& out);
 /// NotAvailable: no Python with numpy and matplotlib, or no plot.py.
 int plot(const std::vector<std::filesystem::path>& runs, const std::filesystem::path& out, std::ostream& log,
          const std::vector<std::string>& more = {});
+/// A page about runs, as one .html file. Returns and errors as for plot().
+int report(const std::vector<std::filesystem::path>& runs, const std::filesystem::path& out,
+           std::ostream& log);
 /// The same of the summary of fit(): the figure beside it, with .png.
 int plot_fit(const std::filesystem::path& summary);
 

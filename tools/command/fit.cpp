@@ -126,9 +126,9 @@ void print(const FitCommand& command, const FitResult& result, std::ostream& out
   }
 }
 
-/// Trains a convex potential, writes it and a summary. False where it was interrupted: what there is then is
-/// written. Errors as for fit(), and of the files.
-bool fit(const FitCommand& command, std::ostream& out) {
+/// Trains a convex potential, writes it and a summary. Returns the signal that interrupted it, or 0: what there is then
+/// is written. Errors as for fit(), and of the files.
+int fit(const FitCommand& command, std::ostream& out) {
   const Matrix<double> x = read_npy(command.data), labels = read_npy(command.labels);
   if (labels.cols() != 1) {
     throw ShapeError("'" + command.labels.string() + "' has " + std::to_string(labels.cols()) +
@@ -149,16 +149,16 @@ bool fit(const FitCommand& command, std::ostream& out) {
   // Where nothing can be written, say so before the work.
   { const AtomicFile probe(command.out); }
   { const AtomicFile probe(summary_file); }
-  std::atomic<bool> stop{false};
+  std::atomic<int> stop{0};
   const InterruptScope scope(
-      [](void* flag) noexcept {
-        static_cast<std::atomic<bool>*>(flag)->store(true, std::memory_order_relaxed);
+      [](void* flag, int signal) noexcept {
+        static_cast<std::atomic<int>*>(flag)->store(signal, std::memory_order_relaxed);
       },
       &stop);
   FitLog log(command.quiet ? nullptr : &out, command.options.epochs);
   const FitProgress progress = [&](const FitEpoch& epoch) {
     log.epoch(epoch);
-    return !stop.load(std::memory_order_relaxed);
+    return stop.load(std::memory_order_relaxed) == 0;
   };
   const FitResult result = command.double_precision
                                ? fit<double>(x, labels.elements(), command.options, progress)
@@ -169,7 +169,7 @@ bool fit(const FitCommand& command, std::ostream& out) {
   if (!command.quiet) print(command, result, out);
   out << (result.interrupted ? "interrupted: " : "") << command.out.string() << " and "
       << summary_file.string() << "\n";
-  return !result.interrupted;
+  return result.interrupted ? stop.load() : 0;
 }
 
 /// The row of an option as an option of the command line; none for those with a flag of their own.
@@ -225,7 +225,7 @@ Command add_fit(CLI::App& app) {
             if (arguments->regression) chosen.loss = FitOptions::Loss::squared;
             if (arguments->one_scale) chosen.scaling = FitOptions::Scaling::common;
             chosen.keep_best = !arguments->last;
-            if (!fit(*arguments, console.out)) return ExitCode::interrupted;
+            if (const int signal = fit(*arguments, console.out)) return ExitCode::by_signal(signal);
             console.out.flush();
             std::filesystem::path written = arguments->out;
             written.replace_extension(".json");

@@ -16,6 +16,7 @@
 #include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
 #include "tools/runs/manifest.hpp"
+#include "tools/runs/provenance.hpp"
 #include "tools/runs/run_folder.hpp"
 
 namespace brenier::app {
@@ -26,7 +27,9 @@ namespace fs = std::filesystem;
 void build(std::ostream& out) {
   const BuildInfo info = build_info();
   out << "brenier    " << info.version << "\n"
+      << "git        " << build_record().git << "\n"
       << "compiler   " << info.compiler << "\n"
+      << "flags      " << build_record().flags << "\n"
       << "cuda       ";
   if (info.cuda_devices.empty()) out << "no (" << info.cuda_trouble << ")";
   for (std::size_t k = 0; k < info.cuda_devices.size(); ++k)
@@ -110,12 +113,108 @@ void safetensors(const fs::path& path, std::ostream& out) {
   }
 }
 
+// --- the same for programs ---------------------------------------------------------------------------------
+
+using Json = nlohmann::ordered_json;
+
+Json build_json() {
+  const BuildInfo info = build_info();
+  const BuildRecord record = build_record();
+  return {{"version", info.version},
+          {"git", record.git},
+          {"compiler", record.compiler},
+          {"flags", record.flags},
+          {"type", record.type},
+          {"mpi", record.mpi},
+          {"cuda", record.cuda},
+          {"cuda_devices", info.cuda_devices},
+          {"cpu_variants", info.cpu_variants},
+          {"processors", info.threads}};
+}
+
+Json run_json(const fs::path& path) {
+  const RunFolder folder = RunFolder::open(path);
+  const FileCheck check = check_files(path, true);
+  Json out;
+  out["files"] = {{"fitting", check.fitting}, {"damaged", check.damaged}, {"unchecked", check.unchecked}};
+  try {
+    out["summary"] = Json::parse(read_text(folder.summary()));
+  } catch (const nlohmann::json::exception& error) {
+    throw IoError("'" + folder.summary().string() + "' is not valid JSON: " + error.what());
+  }
+  return out;
+}
+
+Json array_json(const fs::path& path) {
+  const NpyInfo info = read_npy_info(path);
+  const Matrix<double> x = read_npy(path);
+  Json out = {{"dtype", info.dtype}, {"shape", info.shape}, {"fortran_order", info.fortran_order}};
+  out["columns"] = Json::array();
+  for (Index c = 0; c < x.cols() && x.rows() > 0; ++c) {
+    double low = INFINITY, high = -INFINITY;
+    Index finite = 0;
+    for (Index i = 0; i < x.rows(); ++i) {
+      if (!std::isfinite(x(i, c))) continue;
+      ++finite;
+      low = std::min(low, x(i, c));
+      high = std::max(high, x(i, c));
+    }
+    Json column = {{"finite", finite}};
+    if (finite > 0) column.update({{"min", low}, {"max", high}});
+    out["columns"].push_back(column);
+  }
+  return out;
+}
+
+Json safetensors_json(const fs::path& path) {
+  const TensorFile file = read_safetensors(path);
+  Json out = {{"checked", file.checked}, {"metadata", file.metadata}, {"tensors", Json::array()}};
+  for (const Tensor& tensor : file.tensors) {
+    out["tensors"].push_back({{"name", tensor.name},
+                              {"dtype", tensor.dtype == DType::float32 ? "float32" : "float64"},
+                              {"shape", tensor.shape}});
+  }
+  return out;
+}
+
+/// The settings of a configuration as TOML writes them, by their keys.
+Json config_json(const fs::path& path) {
+  const Config config = load_config(path);
+  if (!config.cloud.density) static_cast<void>(config.initial_cloud());
+  Json out = {{"valid", true}};
+  if (!config.cloud.estimate.empty()) out["initial_density"] = config.cloud.estimate;
+  out["settings"] = Json::object();
+  for (const std::string& line : essence(config.resolved, false, true)) {
+    const std::size_t equal = line.find(" = ");
+    out["settings"][line.substr(0, equal)] = line.substr(equal + 3);
+  }
+  return out;
+}
+
+bool is_array(const fs::path& path) {
+  const std::string extension = path.extension().string();
+  for (const char* known : {".npy", ".npz", ".csv", ".tsv", ".txt"})
+    if (extension == known) return true;
+  return false;
+}
+
+Json file_json(const fs::path& path) {
+  std::error_code code;
+  if (fs::is_directory(path, code)) return run_json(path);
+  if (!fs::exists(path, code)) throw IoError("'" + path.string() + "': no such file or folder");
+  if (is_array(path)) return array_json(path);
+  if (path.extension() == ".safetensors") return safetensors_json(path);
+  if (path.extension() == ".toml") return config_json(path);
+  throw ValueError("'" + path.string() +
+                   "': info knows run folders, .toml, .npy, .npz, .csv and .safetensors files");
+}
+
 void file(const fs::path& path, std::ostream& out) {
   std::error_code code;
   if (fs::is_directory(path, code)) return run_folder(path, out);
   if (!fs::exists(path, code)) throw IoError("'" + path.string() + "': no such file or folder");
   const std::string extension = path.extension().string();
-  if (extension == ".npy") return npy(path, out);
+  if (is_array(path)) return npy(path, out);
   if (extension == ".safetensors") return safetensors(path, out);
   if (extension == ".toml") {
     const Config config = load_config(path);
@@ -124,23 +223,28 @@ void file(const fs::path& path, std::ostream& out) {
     out << "# valid; all keys with their effective values:\n" << config.resolved;
     return;
   }
-  throw ValueError("'" + path.string() + "': info knows run folders, .toml, .npy and .safetensors files");
+  throw ValueError("'" + path.string() +
+                   "': info knows run folders, .toml, .npy, .npz, .csv and .safetensors files");
 }
 
 }  // namespace
 
 Command add_info(CLI::App& app) {
   CLI::App* command =
-      app.add_subcommand("info", "about the build, a run, a configuration, a .npy or .safetensors file");
+      app.add_subcommand("info", "about the build, a run, a configuration, an array or a .safetensors file");
   struct Arguments {
     fs::path path;
-    bool keys = false;
+    bool keys = false, json = false;
   };
   const auto arguments = std::make_shared<Arguments>();
   command->add_option("PATH", arguments->path, "nothing: the build and this machine");
   command->add_flag("--keys", arguments->keys, "every key of a configuration, in Markdown");
+  command->add_flag("--json", arguments->json, "as JSON");
   return {command, [arguments](const Console& console) {
-            if (arguments->keys) {
+            if (arguments->json) {
+              const Json json = arguments->path.empty() ? build_json() : file_json(arguments->path);
+              console.out << json.dump(2, ' ', false, Json::error_handler_t::replace) << "\n";
+            } else if (arguments->keys) {
               console.out << key_reference();
             } else if (arguments->path.empty()) {
               build(console.out);

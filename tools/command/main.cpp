@@ -38,8 +38,9 @@ int run_together(int argc, char** argv) {
   const int code =
       app::run_command_line(argc, argv, first ? std::cout : silent, errors, first && ::isatty(1) == 1, world);
   if (first) std::cerr << errors.str() << std::flush;
-  if (code != app::ExitCode::failed && code != app::ExitCode::bad_input)
-    return first ? code : app::ExitCode::ok;  // mpirun ends the others where one has another code
+  const bool together =
+      code == app::ExitCode::ok || code == app::ExitCode::unsolved || code >= app::ExitCode::out_of_time;
+  if (together) return first ? code : app::ExitCode::ok;  // mpirun ends the others where one has another code
   if (!first) {
     std::this_thread::sleep_for(std::chrono::seconds(3));
     std::cerr << "rank " << world->rank() << ": " << errors.str() << std::flush;

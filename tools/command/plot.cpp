@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
-// `brenier plot` hands over to plot.py, `brenier fit --plot` to plot_fit.py.
+// `brenier plot`, `report` and `movie` hand over to scripts of their names, `brenier fit --plot` to plot_fit.py.
 #include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <memory>
@@ -12,6 +13,7 @@
 #include <system_error>
 
 #include "brenier/base/error.hpp"
+#include "kernels/base/show.hpp"
 #include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
 #include "tools/runs/manifest.hpp"
@@ -70,25 +72,58 @@ std::string find_python() {
       "set PYTHON to one that has them");
 }
 
-}  // namespace
+/// The runs of folders that hold several, as those of a sweep; what else a sweep's folder has is passed over, so that
+/// `sweep/*` may be given too.
+std::vector<fs::path> runs_in(const std::vector<fs::path>& given) {
+  std::vector<fs::path> out;
+  for (const fs::path& path : given) {
+    std::error_code code;
+    const std::string name = path.filename().string();
+    if (given.size() > 1 && (name == "summary.csv" || (name == "figures" && !RunFolder::is_run(path))))
+      continue;
+    std::vector<fs::path> inside;
+    if (!RunFolder::is_run(path) && fs::is_directory(path, code)) {
+      for (const auto& entry : fs::directory_iterator(path, code)) {
+        if (RunFolder::is_run(entry.path())) inside.push_back(entry.path());
+      }
+    }
+    std::sort(inside.begin(), inside.end());
+    if (inside.empty()) inside.push_back(path);
+    out.insert(out.end(), inside.begin(), inside.end());
+  }
+  return out;
+}
 
-int plot(const std::vector<fs::path>& runs, const fs::path& out, std::ostream& log,
-         const std::vector<std::string>& more) {
+/// Checks the files that figures of the runs need, then calls a script on them; its exit code.
+int call_script(const char* script, const std::string& command, const std::vector<fs::path>& runs,
+                const fs::path& out, std::ostream& log, const std::vector<std::string>& more) {
   for (const fs::path& path : runs) {
     RunFolder::open(path);
     const FileCheck check = check_files(path, false);
     log << check_text(check) << std::flush;
     for (const char* needed : {"config.toml", "history.csv", "summary.json"}) {
       const auto found = check.damaged.find(needed);
-      if (found != check.damaged.end()) throw IoError("plot: " + found->second);
+      if (found != check.damaged.end()) throw IoError(command + ": " + found->second);
     }
   }
-  std::vector<std::string> words = {find_python(), find_script("plot.py").string()};
+  std::vector<std::string> words = {find_python(), find_script(script).string()};
   if (!out.empty()) words.insert(words.end(), {"--out", out.string()});
   words.insert(words.end(), more.begin(), more.end());
   words.push_back("--");
   for (const fs::path& path : runs) words.push_back(path.string());
+  log.flush();
   return call(words, false);
+}
+
+}  // namespace
+
+int plot(const std::vector<fs::path>& given, const fs::path& out, std::ostream& log,
+         const std::vector<std::string>& more) {
+  return call_script("plot.py", "plot", runs_in(given), out, log, more);
+}
+
+int report(const std::vector<fs::path>& given, const fs::path& out, std::ostream& log) {
+  return call_script("report.py", "report", runs_in(given), out, log, {});
 }
 
 int plot_fit(const fs::path& summary) {
@@ -104,9 +139,12 @@ Command add_plot(CLI::App& app) {
     std::string by, times, format = "png";
   };
   const auto arguments = std::make_shared<Arguments>();
-  command->add_option("RUN", arguments->runs, "run folders; several give means with bands")->required();
+  command
+      ->add_option("RUN", arguments->runs,
+                   "run folders, or a folder of runs, as of a sweep; several give means with bands")
+      ->required();
   command->add_option("-o,--out", arguments->out, "folder for the figures");
-  command->add_option("--by", arguments->by, "a line for each value of a key: flow.tau");
+  command->add_option("--by", arguments->by, "a line for each value of a key: flow.tau; of several: KEY,KEY");
   command->add_option("--times", arguments->times, "of the densities: 0,0.1,1; the nearest clouds are drawn");
   command->add_option("--format", arguments->format, "png, pdf, svg, or several: png,pdf")
       ->capture_default_str();
@@ -117,6 +155,40 @@ Command add_plot(CLI::App& app) {
             if (!arguments->times.empty()) more.push_back("--times=" + arguments->times);
             return plot(arguments->runs, arguments->out, console.out, more) == 0 ? ExitCode::ok
                                                                                  : ExitCode::bad_input;
+          }};
+}
+
+Command add_report(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("report", "a page about runs, one .html file that needs no other");
+  struct Arguments {
+    std::vector<fs::path> runs;
+    fs::path out;
+  };
+  const auto arguments = std::make_shared<Arguments>();
+  command->add_option("RUN", arguments->runs, "run folders, or a folder of runs")->required();
+  command->add_option("-o,--out", arguments->out, "the .html file (report.html in the first folder)");
+  return {command, [arguments](const Console& console) {
+            fs::path out = arguments->out;
+            if (out.empty()) out = arguments->runs.front() / "report.html";
+            return report(arguments->runs, out, console.out) == 0 ? ExitCode::ok : ExitCode::bad_input;
+          }};
+}
+
+Command add_movie(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("movie", "a film of a run: .gif, or .mp4 where there is ffmpeg");
+  struct Arguments {
+    fs::path run, out;
+    double rate = 8;
+  };
+  const auto arguments = std::make_shared<Arguments>();
+  command->add_option("RUN", arguments->run, "run folder")->required();
+  command->add_option("-o,--out", arguments->out, "the .gif or .mp4 file to write")->required();
+  command->add_option("--fps", arguments->rate, "frames a second")->capture_default_str();
+  return {command, [arguments](const Console& console) {
+            const std::vector<std::string> more = {"--fps=" + exact_text(arguments->rate)};
+            const int code =
+                call_script("movie.py", "movie", {arguments->run}, arguments->out, console.out, more);
+            return code == 0 ? ExitCode::ok : ExitCode::bad_input;
           }};
 }
 

@@ -229,7 +229,8 @@ def shown(value):
 
 
 def groups_of(runs, by):
-    """The runs by the values of the key `by`. ValueError, with the key, for runs that cannot be in one figure."""
+    """The runs by the values of the keys in `by`, with commas between. ValueError, with the key, for runs that cannot be in one figure."""
+    keys = by.split(",") if by else []
     first = runs[0]
     for run in runs[1:]:
         for key in sorted(set(first.settings) | set(run.settings)):
@@ -239,18 +240,20 @@ def groups_of(runs, by):
             what = f"{key} is {values[0]} in {first.path}, but {values[1]} in {run.path}"
             if key.startswith(PROBLEM) and key not in SAME_PROBLEM:
                 raise ValueError(f"the runs are of different problems: {what}; plot them one by one")
-            if key != by:
+            if key not in keys:
                 raise ValueError(f"the runs differ in more than their seed: {what}; "
                                  f"draw a line for each value with --by {key}" if by is None else
                                  f"beside {by} the runs differ in {what}; plot those apart")
-    if by is None:
+    if not keys:
         return [Group(None, runs)]
     out = {}
     for run in runs:
-        if by not in run.settings:
-            raise ValueError(f"{run.path} has no key '{by}'; brenier info RUN/config.toml shows those it has")
-        out.setdefault(run.settings[by], []).append(run)
-    return [Group(f"{by} = {shown(value)}", members) for value, members in out.items()]
+        for key in keys:
+            if key not in run.settings:
+                raise ValueError(f"{run.path} has no key '{key}'; brenier info RUN/config.toml shows those it has")
+        out.setdefault(tuple(run.settings[key] for key in keys), []).append(run)
+    return [Group(", ".join(f"{key} = {shown(value)}" for key, value in zip(keys, values)), members)
+            for values, members in out.items()]
 
 
 def common_times(runs, wanted=None):
@@ -353,13 +356,16 @@ def coloured(groups):
 
 def objective(groups):
     figure, axes = plt.subplots(figsize=(5.2, 3.4))
-    first = groups[0].runs[0]
+    first, label = groups[0].runs[0], "F"
     if len(groups) == 1:
         banded(axes, groups[0], "F", BLUE, "particles", width=3.5)
         banded(axes, groups[0], "F_heldout", ORANGE, "held-out particles")
     else:
+        # One or the other for all of them: F of the particles lies below that of held-out ones.
+        judged = "F_heldout" if all(group.band("F_heldout") for group in groups) else "F"
+        label = "F on held-out particles" if judged == "F_heldout" else "F on the particles"
         for group, colour in coloured(groups):
-            banded(axes, group, "F_heldout" if group.band("F_heldout") else "F", colour, group.label)
+            banded(axes, group, judged, colour, group.label)
     curve = first.column("F_exact")
     if np.isfinite(curve).sum() > 1:
         axes.plot(first.column("time"), curve, **EXACT, label="exact solution")
@@ -368,7 +374,7 @@ def objective(groups):
     if len(groups) == 1 and np.isfinite(first.column("F_scheme")).sum() > 1:
         axes.plot(first.column("time"), first.column("F_scheme"), color=GREEN, lw=0, marker="o", ms=2.5,
                   mfc="none", label="exact iterates")
-    axes.set(xlabel="t", ylabel="F")
+    axes.set(xlabel="t", ylabel=label)
     axes.legend()
     return figure
 
@@ -435,7 +441,7 @@ def save(figure, folder, name):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="folder for the figures")
-    parser.add_argument("--by", metavar="KEY", help="a line, or a panel, for each value of a key: flow.tau")
+    parser.add_argument("--by", metavar="KEY", help="a line, or a panel, for each value of a key: flow.tau; of several: KEY,KEY")
     parser.add_argument("--times", metavar="T,T,...", help="times of the densities; the nearest clouds are drawn")
     parser.add_argument("--format", default="png", help="png, pdf, svg, or several of them: png,pdf")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")

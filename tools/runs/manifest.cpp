@@ -133,7 +133,7 @@ std::map<std::string, std::string> inputs_of(const Config& config) {
   return out;
 }
 
-std::vector<std::string> essence(const std::string& resolved, bool failed) {
+std::vector<std::string> essence(const std::string& resolved, bool failed, bool all) {
   std::istringstream in(resolved);
   std::vector<std::string> out;
   std::map<std::string, int> counts;  // of arrays of tables
@@ -148,7 +148,7 @@ std::vector<std::string> essence(const std::string& resolved, bool failed) {
     const bool free = line.empty() || table == "output" || (failed && table == "inner") ||
                       (table == "flow" && line.starts_with("steps =")) ||
                       (table.empty() && (line.starts_with("threads =") || line.starts_with("device =")));
-    if (!free) out.push_back(prefix + line);
+    if (!free || (all && !line.empty())) out.push_back(prefix + line);
   }
   return out;
 }

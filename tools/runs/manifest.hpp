@@ -34,8 +34,8 @@ struct Manifest {
 std::map<std::string, std::string> inputs_of(const Config& config);
 
 /// "flow.tau = 0.1", a line for each key of a resolved configuration that a resumed run must share with the one it
-/// continues; [inner] may differ where that one has failed.
-std::vector<std::string> essence(const std::string& resolved, bool failed);
+/// continues; [inner] may differ where that one has failed. `all`: of each key.
+std::vector<std::string> essence(const std::string& resolved, bool failed, bool all = false);
 
 /// ConfigError that names the first key, or the file behind one, that is not as in the manifest.
 void check_settings(const std::filesystem::path& folder, const Manifest& manifest, const Config& config,

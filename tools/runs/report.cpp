@@ -532,6 +532,20 @@ std::string summary_text(const SummaryInput& input) {
   out["precision"] = config.precision;
   out["threads"] = input.threads;
   out["version"] = BRENIER_VERSION;
+  out["format"] = "brenier summary 1";
+  const BuildRecord build = build_record();
+  out["build"] = {{"git", build.git},   {"compiler", build.compiler}, {"flags", build.flags},
+                  {"type", build.type}, {"mpi", build.mpi},           {"cuda", build.cuda}};
+  out["runs"] = Json::array();
+  for (const ProcessRecord& one : input.processes) {
+    Json record = {{"command", one.command},
+                   {"started", one.started},
+                   {"host", one.host},
+                   {"folder", one.folder},
+                   {"process", one.process}};
+    if (!one.job.empty()) record["job"] = one.job;
+    out["runs"].push_back(record);
+  }
   return out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 

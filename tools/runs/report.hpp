@@ -7,6 +7,7 @@
 
 #include "brenier/flow.hpp"
 #include "engine/src/config/config.hpp"
+#include "tools/runs/provenance.hpp"
 #include "tools/runs/reference.hpp"
 
 namespace brenier::app {
@@ -44,6 +45,7 @@ struct SummaryInput {
   std::string backend, device;  // the table of operations; what it runs on
   int threads = 1;
   std::vector<std::string> warnings;
+  std::vector<ProcessRecord> processes;  // that computed the run, in their order
 };
 std::string summary_text(const SummaryInput& input);
 

@@ -108,8 +108,9 @@ class Runner {
     agreed_ = agreed_ || asked > 0;
   }
 
-  static void ask(void* runner) noexcept {
+  static void ask(void* runner, int signal) noexcept {
     auto* self = static_cast<Runner*>(runner);
+    self->signal_.store(signal, std::memory_order_relaxed);
     self->interrupted_.store(true, std::memory_order_relaxed);
     self->flow_.interrupt();
   }
@@ -128,6 +129,16 @@ class Runner {
     return out.str();
   }
   bool interrupted() const { return alone() ? interrupted_.load(std::memory_order_relaxed) : agreed_; }
+
+  bool limited() const { return config_.max_seconds || options_.max_seconds; }
+  /// The limit that so many seconds are beyond, in words; empty where there is none.
+  std::string time_that_is_over(double spent) const {
+    if (options_.max_seconds && spent > *options_.max_seconds)
+      return "the time of --max-time, " + duration_text(*options_.max_seconds) + ", is over";
+    if (config_.max_seconds && spent > *config_.max_seconds)
+      return "output.max_seconds = " + exact_text(*config_.max_seconds) + " are over";
+    return "";
+  }
 
   double seconds() const {
     return seconds_before_ + std::chrono::duration<double>(Clock::now() - start_).count();
@@ -225,7 +236,13 @@ class Runner {
     });
     write_manifest(folder);  // before these files change
     try {
-      seconds_before_ = nlohmann::json::parse(read_text(folder.summary())).value("seconds_total", 0.0);
+      const auto before = nlohmann::ordered_json::parse(read_text(folder.summary()));
+      seconds_before_ = before.value("seconds_total", 0.0);
+      for (const auto& one : before.value("runs", nlohmann::ordered_json::array())) {
+        processes_.insert(processes_.end() - 1,
+                          {one.value("command", ""), one.value("started", ""), one.value("host", ""),
+                           one.value("folder", ""), one.value("job", ""), one.value("process", 0L)});
+      }
     } catch (const nlohmann::json::exception&) {
       seconds_before_ = 0;  // only a time; the run itself does not depend on it
     } catch (const IoError&) {
@@ -270,12 +287,15 @@ class Runner {
         told_ = told_ || !solves.empty();
         if (options_.on_step) options_.on_step(flow_.steps());
         const double spent = std::chrono::duration<double>(Clock::now() - start_).count();
-        if (config_.max_seconds && spent > *config_.max_seconds && !at_end() && first()) {
-          progress.line("output.max_seconds = " + exact_text(*config_.max_seconds) + " are over");
-          interrupted_ = true;
+        if (limited() && !at_end() && first()) {
+          out_of_time_ = time_that_is_over(spent);
+          if (!out_of_time_.empty()) {
+            progress.line(out_of_time_);
+            interrupted_ = true;
+          }
         }
         agree();
-        if (config_.max_seconds && interrupted()) break;
+        if (limited() && interrupted()) break;
       }
       agree();
       if (interrupted()) result.status = RunStatus::interrupted;
@@ -424,6 +444,7 @@ class Runner {
     input.backend = backend_;
     input.device = device_;
     input.threads = flow_.team().size();
+    input.processes = processes_;
     summary_written_ = folder.write_text(folder.summary(), summary_text(input));
   }
 
@@ -465,6 +486,11 @@ class Runner {
       agree();
       if (!interrupted()) write_exact_density(folder);
       if (result.status == RunStatus::done && interrupted()) result.status = RunStatus::interrupted;
+      if (result.status == RunStatus::interrupted) {
+        result.out_of_time = !out_of_time_.empty();
+        result.signal = result.out_of_time ? 0 : signal_.load(std::memory_order_relaxed);
+        result.reason = result.out_of_time ? out_of_time_ : result.signal ? signal_name(result.signal) : "";
+      }
       const bool unsolved =
           std::any_of(history_.begin(), history_.end(), [](const HistoryRow& row) { return !row.solved; });
       if (result.status == RunStatus::done && unsolved) result.status = RunStatus::unsolved;
@@ -491,7 +517,8 @@ class Runner {
       out << "continue on another device with: brenier resume " << result.folder.string()
           << " --device cpu\n";
     if (result.status == RunStatus::interrupted)
-      out << "interrupted; continue with: brenier resume " << result.folder.string() << "\n";
+      out << "interrupted" << (result.signal ? std::string(" by ") + signal_name(result.signal) : "")
+          << "; continue with: brenier resume " << result.folder.string() << "\n";
     out.precision(7);
     out << result.steps;
     if (!config_.adaptive()) out << " of " << config_.steps;
@@ -537,11 +564,14 @@ class Runner {
   Clock::time_point start_ = Clock::now();
   Clock::time_point written_ = Clock::now();
   double seconds_before_ = 0;
+  std::vector<ProcessRecord> processes_ = {process_record(options_.command)};  // this one is the last
+  std::string out_of_time_;                                                    // which limit is over
   bool finished_ = false;  // the last row has F over all pairs
   bool told_ = false;      // of solves that did not end well
   bool device_failed_ = false;
   bool agreed_ = false;  // with other processes: to end
   std::atomic<bool> interrupted_{false};
+  std::atomic<int> signal_{0};  // that asked
 };
 
 /// Whether a run ended with an error; its inner problem may then be solved otherwise.

@@ -6,6 +6,7 @@
 #include <functional>
 #include <iosfwd>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "brenier/communicator.hpp"
@@ -20,6 +21,8 @@ struct RunOptions {
   bool terminal = false;        // redraw one line
   std::shared_ptr<Communicator> communicator{};  // processes that compute the run; the first one writes
   std::function<void(int step)> on_step;         // after each step is recorded
+  std::optional<double> max_seconds{};           // as output.max_seconds, of this process alone
+  std::string command;                           // for the summary: how the process was called
 };
 
 enum class RunStatus {
@@ -31,14 +34,16 @@ enum class RunStatus {
 
 struct RunResult {
   RunStatus status = RunStatus::done;  // interrupted: also while the last numbers were computed
-  std::string reason;                  // of a failure
+  std::string reason;                  // of a failure, or an interrupt
+  int signal = 0;                      // that interrupted; 0: none did, or it came to another process
+  bool out_of_time = false;            // interrupted by output.max_seconds
   int steps = 0;                       // completed
   std::filesystem::path folder;        // where it is
 };
 
 /// Checks everything, then makes the folder and runs. Errors before the first step leave nothing behind; a
 /// flow that diverges, or an interrupt, leaves a valid folder with the steps so far. IoError: the files, also
-/// during the run. SIGINT and SIGTERM are taken from before the first file to after the last one.
+/// during the run. The signals of InterruptScope are taken from before the first file to after the last one.
 RunResult run(const Config& config, const RunOptions& options);
 
 /// Continues the run in options.out from its checkpoint, bit for bit. `config` is that of the run; it may

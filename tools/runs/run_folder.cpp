@@ -69,7 +69,9 @@ bool make(const fs::path& path) {
   if (!fs::exists(parent, ignored) && parent != path) make(parent);
   const bool made = fs::create_directory(path, code);
   if (!made && !fs::exists(path, ignored)) {
-    throw IoError("'" + path.string() + "': the folder cannot be made: " + code.message());
+    throw WriteError(
+        "'" + path.string() + "': the folder cannot be made: " + why_not_made(path, code.value()),
+        code.value());
   }
   if (made) sync_folder(parent);
   return made;

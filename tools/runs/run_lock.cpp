@@ -17,6 +17,7 @@
 #include <system_error>
 #include <thread>
 
+#include "brenier/atomic_file.hpp"
 #include "brenier/base/error.hpp"
 
 namespace brenier::app {
@@ -107,7 +108,7 @@ std::string reason(int code) {
 }
 
 [[noreturn]] void fail(const fs::path& folder, const char* what, int code) {
-  throw IoError("'" + folder.string() + "' cannot be locked (" + what + "): " + reason(code));
+  throw WriteError("'" + folder.string() + "' cannot be locked (" + what + "): " + reason(code), code);
 }
 
 /// A file that is open.

@@ -8,29 +8,37 @@
 #include <span>
 #include <string>
 
+#include "brenier/base/error.hpp"
 #include "brenier/checksum.hpp"
 #include "brenier/export.h"
 
 namespace BRENIER_API brenier {
+
+/// A file or folder that cannot be made or written. `code` is the system's (errno).
+class WriteError : public IoError {
+ public:
+  WriteError(const std::string& message, int code_in) : IoError(message), code(code_in) {}
+  int code;
+};
 
 /// Writes a file by way of a temporary file in the same folder, which replaces `path` in commit().
 /// Without commit() (an exception on the way) the temporary file is removed and `path` stays untouched.
 /// A symbolic link is followed. A path that names a device or a pipe is written directly.
 class AtomicFile {
  public:
-  /// IoError where the folder is missing or not writable, or `path` is a folder.
+  /// WriteError where the folder is missing or not writable; IoError where `path` is a folder.
   explicit AtomicFile(const std::filesystem::path& path);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
 
-  /// Appends bytes. IoError with the system's reason (disk full, quota) and the path.
+  /// Appends bytes. WriteError with the system's reason (disk full, quota) and the path.
   void write(std::span<const std::byte> bytes);
 
   /// Of all bytes written so far.
   std::string checksum() const { return checksum_.text(); }
 
-  /// Flushes to the disk, renames, and flushes the folder. IoError as for write().
+  /// Flushes to the disk, renames, and flushes the folder. WriteError as for write().
   void commit();
 
  private:
@@ -43,6 +51,10 @@ class AtomicFile {
   int descriptor_ = -1;
   Checksum checksum_;
 };
+
+/// Why a file or folder of that name cannot be made: the system's reason for `code` (errno), and the folder on the way
+/// to it that is missing, is none, or may not be written.
+std::string why_not_made(const std::filesystem::path& path, int code);
 
 /// Flushes the entries of a folder to the disk: a new file or folder is there after a power failure only then.
 /// IoError with the system's reason; file systems that cannot do it are passed over.

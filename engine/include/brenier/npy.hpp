@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Point clouds in NumPy's .npy format (NEP 1 and numpy.lib.format: versions 1.0, 2.0 and 3.0).
+// Point clouds in NumPy's .npy format (NEP 1 and numpy.lib.format: versions 1.0, 2.0 and 3.0). What is read may also be
+// the array of a .npz file that numpy.savez has written (one array, or the one called x), or a table of numbers as text
+// (.csv, .tsv, .txt): a row a line, commas, semicolons, tabs or spaces between, lines with # and a first line of names
+// left out.
 #pragma once
 
 #include <filesystem>
@@ -14,7 +17,7 @@ namespace BRENIER_API brenier {
 
 /// What the header of a .npy file says.
 struct NpyInfo {
-  std::string dtype;         // "float32", "float64", "bool", "int8" to "int64", "uint8" to "uint64"
+  std::string dtype;  // "float32", "float64", "bool", "int8" to "int64", "uint8" to "uint64", or "text"
   std::vector<Index> shape;  // one or two extents
   bool fortran_order = false;
 };

@@ -16,6 +16,29 @@
 namespace brenier {
 namespace {
 
+/// What fixed steps have in place of `steps`: where the last one ends.
+void read_end_time(Section& section, const FlowOptions& flow, Config& config) {
+  Section silent = section.silent();  // `steps` is noted, which a longer run may change
+  const double end = silent.number("end_time", any_number());
+  const auto fail = [&](const std::string& what) { section.fail("end_time", "= " + exact_text(end) + what); };
+  if (section.has("steps")) fail(" stands beside steps; write one of the two");
+  const double count = (end - flow.start_time) / flow.tau, whole = std::round(count);
+  if (!(count > 0)) fail("; it must be above " + exact_text(flow.start_time) + ", where the flow starts");
+  if (!(whole < 1e6))
+    fail(": " + exact_text(count) + " steps of tau = " + exact_text(flow.tau) +
+         " lead there; at most 999999 are allowed");
+  // The rounding of the difference counts as none.
+  const double rounding = 0x1p-52 * (std::abs(end) + std::abs(flow.start_time)) / flow.tau;
+  if (!(whole >= 1 && std::abs(count - whole) <= 1e-9 + rounding)) {
+    const double before = std::max(1.0, std::floor(count));
+    fail("; it must be a whole number of steps of tau = " + exact_text(flow.tau) + " after " +
+         exact_text(flow.start_time) + ", as " + show(flow.start_time + before * flow.tau, 12) + " and " +
+         show(flow.start_time + (before + 1) * flow.tau, 12) + " are");
+  }
+  config.steps = static_cast<int>(whole);
+  section.note("steps", std::to_string(config.steps));
+}
+
 /// A host takes steps itself, as many as it wants: `steps` and held-out particles are for those who name them.
 void read_flow(Section& section, const CloudConfig& cloud, bool host, Config& config) {
   section.allow(names_of("", flow_keys(), step_keys()));
@@ -47,8 +70,9 @@ void read_flow(Section& section, const CloudConfig& cloud, bool host, Config& co
   } else {
     section.allow(names_of(kind, flow_keys(), step_keys()), "where tau is a number");
     section.read_first("tau", flow_keys(), flow, kind);
+    if (section.has("end_time")) read_end_time(section, flow, config);
   }
-  if (host && !section.has("steps")) {
+  if (host && !section.noted("steps") && !section.has("steps")) {
     config.steps = 999'999;
     section.note("steps", std::to_string(config.steps));
   }

@@ -45,7 +45,11 @@ const Keys<Config>& step_keys() {
   using O = Config;
   const Range range = between(1, 999'999);
   static const Keys<O> keys = {
-      {"steps", at<&O::steps>, range, "how many", {.required = true, .only = {"number"}}},
+      {"steps",
+       at<&O::steps>,
+       range,
+       "how many",
+       {.required = true, .only = {"number"}, .fallback = "required, or end_time"}},
       {"steps", at<&O::steps>, range, "most of them", {.only = {"auto"}, .fallback = "10000"}},
   };
   return keys;
@@ -307,9 +311,9 @@ class Reference {
     for (const Key<Options>& key : keys) {
       const Described is = std::visit(Describe{key.range}, key.slot(defaults));
       const auto& more = key.more;
-      const std::string fallback = more.required           ? "required"
-                                   : more.fallback.empty() ? is.fallback
-                                                           : more.fallback;
+      const std::string fallback = !more.fallback.empty() ? more.fallback
+                                   : more.required        ? "required"
+                                                          : is.fallback;
       std::string kinds;
       for (const std::string& kind : more.only) kinds += (kinds.empty() ? "" : ", ") + kind;
       out_ += "| `" + key.name + "` | " + is.values + " | " + fallback + " | " +
@@ -323,6 +327,23 @@ class Reference {
 };
 
 }  // namespace
+
+std::vector<std::string> key_names() {
+  std::vector<std::string> out;
+  const auto add = [&](const std::string& table, const auto&... tables) {
+    for (const std::string& name : names_of("", tables...)) out.push_back(table + name);
+  };
+  add("", run_keys(), top_keys());
+  add("cloud.", cloud_keys(), barenblatt_keys(), particle_keys());
+  add("functional.0.", term_keys(), sinkhorn_keys());
+  add("flow.", flow_keys(), step_keys());
+  add("network.", architecture_keys(), network_keys());
+  add("inner.", inner_keys());
+  add("held_out.", held_out_keys());
+  add("output.", output_keys());
+  add("exact.", exact_keys());
+  return out;
+}
 
 std::string key_reference() {
   Reference out;

@@ -41,6 +41,9 @@ const Keys<HeldOutConfig>& held_out_keys();
 const Keys<Config>& output_keys();
 const Keys<ExactConfig>& exact_keys();
 
+/// "flow.tau" and the like, as --set takes them, of all tables; "functional.0.term" of a list of tables.
+std::vector<std::string> key_names();
+
 /// All tables with all keys, in Markdown: docs/configuration.md.
 std::string key_reference();
 

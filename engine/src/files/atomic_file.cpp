@@ -40,9 +40,32 @@ int flush_folder(const fs::path& path) {
 
 }  // namespace
 
+std::string why_not_made(const fs::path& path, int code) {
+  const std::string what = reason(code);
+  if (code == ENOSPC || code == EDQUOT) return what + "; free some space and try again";
+  if (code != ENOENT && code != ENOTDIR && code != EACCES && code != EPERM && code != EROFS) return what;
+  // The deepest folder on the way that is there, and can be looked into.
+  fs::path above = folder_of(fs::absolute(path)), below;
+  std::error_code ignored;
+  while (!fs::exists(above, ignored) && above.has_relative_path()) {
+    below = above;
+    above = above.parent_path();
+  }
+  if (!fs::is_directory(above, ignored)) return what + ": '" + above.string() + "' is not a folder";
+  // What is in a folder without the right to search it looks as if it were missing.
+  const bool searched = ::access(above.c_str(), X_OK) == 0;
+  if (!searched || (code != ENOENT && code != ENOTDIR && ::access(above.c_str(), W_OK) != 0)) {
+    return what + ": the folder '" + above.string() + "' may not be " + (searched ? "written" : "entered") +
+           " by the user " + std::to_string(::geteuid()) + "; choose another one";
+  }
+  if (!below.empty()) return what + ": there is no folder '" + below.string() + "'; create it first";
+  return what;
+}
+
 void sync_folder(const fs::path& folder) {
   if (const int code = flush_folder(folder))
-    throw IoError("the folder '" + folder.string() + "' cannot be flushed to the disk: " + reason(code));
+    throw WriteError("the folder '" + folder.string() + "' cannot be flushed to the disk: " + reason(code),
+                     code);
 }
 
 long temporary_file_owner(const std::string& name) {
@@ -127,10 +150,8 @@ void AtomicFile::discard() noexcept {
 
 void AtomicFile::fail(const char* what, int code) {
   discard();
-  std::string remedy;
-  if (code == ENOSPC || code == EDQUOT) remedy = "; free some space and try again";
-  if (code == ENOENT) remedy = "; create the folder first";
-  throw IoError("cannot write '" + path_.string() + "' (" + what + "): " + reason(code) + remedy);
+  throw WriteError("cannot write '" + path_.string() + "' (" + what + "): " + why_not_made(target_, code),
+                   code);
 }
 
 std::string write_file_atomically(const fs::path& path, std::span<const std::byte> bytes) {

@@ -31,7 +31,7 @@ InputFile::InputFile(const std::filesystem::path& path) : path_(path) {
   struct stat status {};
   const int code = ::fstat(descriptor_, &status) == 0 ? 0 : errno;
   if (code == 0 && S_ISREG(status.st_mode)) {
-    size_ = static_cast<std::uint64_t>(status.st_size);
+    size_ = whole_ = static_cast<std::uint64_t>(status.st_size);
     return;
   }
   ::close(descriptor_);
@@ -39,10 +39,19 @@ InputFile::InputFile(const std::filesystem::path& path) : path_(path) {
 }
 
 InputFile::InputFile(std::span<const std::byte> bytes, const std::string& name)
-    : path_(name), memory_(bytes.data()), size_(bytes.size()) {}
+    : path_(name), memory_(bytes.data()), size_(bytes.size()), whole_(bytes.size()) {}
 
 InputFile::~InputFile() {
   if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void InputFile::narrow(std::uint64_t offset, std::uint64_t count, const std::string& what) {
+  if (offset > whole_ || count > whole_ - offset)
+    fail("truncated: " + what + " lies beyond its " + std::to_string(whole_) + " bytes");
+  if (descriptor_ >= 0 && ::lseek(descriptor_, static_cast<off_t>(offset), SEEK_SET) < 0)
+    fail("cannot be read (" + what + "): " + reason(errno));
+  position_ = offset;
+  size_ = offset + count;
 }
 
 void InputFile::read(std::span<std::byte> bytes, const std::string& what) {

@@ -32,6 +32,10 @@ class InputFile {
   std::uint64_t size() const { return size_; }
   std::uint64_t remaining() const { return size_ - position_; }
 
+  /// From here on the file is its bytes [offset, offset + count). Offsets are those of the whole
+  /// file, also the second time. IoError that names `what` where it ends before.
+  void narrow(std::uint64_t offset, std::uint64_t count, const std::string& what);
+
   /// From here on `checksum` takes up what is read; nullptr: no longer.
   void watch(Checksum* checksum) { checksum_ = checksum; }
 
@@ -62,6 +66,7 @@ class InputFile {
   int descriptor_ = -1;
   const std::byte* memory_ = nullptr;  // in the place of a file
   std::uint64_t size_ = 0;
+  std::uint64_t whole_ = 0;  // size, before narrow()
   std::uint64_t position_ = 0;
   Checksum* checksum_ = nullptr;
 };

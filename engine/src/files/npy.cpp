@@ -11,7 +11,9 @@
 #include <type_traits>
 
 #include "brenier/atomic_file.hpp"
+#include "engine/src/files/archive.hpp"
 #include "engine/src/files/input_file.hpp"
+#include "engine/src/files/table.hpp"
 
 namespace brenier {
 
@@ -188,7 +190,11 @@ std::size_t header_length(InputFile& file) {
   std::array<unsigned char, 8> start{};
   file.read(std::as_writable_bytes(std::span(start)), "the .npy signature");
   for (std::size_t i = 0; i < magic.size(); ++i)
-    if (start[i] != magic[i]) file.fail("not a .npy file: it does not start with \\x93NUMPY");
+    if (start[i] != magic[i])
+      file.fail(
+          "not a .npy file: it does not start with \\x93NUMPY; other files of numbers that are read are "
+          ".npz, "
+          ".csv, .tsv and .txt");
   const int major = start[6];
   if (major < 1 || major > 3 || start[7] != 0)
     file.fail(".npy version " + std::to_string(major) + "." + std::to_string(start[7]) +
@@ -269,12 +275,19 @@ std::string shape_text(MatrixView<const T> values) {
 }  // namespace
 
 NpyInfo read_npy_info(const fs::path& path) {
+  if (is_table(path)) {
+    const Matrix<double> values = read_table(path);
+    return {"text", {values.rows(), values.cols()}, false};
+  }
   InputFile file(path);
+  enter_archive(file);
   return read_header(file);
 }
 
 Matrix<double> read_npy(const fs::path& path) {
+  if (is_table(path)) return read_table(path);
   InputFile file(path);
+  enter_archive(file);
   const NpyInfo info = read_header(file);
   const Index rows = info.shape[0];
   const Index cols = info.shape.size() == 2 ? info.shape[1] : 1;
@@ -292,7 +305,15 @@ Matrix<double> read_npy(const fs::path& path) {
 }
 
 std::vector<double> read_npy_vector(const fs::path& path) {
+  if (is_table(path)) {
+    const Matrix<double> values = read_table(path);
+    if (values.cols() != 1)
+      throw IoError("'" + path.string() + "': one number a line is needed; there are " +
+                    std::to_string(values.cols()));
+    return values.elements();
+  }
   InputFile file(path);
+  enter_archive(file);
   const NpyInfo info = read_header(file);
   if (info.shape.size() != 1)
     file.fail("a 1-D array is needed; the shape is (" + std::to_string(info.shape[0]) + ", " +

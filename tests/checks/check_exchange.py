@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Files of other programs: usage: check_exchange.py COMMAND
+
+Arrays in .npz, .csv and whole numbers are read as NumPy has them; `info --json` is JSON; what `export --vtk` writes is read
+back by VTK where that is installed, and by a reader of its XML here; densities on a grid are those at its points.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+CONFIG = """precision = "double"
+[cloud]
+density = "gaussian"
+dim = 2
+variance = 0.5
+particles = 30
+[[functional]]
+term = "potential"
+expression = "0.5*sum(x^2)"
+[[functional]]
+term = "entropy"
+[flow]
+tau = 0.1
+steps = 3
+[network]
+hidden = [3]
+quadratic_rank = 2
+[held_out]
+particles = 0
+[output]
+every = 1
+"""
+WRONG: list[str] = []
+
+
+def check(condition, what: str) -> None:
+    if not condition:
+        WRONG.append(what)
+
+
+class Command:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __call__(self, *words) -> subprocess.CompletedProcess:
+        return subprocess.run([self.path, *map(str, words)], text=True, capture_output=True, errors="replace")
+
+    def json(self, *words) -> dict:
+        done = self("info", "--json", *words)
+        check(done.returncode == 0, f"info --json {words}: {done.stderr}")
+        return json.loads(done.stdout or "{}")
+
+
+def check_arrays(command: Command, root: Path) -> None:
+    x = np.array([[1.5, -2.0], [3e-300, 4.0], [0.1, 1e17]])
+    np.savez(root / "one.npz", points=x)
+    np.savez(root / "several.npz", y=np.zeros(3), x=x)
+    np.savez(root / "strangers.npz", a=x, b=x)
+    np.savez_compressed(root / "packed.npz", x=x)
+    np.savetxt(root / "plain.txt", x)
+    np.savetxt(root / "comma.csv", x, delimiter=",", header="a,b", comments="")
+    (root / "semicolon.csv").write_text("\ufeffname;other\r\n1.5;-2\r\n\r\n+3e-300 ; 4.0 # a remark\r\n0.1;1e17", encoding="utf-8")
+    np.save(root / "whole.npy", np.array([[1, -2], [3, 4]], dtype=np.int64))
+    np.save(root / "same.npy", x)
+    for name in ("one.npz", "several.npz", "plain.txt", "comma.csv", "semicolon.csv"):
+        # What distance says of the file and the array itself is 0 where they are the same.
+        told = command.json(root / name)
+        check(told["shape"] == [3, 2], f"{name}: {told}")
+        check([[c["min"], c["max"]] for c in told["columns"]] == [[low, high] for low, high in zip(x.min(0), x.max(0))],
+              f"{name}: {told}")
+    whole = command.json(root / "whole.npy")
+    check(whole["dtype"] == "int64" and whole["columns"][0]["max"] == 3, f"whole numbers: {whole}")
+    with zipfile.ZipFile(root / "wide.npz", "w") as archive:  # sizes of 64 bits
+        with archive.open("x.npy", "w", force_zip64=True) as member:
+            member.write((root / "same.npy").read_bytes())
+    check(command.json(root / "wide.npz")["shape"] == [3, 2], "64-bit sizes")
+
+    (root / "word.csv").write_text("1,2\n3,four\n")
+    (root / "short.csv").write_text("1,2\n3\n")
+    (root / "empty.csv").write_text("# nothing\n")
+    (root / "hole.csv").write_text("1,2\n3,\n")
+    (root / "cut.npz").write_bytes((root / "one.npz").read_bytes()[:-30])
+    (root / "zip.npz").write_bytes(b"PK\x03\x04" + b"\0" * 100)
+    for name, *pieces in (("word.csv", "line 2", "'four'"), ("short.csv", "line 2", "1 numbers", "2"), ("empty.csv", "no rows"),
+                          ("hole.csv", "line 2", "''"), ("strangers.npz", "a, b", "called x"), ("packed.npz", "numpy.savez"),
+                          ("cut.npz", "not a whole .npz"), ("zip.npz", "not a whole .npz")):
+        done = command("info", root / name)
+        check(done.returncode == 2 and all(piece in done.stderr for piece in [name, *pieces]), f"{name}: {done.stderr}")
+    # Bytes that are cut or changed anywhere end in an answer or in an error.
+    whole_file = (root / "several.npz").read_bytes()
+    for place in range(0, len(whole_file), 19):
+        for text in (whole_file[:place], whole_file[:place] + b"\xff" + whole_file[place + 1:]):
+            (root / "damaged.npz").write_bytes(text)
+            done = command("info", root / "damaged.npz")
+            check(done.returncode in (0, 2), f"damaged at {place}: {done.returncode} {done.stderr}")
+
+
+def arrays_of(file: Path) -> dict[str, np.ndarray]:
+    """The data arrays of a .vtp file, by name."""
+    root = ET.parse(file).getroot()
+    check(root.attrib["type"] == "PolyData" and root.attrib["header_type"] == "UInt64", f"{file}: {root.attrib}")
+    out = {}
+    for array in root.iter("DataArray"):
+        raw = base64.b64decode(array.text, validate=True)
+        check(int.from_bytes(raw[:8], "little") == len(raw) - 8, f"{file}: size of {array.attrib}")
+        values = np.frombuffer(raw[8:], {"Float64": "<f8", "Int64": "<i8"}[array.attrib["type"]])
+        components = int(array.attrib["NumberOfComponents"])
+        out[array.attrib["Name"]] = values.reshape(-1, components) if components > 1 else values
+    return out
+
+
+def check_vtk(command: Command, run: Path, root: Path) -> None:
+    out = root / "vtk"
+    done = command("export", run, "--vtk", "-o", out)
+    check(done.returncode == 0 and "4 clouds" in done.stdout, f"export: {done.stdout}{done.stderr}")
+    sets = list(ET.parse(out / "flow.pvd").getroot().iter("DataSet"))
+    check([round(float(one.attrib["timestep"]), 12) for one in sets] == [0.0, 0.1, 0.2, 0.3], "times of flow.pvd")
+    for k, one in enumerate(sets):
+        cloud = np.load(run / "clouds" / f"step_{k:06d}.npy")
+        log_density = np.load(run / "clouds" / f"log_density_{k:06d}.npy")
+        arrays = arrays_of(out / one.attrib["file"])
+        check(np.array_equal(arrays["Points"][:, :2], cloud) and not arrays["Points"][:, 2].any(), f"points of step {k}")
+        check(np.array_equal(arrays["log_density"], log_density), f"log-densities of step {k}")
+        check(np.array_equal(arrays["connectivity"], np.arange(30)) and np.array_equal(arrays["offsets"], np.arange(1, 31)),
+              f"vertices of step {k}")
+    try:
+        from vtkmodules.util.numpy_support import vtk_to_numpy
+        from vtkmodules.vtkIOXML import vtkXMLPolyDataReader
+    except ImportError:
+        print("there is no VTK: read by the XML alone")
+        return
+    reader = vtkXMLPolyDataReader()
+    reader.SetFileName(str(out / "step_000003.vtp"))
+    reader.Update()
+    data = reader.GetOutput()
+    check(np.array_equal(vtk_to_numpy(data.GetPoints().GetData())[:, :2], np.load(run / "clouds" / "step_000003.npy")),
+          "points by VTK")
+    check(data.GetNumberOfVerts() == 30, "vertices by VTK")
+    check(np.array_equal(vtk_to_numpy(data.GetPointData().GetArray("log_density")),
+                         np.load(run / "clouds" / "log_density_000003.npy")), "log-densities by VTK")
+
+
+def check_grid(command: Command, run: Path, root: Path) -> None:
+    done = command("density", run, "--grid=-2:2:9,-1:1:5", "-o", root / "grid.npy")
+    check(done.returncode == 0, f"grid: {done.stderr}")
+    grid = np.load(root / "grid.npy")
+    check(grid.shape == (9, 5), f"shape of the grid: {grid.shape}")
+    x, y = np.meshgrid(np.linspace(-2, 2, 9), np.linspace(-1, 1, 5), indexing="ij")
+    np.savetxt(root / "points.csv", np.stack([x.ravel(), y.ravel()], axis=1), delimiter=",", fmt="%.17g")
+    done = command("density", run, root / "points.csv", "-o", root / "points.npy")
+    check(done.returncode == 0 and np.array_equal(np.load(root / "points.npy"), grid.ravel()), f"its points: {done.stderr}")
+    check(np.isfinite(grid).all(), "the grid is finite")
+    for words, piece in ((["--grid=-2:2:9", "-o", "x.npy"], "2 axes"), (["--grid=-2:2:9,0:1:2.5", "-o", "x.npy"], "whole"),
+                         (["--grid=-2:2:9,0:1:3"], "-o"), ([], "POINTS"), (["--grid=-2:2:9,a:1:3", "-o", "x.npy"], "no number"),
+                         (["--grid=-2:2:9:0:1:3", "-o", "x.npy"], "colons"),
+                         ([str(root / "points.csv"), "--grid=-2:2:9,0:1:3", "-o", "x.npy"], "side by side")):
+        done = command("density", run, *words)
+        check(done.returncode == 2 and piece in done.stderr, f"{words}: {done.returncode} {done.stderr}")
+
+
+def main() -> None:
+    command = Command(sys.argv[1])
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        (root / "flow.toml").write_text(CONFIG)
+        run = root / "run"
+        done = command("run", root / "flow.toml", "--out", run, "-q")
+        check(done.returncode in (0, 3), done.stderr)
+        check_arrays(command, root)
+        check_vtk(command, run, root)
+        check_grid(command, run, root)
+        build = command.json()
+        check(build["compiler"] and build["processors"] >= 1 and "git" in build, f"the build: {build}")
+        told = command.json(run)
+        check(told["summary"]["steps"] == 3 and told["files"]["damaged"] == {}, f"the run: {told}")
+        settings = command.json(root / "flow.toml")["settings"]
+        check(settings["flow.tau"] == "0.1" and settings["output.every"] == "1", f"settings: {settings}")
+    if WRONG:
+        sys.exit("\n".join(WRONG))
+    print("files of other programs are read and written as they are")
+
+
+if __name__ == "__main__":
+    main()
