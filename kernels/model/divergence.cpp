@@ -52,6 +52,11 @@ double first_epsilon(double bound, const SinkhornOptions& options) {
   return std::isfinite(bound) ? std::max(bound, options.epsilon) : options.epsilon;
 }
 
+double solved_epsilon(double bound, double rounding, const SinkhornOptions& options) {
+  const double most = bound / std::sqrt(rounding);
+  return most > 0 && std::isfinite(most) ? std::min(options.epsilon, most) : options.epsilon;
+}
+
 double next_epsilon(double epsilon, const SinkhornOptions& options) {
   return std::max(options.epsilon, epsilon * options.scaling * options.scaling);
 }

@@ -51,6 +51,11 @@ struct CentredReference {
 /// The first epsilon of a schedule for costs up to `bound`; the last one where that is no number.
 double first_epsilon(double bound, const SinkhornOptions& options);
 
+/// The epsilon to solve with for costs up to `bound` in arithmetic of `rounding` units: the one of the options, or where that
+/// is above bound / sqrt(rounding) this. Plans are independent there to that root, and potentials of a size of epsilon would
+/// lose what costs say: a larger one changes values and forces by less than sqrt(rounding) of theirs.
+double solved_epsilon(double bound, double rounding, const SinkhornOptions& options);
+
 /// The epsilon after this one: times scaling^2, or the last.
 double next_epsilon(double epsilon, const SinkhornOptions& options);
 

@@ -12,15 +12,17 @@
 namespace brenier {
 namespace {
 
-void check_clouds(const char* function, MatrixView<const double> x, MatrixView<const double> y) {
+void check_clouds(const char* function, MatrixView<const double> x, MatrixView<const double> y,
+                  Index least = 2) {
   if (x.cols != y.cols) {
     throw ShapeError(std::string(function) + ": clouds of dimensions " + std::to_string(x.cols) + " and " +
                      std::to_string(y.cols));
   }
   for (const MatrixView<const double>& cloud : {x, y}) {
-    if (cloud.rows < 2)
+    if (cloud.rows < least)
       throw ShapeError(std::string(function) + ": a cloud of " + std::to_string(cloud.rows) +
-                       " points; at least 2 are needed");
+                       " points; at least " + std::to_string(least) + (least == 1 ? " is" : " are") +
+                       " needed");
     for (Index i = 0; i < cloud.rows; ++i) {
       for (Index c = 0; c < cloud.cols; ++c) {
         if (!std::isfinite(cloud(i, c)))
@@ -144,7 +146,7 @@ double mmd_empirical(MatrixView<const double> x, MatrixView<const double> y, dou
 }
 
 double median_distance(MatrixView<const double> x, MatrixView<const double> y) {
-  check_clouds("median_distance", x, y);
+  check_clouds("median_distance", x, y, 1);
   constexpr Index kMost = 2000;
   const Index all = x.rows + y.rows;
   const Index n = std::min(all, kMost);

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
+#include <numeric>
 #include <string>
 
 #include "brenier/base/error.hpp"
@@ -113,6 +115,151 @@ class Assignment {
   std::vector<char> reached_;
 };
 
+/// Dual variables of a transport problem between n rows of mass m and m columns of mass n, in units that make the
+/// masses whole numbers, and the plan so far. As an assignment, but a row may have several columns, and a column several
+/// rows.
+class Plan {
+ public:
+  explicit Plan(const Matrix<double>& cost)
+      : cost_(cost),
+        n_(cost.rows()),
+        m_(cost.cols()),
+        row_price_(n_, 0.0),
+        column_price_(m_, std::numeric_limits<double>::infinity()),
+        left_(n_, m_ / std::gcd(n_, m_)),
+        room_(m_, n_ / std::gcd(n_, m_)),
+        mass_(static_cast<std::size_t>(n_ * m_), 0),
+        rows_of_(m_),
+        distance_(m_),
+        before_(m_),
+        via_(n_),
+        reached_(m_) {
+    for (Index i = 0; i < n_; ++i) {
+      for (Index j = 0; j < m_; ++j) column_price_[j] = std::min(column_price_[j], cost(i, j));
+    }
+    for (Index i = 0; i < n_; ++i) {
+      for (Index j = 0; j < m_ && left_[i] > 0; ++j) {
+        if (room_[j] == 0 || cost(i, j) != column_price_[j]) continue;
+        const std::int64_t amount = std::min(left_[i], room_[j]);
+        add(i, j, amount);
+        left_[i] -= amount;
+        room_[j] -= amount;
+      }
+    }
+  }
+
+  /// The mean cost of the best plan.
+  double solve() {
+    for (Index i = 0; i < n_; ++i) {
+      while (left_[i] > 0) augment(i);
+    }
+    double sum = 0;
+    for (Index i = 0; i < n_; ++i) {
+      for (Index j = 0; j < m_; ++j) sum += static_cast<double>(mass(i, j)) * cost_(i, j);
+    }
+    return sum * static_cast<double>(std::gcd(n_, m_)) / (static_cast<double>(n_) * static_cast<double>(m_));
+  }
+
+ private:
+  std::int64_t& mass(Index row, Index column) { return mass_[static_cast<std::size_t>(row * m_ + column)]; }
+  double reduced(Index row, Index column) const {
+    return cost_(row, column) - row_price_[row] - column_price_[column];
+  }
+  void add(Index row, Index column, std::int64_t amount) {
+    std::int64_t& here = mass(row, column);
+    if (here == 0) rows_of_[column].push_back(row);
+    here += amount;
+    if (here == 0) std::erase(rows_of_[column], row);
+  }
+
+  /// Dijkstra over reduced costs, from a row with mass left to the nearest column with room; then prices, and as much
+  /// as the path takes.
+  void augment(Index start) {
+    constexpr Index kNone = -1;
+    std::fill(reached_.begin(), reached_.end(), char{0});
+    std::fill(via_.begin(), via_.end(), kNone);
+    std::vector<Index> columns, rows;
+    const auto reach = [&](Index row, double length) {
+      for (Index k = 0; k < m_; ++k) {
+        const double through = length + reduced(row, k);
+        if (reached_[k] || (row != start && !(through < distance_[k]))) continue;
+        distance_[k] = through;
+        before_[k] = row;
+      }
+    };
+    reach(start, 0);
+    Index end = kNone;
+    double length = 0;
+    for (;;) {
+      Index nearest = kNone;
+      for (Index k = 0; k < m_; ++k) {
+        if (!reached_[k] && (nearest < 0 || distance_[k] < distance_[nearest])) nearest = k;
+      }
+      length = distance_[nearest];
+      if (room_[nearest] > 0) {
+        end = nearest;
+        break;
+      }
+      reached_[nearest] = 1;
+      columns.push_back(nearest);
+      for (const Index row : rows_of_[nearest]) {
+        if (row == start || via_[row] != kNone) continue;
+        via_[row] = nearest;
+        rows.push_back(row);
+        reach(row, length);
+      }
+    }
+    row_price_[start] += length;
+    for (const Index row : rows) row_price_[row] += length - distance_[via_[row]];
+    for (const Index column : columns) column_price_[column] -= length - distance_[column];
+
+    std::int64_t amount = std::min(left_[start], room_[end]);
+    for (Index row = before_[end]; row != start; row = before_[via_[row]])
+      amount = std::min(amount, mass(row, via_[row]));
+    for (Index column = end;;) {
+      const Index row = before_[column];
+      add(row, column, amount);
+      if (row == start) break;
+      column = via_[row];
+      add(row, column, -amount);
+    }
+    left_[start] -= amount;
+    room_[end] -= amount;
+  }
+
+  const Matrix<double>& cost_;
+  Index n_, m_;
+  std::vector<double> row_price_, column_price_;
+  std::vector<std::int64_t> left_, room_;    // mass that has no column yet, and that a column can still take
+  std::vector<std::int64_t> mass_;           // (n, m): the plan
+  std::vector<std::vector<Index>> rows_of_;  // of each column: those whose mass it takes
+  std::vector<double> distance_;
+  std::vector<Index> before_, via_;  // the row before a column of the path, and the column before a row
+  std::vector<char> reached_;
+};
+
+/// |x_i - y_j|^2 (n, m). Throws ValueError.
+Matrix<double> squared_distances(const char* function, MatrixView<const double> x,
+                                 MatrixView<const double> y) {
+  for (const Index points : {x.rows, y.rows}) {
+    if (points > kMostAssigned) {
+      throw ValueError(std::string(function) + ": " + std::to_string(points) + " points; at most " +
+                       std::to_string(kMostAssigned) + " can be assigned exactly, take a subset");
+    }
+  }
+  for (Index i = 0; i < x.rows; ++i) check_points(function, x.row(i), x.cols);
+  for (Index j = 0; j < y.rows; ++j) check_points(function, y.row(j), y.cols);
+  Matrix<double> cost(x.rows, y.rows);
+  for (Index i = 0; i < x.rows; ++i) {
+    for (Index j = 0; j < y.rows; ++j) {
+      double square = 0;
+      for (Index c = 0; c < x.cols; ++c) square += (x(i, c) - y(j, c)) * (x(i, c) - y(j, c));
+      cost(i, j) = square;
+    }
+  }
+  return cost;
+}
+
 }  // namespace
 
 double wasserstein_1d(std::vector<double> x, std::span<const double> y) {
@@ -152,25 +299,26 @@ double wasserstein_assignment(MatrixView<const double> x, MatrixView<const doubl
                      std::to_string(x.cols) + " and " + std::to_string(y.rows) + " x " +
                      std::to_string(y.cols) + "; both need as many points, at least one, of one dimension");
   }
-  if (x.rows > kMostAssigned) {
-    throw ValueError("wasserstein_assignment: " + std::to_string(x.rows) + " points; at most " +
-                     std::to_string(kMostAssigned) + " can be assigned exactly, take a subset");
-  }
   const Index n = x.rows;
-  Matrix<double> cost(n, n);
-  for (Index i = 0; i < n; ++i) {
-    check_points("wasserstein_assignment", x.row(i), x.cols);
-    check_points("wasserstein_assignment", y.row(i), y.cols);
-    for (Index j = 0; j < n; ++j) {
-      double square = 0;
-      for (Index c = 0; c < x.cols; ++c) square += (x(i, c) - y(j, c)) * (x(i, c) - y(j, c));
-      cost(i, j) = square;
-    }
-  }
+  const Matrix<double> cost = squared_distances("wasserstein_assignment", x, y);
   const std::vector<Index> column = assign(cost);
   double sum = 0;
   for (Index i = 0; i < n; ++i) sum += cost(i, column[i]);
   return std::sqrt(sum / static_cast<double>(n));
+}
+
+double wasserstein_transport(MatrixView<const double> x, MatrixView<const double> y) {
+  if (x.rows < 1 || y.rows < 1 || x.cols != y.cols) {
+    throw ShapeError("wasserstein_transport: clouds of " + std::to_string(x.rows) + " x " +
+                     std::to_string(x.cols) + " and " + std::to_string(y.rows) + " x " +
+                     std::to_string(y.cols) + "; both need points, of one dimension");
+  }
+  if (x.rows == y.rows) return wasserstein_assignment(x, y);
+  // The fewer points are the columns, which every step of a path is chosen from.
+  const bool turn = x.rows < y.rows;
+  const Matrix<double> cost = turn ? squared_distances("wasserstein_transport", y, x)
+                                   : squared_distances("wasserstein_transport", x, y);
+  return std::sqrt(Plan(cost).solve());
 }
 
 }  // namespace brenier

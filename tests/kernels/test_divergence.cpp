@@ -465,6 +465,41 @@ TEST_CASE_TEMPLATE("clouds far from the origin and far apart keep their digits",
   }
 }
 
+TEST_CASE_TEMPLATE("an epsilon far above all costs: the plan is independent, and the value keeps its digits",
+                   T, float, double) {
+  for (const Backend<T>& backend : all_backends<T>()) {
+    CAPTURE(backend.ops->name);
+    const Matrix<double> x = cloud(20, 3, 71), y = cloud(25, 3, 72, 0, 3);
+    double mean = 0, apart = 0, force_0 = x(0, 1);
+    for (Index i = 0; i < 20; ++i) {
+      for (Index j = 0; j < 25; ++j) mean += half_square(x.row(i), y.row(j), 3) / 500;
+    }
+    for (Index c = 0; c < 3; ++c) {
+      double z = 0;
+      for (Index i = 0; i < 20; ++i) z += x(i, c) / 20;
+      for (Index j = 0; j < 25; ++j) z -= y(j, c) / 25;
+      apart += z * z / 2;
+    }
+    for (Index j = 0; j < 25; ++j) force_0 -= y(j, 1) / 25;
+    // From where the costs are a thousandth of epsilon: to first order in that.
+    for (const double epsilon : {1e4, 1e8, 1e12, 1e20, 1e290}) {
+      CAPTURE(epsilon);
+      SinkhornOptions options = kExact;
+      options.epsilon = epsilon;
+      const double error = sizeof(T) == 8 ? std::max(1e-7, 1 / epsilon) : 1e-3;
+      DivergenceState state;
+      for (int warm = 0; warm < 2; ++warm) {
+        const Evaluation e = evaluate(backend, sinkhorn_term(y, options), x, {}, &state);
+        CHECK_REL(e.value, mean, error);
+        CHECK(std::abs(e.force(0, 1) - force_0) <= error * std::abs(force_0));
+        CHECK(e.report.unconverged == 0);
+      }
+      options.debiased = true;
+      CHECK(std::abs(evaluate(backend, sinkhorn_term(y, options), x).value - apart) <= error * mean);
+    }
+  }
+}
+
 TEST_CASE_TEMPLATE("a cloud that is not finite ends a solve, and its forces say so", T, float, double) {
   const Matrix<double> y = cloud(12, 5, 45);
   for (const Backend<T>& backend : all_backends<T>()) {

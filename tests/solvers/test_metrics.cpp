@@ -137,6 +137,44 @@ TEST_CASE("W2 on the line: shifts, unequal numbers of points, and the assignment
   CHECK_ERROR(wasserstein_1d({std::nan("")}, std::vector<double>{1}), ValueError, "nan");
 }
 
+TEST_CASE("clouds of different sizes: every point counts, and is split where it must be") {
+  // On the line the plan is known; a point that is there twice is one of twice the weight.
+  for (const auto& [n, m] : {std::pair<Index, Index>{5, 96}, {96, 5}, {40, 30}, {7, 1}, {1, 9}, {33, 34}}) {
+    CAPTURE(n);
+    const Matrix<double> x = normal(n, 1, 0, 1, 20), y = normal(m, 1, 1, 2, 21);
+    CHECK_REL(wasserstein_transport(x, y), wasserstein_1d(x.elements(), y.elements()), tol<double>(256));
+  }
+  for (const auto& [n, m] : {std::pair<Index, Index>{4, 6}, {5, 7}, {12, 8}, {2, 9}}) {
+    CAPTURE(n);
+    Matrix<double> x = normal(n, 2, 0, 1, 22), y = normal(m, 2, 0.5, 2, 23);
+    for (Index i = 0; i < n && n == 12; ++i) x(i, 0) = std::round(x(i, 0)), x(i, 1) = 0;  // ties
+    const Index all = std::lcm(n, m);
+    Matrix<double> a(all, 2), b(all, 2);
+    for (Index k = 0; k < all; ++k) {
+      std::copy_n(x.row(k % n), 2, a.row(k));
+      std::copy_n(y.row(k % m), 2, b.row(k));
+    }
+    CHECK_REL(wasserstein_transport(x, y), wasserstein_assignment(a, b), tol<double>(256));
+    CHECK_REL(wasserstein_transport(y, x), wasserstein_transport(x, y), tol<double>(256));
+  }
+  // A Gaussian against many points of itself and of another: no closer than the few can be, not further than all.
+  const Matrix<double> few = normal(5, 2, 0, 1, 24), many = normal(480, 2, 0, 1, 25);
+  double nearest = 0;
+  for (Index j = 0; j < 480; ++j) {
+    double best = std::numeric_limits<double>::infinity();
+    for (Index i = 0; i < 5; ++i) best = std::min(best, distance(few, i, many, j));
+    nearest += best * best / 480;
+  }
+  CHECK(wasserstein_transport(few, many) >= std::sqrt(nearest));
+  CHECK(wasserstein_transport(Matrix<double>(3, 2, 1.5), Matrix<double>(7, 2, 1.5)) == 0);
+  const Matrix<double> x = normal(9, 2, 0, 1, 1), y = normal(9, 2, 0, 1, 2);
+  CHECK(wasserstein_transport(x, y) == wasserstein_assignment(x, y));
+  CHECK_ERROR(wasserstein_transport(x, Matrix<double>(0, 2)), ShapeError, "0 x 2");
+  CHECK_ERROR(wasserstein_transport(x, Matrix<double>(4, 3)), ShapeError, "4 x 3");
+  CHECK_ERROR(wasserstein_transport(x, Matrix<double>(4, 2, std::nan(""))), ValueError, "nan");
+  CHECK_ERROR(wasserstein_transport(x, Matrix<double>(kMostAssigned + 1, 2)), ValueError, "10001 points");
+}
+
 TEST_CASE("the assignment is the best of all permutations, and undoes a monotone map") {
   for (std::uint64_t seed = 0; seed < 40; ++seed) {
     const Index n = 1 + static_cast<Index>(seed % 7);

@@ -43,7 +43,9 @@ TEST_CASE("distances of two files") {
   CHECK(all["energy_distance"]["value"] == energy.value);
   CHECK(all["energy_distance"]["standard_error"] == energy.error);
   CHECK(all["mmd"]["value"] == mmd_squared(x, y, median_distance(x, y), team).value);
-  CHECK(all["w2"]["about"] == "exact between 60 points of each, drawn at random");
+  CHECK(all["w2"]["about"] == "exact");
+  CHECK(all["w2"]["value"] == wasserstein_transport(x, y));
+  CHECK_FALSE(all.contains("undefined"));
   CHECK(all.contains("gaussian_w2"));
 
   options.metrics = {"mmd"};
@@ -107,4 +109,47 @@ TEST_CASE("distances of two files") {
   options.a = options.b;
   options.metrics = {"w2"};
   CHECK(measured(options)["w2"]["value"] == 0);
+}
+
+TEST_CASE("a metric that is not defined for two clouds takes none of the others with it") {
+  const TemporaryFolder folder;
+  DistanceOptions options;
+  options.a = folder.path / "a.npy";
+  options.b = folder.path / "b.npy";
+  write_npy(options.a, Matrix<double>(20, 2, 1.5).view());
+  write_npy(options.b, Matrix<double>(30, 2, 1.5).view());
+  nlohmann::json all = measured(options);
+  CHECK(all["w2"]["value"] == 0);
+  CHECK(all["energy_distance"]["value"] == 0);
+  check_contains(all["undefined"]["mmd"].get<std::string>(), {"in one place"});
+  CHECK(all["undefined"].contains("sinkhorn"));
+  CHECK(all["undefined"].contains("gaussian"));
+  options.metrics = {"mmd"};
+  CHECK_ERROR(measured(options), ValueError, "in one place");
+  options.bandwidth = 1;
+  CHECK(measured(options)["mmd"]["value"] == 0);
+  options.metrics = {"sinkhorn"};
+  options.epsilon = 0.1;
+  CHECK(std::abs(measured(options)["sinkhorn"]["value"].get<double>()) <= 1e-12);
+  CHECK(std::abs(measured(options)["sinkhorn_divergence"]["value"].get<double>()) <= 1e-12);
+
+  // One point against many, and against another.
+  options.metrics = {};
+  options.bandwidth = options.epsilon = 0;
+  Matrix<double> four(4, 2), one(1, 2);
+  for (Index i = 0; i < 4; ++i) four(i, i % 2) = i < 2 ? 3 : -3;
+  write_npy(options.a, four.view());
+  write_npy(options.b, one.view());
+  all = measured(options);
+  CHECK(all["w2"]["value"] == 3);
+  check_contains(all["undefined"]["energy"].get<std::string>(), {"1 points"});
+  CHECK(all.contains("sinkhorn"));
+  std::ostringstream lines;
+  distance(options, lines);
+  check_contains(lines.str(), {"w2", "energy                            -", "at least 2 are needed"});
+  write_npy(options.a, one.view());
+  CHECK(measured(options)["w2"]["value"] == 0);
+  four(2, 1) = std::nan("");
+  write_npy(options.a, four.view());
+  CHECK_ERROR(measured(options), ValueError, "point 2 has the coordinate nan");
 }

@@ -2,6 +2,7 @@
 // `brenier distance`: how far two clouds are from each other.
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cmath>
 #include <iomanip>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -13,6 +14,7 @@
 #include "brenier/npy.hpp"
 #include "brenier/oracles.hpp"
 #include "brenier/wasserstein.hpp"
+#include "kernels/base/show.hpp"
 #include "kernels/base/subset.hpp"
 #include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
@@ -23,21 +25,35 @@ namespace {
 /// Points of an exact W2 in more than one dimension, and of entropic transport: a second or two.
 constexpr Index kAssigned = 2000;
 
-/// A result by name; `about` says what it was computed from.
+/// A result by name; `about` says what it was computed from, or why there is none.
 struct Line {
   std::string name;
   Estimate estimate;
   bool has_error;
   std::string about;
+  bool defined = true;
 };
+
+void check_finite(const std::filesystem::path& file, const Matrix<double>& x) {
+  for (Index i = 0; i < x.rows(); ++i) {
+    for (Index c = 0; c < x.cols(); ++c) {
+      if (!std::isfinite(x(i, c)))
+        throw ValueError("'" + file.string() + "': point " + std::to_string(i) + " has the coordinate " +
+                         show(x(i, c)) + "; all must be finite");
+    }
+  }
+}
 
 Line wasserstein(const Matrix<double>& a, const Matrix<double>& b) {
   if (a.cols() == 1) return {"w2", {wasserstein_1d(a.elements(), b.elements()), 0}, false, "exact"};
-  const Index n = std::min({a.rows(), b.rows(), kAssigned});
-  const std::string about = n < std::max(a.rows(), b.rows())
-                                ? "exact between " + std::to_string(n) + " points of each, drawn at random"
-                                : "exact";
-  return {"w2", {wasserstein_assignment(subset(a, n, 0), subset(b, n, 0)), 0}, false, about};
+  const Matrix<double> x = subset(a, kAssigned, 0), y = subset(b, kAssigned, 0);
+  std::string about = "exact";
+  if (x.rows() < a.rows() || y.rows() < b.rows()) {
+    about += " between " + std::to_string(x.rows()) +
+             (x.rows() == y.rows() ? " points of each" : " and " + std::to_string(y.rows()) + " points") +
+             ", drawn at random";
+  }
+  return {"w2", {wasserstein_transport(x, y), 0}, false, about};
 }
 
 /// Entropic transport, plain or as a Sinkhorn divergence.
@@ -71,37 +87,48 @@ std::vector<Line> gaussian_lines(const Matrix<double>& a, const Matrix<double>& 
   }
 }
 
+Line mmd_line(const DistanceOptions& options, const Matrix<double>& a, const Matrix<double>& b, Team& team) {
+  const double bandwidth = options.bandwidth > 0 ? options.bandwidth : median_distance(a, b);
+  std::ostringstream about;
+  about << "squared, unbiased, Gaussian kernel of bandwidth " << bandwidth
+        << (options.bandwidth > 0 ? "" : " (the median distance)");
+  return {"mmd", mmd_squared(a, b, bandwidth, team), true, about.str()};
+}
+
+std::vector<Line> sinkhorn_lines(const DistanceOptions& options, const Matrix<double>& a,
+                                 const Matrix<double>& b, Team& team) {
+  double epsilon = options.epsilon;
+  if (!(epsilon > 0)) {
+    const double blur = median_distance(a, b) / 20;
+    epsilon = blur * blur;
+  }
+  return {sinkhorn_line(a, b, epsilon, false, team), sinkhorn_line(a, b, epsilon, true, team)};
+}
+
 std::vector<Line> measure(const DistanceOptions& options, const Matrix<double>& a, const Matrix<double>& b) {
-  const auto wanted = [&](const char* name) {
-    return options.metrics.empty() ||
-           std::find(options.metrics.begin(), options.metrics.end(), name) != options.metrics.end();
-  };
   Team team(options.threads);
   std::vector<Line> lines;
-  if (wanted("w2")) lines.push_back(wasserstein(a, b));
-  if (wanted("energy")) lines.push_back({"energy_distance", energy_distance(a, b, team), true, "unbiased"});
-  if (wanted("mmd")) {
-    const double bandwidth = options.bandwidth > 0 ? options.bandwidth : median_distance(a, b);
-    std::ostringstream about;
-    about << "squared, unbiased, Gaussian kernel of bandwidth " << bandwidth
-          << (options.bandwidth > 0 ? "" : " (the median distance)");
-    lines.push_back({"mmd", mmd_squared(a, b, bandwidth, team), true, about.str()});
-  }
-  if (wanted("sinkhorn")) {
-    double epsilon = options.epsilon;
-    if (!(epsilon > 0)) {
-      const double blur = median_distance(a, b) / 20;
-      epsilon = blur * blur;
-    }
-    for (const bool debiased : {false, true}) lines.push_back(sinkhorn_line(a, b, epsilon, debiased, team));
-  }
-  if (wanted("gaussian")) {
+  // What a metric is not defined for is its own matter, unless it was asked for: the others are there to say.
+  const auto add = [&](const char* metric, const auto& compute) {
+    const bool named =
+        std::find(options.metrics.begin(), options.metrics.end(), metric) != options.metrics.end();
+    if (!named && !options.metrics.empty()) return;
     try {
-      for (Line& line : gaussian_lines(a, b)) lines.push_back(std::move(line));
-    } catch (const ValueError&) {
-      if (!options.metrics.empty()) throw;  // otherwise the other metrics are what there is to say
+      for (Line& line : compute()) lines.push_back(std::move(line));
+    } catch (const ValueError& error) {
+      if (named) throw;
+      lines.push_back({metric, {}, false, error.what(), false});
+    } catch (const ShapeError& error) {
+      if (named) throw;
+      lines.push_back({metric, {}, false, error.what(), false});
     }
-  }
+  };
+  using Lines = std::vector<Line>;
+  add("w2", [&] { return Lines{wasserstein(a, b)}; });
+  add("energy", [&] { return Lines{{"energy_distance", energy_distance(a, b, team), true, "unbiased"}}; });
+  add("mmd", [&] { return Lines{mmd_line(options, a, b, team)}; });
+  add("sinkhorn", [&] { return sinkhorn_lines(options, a, b, team); });
+  add("gaussian", [&] { return gaussian_lines(a, b); });
   return lines;
 }
 
@@ -113,12 +140,18 @@ void distance(const DistanceOptions& options, std::ostream& out) {
     throw ShapeError("'" + options.a.string() + "' has points in dimension " + std::to_string(a.cols()) +
                      ", '" + options.b.string() + "' in dimension " + std::to_string(b.cols()));
   }
+  check_finite(options.a, a);
+  check_finite(options.b, b);
   const std::vector<Line> lines = measure(options, a, b);
   if (options.json) {
     nlohmann::ordered_json object = nlohmann::ordered_json::object();
     object["points"] = {a.rows(), b.rows()};
     object["dim"] = a.cols();
     for (const Line& line : lines) {
+      if (!line.defined) {
+        object["undefined"][line.name] = line.about;
+        continue;
+      }
       nlohmann::ordered_json& entry = object[line.name] = nlohmann::ordered_json::object();
       entry["value"] = line.estimate.value;
       if (line.has_error) entry["standard_error"] = line.estimate.error;
@@ -129,8 +162,12 @@ void distance(const DistanceOptions& options, std::ostream& out) {
   }
   out << a.rows() << " and " << b.rows() << " points in dimension " << a.cols() << "\n";
   for (const Line& line : lines) {
-    out << std::left << std::setw(23) << line.name << std::right << std::setw(12) << std::setprecision(5)
-        << line.estimate.value;
+    out << std::left << std::setw(23) << line.name << std::right << std::setw(12);
+    if (!line.defined) {
+      out << "-" << std::string(16, ' ') << line.about << "\n";
+      continue;
+    }
+    out << std::setprecision(5) << line.estimate.value;
     if (line.has_error)
       out << " +- " << std::left << std::setw(11) << std::setprecision(2) << line.estimate.error;
     out << (line.has_error ? " " : std::string(16, ' ')) << line.about << "\n";

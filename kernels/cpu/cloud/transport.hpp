@@ -91,10 +91,12 @@ class Transport {
 
   /// Every thread calls this with the points in place and a barrier behind it; begins with a barrier of its
   /// own and ends without one. force (64 tiles, ld of x) += factor * (x_i - sum_j P_ij y_j / a_i), or null.
-  SinkhornReport solve(const SinkhornOptions& options, T factor, T* force, int rank, Team& team,
+  SinkhornReport solve(SinkhornOptions options, T factor, T* force, int rank, Team& team,
                        TransportScratch<T>& scratch) {
     SinkhornReport report;
     report.solves = 1;
+    const double bound = 2 * (x_.largest_half_square() + y_.largest_half_square());
+    options.epsilon = solved_epsilon(bound, static_cast<double>(std::numeric_limits<T>::epsilon()), options);
     const bool warm = warm_;
     const double limit = warm_limit(schedule_error_);
     begin(rank, team, !warm);
@@ -106,7 +108,7 @@ class Transport {
     }
     if (!done) {
       report.schedules = 1;
-      const double first = first_epsilon(2 * (x_.largest_half_square() + y_.largest_half_square()), options);
+      const double first = first_epsilon(bound, options);
       for (double epsilon = first; epsilon > options.epsilon; epsilon = next_epsilon(epsilon, options)) {
         rows(epsilon, Pass::half, true, rank, team, scratch);
         columns(epsilon, Pass::half, rank, team, scratch);

@@ -82,8 +82,8 @@ template <class T>
 class Transport {
  public:
   /// Costs of more than options.storage or kSmallCosts bytes are not stored; others are, twice.
-  Transport(Points<T>& x, Points<T>& y, bool symmetric, const SinkhornOptions& options,
-            const Control* control, Stream& stream)
+  Transport(Points<T>& x, Points<T>& y, bool symmetric, SinkhornOptions options, const Control* control,
+            Stream& stream)
       : symmetric_(symmetric),
         options_(options),
         control_(control),
@@ -109,6 +109,8 @@ class Transport {
     ++schedules_;
     const double bound =
         2 * (x_.points.largest_half_square(stream_) + y_.points.largest_half_square(stream_));
+    options_.epsilon =
+        solved_epsilon(bound, static_cast<double>(std::numeric_limits<T>::epsilon()), options_);
     const double first = first_epsilon(bound, options_);
     for (double epsilon = first; epsilon > options_.epsilon; epsilon = next_epsilon(epsilon, options_)) {
       costs();
@@ -260,7 +262,7 @@ class Transport {
   void begin() { fold_one(x_, x_.rest, state_.pointer()); }
 
   bool symmetric_;
-  const SinkhornOptions& options_;
+  SinkhornOptions options_;
   const Control* control_;
   Stream& stream_;
   bool stored_;

@@ -62,8 +62,9 @@ class Transport {
     largest_ = 2 * (largest_half_square(x) + largest_half_square(y));
   }
 
-  SinkhornReport solve(const SinkhornOptions& options) {
+  SinkhornReport solve(SinkhornOptions options) {
     SinkhornReport report{.solves = 1};
+    options.epsilon = solved_epsilon(largest_, std::numeric_limits<double>::epsilon(), options);
     const bool warm = duals_.fit(n(), m());
     if (warm) iterate(options, options.warm_iterations, report);
     if (!warm || !(report.marginal_error <= warm_limit(duals_.schedule_error))) {

@@ -37,7 +37,7 @@ Estimate mmd_squared(MatrixView<const double> x, MatrixView<const double> y, dou
 double mmd_empirical(MatrixView<const double> x, MatrixView<const double> y, double bandwidth, Team& team);
 
 /// The median of the distances between points of both clouds together, a customary bandwidth: over all pairs,
-/// or over those of 2000 points, evenly spaced by number. ValueError: all in one place.
+/// or over those of 2000 points, evenly spaced by number. ShapeError: dimensions, no points. ValueError: all in one place.
 double median_distance(MatrixView<const double> x, MatrixView<const double> y);
 
 }  // namespace brenier

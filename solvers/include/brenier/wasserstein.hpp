@@ -22,6 +22,12 @@ double wasserstein_1d(std::vector<double> x, std::span<const double> y);
 double wasserstein_assignment(MatrixView<const double> x, MatrixView<const double> y);
 inline constexpr Index kMostAssigned = 10000;
 
+/// The same between clouds x (n, d) and y (m, d) of any sizes, each of equal weights, so that a point may be split between
+/// several: the optimal plan of the transport problem, by shortest augmenting paths. n m doubles and 8-byte integers of
+/// memory; for about as many points of each as long as an assignment takes, for few of one much less. ShapeError: shapes,
+/// no points. ValueError: as above.
+double wasserstein_transport(MatrixView<const double> x, MatrixView<const double> y);
+
 /// The assignment itself: column[i] of the smallest sum of cost(i, column[i]), for a square matrix of finite
 /// numbers.
 std::vector<Index> assign(const Matrix<double>& cost);
