@@ -186,7 +186,7 @@ TEST_CASE("npy: what is wrong is said") {
   CHECK(contains(io_error([&] { read_npy(folder.path / "none.npy"); }), "none.npy': no such file"));
   CHECK(contains(io_error([&] { read_npy(folder.path); }), "not a regular file"));
   CHECK(contains(message(""), "truncated: the .npy signature needs 8 bytes, 0 are left of 0"));
-  CHECK(contains(message("PK\x03\x04 and more"), "not a .npy file"));
+  CHECK(contains(message("PK\x03\x04 and more"), "not a whole .npz file"));
   CHECK(contains(message(npy(npy_header("<f8", "(2, 3)"), six, 4)), "version 4.0 is not known"));
   CHECK(contains(message(npy(npy_header("<c16", "(2, 3)"), six)), "dtype '<c16' is not supported"));
   CHECK(
