@@ -40,7 +40,7 @@ void run_folder(const fs::path& path, std::ostream& out) {
   const RunFolder folder = RunFolder::open(path);
   const FileCheck check = check_files(path, true);
   out << "files" << std::string(23, ' ') << check.fitting << " with checksums that fit, "
-      << check.damaged.size() << " damaged, " << check.unchecked << " without\n"
+      << check.damaged.size() << " damaged, " << check.unchecked.size() << " without\n"
       << check_text(check);
   try {
     const auto flat = nlohmann::ordered_json::parse(read_text(folder.summary())).flatten();
