@@ -47,6 +47,7 @@ Line sinkhorn_line(const Matrix<double>& a, const Matrix<double>& b, double epsi
   const SinkhornOptions options{.epsilon = epsilon, .iterations = 1000, .debiased = debiased};
   const EntropicTransport t = entropic_transport(some(a), some(b), options, team);
   std::ostringstream about;
+  about.exceptions(std::ios::badbit);
   about << "cost |x - y|^2/2, epsilon " << epsilon;
   if (std::max(a.rows(), b.rows()) > kAssigned)
     about << ", at most " << kAssigned << " points of each, drawn at random";
@@ -83,6 +84,7 @@ std::vector<Line> measure(const DistanceOptions& options, const Matrix<double>& 
   if (wanted("mmd")) {
     const double bandwidth = options.bandwidth > 0 ? options.bandwidth : median_distance(a, b);
     std::ostringstream about;
+    about.exceptions(std::ios::badbit);
     about << "squared, unbiased, Gaussian kernel of bandwidth " << bandwidth
           << (options.bandwidth > 0 ? "" : " (the median distance)");
     lines.push_back({"mmd", mmd_squared(a, b, bandwidth, team), true, about.str()});

@@ -152,6 +152,7 @@ std::map<std::string, std::string> inputs_of(const Config& config) {
 
 std::vector<std::string> essence(const std::string& resolved, bool failed) {
   std::istringstream in(resolved);
+  in.exceptions(std::ios::badbit);  // where memory is out a stream would end early, and say nothing
   std::vector<std::string> out;
   std::map<std::string, int> counts;  // of arrays of tables
   std::string line, table, prefix;

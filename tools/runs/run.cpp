@@ -123,6 +123,7 @@ class Runner {
     const double end = config_.flow.adaptive.end_time;
     if (!config_.adaptive() || flow_.steps() < config_.steps || flow_.time() >= end) return "";
     std::ostringstream out;
+    out.exceptions(std::ios::badbit);
     out << "flow.steps = " << config_.steps << " ended the flow at t = " << flow_.time() << " of " << end
         << "; it goes on with: brenier resume RUN --steps N";
     return out.str();
@@ -495,6 +496,7 @@ class Runner {
   void tell(const RunResult& result, Progress& progress) const {
     const HistoryRow& row = history_.back();
     std::ostringstream out;
+    out.exceptions(std::ios::badbit);
     if (result.status == RunStatus::failed) out << "failed: " << result.reason << "\n";
     if (device_failed_)
       out << "continue on another device with: brenier resume " << result.folder.string()
@@ -591,11 +593,16 @@ RunResult resume(const Config& config, const RunOptions& options) {
     manifest = Manifest{then.resolved, inputs_of(then), {}, {}};
   }
   check_settings(folder.path(), *manifest, config, failed);
-  const FileCheck check = check_files(folder.path(), false);
+  const FileCheck check = check_files(folder.path(), true);
   if (const auto history = check.damaged.find("history.csv"); history != check.damaged.end())
     throw IoError(history->second + "; the maps and clouds of the run can still be used");
   std::vector<std::string> damage;
   for (const auto& [name, what] : check.damaged) damage.push_back(what);
+  // Maps and checkpoints of a run with a manifest had checksums when they were written.
+  for (const std::string& name : check.unchecked) {
+    if (!older && name.ends_with(".safetensors"))
+      damage.push_back("'" + (folder.path() / name).string() + "' has no checksum, and is read unchecked");
+  }
   if (older) damage.push_back("'" + options.out.string() + "' has no manifest.json, and is read unchecked");
   return with_precision(config, options, [&](auto& runner) {
     return runner.continue_in(folder, std::move(*manifest), std::move(damage));

@@ -113,6 +113,7 @@ std::map<std::string, std::string> noted_files(const TensorFile& checkpoint) {
   std::map<std::string, std::string> out;
   const auto found = checkpoint.metadata.find("files");
   std::istringstream in(found == checkpoint.metadata.end() ? "" : found->second);
+  in.exceptions(std::ios::badbit);
   for (std::string checksum, name; in >> checksum && std::getline(in >> std::ws, name);) out[name] = checksum;
   return out;
 }
