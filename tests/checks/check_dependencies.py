@@ -9,6 +9,7 @@
 * The library never prints and never ends the process.
 * No file is longer than 900 lines, no folder has more than 20 files of C++; every source names its licence; no file
   has a path of somebody's machine.
+* Streams throw where memory is out (exceptions(std::ios::badbit)): by themselves they end early, and say nothing.
 * JSON to be written begins as an object or an array: from null, nlohmann-json 3.11.2 first says what it is and then takes
   the memory, and where there is none its destructor reads elements that are not there.
 * The programs in README.md and docs/embedding.md are those that the tests build.
@@ -68,6 +69,7 @@ PRINTS = re.compile(
     r"\bstd::(?:cout|cerr|clog)\b|\b(?:v?f?printf|v?dprintf|f?puts|putchar|perror)\s*\("
     r"|(?<![\w.>])(?:std::)?_?(?:exit|_Exit|quick_exit|abort|terminate)\s*\("
 )
+STREAM = re.compile(r"\s*std::(?:[io]?stringstream|[io]?fstream) (\w+)\b(?!.*\w+,)")
 NULL_JSON = re.compile(r"\s*(?:Json|(?:nlohmann::)?(?:ordered_)?json) \w+;")
 # Written in parts, so that this file passes its own check.
 MACHINE_PATH = re.compile("/" + r"(?:work|root|Users|home)/" + r"\w")
@@ -179,6 +181,9 @@ def check_file(path: Path, root: Path) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(lines, 1):
             if NULL_JSON.match(line):
                 yield number, f"JSON that its first key makes an object of, and which crashes where memory is out: {line.strip()}"
+            stream = STREAM.match(line)
+            if stream and f"{stream[1]}.exceptions(std::ios::badbit);" not in "".join(lines[number : number + 1]):
+                yield number, f"a stream that ends early where memory is out: {line.strip()}"
     if inside.parts[0] in LIBRARY:
         for number, line in enumerate(stripped(text).split("\n"), 1):
             if PRINTS.search(line):
@@ -229,6 +234,7 @@ CLEAN = {
 }
 # What is planted, and a part of the message that must follow.
 PLANTED = {
+    ("tools/runs/stream.cpp", "  std::istringstream in(text);\n"): "ends early where memory is out",
     ("tools/runs/null.cpp", "  nlohmann::ordered_json out;\n"): "crashes where memory is out",
     ("kernels/up.cpp", '#include "brenier/tape.hpp"\n'): "kernels must not include autodiff",
     ("kernels/up2.cpp", '#  include <brenier/flow.hpp>\n'): "kernels must not include engine",

@@ -72,7 +72,9 @@ class Damage:
         (copy / name).write_bytes(damaged)
         found = self.answers(copy)
         base = Path(name).name
-        named = base in found["info"][1] and (found["info"][0] != 0 or "DAMAGED" in found["info"][1])
+        # A flip in the name of a checksum leaves a file without one, and with the right numbers.
+        named = base in found["info"][1] and (found["info"][0] != 0 or "DAMAGED" in found["info"][1] or
+                                              "no checksum" in found["info"][1])
         self.named += named
         if not named:
             self.wrong.append(f"{name}, {what}: info does not name it: {found['info'][1][:300]}")

@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: MIT
 """Lets calls of the system fail, one in each run.
 
-usage: check_faults.py COMMAND INJECTOR [--every K] [--allocations N] [--only run,resume,push,pull,density,sample,fit]
+usage: check_faults.py COMMAND INJECTOR [--every K] [--first K] [--allocations N] [--only run,resume,push,pull,density,sample,fit]
                        [--kinds write,alloc,...]
 
 A small run, and one that is resumed, have each kind of call (write, fsync, rename, open, mkdir, close, read, link) fail at
-every K-th call (1: at all of them), and N allocations, evenly spaced (0: each one). After each fault the command has ended
-by itself, no file under its final name is damaged, and going on without a fault ends with the bits of a run that met none.
+every K-th call (1: at all of them) from number --first on, and N allocations, evenly spaced (0: each one). After each fault
+the command has ended by itself, no file under its final name is damaged, and going on without a fault ends with the bits of a run that met none.
 push, pull, density, sample and fit of that run likewise: what they leave under the name of their output is whole, or not
 there, and the next try has the bits of one that met no fault.
 """
@@ -59,9 +59,9 @@ FIT = ["--hidden", "4", "--epochs", "2", "--batch", "16", "--quiet"]
 
 class Faults:
     def __init__(self, command: str, injector: str, folder: Path, every: int, allocations: int,
-                 kinds: list[str]) -> None:
+                 kinds: list[str], first: int) -> None:
         self.command, self.injector, self.folder = command, injector, folder
-        self.every, self.allocations, self.kinds = every, allocations, kinds
+        self.every, self.allocations, self.kinds, self.first = every, allocations, kinds, first
         self.config = folder / "small.toml"
         self.config.write_text(CONFIG)
         self.tried: dict[str, int] = {}
@@ -89,7 +89,7 @@ class Faults:
             step = self.every
             if kind == "alloc":
                 step = max(1, calls // self.allocations) if self.allocations else 1
-            for k in range(1, calls + 1, step):
+            for k in range(self.first, calls + 1, step):
                 prepare()
                 fault = f"{kind}:{k}:{code}"
                 ended, _, said = self.call(words, fault, root)
@@ -114,7 +114,12 @@ class Faults:
             if before:
                 shutil.copytree(before, run)
 
+        seen: set[tuple] = set()
         for where, _ in self.faults(words, run, prepare):
+            left = left_in(run)
+            if left in seen:  # but for times of day the folder of an earlier fault, from which it went on
+                continue
+            seen.add(left)
             checked = subprocess.run([self.command, "info", str(run)], text=True, capture_output=True)
             if checked.returncode == 0 and " 0 damaged" not in checked.stdout:
                 self.wrong.append(f"{where}: {checked.stdout[:400]}")
@@ -162,6 +167,7 @@ def main() -> int:
     parser.add_argument("command")
     parser.add_argument("injector")
     parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--allocations", type=int, default=0)
     parser.add_argument("--only", default="run,resume,push,pull,density,sample,fit")
     parser.add_argument("--kinds", default=",".join(KINDS))
@@ -171,7 +177,7 @@ def main() -> int:
         folder = Path(name).resolve() / "files"
         folder.mkdir()
         faults = Faults(arguments.command, arguments.injector, folder, arguments.every, arguments.allocations,
-                        arguments.kinds.split(","))
+                        arguments.kinds.split(","), arguments.first)
         config, run = str(faults.config), folder / "run"
         start = ["run", config, "--out", str(run)]
         code, _, said = faults.call(start)
@@ -210,6 +216,18 @@ def main() -> int:
             print(one)
         print(f"{sum(faults.tried.values())} faults {faults.tried}, {len(faults.wrong)} of them not survived")
         return 1 if faults.wrong else 0
+
+
+def left_in(run: Path) -> tuple:
+    """What a fault has left of a run: names and contents, of files with times of day the number of lines, of temporary files
+    the name without that of the process."""
+    left = []
+    for file in sorted(run.rglob("*")):
+        name = re.sub(r"\d+(?=[^/]*\.tmp$)", "", str(file.relative_to(run)))
+        content = file.read_bytes() if file.is_file() else b""
+        timed = file.name in ("history.csv", "summary.json", "manifest.json")
+        left.append((name, content.count(b"\n") if timed else content))
+    return tuple(left)
 
 
 def points_and_labels(folder: Path) -> tuple[Path, Path]:

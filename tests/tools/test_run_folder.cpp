@@ -7,6 +7,7 @@
 #include <atomic>
 #include <random>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -128,7 +129,7 @@ TEST_CASE("flipped bits and cut files are named") {
   const TemporaryFolder folder;
   const fs::path run = finished(folder, "run");
   CHECK(check_files(run, true).damaged.empty());
-  CHECK(check_files(run, true).unchecked == 0);
+  CHECK(check_files(run, true).unchecked.empty());
   std::mt19937 random(7);
   for (const fs::path& name : files_of(run)) {
     const std::string whole = read_text(run / name);
@@ -144,7 +145,7 @@ TEST_CASE("flipped bits and cut files are named") {
       CAPTURE(trial);
       const FileCheck check = check_files(run, true);
       // A name of metadata may change: the file has no checksum then, and is said to be unchecked.
-      const bool named = check.damaged.contains(name.string()) || check.unchecked > 0;
+      const bool named = check.damaged.contains(name.string()) || !check.unchecked.empty();
       // White space of the manifest carries nothing.
       const bool same = name == "manifest.json" && check.damaged.empty();
       CHECK((named || same));
@@ -168,6 +169,36 @@ TEST_CASE("flipped bits and cut files are named") {
   }
   check_contains(command({"resume", run.string(), "--steps", "6"}).err, {"step_000004.safetensors"});
   check_contains(command({"info", run.string()}).out, {"1 damaged", "DAMAGED: "});
+}
+
+TEST_CASE("files of a run that was killed are checked against its checkpoint") {
+  const TemporaryFolder folder;
+  const fs::path run = folder.path / "run";
+  RunOptions options;
+  options.out = run;
+  options.on_step = [](int step) {
+    if (step == 2) throw std::runtime_error("killed");
+  };
+  const std::vector<std::string> overrides{"output.checkpoint_every=1", "output.every=1"};
+  CHECK_THROWS_AS(brenier::app::run(tiny(overrides), options), std::runtime_error);
+  CHECK_FALSE(Manifest::read(run).value().files.contains("clouds/step_000001.npy"));
+  CHECK(check_files(run, true).damaged.empty());
+  const fs::path cloud = run / "clouds" / "step_000001.npy";
+  const std::string whole = read_text(cloud);
+  std::string flipped = whole;
+  flipped[flipped.size() - 3] ^= 4;
+  put(cloud, flipped);
+  CHECK(check_files(run, true).damaged.contains("clouds/step_000001.npy"));
+  put(cloud, whole);
+  const std::string history = read_text(run / "history.csv");
+  replace(run / "history.csv", "\n2,", "\n2,7");
+  options.on_step = nullptr;
+  CHECK_THROWS_WITH_AS(resume(tiny(overrides), options), doctest::Contains("are not those of the checkpoint"),
+                       IoError);
+  put(run / "history.csv", history);
+  CHECK(resume(tiny(overrides), options).status == RunStatus::done);
+  CHECK(check_files(run, true).damaged.empty());
+  CHECK(Manifest::read(run).value().files.contains("clouds/step_000001.npy"));
 }
 
 TEST_CASE("a file that a run changes while somebody looks is not called damaged") {
@@ -356,7 +387,7 @@ TEST_CASE("of two processes one has the folder") {
     CHECK(((first == 0 && second == 2) || (first == 2 && second == 0) || (resumed && first + second == 0)));
     const FileCheck check = check_files(out, true);
     CHECK(check.damaged.empty());
-    CHECK(check.unchecked == 0);
+    CHECK(check.unchecked.empty());
     CHECK(static_cast<int>(read_maps(out).size()) == summary_of(out)["steps"].get<int>());
   }
 }

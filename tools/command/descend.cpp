@@ -63,6 +63,7 @@ void move(const DescendArguments& arguments, const Config& config, DescentOption
                      "' exists and is not empty; choose another folder with --out");
   fs::create_directories(arguments.out / "clouds");
   std::ostringstream history;
+  history.exceptions(std::ios::badbit);
   history << "step,time,total,potential,interaction,divergence\n";
   const double start = tau > 0 ? config.flow.start_time : 0;
   ObjectiveValue value;

@@ -63,6 +63,7 @@ Line sinkhorn_line(const Matrix<double>& a, const Matrix<double>& b, double epsi
   const SinkhornOptions options{.epsilon = epsilon, .iterations = 1000, .debiased = debiased};
   const EntropicTransport t = entropic_transport(some(a), some(b), options, team);
   std::ostringstream about;
+  about.exceptions(std::ios::badbit);
   about << "cost |x - y|^2/2, epsilon " << epsilon;
   if (std::max(a.rows(), b.rows()) > kAssigned)
     about << ", at most " << kAssigned << " points of each, drawn at random";
@@ -90,6 +91,7 @@ std::vector<Line> gaussian_lines(const Matrix<double>& a, const Matrix<double>& 
 Line mmd_line(const DistanceOptions& options, const Matrix<double>& a, const Matrix<double>& b, Team& team) {
   const double bandwidth = options.bandwidth > 0 ? options.bandwidth : median_distance(a, b);
   std::ostringstream about;
+  about.exceptions(std::ios::badbit);
   about << "squared, unbiased, Gaussian kernel of bandwidth " << bandwidth
         << (options.bandwidth > 0 ? "" : " (the median distance)");
   return {"mmd", mmd_squared(a, b, bandwidth, team), true, about.str()};

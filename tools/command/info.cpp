@@ -43,7 +43,7 @@ void run_folder(const fs::path& path, std::ostream& out) {
   const RunFolder folder = RunFolder::open(path);
   const FileCheck check = check_files(path, true);
   out << "files" << std::string(23, ' ') << check.fitting << " with checksums that fit, "
-      << check.damaged.size() << " damaged, " << check.unchecked << " without\n"
+      << check.damaged.size() << " damaged, " << check.unchecked.size() << " without\n"
       << check_text(check);
   try {
     const auto flat = nlohmann::ordered_json::parse(read_text(folder.summary())).flatten();
@@ -135,7 +135,7 @@ Json build_json() {
 Json run_json(const fs::path& path) {
   const RunFolder folder = RunFolder::open(path);
   const FileCheck check = check_files(path, true);
-  Json out;
+  Json out = Json::object();
   out["files"] = {{"fitting", check.fitting}, {"damaged", check.damaged}, {"unchecked", check.unchecked}};
   try {
     out["summary"] = Json::parse(read_text(folder.summary()));

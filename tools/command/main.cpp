@@ -34,7 +34,10 @@ int run_together(int argc, char** argv) {
   const mpi::Session session;
   const std::shared_ptr<mpi::Communicator> world = session.world();
   const bool first = world->rank() == 0;
-  std::ostringstream silent, errors;
+  std::ostringstream silent;
+  silent.exceptions(std::ios::badbit);
+  std::ostringstream errors;
+  errors.exceptions(std::ios::badbit);
   const int code =
       app::run_command_line(argc, argv, first ? std::cout : silent, errors, first && ::isatty(1) == 1, world);
   if (first) std::cerr << errors.str() << std::flush;

@@ -9,6 +9,7 @@
 #include "brenier/base/error.hpp"
 #include "brenier/safetensors.hpp"
 #include "brenier/text_file.hpp"
+#include "tools/runs/run_folder.hpp"
 
 namespace brenier::app {
 namespace {
@@ -56,11 +57,27 @@ void check_one(const fs::path& folder, const std::string& name, const std::strin
 
 void check_network(const fs::path& folder, const std::string& name, FileCheck& check) {
   try {
-    ++(read_safetensors(folder / name).checked ? check.fitting : check.unchecked);
+    if (read_safetensors(folder / name).checked) {
+      ++check.fitting;
+    } else {
+      check.unchecked.push_back(name);
+    }
   } catch (const IoError& error) {
     std::error_code code;
     if (fs::exists(folder / name, code)) check.damaged[name] = error.what();  // not removed meanwhile
   }
+}
+
+/// With what a run has noted in its checkpoint: it writes the manifest when it begins and when it ends.
+std::optional<Manifest> read_with_noted(const fs::path& folder) {
+  std::optional<Manifest> manifest = Manifest::read(folder);
+  if (!manifest) return manifest;
+  try {
+    manifest->files.merge(noted_files(read_safetensors(folder / "checkpoint.safetensors")));
+  } catch (const IoError&) {
+    // Not there yet; or damaged, which is said of itself.
+  }
+  return manifest;
 }
 
 /// Checks the files that a manifest lists, beside a run that may go on: before it changes a file it takes it out of the
@@ -76,7 +93,7 @@ void check_listed(const fs::path& folder, Manifest& manifest, FileCheck& check) 
       const std::string expected = listed->second;
       check_one(folder, name, expected, check);
       if (!check.damaged.contains(name)) break;
-      if (const std::optional<Manifest> now = Manifest::read(folder)) manifest = *now;
+      if (const std::optional<Manifest> now = read_with_noted(folder)) manifest = *now;
       const auto now = manifest.files.find(name);
       if (now != manifest.files.end() && now->second == expected) break;
       check.damaged.erase(name);
@@ -135,6 +152,7 @@ std::map<std::string, std::string> inputs_of(const Config& config) {
 
 std::vector<std::string> essence(const std::string& resolved, bool failed, bool all) {
   std::istringstream in(resolved);
+  in.exceptions(std::ios::badbit);  // where memory is out a stream would end early, and say nothing
   std::vector<std::string> out;
   std::map<std::string, int> counts;  // of arrays of tables
   std::string line, table, prefix;
@@ -178,7 +196,7 @@ FileCheck check_files(const fs::path& folder, bool networks) {
   FileCheck check;
   std::optional<Manifest> manifest;
   try {
-    manifest = Manifest::read(folder);
+    manifest = read_with_noted(folder);
     if (manifest) check_listed(folder, *manifest, check);
   } catch (const IoError& error) {
     check.damaged["manifest.json"] = error.what();
@@ -188,7 +206,7 @@ FileCheck check_files(const fs::path& folder, bool networks) {
   std::error_code code;
   for (const std::string& name : present) {
     const bool known = manifest && manifest->files.contains(name);
-    check.unchecked += !known && fs::exists(folder / name, code);
+    if (!known && fs::exists(folder / name, code)) check.unchecked.push_back(name);
   }
   if (!networks) return check;
   for (const std::string& name : names_in(folder, "maps", ".safetensors")) check_network(folder, name, check);
@@ -200,11 +218,13 @@ FileCheck check_files(const fs::path& folder, bool networks) {
 std::string check_text(const FileCheck& check) {
   std::string out;
   for (const auto& [name, what] : check.damaged) out += "DAMAGED: " + what + "\n";
-  if (check.unchecked > 0) {
-    out += std::to_string(check.unchecked) + (check.unchecked == 1
-                                                  ? " file has no checksum yet, and is read unchecked\n"
-                                                  : " files have no checksums, and are read unchecked\n");
-  }
+  if (check.unchecked.empty()) return out;
+  constexpr std::size_t most = 3;
+  const std::size_t count = check.unchecked.size();
+  out += std::to_string(count) + (count == 1 ? " file has no checksum, and is read unchecked: "
+                                             : " files have no checksums, and are read unchecked: ");
+  for (std::size_t k = 0; k < std::min(most, count); ++k) out += (k ? ", " : "") + check.unchecked[k];
+  out += count > most ? ", ...\n" : "\n";
   return out;
 }
 

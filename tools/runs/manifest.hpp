@@ -18,8 +18,8 @@ struct Manifest {
   std::string settings;                       // Config::resolved when the run was last started
   std::map<std::string, std::string> inputs;  // "cloud.path = FILE" -> checksum, see inputs_of()
   std::map<std::string, std::string> files;   // "clouds/step_000000.npy" -> checksum
-  // Of the rows of history.csv up to a checkpoint's step, without F on the held-out cloud in the last one, which is
-  // computed once more at the end. Of the last checkpoint and the one before: the run may end between the two files.
+  // Of the rows of history.csv up to a checkpoint's step, all but F on the held-out cloud in the last one, in folders of
+  // before: see Saved::history.
   std::map<std::string, std::string> history;
 
   static std::filesystem::path file_in(const std::filesystem::path& folder) {
@@ -45,10 +45,10 @@ void check_settings(const std::filesystem::path& folder, const Manifest& manifes
 struct FileCheck {
   std::map<std::string, std::string> damaged;  // name in the folder -> what is wrong, with the whole name
   int fitting = 0;
-  int unchecked = 0;  // that have no checksum, as those of earlier versions
+  std::vector<std::string> unchecked;  // names of those that have no checksum, as files of earlier versions
 };
 
-/// Reads the files that the manifest lists, and with `networks` the maps and the checkpoint too. IoError: the folder
+/// Reads the files that the manifest lists, and the clouds that the checkpoint of a run lists that has not ended, and with `networks` the maps and the checkpoint too. IoError: the folder
 /// cannot be listed.
 FileCheck check_files(const std::filesystem::path& folder, bool networks);
 

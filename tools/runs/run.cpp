@@ -124,6 +124,7 @@ class Runner {
     const double end = config_.flow.adaptive.end_time;
     if (!config_.adaptive() || flow_.steps() < config_.steps || flow_.time() >= end) return "";
     std::ostringstream out;
+    out.exceptions(std::ios::badbit);
     out << "flow.steps = " << config_.steps << " ended the flow at t = " << flow_.time() << " of " << end
         << "; it goes on with: brenier resume RUN --steps N";
     return out.str();
@@ -174,8 +175,12 @@ class Runner {
   }
 
   void write_cloud(const RunFolder& folder, int step) {
-    for (const auto& [name, checksum] : folder.write_cloud(step, flow_.trajectory()))
+    // A cloud of the step where a run was interrupted is for the manifest alone: checkpoints of one that was not are equal.
+    const bool noted = step % config_.clouds_every == 0;
+    for (const auto& [name, checksum] : folder.write_cloud(step, flow_.trajectory())) {
       manifest_.files[name] = checksum;
+      if (noted) clouds_[name] = checksum;
+    }
   }
 
   /// Of what a run must share with the one it continues.
@@ -186,10 +191,15 @@ class Runner {
     return checksum_of(all);
   }
 
-  /// Of history.csv up to now, as Manifest::history has it.
-  std::string history_checksum() const {
+  /// Of history.csv up to now, as Saved::history has it.
+  std::string history_checksum(bool whole = false) const {
     std::vector<HistoryRow> rows = history_;
     if (!rows.empty()) rows.back().held_out = kUnknown;
+    for (HistoryRow& row : rows) {
+      if (whole) break;
+      row.held_out = kUnknown;
+      row.seconds = row.inner_seconds = row.cloud_seconds = row.certificate_seconds = 0;
+    }
     return checksum_of(history_text(rows));
   }
 
@@ -203,8 +213,10 @@ class Runner {
                     " rows up to step " + std::to_string(saved.step) +
                     " of the checkpoint; it needs one for each step from 0");
     }
-    const auto written = manifest_.history.find(std::to_string(saved.step));
-    if (written != manifest_.history.end() && written->second != history_checksum())
+    const std::string earlier = manifest_.history[std::to_string(saved.step)];
+    const bool whole = saved.history.empty();
+    const std::string expected = whole ? earlier : saved.history;
+    if (!expected.empty() && expected != history_checksum(whole))
       throw IoError("'" + folder.history().string() + "' is damaged: its rows up to step " +
                     std::to_string(saved.step) +
                     " are not those of the checkpoint; the maps and clouds of the run can still be used");
@@ -228,7 +240,8 @@ class Runner {
     }
     flow_.restore(std::move(saved.cloud), std::move(maps), state);
     folder.forget_after(saved.step);
-    checkpoint_step_ = std::to_string(saved.step);
+    manifest_.history.clear();
+    for (const auto& [name, checksum] : saved.files) manifest_.files[name] = clouds_[name] = checksum;
     std::erase_if(manifest_.files, [&](const auto& file) {
       const std::string& name = file.first;
       return step_of(name) > saved.step || name.starts_with("figures/") || name == "history.csv" ||
@@ -394,13 +407,10 @@ class Runner {
 
   void write_checkpoint(const RunFolder& folder) {
     if (flow_.steps() == 0) return;
-    const std::string before = std::exchange(checkpoint_step_, std::to_string(flow_.steps()));
-    std::erase_if(manifest_.history, [&](const auto& entry) { return entry.first != before; });
-    manifest_.history[checkpoint_step_] = history_checksum();
-    write_manifest(folder);
     const typename Flow<T>::Checkpoint now = flow_.checkpoint();
     folder.write_checkpoint({flow_.trajectory(), now.theta, now.gradient_scale, now.next_tau,
-                             now.decrease_rate, now.draws, flow_.steps(), problem_checksum()});
+                             now.decrease_rate, now.draws, flow_.steps(), problem_checksum(),
+                             history_checksum(), clouds_});
   }
 
   void write_history(const RunFolder& folder) {
@@ -512,6 +522,7 @@ class Runner {
   void tell(const RunResult& result, Progress& progress) const {
     const HistoryRow& row = history_.back();
     std::ostringstream out;
+    out.exceptions(std::ios::badbit);
     if (result.status == RunStatus::failed) out << "failed: " << result.reason << "\n";
     if (device_failed_)
       out << "continue on another device with: brenier resume " << result.folder.string()
@@ -557,7 +568,7 @@ class Runner {
   std::size_t held_out_ = 0;  // its number
   std::vector<HistoryRow> history_;
   Manifest manifest_;
-  std::string checkpoint_step_;                    // of the last one
+  std::map<std::string, std::string> clouds_;      // among manifest_.files: of every clouds_every steps
   std::vector<std::string> damage_;                // of files that a resumed run does not need
   std::string history_written_, summary_written_;  // checksums
   ObjectiveValue last_;                            // of the last summary but those while the run is on
@@ -612,11 +623,16 @@ RunResult resume(const Config& config, const RunOptions& options) {
     manifest = Manifest{then.resolved, inputs_of(then), {}, {}};
   }
   check_settings(folder.path(), *manifest, config, failed);
-  const FileCheck check = check_files(folder.path(), false);
+  const FileCheck check = check_files(folder.path(), true);
   if (const auto history = check.damaged.find("history.csv"); history != check.damaged.end())
     throw IoError(history->second + "; the maps and clouds of the run can still be used");
   std::vector<std::string> damage;
   for (const auto& [name, what] : check.damaged) damage.push_back(what);
+  // Maps and checkpoints of a run with a manifest had checksums when they were written.
+  for (const std::string& name : check.unchecked) {
+    if (!older && name.ends_with(".safetensors"))
+      damage.push_back("'" + (folder.path() / name).string() + "' has no checksum, and is read unchecked");
+  }
   if (older) damage.push_back("'" + options.out.string() + "' has no manifest.json, and is read unchecked");
   return with_precision(config, options, [&](auto& runner) {
     return runner.continue_in(folder, std::move(*manifest), std::move(damage));

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <sstream>
 #include <system_error>
 #include <tuple>
 #include <utility>
@@ -61,6 +62,13 @@ bool is_unused(const fs::path& path) {
   return !code;
 }
 
+/// A line for each file: checksum and name.
+std::string text_of(const std::map<std::string, std::string>& files) {
+  std::string out;
+  for (const auto& [name, checksum] : files) out += checksum + " " + name + "\n";
+  return out;
+}
+
 /// Makes a folder, and those above it, so that they are there after a power failure. False where something of
 /// that name is there: of several processes only one gets true. IoError.
 bool make(const fs::path& path) {
@@ -101,6 +109,15 @@ int step_of(const std::string& name) {
     return result.ec == std::errc() && *digits != '-' ? step : -1;
   }
   return -1;
+}
+
+std::map<std::string, std::string> noted_files(const TensorFile& checkpoint) {
+  std::map<std::string, std::string> out;
+  const auto found = checkpoint.metadata.find("files");
+  std::istringstream in(found == checkpoint.metadata.end() ? "" : found->second);
+  in.exceptions(std::ios::badbit);
+  for (std::string checksum, name; in >> checksum && std::getline(in >> std::ws, name);) out[name] = checksum;
+  return out;
 }
 
 RunFolder RunFolder::create(const fs::path& path) {
@@ -275,7 +292,9 @@ void RunFolder::write_checkpoint(const Saved& saved) const {
   file.metadata = {{"format", "brenier checkpoint 1"},
                    {"step", std::to_string(saved.step)},
                    {"draws", std::to_string(saved.draws)},
-                   {"problem", saved.problem}};
+                   {"problem", saved.problem},
+                   {"history", saved.history},
+                   {"files", text_of(saved.files)}};
   write_safetensors(checkpoint(), file);
 }
 
@@ -314,6 +333,8 @@ Saved RunFolder::read_checkpoint(bool second_order) const {
   saved.step = whole("step", 1, 999'999);
   saved.draws = whole("draws", std::uint32_t{0}, std::numeric_limits<std::uint32_t>::max());
   saved.problem = text("problem");
+  saved.history = text("history");
+  saved.files = noted_files(file);
   try {
     saved.theta = file.at("theta").values;
     finite("theta", saved.theta);

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "brenier/flow.hpp"
+#include "brenier/safetensors.hpp"
 #include "tools/runs/run_lock.hpp"
 
 namespace brenier::app {
@@ -34,6 +35,11 @@ struct Saved {
   std::uint32_t draws = 0;
   int step = 0;
   std::string problem;  // checksum of the settings; empty: unchecked
+  // Of the rows of history.csv up to this step, without times of day and F on the held-out cloud, which is computed once more
+  // where a run ends: checkpoints are the same wherever a run was interrupted. Empty: unchecked, or in the manifest.
+  std::string history;
+  std::map<std::string, std::string>
+      files;  // checksums of the clouds so far: the manifest has them at the end
 };
 
 /// Names and content of a run folder. Every file is written whole or not at all. One that was made or opened to
@@ -96,6 +102,9 @@ class RunFolder {
 
 /// The step in "step_000010.npy" or "clouds/log_density_000010.npy"; -1 where there is none.
 int step_of(const std::string& name);
+
+/// Saved::files of a checkpoint.
+std::map<std::string, std::string> noted_files(const TensorFile& checkpoint);
 
 /// All maps of a run folder, of a folder of maps, or one map file, in the order they apply, up to `steps`
 /// steps (0: all). `unchecked` gets the number of those without a checksum. IoError: no maps, a step that is missing,

@@ -34,8 +34,12 @@ struct Owner {
   long process = 0;
 };
 
+// Streams throw where memory is out, instead of ending early: half of what a lock says of its owner would make him one of
+// another start of this host, and so one that has ended.
+
 std::string first_word(const char* file) {
   std::ifstream in(file);
+  in.exceptions(std::ios::badbit);
   std::string word;
   in >> word;
   return word;
@@ -44,14 +48,20 @@ std::string first_word(const char* file) {
 /// The fields of /proc/PID/stat from the state on; empty where there are none.
 std::string status_fields(long process) {
   std::ifstream in("/proc/" + std::to_string(process) + "/stat");
+  in.exceptions(std::ios::badbit);
   std::string line;
-  std::getline(in, line);
+  try {
+    std::getline(in, line);
+  } catch (const std::ios::failure&) {
+    return "";  // it ended while it was read
+  }
   const std::size_t name_end = line.rfind(") ");  // the name may have spaces and parentheses
   return name_end == std::string::npos ? "" : line.substr(name_end + 2);
 }
 
 std::string start_of(long process) {
   std::istringstream fields(status_fields(process));
+  fields.exceptions(std::ios::badbit);
   std::string field;
   for (int i = 3; i <= 22; ++i) fields >> field;
   return fields ? field : "";
@@ -78,6 +88,7 @@ std::string text_of(const Owner& owner) {
 Owner parse_owner(const std::string& text) {
   Owner owner;
   std::istringstream in(text);
+  in.exceptions(std::ios::badbit);
   for (std::string line; std::getline(in, line);) {
     const std::size_t space = line.find(' ');
     const std::string key = line.substr(0, space), value = space < line.size() ? line.substr(space + 1) : "";

@@ -31,6 +31,7 @@ std::string render(const toml::node& node) {
     return "[" + out + "]";
   }
   std::ostringstream out;
+  out.exceptions(std::ios::badbit);
   if (const auto* table = node.as_table()) {
     std::string inside;
     for (const auto& [key, value] : *table) {
