@@ -98,6 +98,7 @@ void add(std::vector<Row<Options>>& rows, const Keys<Of>& keys, const Part& part
     const std::string name = (taken ? "inner_" : "") + key.name;
     Options defaults;
     const Slot slot = key.slot(part(defaults));
+    if (std::holds_alternative<Special>(slot)) continue;  // of files alone: the flow has no such option
     const std::string fallback = key.more.fallback.empty() ? written(slot) : key.more.fallback;
     const bool of_auto = key.more.only == std::vector<std::string>{"auto"};
     rows.push_back({name, std::visit(Words{}, slot), fallback,
