@@ -18,9 +18,9 @@ if [[ -z "$module" ]]; then
 else
   options=(--config-settings cmake.source-dir=tools/python --config-settings "cmake.define.BRENIER_PYTHON_MODULE=$module")
   "$python" -m pip wheel "${quiet[@]}" --no-deps --no-build-isolation "${options[@]}" -w "$folder/wheel" "$root"
-  # NumPy may be the system's.
+  # NumPy of the system will do.
   "$python" -m venv --system-site-packages "$folder/venv"
-  "$folder/venv/bin/python" -m pip install "${quiet[@]}" --no-index "$folder"/wheel/*.whl
+  "$folder/venv/bin/python" -m pip install "${quiet[@]}" "$folder"/wheel/*.whl
 fi
 cd "$folder"  # not the source tree
 sed -n '/^```python$/,/^```$/{/^```/d;p}' "$root/README.md" > readme.py

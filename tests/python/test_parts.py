@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Functionals, densities, distances, options and learned potentials of the Python package, against closed forms."""
 import inspect
+import os
 import pathlib
+import signal
+import threading
 import warnings
 
 import brenier
@@ -173,13 +176,25 @@ def test_options_have_the_names_and_ranges_of_a_configuration():
         with pytest.raises(error, match=match):
             make(**options)
     # Numbers of NumPy are numbers.
-    make(tau=np.float32(0.1), iterations=np.int64(5), hidden=np.array([4, 3]), seed=np.uint8(3))
+    make(tau=np.float32(0.1), iterations=np.int64(5), hidden=np.array([4, 3]), seed=np.uint8(3), residual=np.bool_(False))
+    with pytest.raises(TypeError, match="True or False"):
+        make(residual=0)
     documented = inspect.getdoc(brenier.Flow)
+    assert "\nhidden (list of whole numbers; [100, 20]): " in documented
+    assert '\nsolver ("auto" or "lbfgs" or "adam"; "auto"): ' in documented
     reference = (pathlib.Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
     for part in ("[flow]", "[network]", "[inner]"):
         rows = reference.split(f"## {part}\n")[1].split("\n## ")[0].splitlines()
         for name in {row.split("`")[1] for row in rows if row.startswith("| `")} - {"steps"}:
             assert f"\n{name} (" in documented or f"\n{name}  " in documented, name
+
+
+def test_every_kind_of_term_and_density_is_here():
+    reference = (pathlib.Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    for row, home, others in [("term", brenier, {"black_box"}), ("density", brenier.Density, {"file"})]:
+        line = next(line for line in reference.splitlines() if line.startswith(f"| `{row}` |"))
+        names = {word.strip(' "') for word in line.split("|")[2].split(",")}
+        assert len(names) > 4 and all(hasattr(home, name) for name in names - others), names
 
 
 def test_solvers_take_their_options():
@@ -236,6 +251,11 @@ def test_fit(tmp_path):
     assert again.interrupted and len(again.history) == 2 and np.sum(again.test["confusion"]) == again.test["count"]
     with pytest.raises(KeyError):
         brenier.fit(x, x[:, 0] > 0, hidden=(4,), callback=lambda epoch: {}["nothing"])
+    timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        brenier.fit(x, x[:, 0], loss="squared", solver="adam", epochs=10**8, stop=0, threads=1)
+    timer.join()
     with pytest.raises(ValueError, match="label 0"):
         brenier.fit(x, x[:, 0])
     with pytest.raises(TypeError, match="did you mean 'epochs'"):

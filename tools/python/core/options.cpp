@@ -37,13 +37,9 @@ struct Put {
   void operator()(std::string* slot) const { put(*slot, "a text"); }
   void operator()(std::filesystem::path* slot) const { put(*slot, "a path"); }
   void operator()(bool* slot) const {
-    if (value.is(Py_True)) {
-      *slot = true;
-    } else if (value.is(Py_False)) {
-      *slot = false;
-    } else {
-      refuse("True or False");
-    }
+    const std::string type = Py_TYPE(value.ptr())->tp_name;
+    if (type != "bool" && type != "numpy.bool" && type != "numpy.bool_") refuse("True or False");
+    *slot = PyObject_IsTrue(value.ptr()) == 1;
   }
   void operator()(const Choice& choice) const {
     std::string wanted, names;
@@ -75,6 +71,15 @@ struct Words {
   std::string operator()(const Special& special) const { return special.values; }
 };
 
+/// The value in a slot as Python writes it.
+std::string written(const Slot& slot) {
+  if (const auto* flag = std::get_if<bool*>(&slot)) return **flag ? "True" : "False";
+  if (const auto* list = std::get_if<std::vector<int>*>(&slot)) return text(nb::cast(**list));
+  if (const auto* choice = std::get_if<Choice>(&slot)) return "\"" + choice->get() + "\"";
+  if (const auto* word = std::get_if<std::string*>(&slot)) return "\"" + **word + "\"";
+  return text_of(slot);
+}
+
 /// An option of some Options, under its name in Python.
 template <class Options>
 struct Row {
@@ -93,9 +98,11 @@ void add(std::vector<Row<Options>>& rows, const Keys<Of>& keys, const Part& part
     const std::string name = (taken ? "inner_" : "") + key.name;
     Options defaults;
     const Slot slot = key.slot(part(defaults));
-    std::string fallback = key.more.fallback.empty() ? text_of(slot) : key.more.fallback;
-    if (!fallback.empty() && fallback.back() == ' ') fallback.pop_back();  // of a list
-    rows.push_back({name, std::visit(Words{}, slot), std::move(fallback), key.help, key.more.only,
+    if (std::holds_alternative<Special>(slot)) continue;  // of files alone: the flow has no such option
+    const std::string fallback = key.more.fallback.empty() ? written(slot) : key.more.fallback;
+    const bool of_auto = key.more.only == std::vector<std::string>{"auto"};
+    rows.push_back({name, std::visit(Words{}, slot), fallback,
+                    (of_auto ? "with tau = \"auto\": " : "") + key.help, key.more.only,
                     [&key, part, name](Options& options, nb::handle value) {
                       const Slot to = key.slot(part(options));
                       std::visit(Put{name, value}, to);
