@@ -313,6 +313,26 @@ std::vector<Case> cases() {
   out.back().well = half;
   out.back().change = adam(400);
 
+  // Short steps, whose decrease is a small part of the largest soon.
+  const auto line = [&](const std::string& name, const Functional& f, const Density& start, const Well& well,
+                        int steps, double tau) -> Case& {
+    out.push_back({name, f, start, 500, steps, tau, R::quantiles});
+    out.back().well = well;
+    return out.back();
+  };
+  line("OU, short steps", ou, gaussian(1, 3, 0.2), half, 100, 0.02);
+  line("OU, very short steps", ou, gaussian(1, 1, 0.5), half, 60, 1e-3);
+  line("OU, short steps, random", ou, gaussian(1, 3, 0.2), half, 60, 0.04).sampling = Sampling::random;
+  line("porous in a well, short steps", porous_medium(2) + potential("x[0]^2/2", 1), gaussian(1, 1, 0.3),
+       half, 60, 0.03)
+      .exponent = 2;
+  line("double well, short steps", double_well, gaussian(1, 0.2, 0.5), twin, 60, 5e-3).diffusion = 0.3;
+  // The same, made hard.
+  line("OU, short steps, Adam 40", ou, gaussian(1, 3, 0.2), half, 80, 0.04).change = adam(40);
+  line("OU, short steps, three gradients", ou, gaussian(1, 3, 0.2), half, 80, 0.04).change = few(3);
+  line("double well, short, two neurons", double_well, gaussian(1, 0.2, 0.5), twin, 60, 0.02).diffusion = 0.3;
+  out.back().hidden = {2};
+
   // Without internal energies.
   const auto box = [](double half_width) {
     return Density::uniform({-half_width, -half_width}, {half_width, half_width});
@@ -344,6 +364,13 @@ std::vector<Case> cases() {
   add("quartic aggregation", interaction("r^4/4 - r^2/2", 2), gaussian(2, 0, 0.3), 300, 12, 0.1);
   add("pairs in a well", interaction("-log(r)", 2) + potential("sum(x^2)", 2), gaussian(2, 1, 1), 300, 4, 0.1)
       .reference = R::longer;
+  add("aggregation, 40 random particles", interaction("r^2/2 - log(r)", 2), gaussian(2, 0, 0.3), 40, 4, 0.2)
+      .reference = R::longer;
+  out.back().sampling = Sampling::random;
+  add("Styblinski-Tang, 40 random particles", potential("0.5*sum(x^4 - 16*x^2 + 5*x)", 2), box(4), 40, 3,
+      0.01)
+      .reference = R::longer;
+  out.back().sampling = Sampling::random;
   const Matrix<double> target = Density::mixture({1, 1}, {gaussian(2, -2, 0.2), gaussian(2, 2, 0.2)})
                                     .sample(150, Sampling::random, 5)
                                     .x;

@@ -245,6 +245,31 @@ TEST_CASE("steps without a minimum, and values that are not finite, are refused 
   CHECK_ERROR(Flow<float>(entropy(), cloud, mixed), ValueError, "inner.refresh = 10");
 }
 
+TEST_CASE("particles in one place under a singular kernel are counted, under others they are not") {
+  Cloud cloud = Density::gaussian(2, 0, 1).sample(30, Sampling::random, 4);
+  cloud.log_density.clear();
+  for (const Index twin : {4, 9, 17}) std::copy_n(cloud.x.row(0), 2, cloud.x.row(twin));
+  cloud.x(20, 0) = cloud.x(21, 0);
+  cloud.x(20, 1) = cloud.x(21, 1) + 1e-12;  // one place in float
+  const auto counted = [&](const std::string& w, auto type) {
+    return run<decltype(type)>(interaction(w, 2), cloud, basic(0.05), 1).reports[0].coincident;
+  };
+  for (const char* w : {"r^2/2 - log(r)", "r^2/2 + 1/r", "r^2/2 + exp(-r)/sqrt(r)"}) {
+    CAPTURE(w);
+    CHECK(counted(w, float()) == 6);
+    CHECK(counted(w, double()) == 4);
+  }
+  for (const char* w : {"r^2/2 + exp(-r)", "r^2*log(r) + r^4", "r^4/4 - r^2/2"})
+    CHECK(counted(w, float()) == 0);
+  CHECK(run(interaction("-log(norm(x))", 2) + potential("sum(x^2)", 2), cloud, basic(0.05), 1)
+            .reports[0]
+            .coincident == 6);
+  FlowOptions particles = basic(0.05);
+  particles.method = FlowOptions::Method::particles;
+  CHECK(run(interaction("r^2/2 - log(r)", 2), cloud, particles, 1).reports[0].coincident == 4);
+  CHECK(run(potential("sum(x^2)", 2), cloud, basic(0.05), 1).reports[0].coincident == 0);
+}
+
 TEST_CASE("the same bits for any number of threads, and after a restart") {
   const Density start = Density::gaussian(2, 0.5, 0.2);
   const Functional f = entropy() + potential("0.5*sum(x^2)", 2);
@@ -317,15 +342,35 @@ TEST_CASE("late steps are judged by their own decrease, down to what particles l
   CHECK(solved.solved);
   CHECK_REL(variance_of(solved.x), std::pow(1.5, -28) * variance_of(cloud.x), 0.02);
 
-  // With an internal energy the floor is sampling's once steps are shorter than 1/sqrt(N), and never more than the
-  // largest decrease: 300 steps to the stationary state are solved, and say what their shares are of.
+  // With an internal energy the floor is sampling's once steps are shorter than that: those to the stationary state are
+  // solved, and say what their shares are of.
   const Density start = Density::gaussian(1, 3, 0.2);
   const Functional f = entropy() + well;
   const Outcome late = run(f, start.sample(500, Sampling::stratified), basic(0.4, {16}), 16, &start);
   CHECK(late.solved);
-  CHECK(late.reports[0].floor < 1e-4 * late.reports[0].decrease);
+  CHECK(late.reports[0].floor < 0.02 * late.reports[0].decrease);
   CHECK(late.reports.back().floor > late.reports.back().decrease);
   CHECK(late.reports.back().floor <= 1.01 * late.reports[0].decrease);
+
+  // Of a short step it is as small as the step: three gradients follow the flow at first, miss half of each step in the end,
+  // a hundredth of the first decrease, and are said to.
+  FlowOptions few = basic(0.04, {16});
+  few.inner.iterations = 3;
+  const Functional ou = entropy() + potential("0.5*sum(x^2)", 1);
+  const Outcome brief = run(ou, start.sample(500, Sampling::stratified), few, 60, &start);
+  CHECK(brief.reports[0].solved);
+  CHECK(brief.reports.back().decrease < 0.02 * brief.reports[0].decrease);
+  CHECK(brief.reports.back().floor < 0.02 * brief.reports[0].decrease);
+  CHECK(brief.reports.back().missed_share > 0.2);
+  CHECK(!brief.reports.back().solved);
+  few.inner.iterations = 400;
+  double floors[2];
+  for (const int k : {0, 1}) {
+    few.tau = k == 0 ? 2e-3 : 2e-2;
+    floors[k] = run(ou, start.sample(500, Sampling::stratified), few, 1, &start).reports[0].floor;
+  }
+  CHECK(floors[1] > 8 * floors[0]);
+  CHECK(floors[1] < 10 * floors[0]);
 }
 
 TEST_CASE("a map that fails beyond the cloud is seen at the outermost particles of its law") {
@@ -334,11 +379,47 @@ TEST_CASE("a map that fails beyond the cloud is seen at the outermost particles 
   Cloud cloud = start.sample(40, Sampling::stratified);
   for (double& x : cloud.x.elements()) x = std::clamp(x, -1.8, 1.8);
   cloud.log_density = start.log_density(cloud.x);
-  const Outcome out = run(potential("softplus(40*(x[0] - 2.5)) + softplus(40*(-2.5 - x[0]))", 1), cloud,
-                          basic(0.02, {12}), 1, &start);
+  const Functional walls = potential("softplus(40*(x[0] - 2.5)) + softplus(40*(-2.5 - x[0]))", 1);
+  const Outcome out = run(walls, cloud, basic(0.02, {12}), 1, &start);
   CHECK(!(out.reports[0].missed_share > 0.01));
   CHECK(out.reports[0].missed_share_held_out > 0.5);
   CHECK(!out.solved);
+  CHECK(out.reports[0].fitted);
+  // Beside interactions as well.
+  const StepReport pairs =
+      run(walls + interaction("r^2/2 + exp(-r)", 1), cloud, basic(0.02, {12}), 1, &start).reports[0];
+  CHECK(pairs.missed_share < 0.01);
+  CHECK(pairs.missed_share_held_out > 0.5);
+  CHECK(!pairs.solved);
+  // Where maps of pairs are right they are so at held-out particles, whatever the noise of forces there.
+  for (const char* w : {"r^4/4 - r^2/2", "r^2/2 + exp(-r)"}) {
+    const Density disc = Density::gaussian(2, 0, 0.3);
+    Cloud many = disc.sample(300, Sampling::stratified);
+    many.log_density.clear();
+    const StepReport report = run(interaction(w, 2), many, basic(0.1), 1, &disc).reports[0];
+    CHECK(report.missed_share_held_out < 0.01);
+    CHECK(report.solved);
+  }
+}
+
+TEST_CASE("a cloud fitted closer than its law is said to be, without more gradients") {
+  const Functional f = entropy() + potential("0.5*sum(x^2)", 1);
+  const Density start = Density::gaussian(1, 1, 2);
+  const StepReport few =
+      run(f, start.sample(60, Sampling::random), basic(0.2, {32, 16}), 1, &start).reports[0];
+  CHECK(!few.solved);
+  CHECK(few.fitted);
+  CHECK(few.retries == 0);
+  CHECK(few.missed_share_held_out > 0.05);
+  // Gradients are what is missing here.
+  FlowOptions brief = basic(0.2, {32, 16});
+  brief.inner.iterations = 8;
+  const Density narrow = Density::gaussian(1, 0.2, 0.5);
+  const StepReport early = run(0.3 * entropy() + potential("(x[0]^2 - 1)^2", 1),
+                               narrow.sample(500, Sampling::stratified), brief, 1, &narrow)
+                               .reports[0];
+  CHECK(!early.solved);
+  CHECK(!early.fitted);
 }
 
 TEST_CASE("scores are carried up to 64 dimensions; beyond, the certificate is a lower bound and says so") {

@@ -449,6 +449,25 @@ TEST_CASE("infima are found, and falling below them or away from the sample is t
   CHECK(warnings(infimum - 0.1, NAN).size() == 1);
 }
 
+TEST_CASE("what befalls steps is told with their numbers: unconverged transport, particles in one place") {
+  std::vector<HistoryRow> history(6);
+  for (int k = 0; k < 6; ++k) history[static_cast<std::size_t>(k)].step = k;
+  for (HistoryRow& row : history) row.sinkhorn.solves = 100;
+  history[1].sinkhorn.unconverged = 10;  // a tenth is not more than a tenth
+  CHECK(troubled_steps(history).empty());
+  history[2].sinkhorn.unconverged = history[3].sinkhorn.unconverged = 11;
+  history[5].sinkhorn.unconverged = 100;
+  REQUIRE(troubled_steps(history).size() == 1);
+  check_contains(troubled_steps(history)[0], {"steps 2 to 3, 5: more than a tenth", "warm_iterations"});
+  history[4].coincident = 12;
+  REQUIRE(troubled_steps(history).size() == 2);
+  check_contains(troubled_steps(history)[1], {"step 4: 12 particles", "singular at 0"});
+  history[4].coincident = 0;
+  history[4].decrease = 1;
+  history[5].decrease = -0.1;
+  check_contains(troubled_steps(history)[0], {"step 5 raised"});
+}
+
 TEST_CASE("a network that fits its sample is reported; a narrow one is right") {
   const TemporaryFolder folder;
   RunOptions options;

@@ -61,11 +61,13 @@ constexpr Column kColumns[] = {
     {"iterations", at<&HistoryRow::iterations>},
     {"min_log_det", at<&HistoryRow::min_log_det>},
     {"solved", at<&HistoryRow::solved>},
+    {"fitted", at<&HistoryRow::fitted>},
     {"floor", at<&HistoryRow::floor>},
     {"missed_share", at<&HistoryRow::missed_share>},
     {"missed_share_heldout", at<&HistoryRow::missed_share_held_out>},
     {"displacement_error", at<&HistoryRow::displacement_error>},
     {"particle_decrease", at<&HistoryRow::particle_decrease>},
+    {"coincident", at<&HistoryRow::coincident>},
     {"min_eigenvalue", at<&HistoryRow::min_eigenvalue>},
     {"round_trip", at<&HistoryRow::round_trip>},
     {"rate", at<&HistoryRow::rate>},
@@ -344,10 +346,14 @@ std::vector<std::string> troubled_steps(const std::vector<HistoryRow>& history) 
     }
     if (std::isfinite(worst->displacement_error))
       what += ", and ends " + percent(worst->displacement_error) + " of the way from its optimum";
+    const bool fitted = worst->fitted;
     add(steps_where(history, [](const HistoryRow& row) { return !row.solved; }),
-        what +
-            "; the flow is not to be trusted there: use more inner.iterations, a larger or sharper network "
-            "(network.hidden, network.sharpness), network.quadratic_rank, or a smaller flow.tau");
+        what + "; the flow is not to be trusted there: " +
+            (fitted ? "the cloud itself has nothing left to gain, more particles have, or a smaller "
+                      "network.hidden"
+                    : "use more inner.iterations, a larger or sharper network (network.hidden, "
+                      "network.sharpness), "
+                      "network.quadratic_rank, or a smaller flow.tau"));
   }
   add(steps_where(history,
                   [&](const HistoryRow& row) { return row.step > 0 && row.decrease < -1e-3 * largest; }),
@@ -359,6 +365,13 @@ std::vector<std::string> troubled_steps(const std::vector<HistoryRow>& history) 
                   }),
       ": more than a tenth of the transport solves ended above their tolerance; use more warm_iterations or "
       "iterations in the term, or a larger epsilon");
+  Index together = 0;
+  for (const HistoryRow& row : history) together = std::max(together, row.coincident);
+  add(steps_where(history, [](const HistoryRow& row) { return row.coincident > 0; }),
+      ": " + std::to_string(together) +
+          " particles lie where another one does, while W is singular at 0: F leaves their pairs out, and no "
+          "step parts "
+          "them; give every point once, or a W that is finite at 0");
   return out;
 }
 

@@ -113,16 +113,23 @@ struct StepReport {
   /// others of its law (NaN where these are not known), and the distance to the optimum relative to the step's. Of
   /// the worst problem of the step. Solved: no share is above inner.accept, no distance above 10 times that. Where a
   /// step can gain less than `floor`, shares are of that: what it costs to move all particles by 3e-4 of the cloud's
-  /// size, by which networks in float round; with internal energies and interactions by 1/sqrt(N) of it, what N particles
-  /// leave open of their law, but at most the largest decrease so far for a step of this length.
+  /// size, by which networks in float round; with internal energies what moves that end the forces by which N particles leave
+  /// their law open would gain; with interactions to move all by 1/sqrt(N) of the size, but at most the largest decrease so
+  /// far for a step of this length.
   StepBasis basis = StepBasis::none;
   double floor = 0;
   double missed_share = std::numeric_limits<double>::quiet_NaN();
   double missed_share_held_out = std::numeric_limits<double>::quiet_NaN();
   double displacement_error = std::numeric_limits<double>::quiet_NaN();
   bool solved = true;
+  /// A step that is not solved on the law, though the cloud itself has nothing left to gain: gradients would fit the cloud
+  /// closer than its law, so that none were spent on another try. More particles mend it, not more iterations.
+  bool fitted = false;
   /// Where a step is not solved and has no internal energy: the decrease that particles without a network can reach.
   double particle_decrease = std::numeric_limits<double>::quiet_NaN();
+  /// Particles that lie where another one does, while an interaction is singular at 0: F leaves their pairs out, and no map
+  /// parts them. As seen in the precision of the inner loops, before the step.
+  Index coincident = 0;
   double residual = 0;     // gradient of the inner problem at its end, relative to the first of the flow
   double min_log_det = 0;  // smallest log det H over the cloud; 0 where not computed
   /// The estimate of AdaptiveOptions at order 2, NaN otherwise; how many longer steps were tried before.

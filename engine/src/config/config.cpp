@@ -154,13 +154,15 @@ void read_held_out(Section& section, const Config& config, bool host, HeldOutCon
   const double dim = config.cloud.dim;
   const bool jacobians = config.flow.order == 2 && config.functional.needs_density();
   const bool distances = !config.functional.terms_of<Functional::Divergence>().empty();
-  // Ten times the cloud: F is judged three times as exactly as it is sampled, for the cost of a few gradients. F of
-  // pairs has a bias of the order 1/N, and takes more. A kernel estimate takes all its points for every particle.
+  // F is judged three times as exactly as it is sampled, for the cost of a few gradients: on ten times the cloud, or four
+  // times where errors of stratified points fall with their number and not with its root. F of pairs has a bias of the order 1/N, and takes more. A kernel estimate takes all its points for every particle.
   const bool pairs = !config.functional.terms_of<Functional::Interaction>().empty();
   const double kernels = config.cloud.kind == "kde" ? 1e8 / static_cast<double>(config.cloud.points) : 1e5;
+  const double times = config.cloud.sampling == Sampling::stratified && dim <= 3 ? 4 : 10;
   const double several = std::min(
       std::max(kernels, 1000.0),
-      pairs ? 100'000 : std::clamp(10.0 * static_cast<double>(config.cloud.particles), 10'000.0, 100'000.0));
+      pairs ? 100'000
+            : std::clamp(times * static_cast<double>(config.cloud.particles), 1000 * times, 100'000.0));
   const bool particles = config.flow.method == FlowOptions::Method::particles;  // without maps
   const double fallback = !config.cloud.density || host || particles ? 0
                           : distances                                ? 2000  // all pairs with the reference

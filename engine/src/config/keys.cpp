@@ -211,7 +211,9 @@ const Keys<HeldOutConfig>& held_out_keys() {
        between(0, kMost),
        "of a second cloud, on which F is judged; 0: none",
        {.fallback =
-            "ten times cloud.particles, at least 10000 and at most 100000; 100000 with interactions; "
+            "ten times cloud.particles, at least 10000 and at most 100000; four times, at least 4000, where "
+            "they are "
+            "stratified in up to three dimensions; 100000 with interactions; "
             "2000 where a distance is in F, fewer at order 2 in many dimensions or with the kernels of "
             "many points, 0 for a file without `fraction`"}},
       {"fraction", at<&O::fraction>, Range{.low = 0, .high = 1, .high_excluded = true},

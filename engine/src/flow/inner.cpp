@@ -15,6 +15,8 @@
 #include "engine/src/flow/extrapolation.hpp"
 #include "engine/src/flow/log_det.hpp"
 #include "engine/src/flow/solve/affine.hpp"
+#include "engine/src/flow/solve/affine_network.hpp"
+#include "engine/src/flow/solve/coincident.hpp"
 #include "engine/src/flow/solve/metric.hpp"
 #include "engine/src/flow/solve/particles.hpp"
 #include "engine/src/flow/solve/scale.hpp"
@@ -22,7 +24,6 @@
 #include "kernels/base/moments.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/base/subset.hpp"
-#include "kernels/base/wall_clock.hpp"
 #include "kernels/model/black_box.hpp"
 #include "kernels/operations.hpp"
 #include "solvers/dense.hpp"
@@ -252,104 +253,6 @@ std::vector<T> Flow<T>::State::identity(std::uint32_t number) const {
   const std::vector<double> first =
       initial_parameters(net, options.inner.initialisation, options.seed, number, options.inner.alpha);
   return {first.begin(), first.end()};
-}
-
-/// Writes alpha I + B^T B = q, with at least half of its smallest eigenvalue in alpha: only with learn_alpha and a
-/// rank of at least d.
-static void set_quadratic(const Icnn& net, const Matrix<double>& q, double least,
-                          std::vector<double>& theta) {
-  const int d = net.dim(), rank = net.rank();
-  const double alpha = std::max(net.architecture().alpha_min, least / 2);
-  Matrix<double> rest = q;
-  for (int c = 0; c < d; ++c) rest(c, c) -= alpha;
-  for (int c = 0; c < d; ++c) rest(c, c) += std::max(0.0, alpha - least) + 1e-12 * alpha;
-  const Matrix<double> root = dense::symmetric_root(rest);
-  theta[net.alpha()] = alpha;
-  for (int r = 0; r < rank; ++r) {
-    const int copies = (rank - 1 - r % d) / d + 1;
-    for (int c = 0; c < d; ++c)
-      theta[net.factor() + Index{r} * d + c] = root(r % d, c) / std::sqrt(static_cast<double>(copies));
-  }
-}
-
-/// Multiplies the part of the potential that bends, within the weights' floor.
-static void scale_bends(const Icnn& net, double factor, std::vector<double>& theta) {
-  for (int k = 0; k < net.layers().back().width; ++k) {
-    double& weight = theta[net.output_weight() + k];
-    weight = std::max(weight * factor, net.architecture().floor);
-  }
-}
-
-/// `first`, the network near the identity, with an affine map in the place of the identity. Coordinates are
-/// normalised by `scale`, the centre of the map is their origin.
-static std::vector<double> with_affine(const Icnn& net, std::vector<double> first, const AffineMap& map,
-                                       double scale) {
-  const int d = net.dim(), rank = net.rank();
-  const Architecture& a = net.architecture();
-  double least = map.matrix(0, 0);
-  if (a.learn_alpha && rank >= d) {
-    least = dense::symmetric_eigen(map.matrix, false).values.front();
-    set_quadratic(net, map.matrix, least, first);
-  } else if (a.learn_alpha) {
-    first[net.alpha()] = std::max(a.alpha_min, first[net.alpha()] * least);
-    for (Index k = 0; k < Index{rank} * d; ++k) first[net.factor() + k] *= std::sqrt(least);
-  }
-  scale_bends(net, least, first);
-  for (int c = 0; c < d; ++c) {
-    double& slope = first[net.output_input() + c];
-    slope = slope * least + map.shift[c] / scale;
-  }
-  return first;
-}
-
-/// The network `theta`, whose map is T, with an affine map after it: A T where A is a multiple of the identity, and
-/// otherwise, as A T is no gradient, the map with the mean Jacobian of A T in its symmetric part that bends as T does.
-/// `hessian` is the mean Jacobian of T and `mean` its mean; `origin` that of normalised coordinates.
-static std::vector<double> followed_by(const Icnn& net, std::vector<double> theta, const AffineMap& map,
-                                       const Matrix<double>& hessian, const std::vector<double>& mean,
-                                       const std::vector<double>& origin, double scale) {
-  const int d = net.dim(), rank = net.rank();
-  const Architecture& a = net.architecture();
-  // In normalised coordinates, where particles have the mean 0: T(z) = Q z + b + bends(z).
-  std::vector<double> bends(static_cast<std::size_t>(d)), target(bends);
-  for (int c = 0; c < d; ++c) {
-    bends[c] = (mean[c] - origin[c]) / scale - theta[net.output_input() + c];
-    target[c] = map.centre[c] + map.shift[c] - origin[c];
-    for (int k = 0; k < d; ++k) target[c] += map.matrix(c, k) * (mean[k] - map.centre[k]);
-    target[c] /= scale;
-  }
-  double factor = map.matrix(0, 0);
-  if (a.learn_alpha && rank >= d) {
-    Matrix<double> bent = hessian,
-                   whole(d, d);  // the part of the mean Jacobian that bends, and what is wanted
-    for (int i = 0; i < d; ++i) {
-      bent(i, i) -= theta[net.alpha()];
-      for (int j = 0; j < d; ++j) {
-        for (int r = 0; r < rank; ++r)
-          bent(i, j) -= theta[net.factor() + Index{r} * d + i] * theta[net.factor() + Index{r} * d + j];
-        for (int k = 0; k < d; ++k)
-          whole(i, j) += (map.matrix(i, k) * hessian(k, j) + hessian(i, k) * map.matrix(k, j)) / 2;
-      }
-    }
-    factor = 0;
-    for (int c = 0; c < d; ++c) factor += map.matrix(c, c) / d;
-    Matrix<double> quadratic(d, d);
-    double least = 0;
-    for (int tries = 0; tries < 5; ++tries, factor = tries < 4 ? factor / 2 : 0) {
-      for (int i = 0; i < d; ++i) {
-        for (int j = 0; j < d; ++j) quadratic(i, j) = whole(i, j) - factor * bent(i, j);
-      }
-      least = dense::symmetric_eigen(quadratic, false).values.front();
-      if (least > 2 * a.alpha_min) break;
-    }
-    set_quadratic(net, quadratic, least, theta);
-  } else if (a.learn_alpha) {
-    theta[net.alpha()] = std::max(a.alpha_min, theta[net.alpha()] * factor);
-    for (Index k = 0; k < Index{rank} * d; ++k) theta[net.factor() + k] *= std::sqrt(factor);
-  }
-  scale_bends(net, factor, theta);
-  for (int c = 0; c < d; ++c) theta[net.output_input() + c] = target[c] - factor * bends[c];
-  return theta;
 }
 
 /// Where the step starts from: the map before with the best affine map after it, or, where there is none or it gains
@@ -697,156 +600,179 @@ typename Flow<T>::State::Candidate Flow<T>::State::judge(const InnerTask& task, 
   return out;
 }
 
-/// Solves one inner problem from `base` and moves `next` through its map, with retries. `like` has all of the
-/// map but its network. False where interrupted.
+/// Judges a solution, and keeps it where it is better than what was found before: solved, or missing less.
 template <class T>
-bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const BrenierMap& like,
-                          StepReport& report) {
+void Flow<T>::State::consider(Search& search, Solution solution, InnerOptions::Solver solver) const {
+  search.laps.add_to(search.report.inner_seconds);
+  if (!solution.inner.finite) return;
+  Candidate found = judge(search.task, search.from, search.like, std::move(solution), search.before);
+  found.solver = solver;
+  search.laps.add_to(search.report.certificate_seconds);
+  if (!std::isfinite(found.moved.value())) return;
+  std::optional<Candidate>& best = search.best;
+  const auto better = [&] {
+    if (found.solved != best->solved) return found.solved;
+    const double mine = found.missed.worst_share(), other = best->missed.worst_share();
+    if (found.missed.basis == Missed::Basis::residual && mine != other) return mine < other;
+    return found.moved.value() < best->moved.value();
+  };
+  if (!best || better()) best = std::move(found);
+}
+
+/// L-BFGS, and once more where that has not solved the step and `iterations` are left: after Adam from the start, or,
+/// where Adam is not wanted, from the best. False where interrupted.
+template <class T>
+bool Flow<T>::State::search_lbfgs(Search& search) {
   using Solver = InnerOptions::Solver;
-  double mark = now();
-  const auto lap = [&mark](double& seconds) {
-    const double end = now();
-    seconds += end - mark;
-    mark = end;
+  const InnerTask& task = search.task;
+  StepReport& report = search.report;
+  // The first problem has further to go. More evaluations fit the particles rather than their law.
+  const bool cold = theta.empty() || !options.inner.warm_start;
+  int left = options.inner.iterations;
+  const auto spend = [&](int evaluations) {
+    evaluations = std::min(evaluations, left);
+    left -= evaluations;
+    return evaluations;
   };
-  const double tau = like.tau;
-  InnerTask task{base, like.base, like.ratio, tau, problems};
-  const bool same = like.base == MapBase::current && known;
-  const ObjectiveValue parts = same ? *known : value(base.x, base.log_density, kPairLimit);
-  check_finite(base, parts);
-  const double before = parts.total();
-  // A rise is a divergence where it is worth moving the cloud by 3 % of its size, a measure that does not see
-  // constants in F. The start of the inner loop may lie above `before` as well: the first map is the identity
-  // only nearly.
-  std::vector<double> mean;
-  double scale = 1;
-  location_and_scale(base.x, mean, scale);
-  const double whole = scale * scale * static_cast<double>(base.x.cols()) / (2 * tau);
-  const double slack = 1e-3 * whole;
-  // Sums of that many terms of this size, each rounded in T.
-  const double noise = static_cast<double>(std::numeric_limits<T>::epsilon()) *
-                       (std::abs(parts.potential) + std::abs(parts.interaction) + std::abs(parts.internal) +
-                        std::abs(parts.divergence)) /
-                       std::sqrt(static_cast<double>(base.x.rows()));
-  task.noise = noise;
-  if (!far_checked) check_far(task);
-  far_checked = true;
-  if (gradient_scale == 0) gradient_scale = first_gradient(task);
-  lap(report.cloud_seconds);
-  const Start first = start(task, like, next, before);
-  report.start = first.name;
-  lap(report.inner_seconds);
-
-  std::optional<Candidate> best;
-  const auto consider = [&](Solution solution, Solver solver) {
-    lap(report.inner_seconds);
-    if (!solution.inner.finite) return;
-    Candidate found = judge(task, next, like, std::move(solution), before);
-    found.solver = solver;
-    lap(report.certificate_seconds);
-    if (!std::isfinite(found.moved.value())) return;
-    const auto better = [&] {
-      if (found.solved != best->solved) return found.solved;
-      const double mine = found.missed.worst_share(), other = best->missed.worst_share();
-      if (found.missed.basis == Missed::Basis::residual && mine != other) return mine < other;
-      return found.moved.value() < best->moved.value();
-    };
-    if (!best || better()) best = std::move(found);
-  };
-
-  double rate = options.inner.adam.rate;
-  std::string reason;
-  if (uses_lbfgs()) {
-    // The first problem has further to go. More evaluations fit the particles rather than their law.
-    const bool cold = theta.empty() || !options.inner.warm_start;
-    int left = options.inner.iterations;
-    const auto spend = [&](int evaluations) {
-      evaluations = std::min(evaluations, left);
-      left -= evaluations;
-      return evaluations;
-    };
-    Solution solution = lbfgs(task, first, std::min(cold ? 100 : 60, left), before, noise, report);
+  Solution solution =
+      lbfgs(task, search.first, std::min(cold ? 100 : 60, left), search.before, task.noise, report);
+  if (solution.inner.interrupted) return false;
+  spend(solution.iterations);
+  if (!solution.inner.finite) search.reason = "the gradient of the inner problem was not finite at the start";
+  consider(search, std::move(solution), Solver::lbfgs);
+  const std::optional<Candidate>& best = search.best;
+  // What a cloud without anything left to gain misses of its law, no gradient of it will find.
+  if (left <= 10 || (best && (best->solved || best->missed.fitted))) return true;
+  if (options.inner.solver == Solver::automatic) {
+    // Large and sharp networks, far from the solution: Adam from the start, then L-BFGS.
+    report.retries += 1;
+    Start from = search.first;
+    const double rate = std::max(options.inner.adam.rate, 5e-3);
+    solution = adam(task, from, rate, spend(std::min(100, left / 3)), report);
     if (solution.inner.interrupted) return false;
-    spend(solution.iterations);
-    if (!solution.inner.finite) reason = "the gradient of the inner problem was not finite at the start";
-    consider(std::move(solution), Solver::lbfgs);
-    if (options.inner.solver == Solver::automatic && !(best && best->solved) && left > 10) {
-      // Large and sharp networks, far from the solution: Adam from the start, then L-BFGS.
-      report.retries += 1;
-      Start from = first;
-      solution = adam(task, first, std::max(rate, 5e-3), spend(std::min(100, left / 3)), report);
-      if (solution.inner.interrupted) return false;
-      if (solution.inner.finite) {
-        BrenierMap map = like;
-        map.theta = solution.physical;
-        const double reached = trial(next, base, map).value();
-        if (reached < from.value) from = {solution.theta, first.name, reached};
-      }
-      solution = lbfgs(task, from, left, before, noise, report);
-      if (solution.inner.interrupted) return false;
-      consider(std::move(solution), Solver::automatic);
-    } else if (best && !best->solved && left > 10) {
-      report.retries += 1;
-      const Start from{best->solution.theta, first.name, best->moved.value()};
-      solution = lbfgs(task, from, left, before, noise, report);
-      if (solution.inner.interrupted) return false;
-      consider(std::move(solution), Solver::lbfgs);
+    if (solution.inner.finite) {
+      BrenierMap map = search.like;
+      map.theta = solution.physical;
+      const double reached = trial(search.from, task.base, map).value();
+      if (reached < from.value) from = {solution.theta, from.name, reached};
     }
-  } else {
-    const double limit = std::max(before + slack, first.value);
-    for (int attempts = 0; attempts <= options.inner.retries; ++attempts, rate /= 4) {
-      Solution solution = adam(task, first, rate, options.inner.iterations, report);
-      if (solution.inner.interrupted) return false;
-      report.retries += attempts > 0;
-      report.rate = rate;
-      if (!solution.inner.finite) {
-        reason = "the gradient of the inner problem was not finite at iteration " +
-                 std::to_string(solution.iterations);
-        continue;
-      }
-      consider(std::move(solution), Solver::adam);
-      if (best && best->moved.value() <= limit) break;
-      reason = "F + W^2/(2 tau) went from " + show(before) + " to " +
-               (best ? show(best->moved.value()) : "a value that is not finite");
-      best.reset();
+    solution = lbfgs(task, from, left, search.before, task.noise, report);
+    if (solution.inner.interrupted) return false;
+    consider(search, std::move(solution), Solver::automatic);
+  } else if (best) {
+    report.retries += 1;
+    const Start from{best->solution.theta, search.first.name, best->moved.value()};
+    solution = lbfgs(task, from, left, search.before, task.noise, report);
+    if (solution.inner.interrupted) return false;
+    consider(search, std::move(solution), Solver::lbfgs);
+  }
+  return true;
+}
+
+/// Adam, and again at smaller rates where F + transport ends above `limit`: diverged. False where interrupted.
+template <class T>
+bool Flow<T>::State::search_adam(Search& search, double limit) {
+  StepReport& report = search.report;
+  double rate = options.inner.adam.rate;
+  for (int attempts = 0; attempts <= options.inner.retries; ++attempts, rate /= 4) {
+    Solution solution = adam(search.task, search.first, rate, options.inner.iterations, report);
+    if (solution.inner.interrupted) return false;
+    report.retries += attempts > 0;
+    report.rate = rate;
+    if (!solution.inner.finite) {
+      search.reason = "the gradient of the inner problem was not finite at iteration " +
+                      std::to_string(solution.iterations);
+      continue;
     }
+    consider(search, std::move(solution), InnerOptions::Solver::adam);
+    std::optional<Candidate>& best = search.best;
+    if (best && best->moved.value() <= limit) break;
+    search.reason = "F + W^2/(2 tau) went from " + show(search.before) + " to " +
+                    (best ? show(best->moved.value()) : "a value that is not finite");
+    best.reset();
   }
-  if (best && best->moved.value() > before) {
-    // Nothing to gain, or nothing that was found: to stay is better than to move.
-    if (std::optional<Solution> still = stay(task, *best)) consider(std::move(*still), best->solver);
-  }
-  if (!best) {
-    throw NumericalError("flow: step " + std::to_string(steps + 1) + " diverged: " + reason + ", after " +
-                         std::to_string(report.retries) + " retries" +
-                         (uses_lbfgs() ? std::string() : " down to the rate " + show(report.rate)) +
-                         "; use a smaller inner rate or tau, or more particles");
-  }
-  Candidate& taken = *best;
+  return true;
+}
+
+/// Makes the best that was found the flow's next state, and reports it.
+template <class T>
+void Flow<T>::State::keep(Search& search, Trajectory& next) {
+  Candidate& taken = *search.best;
   const Solution& solution = taken.solution;
+  StepReport& report = search.report;
   if (gradient_scale == 0) gradient_scale = solution.inner.first_gradient;
   known = taken.moved.functional;
   report.solver = taken.solver;
   report.functional = taken.moved.functional;
   report.transport = taken.moved.transport;
-  report.decrease = before - taken.moved.value();
+  report.decrease = search.before - taken.moved.value();
   report.residual = gradient_scale > 0 ? solution.inner.gradient / gradient_scale : 0;
   report.converged = solution.inner.converged;
-  decrease_rate = std::max(decrease_rate, report.decrease / tau);
+  decrease_rate = std::max(decrease_rate, report.decrease / search.task.tau);
   report.min_log_det = taken.moved.cloud.min_log_det();
-  lap(report.cloud_seconds);
+  search.laps.add_to(report.cloud_seconds);
   if (options.certificates) {
-    const MapCertificates checked = certify(taken.map, base.x, team);
+    const MapCertificates checked = certify(taken.map, search.task.base.x, team);
     report.min_eigenvalue = std::fmin(report.min_eigenvalue, checked.min_eigenvalue);
     report.round_trip = std::fmax(report.round_trip, checked.round_trip);
-    describe(task, taken, before, report);
+    describe(search.task, taken, search.before, report);
   }
-  check(task, solution.theta, report);
-  lap(report.certificate_seconds);
+  check(search.task, solution.theta, report);
+  search.laps.add_to(report.certificate_seconds);
   theta = solution.theta;
   next = std::move(taken.moved.cloud);
   judged = std::move(taken.judged);
   maps.push_back(std::move(taken.map));
   ++problems;
+}
+
+/// Solves one inner problem from `base` and moves `next` through its map, with retries. `like` has all of the
+/// map but its network. False where interrupted.
+template <class T>
+bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const BrenierMap& like,
+                          StepReport& report) {
+  InnerTask task{base, like.base, like.ratio, like.tau, problems};
+  Search search{task, next, like, 0, report};
+  const bool same = like.base == MapBase::current && known;
+  const ObjectiveValue parts = same ? *known : value(base.x, base.log_density, kPairLimit);
+  check_finite(base, parts);
+  search.before = parts.total();
+  std::vector<double> mean;
+  double scale = 1;
+  location_and_scale(base.x, mean, scale);
+  // Sums of that many terms of this size, each rounded in T.
+  task.noise = static_cast<double>(std::numeric_limits<T>::epsilon()) *
+               (std::abs(parts.potential) + std::abs(parts.interaction) + std::abs(parts.internal) +
+                std::abs(parts.divergence)) /
+               std::sqrt(static_cast<double>(base.x.rows()));
+  if (!far_checked) check_far(task);
+  far_checked = true;
+  report.coincident = coincident<T>(objective, base.x, mean, team);
+  if (gradient_scale == 0) gradient_scale = first_gradient(task);
+  search.laps.add_to(report.cloud_seconds);
+  search.first = start(task, like, next, search.before);
+  report.start = search.first.name;
+  search.laps.add_to(report.inner_seconds);
+
+  // A rise is a divergence where it is worth moving the cloud by 3 % of its size, a measure that does not see
+  // constants in F. The start of the inner loop may lie above `before` as well: the first map is the identity
+  // only nearly.
+  const double slack = 1e-3 * scale * scale * static_cast<double>(base.x.cols()) / (2 * task.tau);
+  const bool whole = uses_lbfgs() ? search_lbfgs(search)
+                                  : search_adam(search, std::max(search.before + slack, search.first.value));
+  if (!whole) return false;
+  std::optional<Candidate>& best = search.best;
+  if (best && best->moved.value() > search.before) {
+    // Nothing to gain, or nothing that was found: to stay is better than to move.
+    if (std::optional<Solution> still = stay(task, *best)) consider(search, std::move(*still), best->solver);
+  }
+  if (!best) {
+    throw NumericalError("flow: step " + std::to_string(steps + 1) + " diverged: " + search.reason +
+                         ", after " + std::to_string(report.retries) + " retries" +
+                         (uses_lbfgs() ? std::string() : " down to the rate " + show(report.rate)) +
+                         "; use a smaller inner rate or tau, or more particles");
+  }
+  keep(search, next);
   return true;
 }
 
@@ -876,11 +802,12 @@ void Flow<T>::State::describe(const InnerTask& task, const Candidate& taken, dou
   if (!solved && options.inner.on_unsolved == InnerOptions::OnUnsolved::stop) {
     throw NumericalError(
         "flow: step " + std::to_string(steps + 1) + " is not solved: it misses " +
-        show(100 * missed.worst_share()) +
-        " % of its possible decrease, above inner.accept; use more inner iterations, a larger or "
-        "sharper network, or a smaller tau");
+        show(100 * missed.worst_share()) + " % of its possible decrease, above inner.accept; " +
+        (missed.fitted ? "the cloud itself has nothing left to gain: use more particles, or a smaller network"
+                       : "use more inner iterations, a larger or sharper network, or a smaller tau"));
   }
   report.solved = report.solved && solved;
+  report.fitted = report.fitted || (!solved && missed.fitted);
   const bool first = report.basis == StepBasis::none;
   if (first || missed.worst_share() > std::fmax(report.missed_share, report.missed_share_held_out)) {
     report.basis = basis;

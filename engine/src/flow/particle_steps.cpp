@@ -5,6 +5,7 @@
 
 #include "brenier/base/error.hpp"
 #include "brenier/device.hpp"
+#include "engine/src/flow/solve/coincident.hpp"
 #include "engine/src/flow/solve/particles.hpp"
 #include "engine/src/flow/state.hpp"
 #include "kernels/base/show.hpp"
@@ -40,6 +41,7 @@ bool Flow<T>::State::move_particles(Trajectory& next, StepReport& report) {
   check_finite(base, parts);
   if (!far_checked) check_far(task);
   far_checked = true;
+  report.coincident = coincident<double>(objective, base.x, std::vector<double>(base.x.cols(), 0.0), team);
   report.start = "identity";
   report.solver = InnerOptions::Solver::lbfgs;
   ParticleOptions search{.evaluations = options.inner.iterations, .tolerance = 1e-8, .interrupt = &stop()};

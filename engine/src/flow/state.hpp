@@ -7,6 +7,7 @@
 #include "engine/src/flow/cloud_objective.hpp"
 #include "engine/src/flow/solve/missed.hpp"
 #include "kernels/base/ranks.hpp"
+#include "kernels/base/wall_clock.hpp"
 #include "kernels/operations.hpp"
 
 namespace brenier {
@@ -28,6 +29,20 @@ struct Trial {
   ObjectiveValue functional;
   double transport;
   double value() const { return functional.total() + transport; }
+};
+
+/// Seconds of a step, by what they were spent on.
+class Laps {
+ public:
+  /// Adds what has passed since the last one, or since this was made.
+  void add_to(double& seconds) {
+    const double end = now();
+    seconds += end - mark_;
+    mark_ = end;
+  }
+
+ private:
+  double mark_ = now();
 };
 
 /// Interactions of larger clouds are reported from this many particles.
@@ -65,8 +80,8 @@ struct Flow<T>::State {
 
   struct Start {
     std::vector<T> theta;
-    const char* name;
-    double value;  // F + transport
+    const char* name = "";
+    double value = 0;  // F + transport
   };
   struct Solution {
     std::vector<T> theta;
@@ -83,6 +98,18 @@ struct Flow<T>::State {
     JudgedParticles judged{};
     InnerOptions::Solver solver = InnerOptions::Solver::adam;
     bool solved = false;
+  };
+  /// The solving of one inner problem, and the best that was found.
+  struct Search {
+    const InnerTask& task;
+    const Trajectory& from;
+    const BrenierMap& like;  // all of the map but its network
+    double before;           // F
+    StepReport& report;
+    Laps laps{};
+    Start first{};
+    std::optional<Candidate> best{};
+    std::string reason{};  // why there is none
   };
 
   State(Functional f, Cloud initial, FlowOptions o);
@@ -138,6 +165,10 @@ struct Flow<T>::State {
                  StepReport& report);
   Candidate judge(const InnerTask& task, const Trajectory& from, const BrenierMap& like, Solution solution,
                   double before) const;
+  void consider(Search& search, Solution solution, InnerOptions::Solver solver) const;
+  bool search_lbfgs(Search& search);
+  bool search_adam(Search& search, double limit);
+  void keep(Search& search, Trajectory& next);
   void describe(const InnerTask& task, const Candidate& taken, double before, StepReport& report);
   std::optional<Solution> stay(const InnerTask& task, const Candidate& other) const;
   double first_gradient(const InnerTask& task) const;

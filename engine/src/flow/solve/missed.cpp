@@ -130,6 +130,13 @@ void newton_step(MatrixView<const double> hessian, double tau, const double* r, 
   }
 }
 
+/// The floor of sampling, in gains of a displacement of all particles by 1/sqrt(N): so many directions in which a network
+/// bends, of each of which N particles leave as much open. Measured with brenier_bench_certificate_set.
+constexpr double kOpenModes = 12;
+
+/// A step is fitted where the cloud's own slope along what its law has to gain is less than this part of the law's.
+constexpr double kFitted = 0.25;
+
 /// The gain of the best displacement out of a family of smooth ones, where the residual's own would be stopped by the
 /// internal energy: translations, stretches along the axes, and gradients of plane waves of many lengths. To second
 /// order, with the internal energy's Hessian: moving particles by e xi, xi = grad phi with Hessian G, changes
@@ -200,21 +207,24 @@ class SmoothFields {
   std::vector<double> mean_, deviation_, wave_;
 };
 
-/// A sum over particles of what SmoothFields need.
+/// A sum over particles of what SmoothFields need. Residuals come twice where they are noisy, from independent halves of
+/// what makes the noise: products of one with the other have none of it. Where they do not, both are the same.
 class SmoothGain {
  public:
   explicit SmoothGain(const SmoothFields& fields, Index d)
       : fields_(fields),
         d_(d),
         slope_(static_cast<std::size_t>(fields.size()), 0.0),
+        half_(slope_),
         curvature_(fields.size(), fields.size()),
         mass_(fields.size(), fields.size()),
         xi_(fields.size(), d),
         q_(fields.size(), d),
         bend_(static_cast<std::size_t>(fields.size())) {}
 
-  void add(const double* y, const double* r, MatrixView<const double> hessian, double tau, double w,
-           double per_score, double weight) {
+  /// r the mean of both residuals, `noise` half of their difference, or null.
+  void add(const double* y, const double* r, const double* noise, MatrixView<const double> hessian,
+           double tau, double w, double per_score, double weight) {
     fields_.at(y, xi_.row(0), bend_.data(), q_.row(0));
     const Index n = fields_.size();
     std::vector<double> stiff(static_cast<std::size_t>(d_)), divergence(static_cast<std::size_t>(n));
@@ -228,6 +238,7 @@ class SmoothGain {
         stiff[a] = xi_(j, a) / tau;
         for (Index c = 0; c < d_; ++c) stiff[a] += hessian(a, c) * xi_(j, c);
         slope_[j] += weight * r[a] * xi_(j, a);
+        if (noise) half_[j] += weight * noise[a] * xi_(j, a);
       }
       for (Index k = 0; k <= j; ++k) {
         double sum = 0, cross = 0, mass = 0;
@@ -248,12 +259,29 @@ class SmoothGain {
     double gain;     // 1/2 b^T C^{-1} b with E[r.xi] = b and the curvatures C
     double squares;  // E |xi|^2 of that displacement
   };
-  /// Infinite where C is not positive definite.
+  /// Infinite where C is not positive definite. With (b + h).(b - h) = b.b - h.h, h half of the slopes' difference.
   Result result() const {
+    const Result whole = result_of(slope_), noise = result_of(half_);
+    if (!std::isfinite(whole.gain)) return whole;
+    return {std::max(0.0, whole.gain - noise.gain), std::max(0.0, whole.squares - noise.squares)};
+  }
+
+  /// The part of the gain that displacements by this residual's own would have with other slopes, E[r.xi].
+  double agreement(const std::vector<double>& others) const {
+    std::vector<double> sum = slope_, difference = slope_;
+    for (std::size_t k = 0; k < others.size(); ++k) {
+      sum[k] += count_ * others[k];
+      difference[k] -= count_ * others[k];
+    }
+    return (result_of(sum).gain - result_of(difference).gain) / (4 * result_of(slope_).gain);
+  }
+
+ private:
+  Result result_of(const std::vector<double>& slopes) const {
     const Index n = fields_.size();
     Matrix<double> c = curvature_;
     double trace = 0;
-    std::vector<double> b = slope_, size(static_cast<std::size_t>(n));
+    std::vector<double> b = slopes, size(static_cast<std::size_t>(n));
     for (Index j = 0; j < n; ++j) size[j] = std::sqrt(std::max(c(j, j), std::numeric_limits<double>::min()));
     for (Index j = 0; j < n; ++j) {
       b[j] /= size[j];
@@ -273,14 +301,96 @@ class SmoothGain {
     return {gain, squares};
   }
 
- private:
   const SmoothFields& fields_;
   Index d_;
-  std::vector<double> slope_;
+  std::vector<double> slope_, half_;
   Matrix<double> curvature_, mass_, xi_, q_;
   std::vector<double> bend_;
   double count_ = 0;
 };
+
+/// Mean trace of Hessians (N, d*d), without what curves down.
+double upward_trace(const Matrix<double>& hessians) {
+  const Index n = hessians.rows(), d = std::lround(std::sqrt(static_cast<double>(hessians.cols())));
+  double sum = 0;
+  for (Index i = 0; i < n; ++i) {
+    for (Index c = 0; c < d; ++c) sum += std::max(0.0, hessians(i, c * d + c)) / static_cast<double>(n);
+  }
+  return sum;
+}
+
+/// Two halves of a cloud of n: of each two neighbours by number one, at random. Every other particle of a low-discrepancy
+/// cloud would fill a half of space.
+std::vector<char> random_halves(Index n, std::uint64_t seed) {
+  const Random random(seed, RandomStream::pairs);
+  std::vector<char> out(static_cast<std::size_t>(n));
+  for (Index j = 0; j < n; ++j) {
+    const auto turned = random.below(2, 1, 0, static_cast<std::uint64_t>(j / 2));
+    out[j] = static_cast<char>((static_cast<std::uint32_t>(j) + turned) % 2);
+  }
+  return out;
+}
+
+/// (2, d): the means of grad W(at - y_j) over the rows y_j of each half of a cloud, pairs in one place left out.
+Matrix<double> pair_force_halves(const PairKernel& kernel, const double* at, const Matrix<double>& cloud,
+                                 const std::vector<char>& halves, Team& team) {
+  const Index n = cloud.rows(), d = cloud.cols();
+  const bool program = kernel.form != PairKernel::Form::quadratic_log;
+  const bool vector = kernel.form == PairKernel::Form::vector;
+  Matrix<double> z(n, d), distance(program && !vector ? n : 0, 1), slope(program ? n : 0, vector ? d : 1);
+  std::vector<double> square(static_cast<std::size_t>(n));
+  for (Index j = 0; j < n; ++j) {
+    for (Index c = 0; c < d; ++c) {
+      z(j, c) = at[c] - cloud(j, c);
+      square[j] += z(j, c) * z(j, c);
+    }
+    if (distance.rows() > 0) distance(j, 0) = std::sqrt(square[j]);
+  }
+  if (program) {
+    cpu::operations<double>().evaluate_program(kernel.program, vector ? z : distance, nullptr, slope, team);
+  }
+  Matrix<double> out(2, d);
+  double counts[2] = {};
+  for (const char half : halves) counts[static_cast<int>(half)] += 1;
+  for (Index j = 0; j < n; ++j) {
+    if (!(square[j] > 0)) continue;
+    const int half = halves[j];
+    for (Index c = 0; c < d; ++c) {
+      const double force = !program ? (2 * kernel.quadratic + kernel.log_coefficient / square[j]) * z(j, c)
+                           : vector ? slope(j, c)
+                                    : slope(j, 0) / distance(j, 0) * z(j, c);
+      out(half, c) += force / counts[half];
+    }
+  }
+  return out;
+}
+
+/// The slope of F + transport on the cloud itself along smooth displacements, which needs no score: what gradients can
+/// still see. Its sampling noise is that of the cloud, as in the search.
+std::vector<double> cloud_slopes(const Objective& objective, const JudgedStep& step,
+                                 const SmoothFields& fields, const CloudObjective& evaluation, Team& team) {
+  const Index n = step.y.rows(), d = step.y.cols(), count = fields.size();
+  Objective external = objective;
+  external.internal.clear();
+  CloudObjective forces(external, cpu::operations<double>());
+  Matrix<double> r(n, d), xi(count, d), q(count, d);
+  forces.force(step.y, r, team);
+  const CloudObjective::Internal energy = evaluation.internal(step.log_density, team);
+  std::vector<double> out(static_cast<std::size_t>(count), 0.0), bend(out);
+  for (Index i = 0; i < n; ++i) {
+    for (Index c = 0; c < d; ++c) r(i, c) += (step.y(i, c) - step.base(i, c)) / step.tau;
+    fields.at(step.y.row(i), xi.row(0), bend.data(), q.row(0));
+    for (Index j = 0; j < count; ++j) {
+      double along = 0, square = 0;
+      for (Index c = 0; c < d; ++c) {
+        along += r(i, c) * xi(j, c);
+        square += q(j, c) * q(j, c);
+      }
+      out[j] += (along - energy.surrogate[i] * bend[j] * square) / static_cast<double>(n);
+    }
+  }
+  return out;
+}
 
 }  // namespace
 
@@ -354,11 +464,20 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
   std::vector<double> mean;
   double length = 1;
   location_and_scale(step.y, mean, length);
-  const auto set_floor = [&](double curvature) {
-    const auto cost = [&](double move) { return 0.5 * move * move * length * length * curvature; };
-    out.floor = std::max(step.noise / step.accept, cost(kRoundedMove));
-    const double sampling = cost(1 / std::sqrt(static_cast<double>(step.y.rows())));
-    if (sampled(objective)) out.floor = std::max(out.floor, std::min(step.largest, sampling));
+  const CloudObjective evaluation(objective, cpu::operations<double>());
+  // `stiffness`: the mean of the trace of the Hessian of V, where that curves up.
+  double curvature = 0;
+  const auto set_floor = [&](double stiffness, double pressure) {
+    const double of_energy = stiffness + std::max(0.0, pressure) * static_cast<double>(d) / (length * length);
+    curvature = static_cast<double>(d) / step.tau + of_energy;
+    const double share = 1 / static_cast<double>(step.y.rows());
+    const auto cost = [&](double squares) { return 0.5 * squares * length * length * curvature; };
+    out.floor = std::max(step.noise / step.accept, cost(kRoundedMove * kRoundedMove));
+    if (internal) {
+      const double forces = of_energy / curvature;
+      out.floor = std::max(out.floor, cost(kOpenModes * share * forces * forces));
+    }
+    if (!objective.interaction.empty()) out.floor = std::max(out.floor, std::min(step.largest, cost(share)));
   };
   const auto share = [&](double missed) {
     if (!std::isfinite(missed)) return 1.0;
@@ -369,7 +488,9 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     out.basis = Missed::Basis::affine;
     const AffineMap more =
         best_affine(objective, step.y, step.log_density, step.base, step.tau, {.seed = seed}, team);
-    set_floor(static_cast<double>(d) / step.tau);
+    const Matrix<double> some = subset(step.y, judged_count(d), seed);
+    set_floor(upward_trace(potential_hessians(objective, some, 1e-4 * length, team)),
+              evaluation.internal(step.log_density, team).pressure);
     out.share = share(more.decrease);
     return out;
   }
@@ -385,10 +506,10 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
   }
   std::vector<Index> others;
   for (Index i = 0; i < judged.size(); ++i) {
-    if (judged.held_out(i) ? !pairs : internal) others.push_back(i);
+    if (judged.held_out(i) || internal) others.push_back(i);
   }
   const Index n = own + static_cast<Index>(others.size());
-  Matrix<double> z(n, d), from(n, d), r(n, d), score(judged.size(), d);
+  Matrix<double> z(n, d), from(n, d), r(n, d), noise(pairs ? n : 0, d), score(judged.size(), d);
   std::vector<Index> rows(static_cast<std::size_t>(n), -1);
   std::vector<double> weights(static_cast<std::size_t>(n), 1.0);
   std::vector<char> held_out(static_cast<std::size_t>(n), 0), known(static_cast<std::size_t>(n), 1);
@@ -411,7 +532,6 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     known[i] = scored[others[k]];
   }
 
-  CloudObjective evaluation(objective, cpu::operations<double>());
   if (!objective.divergence.empty()) {
     // The force of a plan depends on the whole cloud; those that are judged beside it join it.
     Objective alone;
@@ -460,9 +580,19 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
   for (const InteractionTerm& term : objective.interaction) {
     const Matrix<double> cloud = subset(step.y, kPairLimit, seed);
     const std::vector<Index> taken = spread(step.y.rows(), kPairLimit, seed);
+    const std::vector<char> parts = random_halves(cloud.rows(), seed);
     Matrix<double> forces(cloud.rows(), d);
     cpu::operations<double>().interaction(term.kernel, cloud, nullptr, forces, team);
     for (Index i = 0; i < n; ++i) {
+      if (held_out[i]) {
+        // Of each half of the cloud: what differs is noise.
+        const Matrix<double> halves = pair_force_halves(term.kernel, z.row(i), cloud, parts, team);
+        for (Index c = 0; c < d; ++c) {
+          r(i, c) += term.weight * (halves(0, c) + halves(1, c)) / 2;
+          noise(i, c) += term.weight * (halves(0, c) - halves(1, c)) / 2;
+        }
+        continue;
+      }
       const auto place = std::lower_bound(taken.begin(), taken.end(), rows[i]);
       if (place == taken.end() || *place != rows[i]) {
         known[i] = 0;
@@ -474,7 +604,7 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
 
   const Matrix<double> hessians = potential_hessians(objective, z, 1e-4 * length, team);
   double gain[2] = {}, distance[2] = {}, moved[2] = {}, count[2] = {};
-  std::vector<double> move(static_cast<std::size_t>(d));
+  std::vector<double> move(static_cast<std::size_t>(d)), noisy(move);
   for (Index i = 0; i < n; ++i) {
     if (!known[i]) continue;
     const int part = held_out[i];
@@ -485,19 +615,27 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
       moved[part] += weights[i] * (z(i, c) - from(i, c)) * (z(i, c) - from(i, c));
     }
     count[part] += weights[i];
+    if (!pairs || !held_out[i]) continue;
+    newton_step({hessians.row(i), d, d}, step.tau, noise.row(i), noisy.data());
+    for (Index c = 0; c < d; ++c) {
+      gain[part] -= weights[i] * 0.5 * noise(i, c) * noisy[c];
+      distance[part] -= weights[i] * noisy[c] * noisy[c];
+    }
   }
-  double curvature = static_cast<double>(d) / step.tau;
-  for (Index i = 0; i < n; ++i) {
-    for (Index c = 0; c < d; ++c) curvature += std::max(0.0, hessians(i, c * d + c)) / static_cast<double>(n);
+  // Products of halves may come out below 0.
+  for (int half = 0; pairs && half < 2; ++half) {
+    gain[half] = std::max(0.0, gain[half]);
+    distance[half] = std::max(0.0, distance[half]);
   }
-  if (internal) curvature += std::max(0.0, energy.pressure) * static_cast<double>(d) / (length * length);
-  set_floor(curvature);
+  set_floor(upward_trace(hessians), internal ? energy.pressure : 0);
+  const bool quick = objective.interaction.empty() && objective.divergence.empty();
   const double unknown = std::numeric_limits<double>::quiet_NaN();
   // What costs the floor moves particles by this, mean square.
   const double floor = 2 * out.floor * static_cast<double>(d) / curvature;
   for (int half = 0; half < 2; ++half) {
     double& found = half == 0 ? out.share : out.held_out;
     found = unknown;
+    bool fitted = false;
     if (count[half] == 0) continue;
     found = share(std::abs(gain[half]) / count[half]);
     const double whole = std::max(moved[half] / count[half], floor);
@@ -508,15 +646,21 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
       SmoothGain smooth(fields, d);
       for (Index i = 0; i < n; ++i) {
         if (!known[i] || held_out[i] != half) continue;
-        smooth.add(z.row(i), r.row(i), {hessians.row(i), d, d}, step.tau,
-                   internal ? energy.surrogate[i - own] : 0, internal ? energy.per_score[i - own] : 0,
-                   weights[i]);
+        smooth.add(z.row(i), r.row(i), pairs && half == 1 ? noise.row(i) : nullptr, {hessians.row(i), d, d},
+                   step.tau, internal ? energy.surrogate[i - own] : 0,
+                   internal ? energy.per_score[i - own] : 0, weights[i]);
       }
       const SmoothGain::Result result = smooth.result();
       found = std::min(found, share(result.gain));
       displacement = std::min(displacement, std::sqrt(result.squares / whole));
       out.smooth = true;
+      // All pairs of a large cloud, for a hint, are too many.
+      if (internal && (quick || step.y.rows() <= kPairLimit)) {
+        fitted = smooth.agreement(cloud_slopes(objective, step, fields, evaluation, team)) < kFitted;
+      }
     }
+    if (half == 1 && !internal) fitted = out.share <= step.accept;
+    if (found > step.accept) out.fitted = fitted && (half == 0 || out.fitted || out.share <= step.accept);
     if (half == 0 || std::isnan(out.displacement)) out.displacement = displacement;
   }
   return out;

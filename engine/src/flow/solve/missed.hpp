@@ -92,19 +92,18 @@ struct Missed {
   double displacement = std::numeric_limits<double>::quiet_NaN();
 
   /// The most of three: rounding of F, noise/accept; rounding of maps, what it costs to move all particles by
-  /// kRoundedMove of the cloud's size, 1/2 E tr K of that; and with internal energies or interactions sampling, likewise by
-  /// 1/sqrt(N) of it, but no more than the largest decrease so far: many short steps make a long way.
+  /// kRoundedMove of the cloud's size, 1/2 E tr K of that; and sampling. Internal energies: N particles leave forces of
+  /// A/sqrt(N) times the size open, A the part of K that is the Hessian of F, and a step that ends them would gain
+  /// 1/2 tr A K^{-1} A times the size squared over N, as little in a short step as the step itself. Interactions: likewise
+  /// 1/2 tr K, but no more than the largest decrease so far.
   double floor = 0;
 
   bool smooth = false;  // a share comes from smooth displacements
+  bool fitted =
+      false;  // the cloud itself has next to nothing of what is missed to gain: more gradients will not find it
 
   double worst_share() const { return std::fmax(share, held_out); }
 };
-
-/// Whether F on N particles is one of their law only up to sampling.
-inline bool sampled(const Objective& objective) {
-  return !objective.internal.empty() || !objective.interaction.empty();
-}
 
 /// The step from `base` to `y`, the cloud's images with their log-densities.
 struct JudgedStep {
@@ -122,8 +121,8 @@ struct JudgedStep {
 /// Hessian of V: 1/2 E[r K^{-1} r] is what a Newton step on the particles would still gain. An internal energy's own
 /// Hessian is left out, so that the share comes out too large, 2.5 times in the median, and without bound where rho
 /// is rough: above `accept` it is replaced by the gain of smooth displacements. Forces of pairs at single particles are
-/// noise where W is singular, and sums of them against smooth displacements over the whole cloud are not: with
-/// interactions the cloud alone is judged. `judged` before and after the map, or
+/// noise where W is singular: those of the cloud are summed against smooth displacements over all of it, and at held-out
+/// particles the noise is taken out, as the halves of the cloud have it independently. `judged` before and after the map, or
 /// empty ones.
 Missed missed_share(const Objective& objective, const JudgedStep& step, const Trajectory::Base& judged_base,
                     const JudgedParticles& judged, std::uint64_t seed, Team& team);
