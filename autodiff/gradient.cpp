@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Differentiation of the tape, programs, and the functions of Var.
 #include <algorithm>
+#include <cmath>
+#include <numbers>
 #include <string>
 
 #include "brenier/base/error.hpp"
@@ -29,13 +31,18 @@ class Sweep {
     for (int i = input + 1; i <= output; ++i) {
       const Instruction step = tape.at(i);
       const bool flat = step.op == OpCode::less || step.op == OpCode::sign;
-      active_[i] = !flat && ((step.a >= 0 && active_[step.a]) || (step.b >= 0 && active_[step.b]));
+      active_[i] = step.op == OpCode::keep
+                       ? active_[step.b]
+                       : !flat && ((step.a >= 0 && active_[step.a]) || (step.b >= 0 && active_[step.b]));
     }
   }
 
-  int run() {
-    if (!active_[output_] || input_ > output_) return tape_.filled(0.0, tape_.size(input_));
-    adjoint_[output_] = tape_.constant_scalar(1.0);
+  int run() { return run(tape_.constant_scalar(1.0)); }
+
+  /// `seed`: the adjoint of the output.
+  int run(int seed) {
+    if (input_ > output_ || !active_[output_]) return tape_.filled(0.0, tape_.size(input_));
+    adjoint_[output_] = seed;
     for (int i = output_; i > input_; --i)
       if (active_[i] && adjoint_[i] >= 0) propagate(i, tape_.at(i), adjoint_[i]);
     const int n = tape_.size(input_);
@@ -75,6 +82,12 @@ class Sweep {
         return accumulate(a, tape_.broadcast_(bar, tape_.size(a)));
       case OpCode::matvec:
         return accumulate(a, tape_.transposed_matvec(step, bar));
+      case OpCode::keep: {
+        // The branch has a sweep of its own, and what comes of it is kept or not as its value is: a derivative that is
+        // not finite where the branch is not taken would stay in any product with 0.
+        const int inner = Sweep(tape_, b, input_).run(bar);
+        return accumulate(input_, tape_.binary_(OpCode::keep, a, inner));
+      }
       case OpCode::dot:
       case OpCode::mul:
         if (a == b) return accumulate(a, mul(mul(constant(2.0), bar), a));
@@ -87,6 +100,7 @@ class Sweep {
       case OpCode::pow:
       case OpCode::min:
       case OpCode::max:
+      case OpCode::atan2:
         return propagate_binary(i, step, bar);
       default:
         return accumulate(a, mul_derivative(i, step, bar));
@@ -116,6 +130,12 @@ class Sweep {
         // a^b log a tends to 0 with a for b > 0; log(0) times 0 would not.
         if (wanted(b)) accumulate(b, mul(bar, mul(i, unary(OpCode::log, base_of_log(a)))));
         return;
+      case OpCode::atan2: {  // 0 at the origin
+        const int share = div(bar, max(add(mul(a, a), mul(b, b)), kTinyBase));
+        if (wanted(a)) accumulate(a, mul(share, b));
+        if (wanted(b)) accumulate(b, unary(OpCode::neg, mul(share, a)));
+        return;
+      }
       default: {  // min, max: the operand that was returned
         const bool is_min = step.op == OpCode::min;
         const int takes_b = is_min ? tape_.binary_(OpCode::less, b, a) : tape_.binary_(OpCode::less, a, b);
@@ -164,6 +184,9 @@ class Sweep {
         return mul(bar, unary(OpCode::sigmoid, a));
       case OpCode::sigmoid:
         return mul(bar, mul(i, sub(constant(1.0), i)));
+      case OpCode::erf:
+        return mul(bar, mul(constant(2 / std::sqrt(std::numbers::pi)),
+                            unary(OpCode::exp, unary(OpCode::neg, mul(a, a)))));
       default:
         break;
     }
@@ -298,6 +321,20 @@ Var softplus(Var a) {
 }
 Var sigmoid(Var a) {
   return a.tape().unary(OpCode::sigmoid, a);
+}
+Var erf(Var a) {
+  return a.tape().unary(OpCode::erf, a);
+}
+Var atan2(Var y, Var x) {
+  return y.tape().binary(OpCode::atan2, y, x);
+}
+Var less(Var a, Var b) {
+  return a.tape().binary(OpCode::less, a, b);
+}
+Var where(Var condition, Var a, Var b) {
+  Tape& tape = condition.tape();
+  const Var holds = tape.binary(OpCode::keep, condition, condition.constant(1.0));
+  return tape.binary(OpCode::keep, holds, a) + tape.binary(OpCode::keep, 1.0 - holds, b);
 }
 Var sum(Var a) {
   return a.tape().sum(a);

@@ -23,13 +23,6 @@ bool usable(double factor) {
   return std::isnormal(factor) || factor == 0;
 }
 
-bool is_elementwise_binary(OpCode op) {
-  return op >= OpCode::add && op <= OpCode::less;
-}
-bool is_elementwise_unary(OpCode op) {
-  return op >= OpCode::neg && op <= OpCode::sigmoid;
-}
-
 }  // namespace
 
 Tape::Tape(int input_size, Domain domain) : domain_(domain) {
@@ -48,13 +41,15 @@ int Tape::own(Var a) const {
 }
 
 Var Tape::unary(OpCode op, Var a) {
-  if (!is_elementwise_unary(op)) throw ValueError("Tape::unary takes neg, exp, ..., sigmoid only");
+  if (kind_of(op) != OpKind::unary) throw ValueError("Tape::unary takes neg, exp, ..., sigmoid only");
   return {*this, unary_(op, own(a))};
 }
 
 Var Tape::binary(OpCode op, Var a, Var b) {
-  if (!is_elementwise_binary(op)) throw ValueError("Tape::binary takes add, sub, ..., less only");
+  if (kind_of(op) != OpKind::binary) throw ValueError("Tape::binary takes add, sub, ..., keep only");
   const int i = own(a), j = own(b);
+  if (op == OpCode::keep && size(i) != 1)
+    throw ShapeError("a condition is a scalar; this is " + elements(size(i)));
   if (size(i) != size(j) && size(i) != 1 && size(j) != 1)
     throw ShapeError(elements(size(i)) + " and " + elements(size(j)) +
                      " do not combine element by element: use equal sizes, or a scalar with a vector");
@@ -169,6 +164,8 @@ bool Tape::is_nonnegative(const Instruction& step) const {
     case OpCode::scatter:
     case OpCode::broadcast:
       return a;
+    case OpCode::keep:
+      return b;
     default:
       return false;
   }
@@ -259,6 +256,7 @@ int Tape::simplify_unary(OpCode op, int a) {
       break;
     case OpCode::sin:
     case OpCode::tanh:
+    case OpCode::erf:
       if (is(a, OpCode::neg)) return scale(-1.0, unary_(op, s.base));
       break;
     default:
@@ -293,8 +291,15 @@ int Tape::simplify_binary(const Instruction& step) {
       return pow_(a, b, n);
     case OpCode::less:
       return a == b ? filled(0.0, n) : emit(step);
+    case OpCode::min:
+    case OpCode::max:
+      return a == b ? a : emit(step);
+    case OpCode::keep:
+      if (equals(a, 0) || equals(b, 0)) return filled(0.0, n);
+      if (scalar(a)) return b;
+      return emit(step);
     default:
-      return a == b ? a : emit(step);  // min, max
+      return emit(step);
   }
 }
 

@@ -387,9 +387,9 @@ std::optional<Var> record_radial(const Tape& tape, Var value, Tape& radial) {
       images[i] = radial.input() * radial.input();
     } else if (step.op == OpCode::constant && step.size == 1) {
       images[i] = radial.constant(tape.constants()[step.offset]);
-    } else if (step.op >= OpCode::add && step.op <= OpCode::less) {
+    } else if (kind_of(step.op) == OpKind::binary) {
       if (a && b) images[i] = radial.binary(step.op, *a, *b);
-    } else if (step.op >= OpCode::neg && step.op <= OpCode::sigmoid) {
+    } else if (kind_of(step.op) == OpKind::unary) {
       if (a) images[i] = radial.unary(step.op, *a);
     }
   }

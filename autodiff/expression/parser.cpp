@@ -18,7 +18,7 @@ constexpr int kDeepest = 200;  // nested parentheses, signs and powers; guards t
 struct Builtin {
   std::string_view name;
   int arguments;
-  Var (*apply)(Var a, Var b);
+  Var (*apply)(Var a, Var b);  // of one argument, b is a
 };
 
 constexpr Builtin kBuiltins[] = {
@@ -35,8 +35,11 @@ constexpr Builtin kBuiltins[] = {
     {"tanh", 1, [](Var a, Var) { return tanh(a); }},
     {"softplus", 1, [](Var a, Var) { return softplus(a); }},
     {"sigmoid", 1, [](Var a, Var) { return sigmoid(a); }},
+    {"erf", 1, [](Var a, Var) { return erf(a); }},
+    {"atan2", 2, [](Var a, Var b) { return atan2(a, b); }},
     {"min", 2, [](Var a, Var b) { return min(a, b); }},
     {"max", 2, [](Var a, Var b) { return max(a, b); }},
+    {"where", 3, nullptr},  // read by itself: its first argument is a comparison
 };
 
 const Builtin* find_builtin(std::string_view name) {
@@ -93,6 +96,8 @@ class Parser {
       fail(place_, "expected an operator before this; write * for a product");
     if (c == ',')
       fail(place_, "a comma separates the arguments of a function; expected an operator or the end");
+    if (c == '<' || c == '>' || c == '=')
+      fail(place_, "a comparison is the first argument of where: where(x[0] < 1, a, b)");
     fail(place_, "expected an operator (+ - * / ^) or the end here");
   }
 
@@ -320,7 +325,7 @@ class Parser {
     const bool called = place_ < text_.size() && text_[place_] == '(';
     if (const Builtin* f = find_builtin(word)) {
       if (!called) fail(place_, "expected '(' after the function " + word);
-      return call(*f, start);
+      return f->apply ? call(*f, start) : choice(start);
     }
     const auto variable = variables_.find(word);
     const auto parameter = parameters_.find(word);
@@ -332,6 +337,39 @@ class Parser {
     const Matrix<double>& value = parameter->second.value;
     if (parameter->second.kind == Parameter::Kind::matrix) return {tape_.constant(1.0), &value};
     return {tape_.constant(value.elements())};
+  }
+
+  // choice = 'where' '(' sum ('<' | '>' | '<=' | '>=') sum ',' sum ',' sum ')'
+  Operand choice(std::size_t start) {
+    const std::size_t open = place_;
+    accept('(');
+    const std::size_t first = place_;
+    const Var a = as_value(sum_of_terms(), first);
+    const std::size_t at = place_;
+    const bool below = accept('<');
+    if (!below && !accept('>'))
+      fail(at, "expected a comparison here, as in where(x[0] < 1, a, b): < > <= or >=");
+    // <= and >= are one token.
+    const bool equal = text_[at + 1] == '=' && place_ == at + 1 && accept('=');
+    const std::size_t second = place_;
+    const Var b = as_value(sum_of_terms(), second);
+    for (const Var side : {a, b}) {
+      if (side.size() != 1)
+        fail(at, "a comparison is between scalars; this has " + std::to_string(side.size()) + " elements");
+    }
+    std::vector<Var> branches;
+    while (accept(',')) {
+      const std::size_t place = place_;
+      branches.push_back(as_value(sum_of_terms(), place));
+    }
+    if (!accept(')')) unclosed(open);
+    if (branches.size() != 2)
+      fail(start, "where takes a comparison and 2 more arguments, not " + std::to_string(branches.size()));
+    return record(start, [&] {
+      const Var smaller = below != equal ? less(a, b) : less(b, a);  // a <= b where not b < a
+      const Var holds = equal ? 1.0 - smaller : smaller;
+      return where(holds, branches[0], branches[1]);
+    });
   }
 
   Operand call(const Builtin& f, std::size_t start) {

@@ -219,6 +219,43 @@ TEST_CASE("expression: vectors written out") {
   CHECK(column_of("dot([1, 2)") == 10);
 }
 
+TEST_CASE("expression: erf, atan2 and where") {
+  const std::vector<double> x = {0.6, -1.1};
+  CHECK(difference(potential("erf(x[0]) + atan2(x[1], x[0])", x), std::erf(0.6) + std::atan2(-1.1, 0.6)) <
+        1e-15);
+  CHECK(difference(potential("atan2(-1, x[1]) + atan2(0, -1)", x),
+                   std::atan2(-1.0, -1.1) + std::numbers::pi) < 1e-15);
+  CHECK(potential("where(x[0] < x[1], 1, 2) + 10*where(x[0] > x[1], 1, 2)", x) == 12);
+  CHECK(potential("where(2 <= 2, 1, 2) + 10*where(2 >= x[0] , 1, 2) + 100*where(3 <= 2, 1, 2)", x) == 211);
+  CHECK(potential("where(x[0] >= 0.6, 1, 2) + 10*where(x[0] > 0.6, 1, 2)", x) == 21);
+  CHECK(potential("sum(where(x[0] < 1, [1, 2], 5))", x) == 3);
+  CHECK(potential("where(x[1] > 0, log(x[1]), x[0])", x) == 0.6);
+  // Neither value nor derivative of the other branch counts: nan here.
+  for (const char* text : {"where(x[1] > 0, log(x[1]) + sqrt(x[1]), x[0]*x[1])",
+                           "where(0 >= x[1], x[0]*x[1], x[1]^0.3/0.0001)"}) {
+    CAPTURE(text);
+    const std::vector<double> gradient = Expression::potential(text, 2).gradient(x);
+    CHECK(gradient[0] == -1.1);
+    CHECK(gradient[1] == 0.6);
+  }
+  const std::vector<double> angle = Expression::potential("atan2(x[1], x[0])", 2).gradient(x);
+  CHECK(difference(angle[0], 1.1 / (0.36 + 1.21)) < 1e-15);
+  CHECK(difference(angle[1], 0.6 / (0.36 + 1.21)) < 1e-15);
+  CHECK(Expression::potential("atan2(x[1], x[0])", 2).gradient(std::vector{0.0, 0.0}) ==
+        std::vector{0.0, 0.0});
+  // An interaction in r and a quadratic that is one in a branch only.
+  CHECK(difference(Expression::interaction("where(r < 1, 0.5*r^2, r - 0.5)", 2).value(x),
+                   std::hypot(0.6, 1.1) - 0.5) < 1e-14);
+  CHECK_FALSE(Expression::potential("where(x[0] < 1, 0.5*sum(x^2), 0)", 2).quadratic().has_value());
+  CHECK(column_of("where(x[0], 1, 2)") == 11);
+  CHECK(column_of("where(x < 1, 1, 2)") == 9);
+  CHECK(column_of("where(x[0] < 1, 1)") == 1);
+  CHECK(column_of("where(x[0] < 1, 1, 2, 3)") == 1);
+  CHECK(column_of("where(x[0] == 1, 1, 2)") == 12);
+  CHECK(column_of("x[0] < 1") == 6);
+  CHECK(column_of("where + 1") == 7);
+}
+
 TEST_CASE("expression: parse errors name the column") {
   const std::vector<std::pair<const char*, int>> table = {
       {"", 1},          {"   ", 4},    {"1 +", 4},        {"sum(x", 6},       {"sum(x))", 7}, {"2x[0]", 2},

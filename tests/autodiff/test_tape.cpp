@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numbers>
 #include <string>
 #include <vector>
 
@@ -112,6 +113,25 @@ const std::vector<Scalar>& scalar_functions() {
       {"sigmoid", [](Var x) { return sigmoid(x); }, [](double x) { return sigma(x); },
        [](double x) { return sigma(x) * sigma(-x); },
        [](double x) { return sigma(x) * sigma(-x) * (sigma(-x) - sigma(x)); }, any},
+      {"erf", [](Var x) { return erf(x); }, [](double x) { return std::erf(x); },
+       [](double x) { return std::numbers::inv_sqrtpi * 2 * std::exp(-x * x); },
+       [](double x) { return std::numbers::inv_sqrtpi * -4 * x * std::exp(-x * x); }, any},
+      {"atan2(x,2)", [](Var x) { return atan2(x, x.constant(2.0)); }, [](double x) { return std::atan2(x, 2.0); },
+       [](double x) { return 2 / (4 + x * x); }, [](double x) { return -4 * x / std::pow(4 + x * x, 2); }, any},
+      {"atan2(-1,x)", [](Var x) { return atan2(x.constant(-1.0), x); },
+       [](double x) { return std::atan2(-1.0, x); }, [](double x) { return 1 / (1 + x * x); },
+       [](double x) { return -2 * x / std::pow(1 + x * x, 2); }, any},
+      // The root and the logarithm are NaN where they are not taken, and so would be their derivatives.
+      {"where(x<0,-x,sqrt(x))", [](Var x) { return where(less(x, x.constant(0.0)), -x, sqrt(x)); },
+       [](double x) { return x < 0 ? -x : std::sqrt(x); }, [](double x) { return x < 0 ? -1 : 0.5 / std::sqrt(x); },
+       [](double x) { return x < 0 ? 0 : -0.25 / (x * std::sqrt(x)); }, any},
+      {"where(0<x,where(x<1,x^3,log(x)),x^2)",
+       [](Var x) {
+         return where(less(x.constant(0.0), x), where(less(x, x.constant(1.0)), pow(x, 3), log(x)), x * x);
+       },
+       [](double x) { return x <= 0 ? x * x : x < 1 ? x * x * x : std::log(x); },
+       [](double x) { return x <= 0 ? 2 * x : x < 1 ? 3 * x * x : 1 / x; },
+       [](double x) { return x <= 0 ? 2 : x < 1 ? 6 * x : -1 / (x * x); }, any},
       {"x^3", [](Var x) { return pow(x, 3); }, [](double x) { return x * x * x; },
        [](double x) { return 3 * x * x; }, [](double x) { return 6 * x; }, any},
       {"x^11", [](Var x) { return pow(x, 11); }, [](double x) { return std::pow(x, 11); },

@@ -208,6 +208,9 @@ TEST_CASE_TEMPLATE("programs equal the reference, every instruction", T, float, 
       "sum(tanh(x) + softplus(3*x) + sigmoid(x)) / norm(x)",
       "max(x[0], 0.2) + min(dot(x, x), 1.5) + x[1]^3 + 2^x[2]",
       "dot(x - b, A*(x - b))",
+      "sum(erf(x)) + atan2(x[0], 0.3 - x[1])",
+      "where(x[0] < 0.1, sum(x^2), log(x[0]) + sqrt(x[0] - 0.05)) + where(x[1] >= 0, x[1]^0.3/0.001, "
+      "x[0]*x[2])",
       "3",
   };
   const Parameters parameters = {

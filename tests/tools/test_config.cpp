@@ -6,7 +6,9 @@
 #include <clocale>
 #include <cmath>
 #include <initializer_list>
+#include <limits>
 #include <locale>
+#include <numbers>
 #include <string>
 #include <vector>
 
@@ -16,6 +18,7 @@
 #include "engine/src/config/keys.hpp"
 #include "kernels/base/show.hpp"
 #include "tests/support/app.hpp"
+#include "tools/runs/reference.hpp"
 #include "tools/runs/run.hpp"
 #include "tools/runs/run_folder.hpp"
 
@@ -97,6 +100,53 @@ TEST_CASE("configuration: numbers have a point in every locale of the host") {
   check_contains(message, {"-12345.678"});
   CHECK(tiny().resolved == resolved);
   CHECK(show(12345.678) == "12345.678");
+}
+
+TEST_CASE("configuration: a Gaussian mixture as a target, with its infimum") {
+  const std::string text = R"(
+[cloud]
+density = "gaussian"
+dim = 1
+particles = 50
+[[functional]]
+term = "gaussian_mixture"
+means = [-1, 2]
+variances = [0.25, 1]
+weights = [1, 3]
+[[functional]]
+term = "entropy"
+[flow]
+tau = 0.1
+steps = 2
+)";
+  const Config config = parse_config(text, "a.toml", ".", {});
+  const auto& v = std::get<Functional::Potential>(config.functional.terms()[0].kind).v;
+  double mass = 0;
+  for (int i = 0; i <= 4000; ++i) {
+    const double x = -10 + 0.005 * i;
+    const auto normal = [&](double mean, double variance) {
+      return std::exp(-0.5 * (x - mean) * (x - mean) / variance) / std::sqrt(2 * std::numbers::pi * variance);
+    };
+    const double pi = 0.25 * normal(-1, 0.25) + 0.75 * normal(2, 1), here = v.value(std::vector{x});
+    if (pi > 1e-200) CHECK(std::abs(here + std::log(pi)) < 1e-13 * (1 + std::abs(here)));
+    mass += 0.005 * std::exp(-here);
+  }
+  CHECK(std::abs(mass - 1) < 1e-12);
+  CHECK(known_infimum(config) == 0);
+  const auto infimum = [&](const std::vector<std::string>& overrides) {
+    return known_infimum(parse_config(text, "a.toml", ".", overrides));
+  };
+  CHECK(infimum({"functional.0.weight=2", "functional.1.weight=2"}) == 0);
+  CHECK(infimum({"functional.0.weight=2"}) == -std::numeric_limits<double>::infinity());
+  CHECK(infimum({"functional.1={term = \"porous_medium\", m = 2}"}) ==
+        -std::numeric_limits<double>::infinity());
+  CHECK(infimum({"exact.functional=-3"}) == -3);
+  check_contains(config_error(text, {"functional.0.means=[[1, 2], [3, 4]]"}),
+                 {"functional.0.means", "dimension 2"});
+  check_contains(config_error(text, {"functional.0.variances=[1, 2, 3]"}),
+                 {"functional.0.variances", "2 numbers"});
+  check_contains(config_error(text, {"functional.0.variances=0"}), {"functional.0.variances", "above 0"});
+  check_contains(config_error(text, {"functional.0.weights=[1, -1]"}), {"weight 1 = -1", "above 0"});
 }
 
 TEST_CASE("configuration: types and ranges") {

@@ -271,6 +271,9 @@ double known_infimum(const Config& config) {
       return gaussian_infimum(*form, config.cloud.mass());
     if (const std::optional<Functional::PorousMedium> form = config.functional.porous_medium(dim))
       return porous_infimum(*form, dim, config.cloud.mass());
+    // F(M rho) = M F(rho) + weight M log M for the law rho of the particles.
+    if (const std::optional<double> weight = config.functional.relative_entropy(dim))
+      return *weight * config.cloud.mass() * std::log(config.cloud.mass());
   } catch (const Error&) {
     // No bound, no warning.
   }

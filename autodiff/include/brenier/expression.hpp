@@ -7,8 +7,8 @@
 //   Expression::potential(2, [](Var x) { return 0.5 * sum(x * x); })
 //
 // The language: numbers, pi, parameters by name, + - * / ^ and parentheses, x[0] (elements count from 0), and
-// sum, dot, norm, logsumexp, exp, log, sqrt, abs, sin, cos, tanh, softplus, sigmoid, min, max. Arithmetic on
-// vectors goes element by element, A*x is the product of a matrix and a vector. ^ binds tighter than a minus
+// sum, dot, norm, logsumexp, exp, log, sqrt, abs, sin, cos, tanh, softplus, sigmoid, erf, atan2(y, x), min, max, and
+// where(a < b, u, v), with < > <= >= between scalars. Arithmetic on vectors goes element by element, A*x is the product of a matrix and a vector. ^ binds tighter than a minus
 // sign (-x^2 is -(x^2)) and groups to the right.
 #pragma once
 

@@ -159,8 +159,14 @@ Var abs(Var a);
 Var sin(Var a);
 Var cos(Var a);
 Var tanh(Var a);
-Var softplus(Var a);  // log(1 + e^a)
-Var sigmoid(Var a);   // 1 / (1 + e^-a)
+Var softplus(Var a);      // log(1 + e^a)
+Var sigmoid(Var a);       // 1 / (1 + e^-a)
+Var erf(Var a);           // 2/sqrt(pi) times the integral of e^(-t^2) from 0 to a
+Var atan2(Var y, Var x);  // the angle of the point (x, y), in (-pi, pi]; its gradient is 0 at the origin
+Var less(Var a, Var b);   // 1 where a < b, else 0; its derivative is 0
+/// a where the scalar `condition` is not 0, b elsewhere. What the other one is, or has for a derivative, does not count,
+/// NaN or not.
+Var where(Var condition, Var a, Var b);
 Var sum(Var a);
 Var dot(Var a, Var b);
 Var norm(Var a);       // Euclidean

@@ -44,6 +44,13 @@ class Functional {
     double constant = 0;
   };
 
+  /// Where F is entropy and one potential that is minus the logarithm of a probability density: with one weight for both
+  /// F is that weight times the relative entropy, whose infimum over laws is 0.
+  struct RelativeEntropy {
+    double potential = 0;
+    double entropy = 0;
+  };
+
   // The kinds of terms. Each answers the same questions, and one that leaves a question open does not compile:
   //
   //   dimension()              d, or 0 where the term is for any
@@ -51,15 +58,18 @@ class Functional {
   //   add_to(Objective)        the term as the kernels want it
   //   add_to(Gaussian)         the same in closed form; false where the term has no such form
   //   add_to(PorousMedium)
+  //   add_to(RelativeEntropy)
 
   /// integral V d rho.
   struct Potential {
     Expression v;
+    bool normalised = false;  // exp(-V) is known to be a probability density
     int dimension() const { return v.dimension(); }
     bool needs_density() const { return false; }
     void add_to(Objective& objective, double weight, double mass) const;
     bool add_to(Gaussian& form, double weight, int dim) const;
     bool add_to(PorousMedium& form, double weight, int dim) const;
+    bool add_to(RelativeEntropy& form, double weight, int dim) const;
   };
   /// integral V(x, time) d rho. Functional::at() makes a Potential of it.
   struct TimePotential {
@@ -71,6 +81,7 @@ class Functional {
     void add_to(Objective& objective, double weight, double mass) const;
     bool add_to(Gaussian&, double, int) const { return false; }
     bool add_to(PorousMedium&, double, int) const { return false; }
+    bool add_to(RelativeEntropy&, double, int) const { return false; }
   };
   /// 1/2 double-integral W(x - y) d rho d rho.
   struct Interaction {
@@ -80,6 +91,7 @@ class Functional {
     void add_to(Objective& objective, double weight, double mass) const;
     bool add_to(Gaussian&, double, int) const { return false; }
     bool add_to(PorousMedium&, double, int) const { return false; }
+    bool add_to(RelativeEntropy&, double, int) const { return false; }
   };
   /// integral f(rho) dx.
   struct Internal {
@@ -89,6 +101,7 @@ class Functional {
     void add_to(Objective& objective, double weight, double mass) const;
     bool add_to(Gaussian& form, double weight, int dim) const;
     bool add_to(PorousMedium& form, double weight, int dim) const;
+    bool add_to(RelativeEntropy& form, double weight, int dim) const;
   };
   /// integral V d rho, V a network.
   struct Network {
@@ -98,6 +111,7 @@ class Functional {
     void add_to(Objective& objective, double weight, double mass) const;
     bool add_to(Gaussian&, double, int) const { return false; }
     bool add_to(PorousMedium&, double, int) const { return false; }
+    bool add_to(RelativeEntropy&, double, int) const { return false; }
   };
   /// D(rho, reference), the distance from a fixed cloud.
   struct Divergence {
@@ -107,6 +121,7 @@ class Functional {
     void add_to(Objective& objective, double weight, double mass) const;
     bool add_to(Gaussian&, double, int) const { return false; }
     bool add_to(PorousMedium&, double, int) const { return false; }
+    bool add_to(RelativeEntropy&, double, int) const { return false; }
   };
   /// integral V d rho, V a function of the host program.
   struct BlackBox {
@@ -116,6 +131,7 @@ class Functional {
     void add_to(Objective& objective, double weight, double mass) const;
     bool add_to(Gaussian&, double, int) const { return false; }
     bool add_to(PorousMedium&, double, int) const { return false; }
+    bool add_to(RelativeEntropy&, double, int) const { return false; }
   };
   using Kind = std::variant<Potential, TimePotential, Interaction, Internal, Network, Divergence, BlackBox>;
 
@@ -161,6 +177,8 @@ class Functional {
   /// The closed forms, where F has them in dimension `dim`.
   std::optional<Gaussian> gaussian(int dim) const;
   std::optional<PorousMedium> porous_medium(int dim) const;
+  /// The weight of the relative entropy, above 0, where F is that.
+  std::optional<double> relative_entropy(int dim) const;
 
   friend Functional operator+(Functional a, const Functional& b);
   /// Scales every term. ValueError: a factor that is not finite.
@@ -212,6 +230,13 @@ struct BlackBoxOptions {
 /// asked it (a step is undone), and NaN is a NumericalError; infinite values are taken for places where no particle
 /// can be. Files cannot keep it: a resumed flow is given it again. ValueError: no function, dimension < 1.
 Functional potential(int dimension, PotentialFunction v, const BlackBoxOptions& options = {});
+
+/// integral V d rho, V = -log of the density of the mixture of the Gaussians N(means_k, variances_k I), with weights that
+/// are divided by their sum. With entropy() F is the relative entropy to it, and its infimum 0. `means` (K, d), `variances`
+/// and `weights` (K). ShapeError: no means, sizes. ValueError: means that are not finite, variances and weights that are
+/// not above 0.
+Functional gaussian_mixture_potential(const Matrix<double>& means, const std::vector<double>& variances,
+                                      const std::vector<double>& weights);
 
 /// integral V d rho, V a network. `text` describes it in reports.
 Functional learned_potential(const LearnedPotential& v, const std::string& text = "network");

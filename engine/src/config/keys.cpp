@@ -198,6 +198,22 @@ const Keys<TermConfig>& term_keys() {
        {},
        "V in x and time, W in x or r, f in t; names of [parameters]",
        {.required = true, .only = {"potential", "interaction", "internal"}}},
+      {"means",
+       [](O&) -> Slot { return Special{"a list of lists of d numbers, or the name of a .npy file (K, d)"}; },
+       {},
+       "of the K Gaussians whose density is exp(-V): with an entropy of the same weight the infimum of F is "
+       "0",
+       {.required = true, .only = {"gaussian_mixture"}}},
+      {"variances",
+       [](O&) -> Slot { return Special{"a number, above 0, or a list of K numbers"}; },
+       {},
+       "of each Gaussian in all directions",
+       {.only = {"gaussian_mixture"}, .fallback = "1"}},
+      {"weights",
+       [](O&) -> Slot { return Special{"a list of K numbers, above 0"}; },
+       {},
+       "of the Gaussians; divided by their sum",
+       {.only = {"gaussian_mixture"}, .fallback = "equal"}},
       {"weight", at<&O::weight>, any_number(), "factor of the term"},
   };
   return keys;

@@ -310,6 +310,31 @@ double read_bandwidth(Section& section, const Matrix<double>& reference) {
   return median_distance(reference, reference);
 }
 
+/// The target of a mixture: means (K, d), a variance and a weight for each of them.
+Functional read_mixture_potential(Section& section, int dim) {
+  Matrix<double> means;
+  if (section.kind("means") == Section::Kind::text) {
+    const std::filesystem::path path = section.file("means");
+    means = located(section, "means", [&] { return read_npy(path); });
+  } else {
+    means = section.matrix("means");
+    // In one dimension a list is a list of means.
+    if (dim == 1 && means.rows() == 1) {
+      const std::vector<double> list = means.elements();
+      means = Matrix<double>(static_cast<Index>(list.size()), 1);
+      means.elements() = list;
+    }
+  }
+  if (means.cols() != dim) {
+    section.fail("means", "has points in dimension " + std::to_string(means.cols()) +
+                              ", but the cloud has dimension " + std::to_string(dim));
+  }
+  const auto parts = static_cast<int>(means.rows());
+  const std::vector<double> variances = coordinates(section, "variances", parts, 1.0),
+                            weights = coordinates(section, "weights", parts, 1.0);
+  return located(section, "variances", [&] { return gaussian_mixture_potential(means, variances, weights); });
+}
+
 /// What terms refer to.
 struct Problem {
   int dim;
@@ -356,6 +381,8 @@ const TermKind kTermKinds[] = {
      }},
     {"entropy", [](Section&, const TermConfig&, const Problem&) { return entropy(); }},
     {"porous_medium", [](Section&, const TermConfig& term, const Problem&) { return porous_medium(term.m); }},
+    {"gaussian_mixture", [](Section& section, const TermConfig&,
+                            const Problem& problem) { return read_mixture_potential(section, problem.dim); }},
     {"learned_potential",
      [](Section& section, const TermConfig& term, const Problem& problem) {
        return read_learned_potential(section, term.path, problem.dim);

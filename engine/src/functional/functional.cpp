@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <utility>
 
 #include "brenier/base/error.hpp"
@@ -185,6 +186,19 @@ bool Functional::Internal::add_to(PorousMedium& form, double weight, int) const 
   return true;
 }
 
+bool Functional::Potential::add_to(RelativeEntropy& form, double weight, int dim) const {
+  if (!normalised || form.potential != 0 || v.dimension() != dim) return false;
+  form.potential = weight;
+  return true;
+}
+
+bool Functional::Internal::add_to(RelativeEntropy& form, double weight, int) const {
+  const std::optional<EntropyPower> e = f.entropy_power();
+  if (!e || !e->powers.empty()) return false;
+  form.entropy += weight * e->entropy;
+  return true;
+}
+
 // --- what the sum is ---------------------------------------------------------------------------------------
 
 int Functional::dimension() const {
@@ -248,6 +262,16 @@ std::optional<Functional::PorousMedium> Functional::porous_medium(int dim) const
   return form;
 }
 
+std::optional<double> Functional::relative_entropy(int dim) const {
+  RelativeEntropy form;
+  for (const Term& term : terms_) {
+    if (!std::visit([&](const auto& kind) { return kind.add_to(form, term.weight, dim); }, term.kind))
+      return std::nullopt;
+  }
+  if (!(form.entropy > 0) || form.potential != form.entropy) return std::nullopt;
+  return form.entropy;
+}
+
 Functional operator+(Functional a, const Functional& b) {
   const int da = a.dimension();
   const int db = b.dimension();
@@ -264,6 +288,47 @@ Functional operator*(double factor, Functional f) {
     throw ValueError("functional: weight " + show(factor) + " is not a finite number");
   for (Functional::Term& term : f.terms_) term.weight *= factor;
   return f;
+}
+
+Functional gaussian_mixture_potential(const Matrix<double>& means, const std::vector<double>& variances,
+                                      const std::vector<double>& weights) {
+  const Index parts = means.rows(), dim = means.cols();
+  if (parts < 1 || dim < 1 || static_cast<Index>(variances.size()) != parts ||
+      static_cast<Index>(weights.size()) != parts) {
+    throw ShapeError("gaussian_mixture_potential: " + std::to_string(parts) + " means in dimension " +
+                     std::to_string(dim) + ", " + std::to_string(variances.size()) + " variances and " +
+                     std::to_string(weights.size()) + " weights; there must be one of each for a component");
+  }
+  double total = 0;
+  for (Index k = 0; k < parts; ++k) {
+    for (Index c = 0; c < dim; ++c) {
+      if (!std::isfinite(means(k, c)))
+        throw ValueError("gaussian_mixture_potential: mean " + std::to_string(k) + " is not finite");
+    }
+    for (const auto& [name, value] : {std::pair("variance", variances[k]), std::pair("weight", weights[k])}) {
+      if (!(value > 0) || !std::isfinite(value))
+        throw ValueError("gaussian_mixture_potential: " + std::string(name) + " " + std::to_string(k) +
+                         " = " + show(value) + "; it must be above 0");
+    }
+    total += weights[k];
+  }
+  const Expression v = Expression::potential(static_cast<int>(dim), [&](Var x) {
+    std::vector<Var> logs;
+    for (Index k = 0; k < parts; ++k) {
+      const Var from = x - std::vector<double>(means.row(k), means.row(k) + dim);
+      const double constant = std::log(weights[k] / total) -
+                              0.5 * static_cast<double>(dim) * std::log(2 * std::numbers::pi * variances[k]);
+      logs.push_back(constant - dot(from, from) / (2 * variances[k]));
+    }
+    Var greatest = logs[0];
+    for (const Var one : logs) greatest = max(greatest, one);
+    Var sum = exp(logs[0] - greatest);
+    for (Index k = 1; k < parts; ++k) sum = sum + exp(logs[k] - greatest);
+    return -(greatest + log(sum));
+  });
+  return Functional(Functional::Term{
+      Functional::Potential{v, true},
+      "potential -log of " + std::to_string(parts) + (parts == 1 ? " Gaussian" : " Gaussians")});
 }
 
 Functional potential(const std::string& v, int dimension, const Parameters& parameters) {

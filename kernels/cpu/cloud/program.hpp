@@ -31,9 +31,9 @@ inline Vec<T> each(Vec<T> x) {
   return x;
 }
 
-template <class T>
-inline Vec<T> power(Vec<T> a, Vec<T> b) {
-  for (int i = 0; i < kWidth<T>; ++i) a[i] = std::pow(a[i], b[i]);
+template <class T, T (*f)(T, T)>
+inline Vec<T> each(Vec<T> a, Vec<T> b) {
+  for (int i = 0; i < kWidth<T>; ++i) a[i] = f(a[i], b[i]);
   return a;
 }
 
@@ -55,60 +55,6 @@ template <class T, class F>
 inline void zip(int size, T* out, const T* a, Index a_step, const T* b, Index b_step, F f) {
   for (int row = 0; row < size; ++row, out += kLanes, a += a_step, b += b_step)
     for (int i = 0; i < kLanes; i += kWidth<T>) store<T>(out + i, f(load(a + i), load(b + i)));
-}
-
-template <class T>
-inline void run_unary(OpCode op, int n, T* out, const T* a) {
-  using V = Vec<T>;
-  switch (op) {
-    case OpCode::neg:
-      return map<T>(n, out, a, [](V x) { return -x; });
-    case OpCode::exp:
-      return map<T>(n, out, a, [](V x) { return exp<T>(x); });
-    case OpCode::log:
-      return map<T>(n, out, a, [](V x) { return log<T>(x); });
-    case OpCode::sqrt:
-      return map<T>(n, out, a, [](V x) { return sqrt<T>(x); });
-    case OpCode::abs:
-      return map<T>(n, out, a, [](V x) { return abs<T>(x); });
-    case OpCode::sign:
-      return map<T>(n, out, a, [](V x) { return compare<T>(x > V{}) - compare<T>(x < V{}); });
-    case OpCode::sin:
-      return map<T>(n, out, a, [](V x) { return each<T, std::sin>(x); });
-    case OpCode::cos:
-      return map<T>(n, out, a, [](V x) { return each<T, std::cos>(x); });
-    case OpCode::tanh:
-      return map<T>(n, out, a, [](V x) { return x == x ? tanh<T>(x) : x; });
-    case OpCode::softplus:
-      return map<T>(n, out, a, [](V x) { return log_one_plus_exp<T>(x); });
-    default:
-      return map<T>(n, out, a, [](V x) { return x == x ? sigmoid<T>(x) : x; });
-  }
-}
-
-template <class T>
-inline void run_binary(const Instruction& step, T* out, const T* a, Index sa, const T* b, Index sb) {
-  using V = Vec<T>;
-  const int n = step.size;
-  switch (step.op) {
-    case OpCode::add:
-      return zip<T>(n, out, a, sa, b, sb, [](V x, V y) { return x + y; });
-    case OpCode::sub:
-      return zip<T>(n, out, a, sa, b, sb, [](V x, V y) { return x - y; });
-    case OpCode::mul:
-      return zip<T>(n, out, a, sa, b, sb, [](V x, V y) { return x * y; });
-    case OpCode::div:
-      return zip<T>(n, out, a, sa, b, sb, [](V x, V y) { return x / y; });
-    case OpCode::pow:
-      return zip<T>(n, out, a, sa, b, sb, [](V x, V y) { return power<T>(x, y); });
-    // As in the reference: a tie or a NaN in the first operand returns the first.
-    case OpCode::min:
-      return zip<T>(n, out, a, sa, b, sb, [](V x, V y) { return y < x ? y : x; });
-    case OpCode::max:
-      return zip<T>(n, out, a, sa, b, sb, [](V x, V y) { return x < y ? y : x; });
-    default:
-      return zip<T>(n, out, a, sa, b, sb, [](V x, V y) { return compare<T>(x < y); });
-  }
 }
 
 /// out = sum over rows of term(row, place of the lanes in an array of rows), in order.
@@ -137,10 +83,16 @@ inline void copy(T* out, const T* from, int rows) {
   std::memcpy(out, from, static_cast<std::size_t>(rows) * kLanes * sizeof(T));
 }
 
+/// One instruction. No case stands for others: a new operation without one does not compile.
 template <class T>
 inline void run(const Program& program, const Instruction& step, const T* input, const T* a, int na,
                 const T* b, int nb, T* out) {
+  using V = Vec<T>;
   const double* constants = program.constants.data() + step.offset;
+  const auto unary = [&](auto f) { map<T>(step.size, out, a, f); };
+  const auto binary = [&](auto f) {
+    zip<T>(step.size, out, a, na == 1 ? 0 : kLanes, b, nb == 1 ? 0 : kLanes, f);
+  };
   switch (step.op) {
     case OpCode::constant:
       for (int i = 0; i < step.size; ++i) fill<T>(out + Index(i) * kLanes, static_cast<T>(constants[i]));
@@ -161,11 +113,52 @@ inline void run(const Program& program, const Instruction& step, const T* input,
       return reduce<T>(na, out, [&](Index, Index at) { return load(a + at) * load(b + at); });
     case OpCode::matvec:
       return matvec<T>(constants, step.size, na, a, out);
-    default:
-      break;
+    case OpCode::neg:
+      return unary([](V x) { return -x; });
+    case OpCode::exp:
+      return unary([](V x) { return exp<T>(x); });
+    case OpCode::log:
+      return unary([](V x) { return log<T>(x); });
+    case OpCode::sqrt:
+      return unary([](V x) { return sqrt<T>(x); });
+    case OpCode::abs:
+      return unary([](V x) { return abs<T>(x); });
+    case OpCode::sign:
+      return unary([](V x) { return compare<T>(x > V{}) - compare<T>(x < V{}); });
+    case OpCode::sin:
+      return unary([](V x) { return each<T, std::sin>(x); });
+    case OpCode::cos:
+      return unary([](V x) { return each<T, std::cos>(x); });
+    case OpCode::tanh:
+      return unary([](V x) { return x == x ? tanh<T>(x) : x; });
+    case OpCode::softplus:
+      return unary([](V x) { return log_one_plus_exp<T>(x); });
+    case OpCode::sigmoid:
+      return unary([](V x) { return x == x ? sigmoid<T>(x) : x; });
+    case OpCode::erf:
+      return unary([](V x) { return each<T, std::erf>(x); });
+    case OpCode::add:
+      return binary([](V x, V y) { return x + y; });
+    case OpCode::sub:
+      return binary([](V x, V y) { return x - y; });
+    case OpCode::mul:
+      return binary([](V x, V y) { return x * y; });
+    case OpCode::div:
+      return binary([](V x, V y) { return x / y; });
+    case OpCode::pow:
+      return binary([](V x, V y) { return each<T, std::pow>(x, y); });
+    case OpCode::atan2:
+      return binary([](V y, V x) { return each<T, std::atan2>(y, x); });
+    // As in the reference: a tie or a NaN in the first operand returns the first.
+    case OpCode::min:
+      return binary([](V x, V y) { return y < x ? y : x; });
+    case OpCode::max:
+      return binary([](V x, V y) { return x < y ? y : x; });
+    case OpCode::less:
+      return binary([](V x, V y) { return compare<T>(x < y); });
+    case OpCode::keep:
+      return binary([](V condition, V x) { return condition != V{} ? x : V{}; });
   }
-  if (step.op >= OpCode::neg) return run_unary<T>(step.op, step.size, out, a);
-  run_binary<T>(step, out, a, na == 1 ? 0 : kLanes, b, nb == 1 ? 0 : kLanes);
 }
 
 }  // namespace program_detail
@@ -174,7 +167,7 @@ inline void run(const Program& program, const Instruction& step, const T* input,
 ///
 /// input: (program.input_size, kLanes). workspace: (program.workspace(), kLanes), overwritten; the rows that
 /// are returned lie in it. Both aligned as T is. Rounding differs from the reference in the last digits; exp
-/// flushes results below the normal numbers to 0, sin, cos and ^ go through libm lane by lane.
+/// flushes results below the normal numbers to 0; sin, cos, erf, atan2 and ^ go through libm lane by lane.
 template <class T>
 inline ProgramRows<T> evaluate_lanes(const Program& program, const T* input, T* workspace) {
   // Results follow each other in the workspace. The places of at most kMarks instructions, evenly spread, are

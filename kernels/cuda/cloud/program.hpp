@@ -93,6 +93,12 @@ BRENIER_DEVICE BRENIER_NOINLINE void run_program(const ProgramView& program, con
         case OpCode::less:
           z = x < y ? T(1) : T(0);
           break;
+        case OpCode::atan2:
+          z = atan2(x, y);
+          break;
+        case OpCode::keep:
+          z = x != T(0) ? y : T(0);
+          break;
         case OpCode::neg:
           z = -x;
           break;
@@ -128,12 +134,16 @@ BRENIER_DEVICE BRENIER_NOINLINE void run_program(const ProgramView& program, con
           z = x < T(0) ? t / (T(1) + t) : T(1) / (T(1) + t);
           break;
         }
+        case OpCode::erf:
+          z = erf(x);
+          break;
         case OpCode::matvec:
           for (int j = 0; j < size_a; ++j) {
             z = fma(static_cast<T>(program.constants[offset + i * size_a + j]), row(a + j), z);
           }
           break;
-        default:
+        case OpCode::sum:  // above
+        case OpCode::dot:
           break;
       }
       row(out + i) = z;

@@ -8,62 +8,14 @@
 namespace brenier::ref {
 namespace {
 
+// log(1 + e^a) and 1 / (1 + e^-a), written so that the exponential never overflows.
 template <class T>
-T apply_unary(OpCode op, T a) {
-  switch (op) {
-    case OpCode::neg:
-      return -a;
-    case OpCode::exp:
-      return std::exp(a);
-    case OpCode::log:
-      return std::log(a);
-    case OpCode::sqrt:
-      return std::sqrt(a);
-    case OpCode::abs:
-      return std::abs(a);
-    case OpCode::sign:
-      return static_cast<T>((a > 0) - (a < 0));
-    case OpCode::sin:
-      return std::sin(a);
-    case OpCode::cos:
-      return std::cos(a);
-    case OpCode::tanh:
-      return std::tanh(a);
-    // log(1 + e^a) and 1 / (1 + e^-a), written so that the exponential never overflows.
-    case OpCode::softplus:
-      return (a > 0 ? a : T(0)) + std::log1p(std::exp(-std::abs(a)));
-    case OpCode::sigmoid:
-      return a >= 0 ? 1 / (1 + std::exp(-a)) : std::exp(a) / (1 + std::exp(a));
-    default:
-      break;
-  }
-  throw ValueError("program: instruction " + std::to_string(static_cast<int>(op)) + " is not an operation");
+T softplus(T a) {
+  return (a > 0 ? a : T(0)) + std::log1p(std::exp(-std::abs(a)));
 }
-
 template <class T>
-T apply_binary(OpCode op, T a, T b) {
-  switch (op) {
-    case OpCode::add:
-      return a + b;
-    case OpCode::sub:
-      return a - b;
-    case OpCode::mul:
-      return a * b;
-    case OpCode::div:
-      return a / b;
-    case OpCode::pow:
-      return std::pow(a, b);
-    case OpCode::min:
-      return b < a ? b : a;
-    case OpCode::max:
-      return a < b ? b : a;
-    default:
-      return static_cast<T>(a < b);  // less
-  }
-}
-
-bool is_binary(OpCode op) {
-  return op >= OpCode::add && op <= OpCode::less;
+T sigmoid(T a) {
+  return a >= 0 ? 1 / (1 + std::exp(-a)) : std::exp(a) / (1 + std::exp(a));
 }
 
 /// An operand: its elements and how many there are.
@@ -74,10 +26,17 @@ struct Operand {
   T operator[](int i) const { return data[size == 1 ? 0 : i]; }
 };
 
+/// One instruction. No case stands for others: a new operation without one does not compile.
 template <class T>
 void run(const Program& program, const Instruction& step, const T* input, Operand<T> a, Operand<T> b,
          T* out) {
   const auto constant = [&](Index i) { return static_cast<T>(program.constants[step.offset + i]); };
+  const auto unary = [&](auto f) {
+    for (int i = 0; i < step.size; ++i) out[i] = f(a[i]);
+  };
+  const auto binary = [&](auto f) {
+    for (int i = 0; i < step.size; ++i) out[i] = f(a[i], b[i]);
+  };
   switch (step.op) {
     case OpCode::constant:
       for (int i = 0; i < step.size; ++i) out[i] = constant(i);
@@ -108,11 +67,53 @@ void run(const Program& program, const Instruction& step, const T* input, Operan
         for (int j = 0; j < a.size; ++j) out[i] += constant(Index(i) * a.size + j) * a.data[j];
       }
       return;
-    default:
-      break;
+    case OpCode::neg:
+      return unary([](T x) { return -x; });
+    case OpCode::exp:
+      return unary([](T x) { return std::exp(x); });
+    case OpCode::log:
+      return unary([](T x) { return std::log(x); });
+    case OpCode::sqrt:
+      return unary([](T x) { return std::sqrt(x); });
+    case OpCode::abs:
+      return unary([](T x) { return std::abs(x); });
+    case OpCode::sign:
+      return unary([](T x) { return static_cast<T>((x > 0) - (x < 0)); });
+    case OpCode::sin:
+      return unary([](T x) { return std::sin(x); });
+    case OpCode::cos:
+      return unary([](T x) { return std::cos(x); });
+    case OpCode::tanh:
+      return unary([](T x) { return std::tanh(x); });
+    case OpCode::softplus:
+      return unary([](T x) { return softplus(x); });
+    case OpCode::sigmoid:
+      return unary([](T x) { return sigmoid(x); });
+    case OpCode::erf:
+      return unary([](T x) { return std::erf(x); });
+    case OpCode::add:
+      return binary([](T x, T y) { return x + y; });
+    case OpCode::sub:
+      return binary([](T x, T y) { return x - y; });
+    case OpCode::mul:
+      return binary([](T x, T y) { return x * y; });
+    case OpCode::div:
+      return binary([](T x, T y) { return x / y; });
+    case OpCode::pow:
+      return binary([](T x, T y) { return std::pow(x, y); });
+    case OpCode::atan2:
+      return binary([](T y, T x) { return std::atan2(y, x); });
+    case OpCode::min:
+      return binary([](T x, T y) { return y < x ? y : x; });
+    case OpCode::max:
+      return binary([](T x, T y) { return x < y ? y : x; });
+    case OpCode::less:
+      return binary([](T x, T y) { return static_cast<T>(x < y); });
+    case OpCode::keep:
+      return binary([](T condition, T x) { return condition != T(0) ? x : T(0); });
   }
-  for (int i = 0; i < step.size; ++i)
-    out[i] = is_binary(step.op) ? apply_binary(step.op, a[i], b[i]) : apply_unary(step.op, a[i]);
+  throw ValueError("program: instruction " + std::to_string(static_cast<int>(step.op)) +
+                   " is not an operation");
 }
 
 }  // namespace

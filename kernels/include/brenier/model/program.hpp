@@ -26,7 +26,9 @@ enum class OpCode : std::uint8_t {
   pow,  // a ^ b; a < 0 is allowed where b is a whole number
   min,
   max,
-  less,  // 1 where a < b, else 0
+  less,   // 1 where a < b, else 0
+  atan2,  // the angle of the point (b, a), in (-pi, pi]
+  keep,   // b where the scalar a is not 0; 0 elsewhere, whatever b is there, NaN too
   neg,
   exp,
   log,
@@ -38,10 +40,52 @@ enum class OpCode : std::uint8_t {
   tanh,
   softplus,
   sigmoid,
+  erf,
   sum,     // scalar: sum of the elements of a
   dot,     // scalar: sum of a * b
   matvec,  // M a, M = constants[offset ..), row-major, `size` rows, as many columns as a has elements
 };
+
+/// How an operation takes its operands: element by element, or otherwise. An operation without a case does not compile.
+enum class OpKind : std::uint8_t { unary, binary, other };
+constexpr OpKind kind_of(OpCode op) {
+  switch (op) {
+    case OpCode::add:
+    case OpCode::sub:
+    case OpCode::mul:
+    case OpCode::div:
+    case OpCode::pow:
+    case OpCode::min:
+    case OpCode::max:
+    case OpCode::less:
+    case OpCode::atan2:
+    case OpCode::keep:
+      return OpKind::binary;
+    case OpCode::neg:
+    case OpCode::exp:
+    case OpCode::log:
+    case OpCode::sqrt:
+    case OpCode::abs:
+    case OpCode::sign:
+    case OpCode::sin:
+    case OpCode::cos:
+    case OpCode::tanh:
+    case OpCode::softplus:
+    case OpCode::sigmoid:
+    case OpCode::erf:
+      return OpKind::unary;
+    case OpCode::constant:
+    case OpCode::input:
+    case OpCode::component:
+    case OpCode::scatter:
+    case OpCode::broadcast:
+    case OpCode::sum:
+    case OpCode::dot:
+    case OpCode::matvec:
+      break;
+  }
+  return OpKind::other;
+}
 
 /// One step of a program. Its result is the value numbered by its position in the code.
 struct Instruction {
