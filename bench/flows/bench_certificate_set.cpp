@@ -367,6 +367,10 @@ std::vector<Case> cases() {
   add("aggregation, 40 random particles", interaction("r^2/2 - log(r)", 2), gaussian(2, 0, 0.3), 40, 4, 0.2)
       .reference = R::longer;
   out.back().sampling = Sampling::random;
+  add("quartic aggregation, 25 random particles", interaction("r^4/4 - r^2/2", 2), gaussian(2, 0, 0.3), 25, 4,
+      0.3)
+      .reference = R::longer;
+  out.back().sampling = Sampling::random;
   add("Styblinski-Tang, 40 random particles", potential("0.5*sum(x^4 - 16*x^2 + 5*x)", 2), box(4), 40, 3,
       0.01)
       .reference = R::longer;
