@@ -197,6 +197,19 @@ def test_every_kind_of_term_and_density_is_here():
         assert len(names) > 4 and all(hasattr(home, name) for name in names - others), names
 
 
+def test_a_gaussian_mixture_as_a_target_is_minus_the_log_of_its_density():
+    means, variances, weights = np.array([[-1.0, 0.5], [2.0, 0.0]]), np.array([0.3, 0.8]), [1.0, 3.0]
+    x = cloud(9)
+    squares = ((x[:, None, :] - means) ** 2).sum(-1)
+    density = (np.array([0.25, 0.75]) * np.exp(-squares / (2 * variances)) / (2 * np.pi * variances)).sum(-1)
+    term = brenier.gaussian_mixture(means, variances, weights)
+    assert brenier.Flow(term, x, tau=0.1).functional == pytest.approx(-np.log(density).mean(), rel=1e-10)
+    brenier.gaussian_mixture([0.0, 3.0])  # on the line, of variance 1 and equal weights
+    for bad in (dict(variances=[1.0]), dict(variances=0.0), dict(weights=[1.0, -1.0])):
+        with pytest.raises(ValueError):
+            brenier.gaussian_mixture(means, **bad)
+
+
 def test_solvers_take_their_options():
     x = brenier.Density.gaussian([1.0, 0.0], 0.5)
     energy = brenier.entropy() + brenier.potential("0.5*sum(x^2)")

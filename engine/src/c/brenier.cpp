@@ -292,6 +292,8 @@ constexpr Number kNumbers[] = {
     {"missed_share", [](const StepReport& r) { return r.missed_share; }},
     {"missed_share_held_out", [](const StepReport& r) { return r.missed_share_held_out; }},
     {"displacement_error", [](const StepReport& r) { return r.displacement_error; }},
+    {"fitted", [](const StepReport& r) { return double(r.fitted); }},
+    {"coincident", [](const StepReport& r) { return static_cast<double>(r.coincident); }},
     {"particle_decrease", [](const StepReport& r) { return r.particle_decrease; }},
     {"residual", [](const StepReport& r) { return r.residual; }},
     {"min_log_det", [](const StepReport& r) { return r.min_log_det; }},

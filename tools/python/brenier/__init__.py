@@ -11,8 +11,8 @@ from ._core import (BadValue, ConfigError, DeviceError, Error, IoError, NotAvail
 from .densities import Density
 from .distances import distance
 from .flows import Flow
-from .functionals import (Functional, energy_distance, entropy, interaction, internal, learned_potential, mmd, porous_medium,
-                          potential, sinkhorn)
+from .functionals import (Functional, energy_distance, entropy, gaussian_mixture, interaction, internal, learned_potential, mmd,
+                          porous_medium, potential, sinkhorn)
 from .learning import FitResult, fit
 from .networks import Map, Potential, read_map
 from .runs import Run, read_run
@@ -20,5 +20,5 @@ from .runs import Run, read_run
 __version__ = _core.version
 __all__ = ["BadValue", "ConfigError", "Density", "DeviceError", "Error", "FitResult", "Flow", "Functional", "IoError", "Map",
            "NotAvailable", "NumericalError", "OutOfDeviceMemory", "ParseError", "Potential", "Run", "ShapeError",
-           "__version__", "distance", "energy_distance", "entropy", "fit", "interaction", "internal", "learned_potential", "mmd",
+           "__version__", "distance", "energy_distance", "entropy", "fit", "gaussian_mixture", "interaction", "internal", "learned_potential", "mmd",
            "porous_medium", "potential", "read_map", "read_run", "sinkhorn"]

@@ -7,9 +7,11 @@ import os
 from numbers import Real
 from typing import Any, Callable, Iterable, Tuple
 
+import numpy as np
+
 from . import _core
 from ._core import BadValue
-from .arrays import Floats, numbers, points, weights as weights_of
+from .arrays import Floats, numbers, points, vector, weights as weights_of
 from .networks import Map, Potential
 
 Make = Callable[[int], "_core.Terms"]
@@ -83,6 +85,20 @@ def potential(v: str | Callable[[Floats], Tuple[Any, Any]], *, name: str | None 
         return _term(lambda dim: _core.black_box(v, dim, called), f"potential({called})")
     given = _parameters(parameters)
     return _term(lambda dim: _core.potential(v, dim, given), f"potential({v!r})")
+
+
+def gaussian_mixture(means: Any, variances: Any = 1.0, weights: Any = None) -> Functional:
+    """Integral of V d rho, V = -log of the density of the mixture of the Gaussians N(means_k, variances_k I).
+
+    With `entropy` F is the relative entropy to it, and its infimum 0. means (K, d); variances (K,) or one number, above 0;
+    weights (K,), above 0, divided by their sum; None: equal.
+    """
+    means = points(means, "means")
+    count = len(means)
+    spread = np.full(count, float(variances)) if np.ndim(variances) == 0 else vector(variances, "variances", count)
+    mass = np.full(count, 1.0 / count) if weights is None else vector(weights, "weights", count)
+    _core.gaussian_mixture(means, spread, mass)  # its errors here, not where a flow begins
+    return _term(lambda dim: _core.gaussian_mixture(means, spread, mass), f"gaussian_mixture(<{count} Gaussians>)")
 
 
 def learned_potential(v: Potential | Map | str | os.PathLike[str]) -> Functional:

@@ -84,6 +84,8 @@ nb::dict dict_of(const StepReport& r) {
   out["missed_share_held_out"] = r.missed_share_held_out;
   out["displacement_error"] = r.displacement_error;
   out["floor"] = r.floor;
+  out["fitted"] = r.fitted;
+  out["coincident"] = r.coincident;
   out["min_eigenvalue"] = r.min_eigenvalue;
   out["round_trip"] = r.round_trip;
   out["residual"] = r.residual;

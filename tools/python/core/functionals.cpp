@@ -98,6 +98,12 @@ void bind_functionals(nb::module_& m) {
       },
       "v"_a, "text"_a);
   m.def(
+      "gaussian_mixture",
+      [](const Array& means, const std::optional<Array>& variances, const std::optional<Array>& weights) {
+        return Terms{gaussian_mixture_potential(matrix(means), values(variances), values(weights)), {}};
+      },
+      "means"_a, "variances"_a, "weights"_a);
+  m.def(
       "interaction",
       [](const std::string& w, int dim, const nb::dict& parameters) {
         return Terms{interaction(w, dim, parameters_of(parameters)), {}};
