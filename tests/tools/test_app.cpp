@@ -168,6 +168,7 @@ TEST_CASE("numbers of reports") {
   CHECK(back[0].exact == row.exact);
   CHECK(history_text(back) == text);
   CHECK_ERROR(parse_history("a,b\n", "h.csv"), IoError, "header");
+  CHECK_ERROR(parse_history("a,b\n", "h.csv"), IoError, "run its config.toml again");
   CHECK_ERROR(parse_history(text + "8,x\n", "h.csv"), IoError, "line 4");
   for (const char* step : {"7.5", "-1", "1e300", ""}) {
     CAPTURE(step);

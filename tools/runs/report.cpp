@@ -221,7 +221,9 @@ std::vector<HistoryRow> parse_history(const std::string& text, const std::string
     begin = end + 1;
     if (++line == 1) {
       if (content != header())
-        throw IoError("'" + name + "' has another header than this version of brenier writes");
+        throw IoError("'" + name +
+                      "' has another header than this version of brenier writes; go on with the "
+                      "version that began the run, or run its config.toml again");
       continue;
     }
     HistoryRow row;
