@@ -286,51 +286,33 @@ Var operator*(const Matrix<double>& matrix, Var x) {
   return x.tape().matvec(matrix, x);
 }
 
-Var pow(Var a, Var b) {
-  return a.tape().binary(OpCode::pow, a, b);
-}
-Var min(Var a, Var b) {
-  return a.tape().binary(OpCode::min, a, b);
-}
-Var max(Var a, Var b) {
-  return a.tape().binary(OpCode::max, a, b);
-}
-Var exp(Var a) {
-  return a.tape().unary(OpCode::exp, a);
-}
-Var log(Var a) {
-  return a.tape().unary(OpCode::log, a);
-}
-Var sqrt(Var a) {
-  return a.tape().unary(OpCode::sqrt, a);
-}
-Var abs(Var a) {
-  return a.tape().unary(OpCode::abs, a);
-}
-Var sin(Var a) {
-  return a.tape().unary(OpCode::sin, a);
-}
-Var cos(Var a) {
-  return a.tape().unary(OpCode::cos, a);
-}
-Var tanh(Var a) {
-  return a.tape().unary(OpCode::tanh, a);
-}
-Var softplus(Var a) {
-  return a.tape().unary(OpCode::softplus, a);
-}
-Var sigmoid(Var a) {
-  return a.tape().unary(OpCode::sigmoid, a);
-}
-Var erf(Var a) {
-  return a.tape().unary(OpCode::erf, a);
-}
-Var atan2(Var y, Var x) {
-  return y.tape().binary(OpCode::atan2, y, x);
-}
-Var less(Var a, Var b) {
-  return a.tape().binary(OpCode::less, a, b);
-}
+// One instruction of the same name.
+#define BRENIER_UNARY(name)                 \
+  Var name(Var a) {                         \
+    return a.tape().unary(OpCode::name, a); \
+  }
+#define BRENIER_BINARY(name)                    \
+  Var name(Var a, Var b) {                      \
+    return a.tape().binary(OpCode::name, a, b); \
+  }
+BRENIER_BINARY(pow)
+BRENIER_BINARY(min)
+BRENIER_BINARY(max)
+BRENIER_BINARY(atan2)
+BRENIER_BINARY(less)
+BRENIER_UNARY(exp)
+BRENIER_UNARY(log)
+BRENIER_UNARY(sqrt)
+BRENIER_UNARY(abs)
+BRENIER_UNARY(sin)
+BRENIER_UNARY(cos)
+BRENIER_UNARY(tanh)
+BRENIER_UNARY(softplus)
+BRENIER_UNARY(sigmoid)
+BRENIER_UNARY(erf)
+#undef BRENIER_UNARY
+#undef BRENIER_BINARY
+
 Var where(Var condition, Var a, Var b) {
   Tape& tape = condition.tape();
   const Var holds = tape.binary(OpCode::keep, condition, condition.constant(1.0));

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "autodiff/expression/forms.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -324,14 +326,20 @@ VectorForm vector_form(const Program& program, const Instruction& step,
   return left && right ? elementwise(step.op, *left, *right) : std::nullopt;
 }
 
+/// Whether the program is a sum of c t^p log(t)^q of which place(p, q, c) takes every one.
+template <class Place>
+bool each_power(const Program& program, const Place& place) {
+  const ScalarForm form = scalar_form(program);
+  return form && std::all_of(form->begin(), form->end(), [&](const auto& term) {
+           return place(term.first.first, term.first.second, term.second);
+         });
+}
+
 }  // namespace
 
 std::optional<PowerLog> find_power_log(const Program& program) {
-  const ScalarForm form = scalar_form(program);
-  if (!form) return std::nullopt;
   PowerLog result;
-  for (const auto& [powers, c] : *form) {
-    const auto [p, q] = powers;
+  const bool fits = each_power(program, [&](double p, double q, double c) {
     if (q == 0 && p == 0)
       result.constant = c;
     else if (q == 0)
@@ -339,25 +347,24 @@ std::optional<PowerLog> find_power_log(const Program& program) {
     else if (q == 1 && p == 0)
       result.log = c;
     else
-      return std::nullopt;
-  }
-  return result;
+      return false;
+    return true;
+  });
+  return fits ? std::optional(result) : std::nullopt;
 }
 
 std::optional<EntropyPower> find_entropy_power(const Program& program) {
-  const ScalarForm form = scalar_form(program);
-  if (!form) return std::nullopt;
   EntropyPower result;
-  for (const auto& [powers, c] : *form) {
-    const auto [p, q] = powers;
+  const bool fits = each_power(program, [&](double p, double q, double c) {
     if (q == 0)
       result.powers.emplace_back(p, c);
     else if (q == 1 && p == 1)
       result.entropy = c;
     else
-      return std::nullopt;
-  }
-  return result;
+      return false;
+    return true;
+  });
+  return fits ? std::optional(result) : std::nullopt;
 }
 
 std::optional<Quadratic> find_quadratic(const Program& program) {

@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from arguments import add_measurement, parser_of
+
 HERE = Path(__file__).resolve().parent
 LARGE = 100_000  # particles
 DEFAULT_CASES = ("potential:1:1000", "porous_medium:1:1000", "entropy:2:16000", "entropy:20:1000")
@@ -169,20 +171,13 @@ def table(case: str, lines: list[Line]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--binary", type=Path, help="brenier_bench_inner; without it PyTorch runs alone")
     parser.add_argument(
         "--case", action="append", help="functional:dim:n, may be repeated; default: four cases"
     )
-    parser.add_argument("--hidden", default="100,20")
-    parser.add_argument("--dtype", choices=("float", "double"), default="float")
+    add_measurement(parser, seconds=0.5)
     parser.add_argument("--device", choices=("cpu", "cuda"), help="of both; default: PyTorch on the CPU")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=0.5, help="for each form and round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--forms", help="PyTorch forms, comma-separated; default: all")
     parser.add_argument(
         "--share-inputs", action="store_true", help="pass parameters and cloud to the binary as files"
     )

@@ -31,6 +31,7 @@ from torch.func import grad_and_value
 
 import pytorch_divergence as divergence
 import pytorch_icnn as icnn
+from arguments import add_measurement, parser_of
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 ORACLE_CHUNK = 50_000  # particles whose double precision activations are in memory at once
@@ -457,19 +458,12 @@ def load(args: argparse.Namespace) -> Setup:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--n", type=int, default=1000, help="particles")
     parser.add_argument("--dim", type=int, default=1)
-    parser.add_argument("--hidden", default="100,20")
+    add_measurement(parser, seconds=1.0)
     parser.add_argument("--functional", choices=icnn.FUNCTIONALS, default="porous_medium")
-    parser.add_argument("--dtype", choices=("float", "double"), default="float")
     parser.add_argument("--device", choices=tuple(FORMS), default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each form and round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--forms", help="comma-separated; default: all but the slowest to compile")
     parser.add_argument(
         "--serve", action="store_true", help="after warm-up, do a round for each line on standard input"
     )

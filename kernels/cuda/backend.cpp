@@ -26,19 +26,27 @@ std::vector<const char*> variants<double>() {
   return {"fma", "cublas"};
 }
 
+namespace {
+
+/// The products that `variant` names: `Own`, whose name comes first, or those of cuBLAS.
+template <class T, class Own>
+const Operations<T>& choose(const std::string& variant, const char* precision) {
+  const std::string own = variants<T>().front();
+  if (variant == own) return table<T, Own>();
+  if (variant == "cublas") return table<T, Cublas>();
+  throw NotAvailable("there are no products \"" + variant + "\" in " + precision + "; choose " + own +
+                     " or cublas");
+}
+
+}  // namespace
+
 template <>
 const Operations<float>& operations<float>(const char* variant) {
-  if (variant == std::string("tf32x3")) return table<float, Tf32x3>();
-  if (variant == std::string("cublas")) return table<float, Cublas>();
-  throw NotAvailable("there are no products \"" + std::string(variant) +
-                     "\" in float; choose tf32x3 or cublas");
+  return choose<float, Tf32x3>(variant, "float");
 }
 template <>
 const Operations<double>& operations<double>(const char* variant) {
-  if (variant == std::string("fma")) return table<double, Fma>();
-  if (variant == std::string("cublas")) return table<double, Cublas>();
-  throw NotAvailable("there are no products \"" + std::string(variant) +
-                     "\" in double; choose fma or cublas");
+  return choose<double, Fma>(variant, "double");
 }
 
 template <class T>

@@ -3,13 +3,7 @@
 // numbers, so the same values give the same bits, in every lane.
 #pragma once
 
-#include "brenier/base/portable.hpp"
-
-#if BRENIER_CUDA
-#include "kernels/device/cuda.hpp"
-#else
-#include "kernels/device/emulated.hpp"
-#endif
+#include "kernels/device/dialect.hpp"
 
 namespace brenier::device {
 inline namespace BRENIER_DIALECT {

@@ -36,14 +36,8 @@
 
 #include "brenier/base/philox.hpp"
 #include "brenier/base/portable.hpp"
-#include "kernels/device/host.hpp"
-
-#if BRENIER_CUDA
-#include "kernels/device/cuda.hpp"
-#else
-#include "kernels/device/emulated.hpp"
-#endif
-
 #include "kernels/device/block.hpp"
+#include "kernels/device/dialect.hpp"
+#include "kernels/device/host.hpp"
 #include "kernels/device/math.hpp"
 #include "kernels/device/matrix.hpp"

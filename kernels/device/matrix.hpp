@@ -18,13 +18,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "brenier/base/portable.hpp"
-
-#if BRENIER_CUDA
-#include "kernels/device/cuda.hpp"
-#else
-#include "kernels/device/emulated.hpp"
-#endif
+#include "kernels/device/dialect.hpp"
 
 namespace brenier::device {
 inline namespace BRENIER_DIALECT {

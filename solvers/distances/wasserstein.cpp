@@ -21,6 +21,14 @@ void check_points(const char* function, const double* values, Index count) {
   }
 }
 
+std::vector<double> least_of_columns(const Matrix<double>& cost) {
+  std::vector<double> least(cost.cols(), std::numeric_limits<double>::infinity());
+  for (Index i = 0; i < cost.rows(); ++i) {
+    for (Index j = 0; j < cost.cols(); ++j) least[j] = std::min(least[j], cost(i, j));
+  }
+  return least;
+}
+
 /// Dual variables of an assignment problem, and the matching so far.
 class Assignment {
  public:
@@ -28,16 +36,13 @@ class Assignment {
       : cost_(cost),
         n_(cost.rows()),
         row_price_(n_, 0.0),
-        column_price_(n_, std::numeric_limits<double>::infinity()),
+        column_price_(least_of_columns(cost)),
         row_of_(n_, -1),
         column_of_(n_, -1),
         distance_(n_),
         before_(n_),
         reached_(n_) {
     // Each column's price is its least cost, taken by the row that has it: most rows need no path.
-    for (Index i = 0; i < n_; ++i) {
-      for (Index j = 0; j < n_; ++j) column_price_[j] = std::min(column_price_[j], cost(i, j));
-    }
     for (Index i = 0; i < n_; ++i) {
       for (Index j = 0; j < n_ && column_of_[i] < 0; ++j) {
         if (row_of_[j] < 0 && cost(i, j) == column_price_[j]) match(i, j);
@@ -125,7 +130,7 @@ class Plan {
         n_(cost.rows()),
         m_(cost.cols()),
         row_price_(n_, 0.0),
-        column_price_(m_, std::numeric_limits<double>::infinity()),
+        column_price_(least_of_columns(cost)),
         left_(n_, m_ / std::gcd(n_, m_)),
         room_(m_, n_ / std::gcd(n_, m_)),
         mass_(static_cast<std::size_t>(n_ * m_), 0),
@@ -134,9 +139,6 @@ class Plan {
         before_(m_),
         via_(n_),
         reached_(m_) {
-    for (Index i = 0; i < n_; ++i) {
-      for (Index j = 0; j < m_; ++j) column_price_[j] = std::min(column_price_[j], cost(i, j));
-    }
     for (Index i = 0; i < n_; ++i) {
       for (Index j = 0; j < m_ && left_[i] > 0; ++j) {
         if (room_[j] == 0 || cost(i, j) != column_price_[j]) continue;

@@ -35,19 +35,27 @@ sampling = "random"
 """
 NETWORK = '[network]\nhidden = [8, 4]\nquadratic_rank = 1\n'
 
+
+def flow(cloud: str, *terms: str, steps: str, inner: str, held_out: int = 0) -> str:
+    """A configuration. Of cloud, terms, steps and inner the lines that its tables have."""
+    parts = [cloud, f"[held_out]\nparticles = {held_out}", *("[[functional]]\n" + term for term in terms),
+             "[flow]\n" + steps, NETWORK + "[inner]", inner, ""]
+    return "\n".join(parts)
+
+
+def gaussian(more: str = "") -> str:
+    return CLOUD.format(density="gaussian", dim=2, more=more)
+
+
 FLOWS = {
-    "porous_medium": CLOUD.format(density="barenblatt", dim=1, more="time = 1e-3\nm = 2")
-    + '[held_out]\nparticles = 700\n[[functional]]\nterm = "porous_medium"\nm = 2\n'
-    + "[flow]\nstart_time = 1e-3\ntau = 1e-3\nsteps = 3\norder = 2\n" + NETWORK + "[inner]\niterations = 15\n",
-    "interaction": CLOUD.format(density="gaussian", dim=2, more="")
-    + '[held_out]\nparticles = 0\n[[functional]]\nterm = "interaction"\nexpression = "0.5*r^2 - log(r)"\n'
-    + "[flow]\ntau = 0.05\nsteps = 2\n" + NETWORK + "[inner]\niterations = 10\n",
-    "sinkhorn": CLOUD.format(density="gaussian", dim=2, more="")
-    + '[held_out]\nparticles = 0\n[[functional]]\nterm = "sinkhorn"\nreference = "reference.npy"\nepsilon = 0.2\niterations = 10\n'
-    + "warm_iterations = 2\n[flow]\ntau = 0.05\nsteps = 1\n" + NETWORK + '[inner]\nsolver = "adam"\niterations = 3\n',
-    "minibatch": CLOUD.format(density="gaussian", dim=2, more="mean = 1")
-    + '[held_out]\nparticles = 0\n[[functional]]\nterm = "entropy"\n[[functional]]\nterm = "potential"\nexpression = "0.5*sum(x^2)"\n'
-    + "[flow]\ntau = 0.05\nsteps = 2\n" + NETWORK + "[inner]\nminibatch = 530\niterations = 8\n",
+    "porous_medium": flow(CLOUD.format(density="barenblatt", dim=1, more="time = 1e-3\nm = 2"), 'term = "porous_medium"\nm = 2',
+                          steps="start_time = 1e-3\ntau = 1e-3\nsteps = 3\norder = 2", inner="iterations = 15", held_out=700),
+    "interaction": flow(gaussian(), 'term = "interaction"\nexpression = "0.5*r^2 - log(r)"',
+                        steps="tau = 0.05\nsteps = 2", inner="iterations = 10"),
+    "sinkhorn": flow(gaussian(), 'term = "sinkhorn"\nreference = "reference.npy"\nepsilon = 0.2\niterations = 10\nwarm_iterations = 2',
+                     steps="tau = 0.05\nsteps = 1", inner='solver = "adam"\niterations = 3'),
+    "minibatch": flow(gaussian("mean = 1"), 'term = "entropy"', 'term = "potential"\nexpression = "0.5*sum(x^2)"',
+                      steps="tau = 0.05\nsteps = 2", inner="minibatch = 530\niterations = 8"),
 }
 LONG = FLOWS["minibatch"].replace("steps = 2", "steps = 4000") + "[output]\ncheckpoint_every = 1\nevery = 100000\n"
 # Ranks and threads of each flow where not all are taken.

@@ -363,14 +363,10 @@ TEST_CASE_TEMPLATE("learned potentials beyond the shared memory of a block equal
                    double) {
   StepCase<T> step({.dim = 2, .hidden = {12, 6}}, 40, terms(2, true));
   step.objective.network = {learned({.dim = 2, .hidden = {320, 320, 320}, .residual = true}, 0.8)};
-  Team one(1);
-  const std::vector<double> expected = step.gradient(ref::operations<T>(), one);
-  for (const Backend<T>& backend : backends<T>()) {
-    CAPTURE(backend.ops->name);
-    Team team(backend.threads);
-    CHECK_CLOSE(step.gradient(*backend.ops, team), expected,
-                8 * net_tolerance<T>(*step.objective.network[0].net, 16));
-  }
+  const double tolerance = 8 * net_tolerance<T>(*step.objective.network[0].net, 16);
+  for_each_backend<T>(
+      [&](const Operations<T>& ops, Team& team) { return step.gradient(ops, team); },
+      [&](const auto& actual, const auto& expected) { CHECK_CLOSE(actual, expected, tolerance); });
 }
 
 TEST_CASE_TEMPLATE("networks beyond the shared memory of a block equal the reference", T, float, double) {
@@ -392,16 +388,11 @@ TEST_CASE_TEMPLATE("networks beyond the shared memory of a block equal the refer
     r.curvature.insert(r.curvature.end(), product.elements().begin(), product.elements().end());
     return r;
   };
-  Team one(1);
-  const Result expected = run(ref::operations<T>(), one);
-  for (const Backend<T>& backend : backends<T>()) {
-    CAPTURE(backend.ops->name);
-    Team team(backend.threads);
-    const Result actual = run(*backend.ops, team);
+  for_each_backend<T>(run, [&](const Result& actual, const Result& expected) {
     CHECK_CLOSE(actual.gradient, expected.gradient, 8 * net_tolerance<T>(net, 16));
     CHECK(gradient_error(net, actual.gradient, expected.gradient) <= 16 * net_tolerance<T>(net, 16));
     CHECK_CLOSE(actual.curvature, expected.curvature, 2 * net_tolerance<T>(net, 1));
-  }
+  });
 }
 
 TEST_CASE_TEMPLATE("large clouds equal the reference, with forces too", T, float, double) {
@@ -429,15 +420,10 @@ TEST_CASE_TEMPLATE("large clouds equal the reference, with forces too", T, float
       ops.evaluate(net, step.theta.data(), step.x, outputs, team);
       return r;
     };
-    Team one(1);
-    const Result expected = run(ref::operations<T>(), one);
-    for (const Backend<T>& backend : backends<T>()) {
-      CAPTURE(backend.ops->name);
-      Team team(backend.threads);
-      const Result actual = run(*backend.ops, team);
+    for_each_backend<T>(run, [&](const Result& actual, const Result& expected) {
       CHECK(gradient_error(net, actual.gradient, expected.gradient) <= 4 * net_tolerance<T>(net, 16));
       CHECK_CLOSE(actual.u, expected.u, net_tolerance<T>(net, 1));
-    }
+    });
   }
 }
 

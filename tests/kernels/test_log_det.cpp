@@ -234,15 +234,12 @@ TEST_CASE("a porous medium's gradient approaches the exact one with the number o
 
 TEST_CASE_TEMPLATE("large clouds and networks beyond shared memory equal the reference", T, float, double) {
   if (kReduced) return;
-  Team one(1);
-  const auto check = [&](const Step<T>& step) {
+  const auto check = [](const Step<T>& step) {
     CAPTURE(step.x.rows());
-    const std::vector<double> expected = step.gradient(ref::operations<T>(), one);
-    for (const Backend<T>& backend : backends<T>()) {
-      CAPTURE(backend.ops->name);
-      Team team(backend.threads);
-      CHECK_CLOSE(step.gradient(*backend.ops, team), expected, 4 * net_tolerance<T>(step.net, 16));
-    }
+    const double tolerance = 4 * net_tolerance<T>(step.net, 16);
+    for_each_backend<T>(
+        [&](const Operations<T>& ops, Team& team) { return step.gradient(ops, team); },
+        [&](const auto& actual, const auto& expected) { CHECK_CLOSE(actual, expected, tolerance); });
   };
   // The layered form of the cuda backend takes 8192 particles at a time; its tiles are larger above 4096.
   if (!kEmulated || sizeof(T) == 8) {

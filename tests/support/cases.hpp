@@ -53,6 +53,18 @@ void for_each_case(std::uint64_t seed, const std::vector<Index>& sizes, const Bo
   }
 }
 
+/// check(actual, expected) for every backend: what run(operations, team) gives there, and on the reference.
+template <class T, class Run, class Check>
+void for_each_backend(const Run& run, const Check& check) {
+  Team one(1);
+  const auto expected = run(ref::operations<T>(), one);
+  for (const Backend<T>& backend : backends<T>()) {
+    CAPTURE(backend.ops->name);
+    Team team(backend.threads);
+    check(run(*backend.ops, team), expected);
+  }
+}
+
 /// Requires of every backend that `iterations` of the inner loop give the parameters and the gradient of the reference
 /// within `tolerance`, and the same bits for any number of threads. also(expected, found) requires more of two reports,
 /// first of the reference's own for both; then(backend, theta) more of the backend.

@@ -178,8 +178,7 @@ TEST_CASE("numbers of reports") {
 
 TEST_CASE("a run leaves a complete folder") {
   const TemporaryFolder folder;
-  RunOptions options;
-  options.out = folder.path / "run";
+  RunOptions options = into(folder.path / "run");
   const Config config = tiny();
   CHECK(run(config, options).status == RunStatus::done);
 
@@ -235,8 +234,7 @@ TEST_CASE(
   const TemporaryFolder folder;
   const auto run_with = [&](std::vector<std::string> overrides, const std::string& name, std::string& log) {
     overrides.insert(overrides.begin(), "cloud.dim=2");
-    RunOptions options;
-    options.out = folder.path / name;
+    RunOptions options = into(folder.path / name);
     std::ostringstream text;
     options.log = &text;
     REQUIRE(run(tiny(overrides), options).status == RunStatus::done);
@@ -295,11 +293,8 @@ TEST_CASE("an interrupted run is valid, and resuming it changes no bit") {
     CAPTURE(overrides[0]);
     const TemporaryFolder folder;
     const Config config = tiny(overrides);
-    RunOptions options;
-    options.out = folder.path / "whole";
-    REQUIRE(run(config, options).status == RunStatus::done);
-
-    options.out = folder.path / "parts";
+    const fs::path whole = run_whole(folder, config);
+    RunOptions options = into(folder.path / "parts");
     const RunResult result = run_until(3, SIGINT, config, options);
     CHECK(result.status == RunStatus::interrupted);
     CHECK(result.steps == 3);
@@ -313,17 +308,14 @@ TEST_CASE("an interrupted run is valid, and resuming it changes no bit") {
     CHECK(resume(config, options).status == RunStatus::done);
     fs::remove(options.out / "clouds" / "step_000003.npy");  // only the interrupt wrote these
     fs::remove(options.out / "clouds" / "log_density_000003.npy");
-    check_same_run(folder.path / "whole", folder.path / "parts");
+    check_same_run(whole, options.out);
   }
 }
 
 TEST_CASE("a killed run goes on from its last checkpoint, and longer than planned") {
   const TemporaryFolder folder;
-  RunOptions options;
-  options.out = folder.path / "whole";
-  run(tiny({"output.checkpoint_every=2"}), options);
-
-  options.out = folder.path / "parts";
+  const fs::path whole = run_whole(folder, tiny({"output.checkpoint_every=2"}));
+  RunOptions options = into(folder.path / "parts");
   struct Killed {};
   options.on_step = [](int step) {
     if (step == 3) throw Killed{};  // past the checkpoint of step 2
@@ -336,7 +328,7 @@ TEST_CASE("a killed run goes on from its last checkpoint, and longer than planne
               "flow.tau = 0.002 instead of flow.tau = 0.001");
   CHECK_ERROR(resume(tiny({"parameters.steps=2"}), options), ConfigError, "other settings");
   CHECK(resume(tiny({"output.checkpoint_every=2"}), options).status == RunStatus::done);
-  check_same_run(folder.path / "whole", folder.path / "parts");
+  check_same_run(whole, options.out);
 
   CHECK(resume(tiny({"flow.steps=7"}), options).steps == 7);
   CHECK_ERROR(resume(tiny({"flow.steps=6"}), options), ConfigError, "7 steps already");
@@ -367,8 +359,7 @@ TEST_CASE("runs without a name that begin at once get folders of their own") {
 
 TEST_CASE("a run that diverges is kept and says why") {
   const TemporaryFolder folder;
-  RunOptions options;
-  options.out = folder.path / "run";
+  RunOptions options = into(folder.path / "run");
   const RunResult result = run(tiny({"inner.rate=1e30", "inner.retries=1"}), options);
   CHECK(result.status == RunStatus::failed);
   check_contains(result.reason, {"step 1", "diverged"});
@@ -382,9 +373,7 @@ TEST_CASE("a run that diverges is kept and says why") {
   CHECK_ERROR(resume(tiny({"flow.tau=2e-3"}), options), ConfigError, "[inner]");
   CHECK(resume(tiny(), options).status == RunStatus::done);
   CHECK_ERROR(resume(tiny({"inner.rate=1e-3"}), options), ConfigError, "where it has failed");
-  options.out = folder.path / "whole";
-  run(tiny(), options);
-  check_same_run(folder.path / "whole", folder.path / "run");
+  check_same_run(run_whole(folder, tiny()), options.out);
 }
 
 TEST_CASE("a quiet run that diverges says so") {
@@ -494,8 +483,7 @@ TEST_CASE("a network that fits its sample is reported; a narrow one is right") {
 
 TEST_CASE("a full disk ends a run with an error and whole files") {
   const TemporaryFolder folder;
-  RunOptions options;
-  options.out = folder.path / "run";
+  RunOptions options = into(folder.path / "run");
   rlimit before{};
   REQUIRE(getrlimit(RLIMIT_FSIZE, &before) == 0);
   void (*handler)(int) = std::signal(SIGXFSZ, SIG_IGN);
@@ -535,8 +523,7 @@ TEST_CASE("a full disk ends a run with an error and whole files") {
 TEST_CASE("push carries a cloud as the run did") {
   for (const char* order : {"1", "2"}) {
     const TemporaryFolder folder;
-    RunOptions options;
-    options.out = folder.path / "run";
+    RunOptions options = into(folder.path / "run");
     run(tiny({"flow.order=" + std::string(order)}), options);
     const fs::path clouds = options.out / "clouds";
     PushOptions pushing;

@@ -26,8 +26,7 @@ TEST_CASE("adaptive steps: a run goes on bit for bit, and its files know the len
                                              "flow.first_tau=3e-4", "output.checkpoint_every=2"};
   std::string text = tiny_with("steps = 5", "");
   const auto config = [&] { return parse_config(text, "tiny.toml", ".", adaptive); };
-  RunOptions options;
-  options.out = folder.path / "whole";
+  RunOptions options = into(folder.path / "whole");
   const RunResult whole = run(config(), options);
   CHECK(whole.status == RunStatus::done);
   CHECK(whole.steps > 4);
@@ -122,10 +121,8 @@ TEST_CASE("a flow near a cloud tells its distances at the end, without their wei
 
 TEST_CASE("output.max_seconds ends a run after a whole step, and resuming it gives the same bits") {
   const TemporaryFolder folder;
-  RunOptions options;
-  options.out = folder.path / "whole";
-  REQUIRE(run(tiny(), options).status == RunStatus::done);
-  options.out = folder.path / "limited";
+  const fs::path whole = run_whole(folder, tiny());
+  RunOptions options = into(folder.path / "limited");
   const RunResult first = run(tiny({"output.max_seconds=1e-9"}), options);
   CHECK(first.status == RunStatus::interrupted);
   CHECK(first.steps == 1);
@@ -146,8 +143,8 @@ TEST_CASE("output.max_seconds ends a run after a whole step, and resuming it giv
   for (const char* key : {"started", "host", "folder"}) CHECK(processes[3][key].get<std::string>() != "");
   for (const char* key : {"compiler", "type"}) CHECK(summary_of(options.out)["build"][key] != "");
   CHECK(summary_of(options.out)["format"] == "brenier summary 1");
-  const auto end = [&](const char* name) {
-    return read_npy(folder.path / name / "clouds" / "step_000005.npy").elements();
+  const auto end = [](const fs::path& run) {
+    return read_npy(run / "clouds" / "step_000005.npy").elements();
   };
-  CHECK(end("limited") == end("whole"));
+  CHECK(end(options.out) == end(whole));
 }

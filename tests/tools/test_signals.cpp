@@ -98,24 +98,21 @@ TEST_CASE("a run whose progress nobody reads goes on to its end") {
 TEST_CASE("a signal after the last step counts, and resuming finishes the numbers") {
   const TemporaryFolder folder;
   const Config config = tiny();
-  RunOptions options;
-  options.out = folder.path / "whole";
-  REQUIRE(run(config, options).status == RunStatus::done);
-  options.out = folder.path / "parts";
+  const fs::path whole = run_whole(folder, config);
+  RunOptions options = into(folder.path / "parts");
   const RunResult result = run_until(5, SIGTERM, config, options);
   CHECK(result.status == RunStatus::interrupted);
   CHECK(result.steps == 5);
   CHECK(summary_of(options.out)["status"] == "interrupted");
   CHECK(resume(config, options).status == RunStatus::done);
-  check_same_state(folder.path / "whole", folder.path / "parts");
+  check_same_state(whole, options.out);
 }
 
 TEST_CASE("an interrupt does not wait for all pairs of the held-out cloud") {
   const TemporaryFolder folder;
   const Config config =
       tiny({"functional.0={term = \"interaction\", expression = \"cos(r)\"}", "held_out.pair_limit=5"});
-  RunOptions options;
-  options.out = folder.path / "parts";
+  RunOptions options = into(folder.path / "parts");
   REQUIRE(run_until(2, SIGINT, config, options).status == RunStatus::interrupted);
   CHECK(summary_of(options.out)["heldout_functional"] == history_of(options.out).back().held_out);
   REQUIRE(resume(config, options).status == RunStatus::done);
@@ -131,8 +128,7 @@ TEST_CASE("a second signal kills, and what it leaves goes on") {
   for (const bool same : {true, false}) {
     const TemporaryFolder folder;
     const Config config = tiny({"output.checkpoint_every=1"});
-    RunOptions options;
-    options.out = folder.path / "parts";
+    RunOptions options = into(folder.path / "parts");
     options.on_step = [&](int step) {
       if (step != 3) return;
       std::raise(SIGINT);
@@ -147,17 +143,14 @@ TEST_CASE("a second signal kills, and what it leaves goes on") {
     CHECK(summary_of(options.out)["status"] == "running");
     options.on_step = nullptr;
     CHECK(resume(config, options).status == RunStatus::done);
-    options.out = folder.path / "whole";
-    REQUIRE(run(config, options).status == RunStatus::done);
-    check_same_state(folder.path / "whole", folder.path / "parts");
+    check_same_state(run_whole(folder, config), options.out);
   }
 }
 
 TEST_CASE("signals that warn are repeated without harm, and one that is ignored stays so") {
   const TemporaryFolder folder;
   const Config config = tiny();
-  RunOptions options;
-  options.out = folder.path / "warned";
+  RunOptions options = into(folder.path / "warned");
   RunResult result;
   options.on_step = [&](int step) {
     if (step != 3) return;
@@ -178,21 +171,18 @@ TEST_CASE("signals that warn are repeated without harm, and one that is ignored 
 TEST_CASE("a run killed before its first summary can be run or resumed") {
   const TemporaryFolder folder;
   const Config config = tiny();
-  RunOptions options;
-  options.out = folder.path / "whole";
-  REQUIRE(run(config, options).status == RunStatus::done);
-
-  options.out = folder.path / "empty";
+  const fs::path whole = run_whole(folder, config);
+  RunOptions options = into(folder.path / "empty");
   for (const char* part : {"clouds", "maps", "figures"}) fs::create_directories(options.out / part);
   CHECK_FALSE(RunFolder::is_run(options.out));
   CHECK(run(config, options).status == RunStatus::done);
-  check_same_state(folder.path / "whole", options.out);
+  check_same_state(whole, options.out);
 
   options.out = folder.path / "configured";
   for (const char* part : {"clouds", "maps", "figures"}) fs::create_directories(options.out / part);
   put(options.out / "config.toml", config.resolved);
   CHECK(resume(config, options).status == RunStatus::done);
-  check_same_state(folder.path / "whole", options.out);
+  check_same_state(whole, options.out);
 
   // A folder of other things is neither.
   options.out = folder.path / "other";
@@ -207,8 +197,7 @@ TEST_CASE("the handlers of the caller come back") {
   static volatile std::sig_atomic_t caught = 0;
   void (*before)(int) = std::signal(SIGINT, [](int) { caught = 1; });
   const TemporaryFolder folder;
-  RunOptions options;
-  options.out = folder.path / "run";
+  RunOptions options = into(folder.path / "run");
   REQUIRE(run(tiny({"flow.steps=1"}), options).status == RunStatus::done);
   CHECK(caught == 0);
   std::raise(SIGINT);

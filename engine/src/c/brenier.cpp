@@ -14,6 +14,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -27,6 +28,7 @@
 #include "brenier/version.hpp"
 #include "engine/src/c/settings.hpp"
 #include "engine/src/config/config.hpp"
+#include "engine/src/flow/report_fields.hpp"
 #include "kernels/base/nearest_name.hpp"
 #include "kernels/base/ranks.hpp"
 #include "kernels/base/show.hpp"
@@ -276,81 +278,56 @@ Matrix<double> some_of(const Matrix<double>& x) {
   return out;
 }
 
-struct Number {
-  const char* name;
-  double (*of)(const StepReport&);
-};
-constexpr Number kNumbers[] = {
-    {"step", [](const StepReport& r) -> double { return r.step; }},
-    {"time", [](const StepReport& r) { return r.time; }},
-    {"tau", [](const StepReport& r) { return r.tau; }},
-    {"order", [](const StepReport& r) -> double { return r.order; }},
-    {"transport", [](const StepReport& r) { return r.transport; }},
-    {"decrease", [](const StepReport& r) { return r.decrease; }},
-    {"iterations", [](const StepReport& r) -> double { return r.iterations; }},
-    {"solved", [](const StepReport& r) { return r.solved ? 1.0 : 0.0; }},
-    {"missed_share", [](const StepReport& r) { return r.missed_share; }},
-    {"missed_share_held_out", [](const StepReport& r) { return r.missed_share_held_out; }},
-    {"displacement_error", [](const StepReport& r) { return r.displacement_error; }},
-    {"fitted", [](const StepReport& r) { return double(r.fitted); }},
-    {"coincident", [](const StepReport& r) { return static_cast<double>(r.coincident); }},
-    {"particle_decrease", [](const StepReport& r) { return r.particle_decrease; }},
-    {"residual", [](const StepReport& r) { return r.residual; }},
-    {"min_log_det", [](const StepReport& r) { return r.min_log_det; }},
-    {"time_error", [](const StepReport& r) { return r.time_error; }},
-    {"rejected", [](const StepReport& r) -> double { return r.rejected; }},
-    {"min_eigenvalue", [](const StepReport& r) { return r.min_eigenvalue; }},
-    {"round_trip", [](const StepReport& r) { return r.round_trip; }},
-    {"log_det_error", [](const StepReport& r) { return r.log_det_error; }},
-    {"log_det_deviation", [](const StepReport& r) { return r.log_det_deviation; }},
-    {"rate", [](const StepReport& r) { return r.rate; }},
-    {"retries", [](const StepReport& r) -> double { return r.retries; }},
-    {"seconds", [](const StepReport& r) { return r.seconds; }},
-    {"inner_seconds", [](const StepReport& r) { return r.inner_seconds; }},
-    {"cloud_seconds", [](const StepReport& r) { return r.cloud_seconds; }},
-    {"certificate_seconds", [](const StepReport& r) { return r.certificate_seconds; }},
-};
-struct Part {
-  const char* name;
-  double (*of)(const ObjectiveValue&);
-};
-constexpr Part kParts[] = {
-    {"functional", [](const ObjectiveValue& f) { return f.total(); }},
-    {"functional.potential", [](const ObjectiveValue& f) { return f.potential; }},
-    {"functional.interaction", [](const ObjectiveValue& f) { return f.interaction; }},
-    {"functional.internal", [](const ObjectiveValue& f) { return f.internal; }},
-    {"functional.divergence", [](const ObjectiveValue& f) { return f.divergence; }},
-};
-
 nlohmann::ordered_json number_or_null(double value) {
   return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json();
 }
 
+/// As brenier_number() has it.
+std::string name_of_part(const std::string& part) {
+  return part == "functional" ? part : "functional." + part;
+}
+
 std::string json_of(const StepReport& report) {
   nlohmann::ordered_json out = nlohmann::ordered_json::object();
-  for (const Number& number : kNumbers) out[number.name] = number_or_null(number.of(report));
-  out["start"] = report.start;
-  for (const Part& part : kParts) out[part.name] = number_or_null(part.of(report.functional));
+  const auto add = [&](const std::string& name, const auto& value) {
+    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(value)>>) {
+      out[name] = number_or_null(static_cast<double>(value));
+    } else {
+      out[name] = value;
+    }
+  };
+  for_each_field(report, add);
+  for_each_part(report.functional, [&](const char* part, double value) { add(name_of_part(part), value); });
   return out.dump();
 }
 
 double named_value(const brenier_flow* flow, const std::string& name) {
   std::vector<std::string> names{"held_out"};
-  for (const Part& part : kParts) {
-    if (name == part.name) return part.of(with(flow, [](const auto& f) { return f.functional(); }));
-    names.emplace_back(part.name);
+  std::optional<double> found;
+  const auto look = [&](const std::string& other, double value) {
+    names.push_back(other);
+    if (name == other) found = value;
+  };
+  const auto look_at_parts = [&](const ObjectiveValue& value) {
+    for_each_part(value, [&](const char* part, double of_part) { look(name_of_part(part), of_part); });
+  };
+  look_at_parts({});
+  if (found) {  // F itself only for who asks for it: all processes compute it together
+    look_at_parts(with(flow, [](const auto& f) { return f.functional(); }));
+    return *found;
   }
   if (name == "held_out") {
     if (!flow->held_out) throw ValueError("held_out: the settings name no held_out.particles");
     return with(flow, [](const auto& f) { return f.functional_of(f.tracked(0)).total(); });
   }
-  for (const Number& number : kNumbers) {
-    names.emplace_back(number.name);
-    if (name != number.name) continue;
-    if (!flow->report) throw ValueError(name + " is a number of the last step, and there was none");
-    return number.of(*flow->report);
-  }
-  throw ValueError("no number \"" + name + "\"; did you mean \"" + nearest_name(name, names) + "\"?");
+  for_each_field(flow->report.value_or(StepReport()), [&](const char* other, const auto& value) {
+    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(value)>>)
+      look(other, static_cast<double>(value));
+  });
+  if (!found)
+    throw ValueError("no number \"" + name + "\"; did you mean \"" + nearest_name(name, names) + "\"?");
+  if (!flow->report) throw ValueError(name + " is a number of the last step, and there was none");
+  return *found;
 }
 
 int step(brenier_flow* flow) {

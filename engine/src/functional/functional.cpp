@@ -144,6 +144,13 @@ void Functional::BlackBox::add_to(Objective& objective, double weight, double) c
   objective.black_box.back().weight = weight;
 }
 
+/// c of c r log r, if f is that.
+static std::optional<double> factor_of_entropy(const Expression& f) {
+  const std::optional<EntropyPower> e = f.entropy_power();
+  if (!e || !e->powers.empty()) return std::nullopt;
+  return e->entropy;
+}
+
 bool Functional::Potential::add_to(Gaussian& form, double weight, int dim) const {
   const std::optional<Quadratic> q = v.quadratic();
   if (!q || v.dimension() != dim) return false;
@@ -156,9 +163,9 @@ bool Functional::Potential::add_to(Gaussian& form, double weight, int dim) const
 }
 
 bool Functional::Internal::add_to(Gaussian& form, double weight, int) const {
-  const std::optional<EntropyPower> e = f.entropy_power();
-  if (!e || !e->powers.empty()) return false;
-  form.diffusion += weight * e->entropy;
+  const std::optional<double> entropy = factor_of_entropy(f);
+  if (!entropy) return false;
+  form.diffusion += weight * *entropy;
   return true;
 }
 
@@ -193,9 +200,9 @@ bool Functional::Potential::add_to(RelativeEntropy& form, double weight, int dim
 }
 
 bool Functional::Internal::add_to(RelativeEntropy& form, double weight, int) const {
-  const std::optional<EntropyPower> e = f.entropy_power();
-  if (!e || !e->powers.empty()) return false;
-  form.entropy += weight * e->entropy;
+  const std::optional<double> entropy = factor_of_entropy(f);
+  if (!entropy) return false;
+  form.entropy += weight * *entropy;
   return true;
 }
 

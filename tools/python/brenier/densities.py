@@ -11,6 +11,7 @@ import numpy as np
 from . import _core
 from ._core import BadValue
 from .arrays import Floats, points
+from .space import OnSpace
 
 
 def sampling_of(name: str) -> _core.Sampling:
@@ -21,7 +22,7 @@ def sampling_of(name: str) -> _core.Sampling:
     return found
 
 
-class Density:
+class Density(OnSpace):
     """A density on R^d that can be evaluated and sampled.
 
     Density.gaussian, uniform, mixture, barenblatt; and, estimated from points, Density.kde, Density.gaussian_mixture.
@@ -83,11 +84,6 @@ class Density:
             warnings.warn(f"the Gaussian mixture has not converged in {iterations} iterations; allow more, or fewer components",
                           RuntimeWarning, stacklevel=2)
         return cls(core, f"mixture of {components} Gaussians fitted to {len(x)} points")
-
-    @property
-    def dim(self) -> int:
-        """d."""
-        return self._core.dim()
 
     @property
     def mass(self) -> float:

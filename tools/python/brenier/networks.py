@@ -8,9 +8,10 @@ from typing import Any
 
 from . import _core
 from .arrays import Floats, points
+from .space import OnSpace
 
 
-class Potential:
+class Potential(OnSpace):
     """A convex network V on R^d, in double precision, in the coordinates of the data."""
 
     def __init__(self, core: _core.LearnedPotential) -> None:
@@ -24,11 +25,6 @@ class Potential:
     def save(self, path: str | os.PathLike[str]) -> None:
         """As a .safetensors file, which configurations and `learned_potential` read."""
         self._core.write(os.fspath(path))
-
-    @property
-    def dim(self) -> int:
-        """d."""
-        return self._core.dim()
 
     @property
     def parameters(self) -> Floats:
@@ -51,16 +47,11 @@ class Potential:
         return f"<brenier.Potential on R^{self.dim}: layers {self._core.hidden()}, {self.parameters.size} parameters>"
 
 
-class Map:
+class Map(OnSpace):
     """The map of one JKO problem, x -> grad u(x), u a convex network. `Flow.maps` has those of a flow."""
 
     def __init__(self, core: _core.Map) -> None:
         self._core = core
-
-    @property
-    def dim(self) -> int:
-        """d."""
-        return self._core.dim
 
     @property
     def step(self) -> int:

@@ -17,9 +17,10 @@ from ._core import BadValue
 from .arrays import Floats, points
 from .densities import Density, sampling_of
 from .networks import Map
+from .space import OnSpace
 
 
-class Run:
+class Run(OnSpace):
     """What `brenier run` has written into a folder; see `read_run`. Steps count from 0, the start."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -46,11 +47,6 @@ class Run:
     def settings(self) -> str:
         """All keys with their values, as TOML."""
         return self._core.settings()
-
-    @property
-    def dim(self) -> int:
-        """d."""
-        return self._core.dim()
 
     @property
     def cloud_steps(self) -> list[int]:

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "engine/src/config/config.hpp"
+#include "engine/src/flow/report_fields.hpp"
 #include "tools/python/core/arrays.hpp"
 
 namespace brenier::python {
@@ -58,43 +59,11 @@ class EndsOnCtrlC {
   EndsOnCtrlC* outer_;
 };
 
-const char* name_of(InnerOptions::Solver solver) {
-  return solver == InnerOptions::Solver::lbfgs  ? "lbfgs"
-         : solver == InnerOptions::Solver::adam ? "adam"
-                                                : "auto";
-}
-
-nb::dict dict_of(const StepReport& r) {
+nb::dict dict_of(const StepReport& report) {
   nb::dict out;
-  out["step"] = r.step;
-  out["time"] = r.time;
-  out["tau"] = r.tau;
-  out["order"] = r.order;
-  out["functional"] = r.functional.total();
-  out["potential"] = r.functional.potential;
-  out["interaction"] = r.functional.interaction;
-  out["internal"] = r.functional.internal;
-  out["divergence"] = r.functional.divergence;
-  out["transport"] = r.transport;
-  out["decrease"] = r.decrease;
-  out["iterations"] = r.iterations;
-  out["solver"] = name_of(r.solver);
-  out["solved"] = r.solved;
-  out["missed_share"] = r.missed_share;
-  out["missed_share_held_out"] = r.missed_share_held_out;
-  out["displacement_error"] = r.displacement_error;
-  out["floor"] = r.floor;
-  out["fitted"] = r.fitted;
-  out["coincident"] = r.coincident;
-  out["min_eigenvalue"] = r.min_eigenvalue;
-  out["round_trip"] = r.round_trip;
-  out["residual"] = r.residual;
-  out["time_error"] = r.time_error;
-  out["rejected"] = r.rejected;
-  out["retries"] = r.retries;
-  out["sinkhorn_error"] = r.sinkhorn.marginal_error;
-  out["sinkhorn_unconverged"] = r.sinkhorn.unconverged;
-  out["seconds"] = r.seconds;
+  const auto add = [&](const char* name, const auto& value) { out[name] = value; };
+  for_each_field(report, add);
+  for_each_part(report.functional, add);
   return out;
 }
 

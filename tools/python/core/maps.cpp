@@ -13,6 +13,16 @@ Matrix<double> sum(const MatrixView<const double>& x, Matrix<double> displacemen
   return displacement;
 }
 
+/// f(x, team) at points x, without the lock of the interpreter.
+template <class F>
+auto at_points(const Array& x, int threads, const F& f) {
+  const MatrixView<const double> points = view(x);
+  return give(without_gil([&] {
+    Team team(threads);
+    return f(points, team);
+  }));
+}
+
 void bind_map(nb::module_& m) {
   nb::class_<BrenierMap>(m, "Map",
                          "The gradient of a convex network, x -> grad u(x): the map of a JKO problem.")
@@ -23,38 +33,32 @@ void bind_map(nb::module_& m) {
       .def_prop_ro(
           "extrapolated", [](const BrenierMap& map) { return map.base == MapBase::extrapolated; },
           "Whether the map starts from x + e (x - x before) instead of x: a step of order 2.")
-      .def_prop_ro("dim", [](const BrenierMap& map) { return map.net.dim(); })
+      .def("dim", [](const BrenierMap& map) { return map.net.dim(); })
       .def(
           "__call__",
           [](const BrenierMap& self, const Array& x, int threads) {
-            const MatrixView<const double> points = view(x);
-            return give(without_gil([&] {
-              Team team(threads);
+            return at_points(x, threads, [&](const MatrixView<const double>& points, Team& team) {
               Matrix<double> out(points.rows, self.net.dim());
               self.evaluate(points, out.view(), nullptr, {}, team);
               return sum(points, std::move(out));
-            }));
+            });
           },
           "x"_a, "threads"_a = 0, "grad u (N, d) at the base points x (N, d).")
       .def(
           "log_det",
           [](const BrenierMap& self, const Array& x, int threads) {
-            const MatrixView<const double> points = view(x);
-            return give(without_gil([&] {
-              Team team(threads);
+            return at_points(x, threads, [&](const MatrixView<const double>& points, Team& team) {
               Matrix<double> displacement(points.rows, self.net.dim());
               std::vector<double> out(static_cast<std::size_t>(points.rows));
               self.evaluate(points, displacement.view(), out.data(), {}, team);
               return out;
-            }));
+            });
           },
           "x"_a, "threads"_a = 0, "Logarithm of the determinant of the Hessian of u (N,) at x (N, d).")
       .def(
           "inverse",
           [](const BrenierMap& self, const Array& y, int threads) {
-            const MatrixView<const double> points = view(y);
-            return give(without_gil([&] {
-              Team team(threads);
+            return at_points(y, threads, [&](const MatrixView<const double>& points, Team& team) {
               Matrix<double> out(points.rows, points.cols);
               const NewtonReport report = self.inverse(points, out.view(), {}, team);
               for (Index i = 0; i < out.rows(); ++i) {
@@ -62,7 +66,7 @@ void bind_map(nb::module_& m) {
                   std::fill_n(out.row(i), out.cols(), std::numeric_limits<double>::quiet_NaN());
               }
               return out;
-            }));
+            });
           },
           "y"_a, "threads"_a = 0, "x (N, d) with grad u(x) = y (N, d); NaN where there is none.")
       .def(
