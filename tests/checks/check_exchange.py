@@ -68,7 +68,8 @@ def check_arrays(command: Command, root: Path) -> None:
     np.savez(root / "one.npz", points=x)
     np.savez(root / "several.npz", y=np.zeros(3), x=x)
     np.savez(root / "strangers.npz", a=x, b=x)
-    np.savez_compressed(root / "packed.npz", x=x)
+    with zipfile.ZipFile(root / "packed.npz", "w", zipfile.ZIP_BZIP2) as archive, archive.open("x.npy", "w") as member:
+        np.save(member, x)
     np.savetxt(root / "plain.txt", x)
     np.savetxt(root / "comma.csv", x, delimiter=",", header="a,b", comments="")
     (root / "semicolon.csv").write_text("\ufeffname;other\r\n1.5;-2\r\n\r\n+3e-300 ; 4.0 # a remark\r\n0.1;1e17", encoding="utf-8")
@@ -87,6 +88,8 @@ def check_arrays(command: Command, root: Path) -> None:
             member.write((root / "same.npy").read_bytes())
     check(command.json(root / "wide.npz")["shape"] == [3, 2], "64-bit sizes")
 
+    check_compressed(command, root)
+
     (root / "word.csv").write_text("1,2\n3,four\n")
     (root / "short.csv").write_text("1,2\n3\n")
     (root / "empty.csv").write_text("# nothing\n")
@@ -94,17 +97,40 @@ def check_arrays(command: Command, root: Path) -> None:
     (root / "cut.npz").write_bytes((root / "one.npz").read_bytes()[:-30])
     (root / "zip.npz").write_bytes(b"PK\x03\x04" + b"\0" * 100)
     for name, *pieces in (("word.csv", "line 2", "'four'"), ("short.csv", "line 2", "1 numbers", "2"), ("empty.csv", "no rows"),
-                          ("hole.csv", "line 2", "''"), ("strangers.npz", "a, b", "called x"), ("packed.npz", "numpy.savez"),
+                          ("hole.csv", "line 2", "''"), ("strangers.npz", "a, b", "called x"), ("packed.npz", "method 12", "numpy.savez"),
                           ("cut.npz", "not a whole .npz"), ("zip.npz", "not a whole .npz")):
         done = command("info", root / name)
         check(done.returncode == 2 and all(piece in done.stderr for piece in [name, *pieces]), f"{name}: {done.stderr}")
     # Bytes that are cut or changed anywhere end in an answer or in an error.
-    whole_file = (root / "several.npz").read_bytes()
-    for place in range(0, len(whole_file), 19):
-        for text in (whole_file[:place], whole_file[:place] + b"\xff" + whole_file[place + 1:]):
-            (root / "damaged.npz").write_bytes(text)
-            done = command("info", root / "damaged.npz")
-            check(done.returncode in (0, 2), f"damaged at {place}: {done.returncode} {done.stderr}")
+    np.savez_compressed(root / "small.npz", x=x)
+    for name in ("several.npz", "small.npz"):
+        whole_file = (root / name).read_bytes()
+        truth = command.json(root / name)["columns"]
+        for place in range(0, len(whole_file), 19):
+            for text in (whole_file[:place], whole_file[:place] + b"\xff" + whole_file[place + 1:]):
+                (root / "damaged.npz").write_bytes(text)
+                done = command("info", "--json", root / "damaged.npz")
+                check(done.returncode == 2 or done.returncode == 0 and json.loads(done.stdout)["columns"] == truth,
+                      f"{name} damaged at {place}: {done.returncode} {done.stdout} {done.stderr}")
+
+
+def check_compressed(command: Command, root: Path) -> None:
+    """Archives of numpy.savez_compressed, and others with blocks of every kind: the same numbers as uncompressed ones."""
+    random = np.random.default_rng(0)
+    arrays = {"noise": random.normal(size=(5000, 2)), "zeros": np.zeros((40000, 1)), "few": random.integers(0, 3, (9000, 2)),
+              "one": np.array([[0.1]]), "none": np.zeros((0, 2)), "ramp": np.arange(60000.0).reshape(-1, 3), "floats":
+              random.normal(size=(700, 3)).astype(np.float32).round(2)}
+    for name, array in arrays.items():
+        np.save(root / "plain.npy", array)
+        np.savez_compressed(root / "numpy.npz", x=array)
+        for level in (0, 1, 9):
+            with zipfile.ZipFile(root / f"level{level}.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=level) as archive:
+                archive.write(root / "plain.npy", "x.npy")
+        expected = command.json(root / "plain.npy")
+        for packed in ("numpy.npz", "level0.npz", "level1.npz", "level9.npz"):
+            told = command.json(root / packed)
+            check({k: v for k, v in told.items() if k not in ("path", "file", "bytes")} ==
+                  {k: v for k, v in expected.items() if k not in ("path", "file", "bytes")}, f"{name} in {packed}: {told} {expected}")
 
 
 def arrays_of(file: Path) -> dict[str, np.ndarray]:

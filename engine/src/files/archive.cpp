@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/src/files/inflate.hpp"
+
 namespace brenier {
 namespace {
 
@@ -39,7 +41,7 @@ class Block {
 
 struct Member {
   std::string name;
-  std::uint64_t method = 0, size = 0, packed = 0, header = 0;
+  std::uint64_t method = 0, size = 0, packed = 0, header = 0, sum = 0;
 };
 
 struct Directory {
@@ -96,11 +98,28 @@ std::vector<Member> members_of(InputFile& file, const Directory& place) {
                         comment = directory.at(at + 32, 2);
     const std::uint64_t end = at + kEntrySize + name + extra;
     if (end > directory.size()) file.fail("not a whole .npz file: its directory is damaged");
-    Member member{directory.text(at + kEntrySize, name), directory.at(at + 10, 2), directory.at(at + 24, 4),
-                  directory.at(at + 20, 4), directory.at(at + 42, 4)};
+    Member member{directory.text(at + kEntrySize, name),
+                  directory.at(at + 10, 2),
+                  directory.at(at + 24, 4),
+                  directory.at(at + 20, 4),
+                  directory.at(at + 42, 4),
+                  directory.at(at + 16, 4)};
     widen(directory, at + kEntrySize + name, end, member);
     if (member.name.ends_with(".npy")) out.push_back(std::move(member));
     at = end + comment;
+  }
+  return out;
+}
+
+/// The checksum of what is left of the file.
+std::uint32_t sum_of(InputFile& file) {
+  std::vector<std::byte> block(static_cast<std::size_t>(std::min<std::uint64_t>(file.remaining(), 1 << 20)));
+  std::uint32_t out = 0;
+  while (file.remaining() > 0) {
+    const std::span<std::byte> part = std::span(block).first(
+        static_cast<std::size_t>(std::min<std::uint64_t>(file.remaining(), block.size())));
+    file.read(part, "the array");
+    out = crc32(part, out);
   }
   return out;
 }
@@ -128,12 +147,30 @@ void enter_archive(InputFile& file) {
               ", none of them called x: save one of them alone, or as x");
   }
   const Member& member = named == members.end() ? members.front() : *named;
-  if (member.method != 0)
-    file.fail("its array is compressed, which is not read: save it with numpy.savez or numpy.save");
+  constexpr std::uint64_t stored = 0, deflated = 8;
+  if (member.method != stored && member.method != deflated)
+    file.fail("its array is compressed by the method " + std::to_string(member.method) +
+              " of zip, which is not read: save it with numpy.savez, numpy.savez_compressed or numpy.save");
   const Block local(file, member.header, kLocalSize, "the header of the array");
   if (local.at(0, 4) != 0x04034b50)
     file.fail("not a whole .npz file: an array is not where its directory says");
-  file.narrow(member.header + kLocalSize + local.at(26, 2) + local.at(28, 2), member.size, "the array");
+  const std::uint64_t data = member.header + kLocalSize + local.at(26, 2) + local.at(28, 2);
+  const auto damaged = [&] { file.fail("its array is damaged: it does not have its checksum"); };
+  if (member.method == stored) {
+    file.narrow(data, member.size, "the array");
+    if (sum_of(file) != member.sum) damaged();
+    file.narrow(data, member.size, "the array");
+    return;
+  }
+  if (member.size / kLargestExpansion > member.packed)
+    file.fail("not a whole .npz file: an array of " + std::to_string(member.size) + " bytes in " +
+              std::to_string(member.packed) + " compressed ones");
+  file.narrow(data, member.packed, "the array");
+  std::vector<std::byte> packed(static_cast<std::size_t>(member.packed));
+  file.read(packed, "the array");
+  std::vector<std::byte> array(static_cast<std::size_t>(member.size));
+  if (!inflate(packed, array) || crc32(array) != member.sum) damaged();
+  file.replace(std::move(array));
 }
 
 }  // namespace brenier
