@@ -55,6 +55,7 @@ toml++/toml.h libtomlplusplus-dev
 CLI/CLI.hpp libcli11-dev
 nlohmann/json.hpp nlohmann-json3-dev
 xxhash.h libxxhash-dev
+zlib.h zlib1g-dev
 LIST
 }
 
@@ -86,7 +87,7 @@ missing_packages() {
   else
     # A distribution whose g++ is too old has a newer one beside it.
     if command -v g++ > /dev/null; then echo g++-12; else echo g++; fi
-    echo libeigen3-dev doctest-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev libxxhash-dev | tr ' ' '\n'
+    echo libeigen3-dev doctest-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev libxxhash-dev zlib1g-dev | tr ' ' '\n'
   fi
   find_python || printf '%s\n' python3 python3-numpy python3-matplotlib
 }

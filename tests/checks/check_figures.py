@@ -147,6 +147,69 @@ def check_scatter(plot, root: Path) -> None:
         check(((points > [x0, y0]) & (points < [x1, y1])).all(), f"all particles at t = {time}")
 
 
+def check_targets(plot, root: Path) -> None:
+    """Points and laws that a flow goes toward are drawn, and lie within the limits."""
+    import scene
+
+    points = np.random.default_rng(0).normal(size=(50, 2)) + 90
+    root.mkdir()
+    np.save(root / "y.npy", points)
+    np.savez_compressed(root / "y.npz", x=points)
+    np.savetxt(root / "y.csv", points, delimiter=";", header="a;b", comments="")
+    for name in ("y.npy", "y.npz", "y.csv"):
+        check(np.array_equal(scene.read_points(root / name), points), f"points of {name}")
+    mixture = 'term = "gaussian_mixture"\nweight = {weight}\nmeans = [[-2, 0], [2, 1]]\nvariances = [0.5, 0.25]\nweights = [1, 3]'
+    terms = {"points": f'term = "sinkhorn"\nweight = 1\nreference = "{root / "y.npy"}"', "initial": 'term = "mmd"\nreference = "initial"',
+             "mixture": mixture.format(weight=1) + '\n\n[[functional]]\nterm = "entropy"\nweight = 1',
+             "other": mixture.format(weight=2) + '\n\n[[functional]]\nterm = "entropy"\nweight = 1',
+             "gone": f'term = "sinkhorn"\nweight = 1\nreference = "{root / "gone.npy"}"'}
+    grey = matplotlib_rgb(plot.AIM)
+    for name, term in terms.items():
+        folder = make_run(root / name, tau=0.5, seed=1, dim=2)
+        text = (folder / "config.toml").read_text()
+        (folder / "config.toml").write_text(text.replace('term = "potential"\nexpression = "sum(x^2)"', term))
+        run = plot.Run(folder)
+        times = plot.common_times([run])
+        run.load([run.step_at(t) for t in times])
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            target = scene.Target(run)
+            axes = plot.density_scatter(plot.groups_of([run], None), times).axes[0]
+        check((len(target.clouds), target.mixture is not None) == {"points": (1, False), "mixture": (0, True)}.get(name, (0, False)),
+              f"target of {name}")
+        drawn = [one for one in axes.collections if len(one.get_facecolor()) and np.allclose(one.get_facecolor()[0][:3], grey)]
+        check(len(drawn) == (name == "points"), f"target drawn of {name}")
+        check(("gone.npy" in said.getvalue()) == (name == "gone"), f"what cannot be read is said: {said.getvalue()}")
+        if name == "points":
+            check(np.array_equal(drawn[0].get_offsets(), points) and axes.get_xlim()[1] > points[:, 0].max(), "points of the target")
+        if name == "mixture":
+            x = np.linspace(-9, 9, 400)
+            plane = target.mixture.in_plane(scene.View([np.array([[-9.0, -9], [9, 9]])]), x, x)
+            step = x[1] - x[0]
+            check(abs(plane.sum() * step**2 - 1) < 1e-6, "mass of the mixture in the plane")
+            for axis in (0, 1):
+                line = target.mixture.on_line(x, axis)
+                check(np.allclose(plane.sum(axis=axis) * step, line, atol=1e-6), f"marginal {axis} of the mixture")
+
+
+def matplotlib_rgb(colour: str):
+    import matplotlib.colors
+
+    return matplotlib.colors.to_rgb(colour)
+
+
+def check_marginals(plot, root: Path) -> None:
+    for dim, count in ((3, 3), (8, 6)):
+        run = plot.Run(make_run(root / f"{dim}", tau=0.5, seed=1, dim=dim))
+        times = plot.common_times([run])
+        run.load([run.step_at(t) for t in times])
+        panels = plot.marginals(plot.groups_of([run], None), times).axes
+        check(len(panels) == count * (count + 1) // 2, f"{len(panels)} panels of {dim} dimensions")
+        if dim == 3:  # rows of a triangle: x[0]; x[1] over x[0]; ...
+            first, last = (offsets.get_offsets() for offsets in panels[1].collections)
+            check(np.array_equal(last, run.clouds[run.step_at(times[-1])][:, [0, 1]]), "x[1] over x[0] at the end")
+            check(np.array_equal(first, run.clouds[0][:, [0, 1]]), "x[1] over x[0] at the start")
+
+
 def check_formats(plot, root: Path) -> None:
     run = make_run(root / "formats", tau=0.5, seed=1)
     sys.argv = ["plot.py", "--format", "png,pdf,svg", "--times", "0,1", "--out", str(root / "out"), str(run)]
@@ -166,7 +229,7 @@ def main() -> None:
     import plot
 
     with tempfile.TemporaryDirectory() as scratch:
-        for one in (check_bands, check_refusals, check_judged, check_several_keys, check_scatter, check_formats):
+        for one in (check_bands, check_refusals, check_judged, check_several_keys, check_scatter, check_targets, check_marginals, check_formats):
             one(plot, Path(scratch, one.__name__))
     if WRONG:
         sys.exit("\n".join(WRONG))

@@ -215,6 +215,37 @@ TEST_CASE("npy: what is wrong is said") {
   check_cuts(npy(npy_header("<f8", "(2, 3)"), six), path, read_npy);
 }
 
+TEST_CASE("npz: a compressed array, whole or refused") {
+  const TemporaryFolder folder;
+  const fs::path path = folder.path / "a.npz";
+  const std::string digits =  // numpy.savez_compressed of [[1], [1]]
+      "504b0304140000000800000021008c43307a4c0000009000000005000000782e6e70799bec17ea1b10c9c850c6"
+      "50ad9e925a9c5ca46ea5a06e9366a1aea3a09e965f54529498179f5f94920a12774bcc294e058a17672416a402"
+      "f91a463a0a869a3a0ab50a64032e0630f8600fa301504b01021403140000000800000021008c43307a4c000000"
+      "90000000050000000000000000000000800100000000782e6e7079504b05060000000001000100330000006f00"
+      "00000000";
+  std::string whole;
+  for (std::size_t i = 0; i < digits.size(); i += 2)
+    whole += static_cast<char>(std::stoi(digits.substr(i, 2), nullptr, 16));
+  put(path, whole);
+  std::vector<double> read;
+  if (contains(io_error([&] { read = read_npy(path).elements(); }), "without zlib")) return;
+  CHECK(read == std::vector<double>{1, 1});
+  CHECK(read_npy_info(path).shape == std::vector<Index>{2, 1});
+  check_cuts(whole, path, read_npy);
+  for (std::size_t bit = 0; bit < 8 * whole.size(); ++bit) {
+    std::string damaged = whole;
+    damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << (bit % 8)));
+    put(path, damaged);
+    std::vector<double> now = read;  // a refusal is as good
+    try {
+      now = read_npy(path).elements();
+    } catch (const IoError&) {
+    }
+    CHECK(now == read);
+  }
+}
+
 TEST_CASE("atomic writes replace the whole file or nothing") {
   const TemporaryFolder folder;
   const fs::path path = folder.path / "state";

@@ -227,6 +227,59 @@ def test_ctrl_c_ends_a_step_of_the_library():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize("what", ["push", "pull", "log_density"])
+def test_ctrl_c_ends_what_is_done_with_many_points(what):
+    flow = well_flow().run(steps=3)
+    y = np.linspace(-1, 4, 5000)
+    assert np.array_equal(getattr(flow, what)(y)[2000:2100], getattr(flow, what)(y[2000:2100]), equal_nan=True)  # any block
+    many = np.full(20_000_000, 1.0)  # minutes
+    timer, begin = after(0.3, press_ctrl_c), time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        getattr(flow, what)(many)
+    assert time.monotonic() - begin < 20
+    timer.join()
+    assert np.isfinite(getattr(flow, what)(y[2000:2100])).all()
+
+
+def test_ctrl_c_ends_a_training():
+    x = cloud(4000)
+    timer = after(0.3, press_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        brenier.fit(x, (x**2).sum(axis=1), loss="squared", hidden=(16,), epochs=1_000_000)
+    timer.join()
+
+
+def test_held_out_particles_follow_and_judge(tmp_path):
+    flow = well_flow(held_out=5000).run(steps=3)
+    x = flow.held_out
+    assert x.shape == (5000, 1) and abs(x.mean() - flow.x.mean()) < 0.03
+    assert flow.held_out_functional == flow.history[-1]["functional_held_out"]
+    assert flow.held_out_functional == pytest.approx(flow.functional, abs=0.02)
+    assert np.array_equal(well_flow().run(steps=3).x, flow.x)  # without influence
+    # Points of one's own, with their densities: carried by the maps, judged by the functional.
+    law, mine = brenier.Density.gaussian([2.0], 0.25), brenier.Density.gaussian([2.0], 0.25).sample(300, seed=5)
+    own = well_flow(held_out=mine).run(steps=3)
+    assert np.allclose(own.held_out, own.push(mine), rtol=0, atol=1e-12)
+    assert own.held_out_functional == pytest.approx(own.functional_of(own.held_out, own.log_density(own.held_out)), abs=1e-6)
+    given = brenier.Flow(brenier.entropy() + brenier.potential(WELL), mine, log_density=law.log_density(mine), tau=0.1, **SMALL,
+                         held_out=mine, held_out_log_density=law.log_density(mine)).run(steps=1)
+    assert given.held_out_functional == pytest.approx(given.functional, rel=1e-12)
+    # Checkpoints have them; another cloud drops them.
+    own.save(tmp_path / "flow.brenier")
+    again = well_flow().load(tmp_path / "flow.brenier")
+    assert np.array_equal(again.held_out, own.held_out)
+    again.step()
+    assert np.isfinite(again.history[-1]["functional_held_out"])
+    again.set_cloud(again.x, again.particle_log_density)
+    assert again.held_out is None and np.isnan(again.held_out_functional)
+    assert np.isnan(well_flow().step()["functional_held_out"])
+    with pytest.raises(ValueError, match="law"):
+        brenier.Flow(brenier.potential(WELL), cloud(), tau=0.1, held_out=100, **SMALL)
+    for bad in (cloud(9, 3), np.full((4, 1), np.nan), 0, -5):
+        with pytest.raises(ValueError):
+            well_flow(held_out=bad)
+
+
 def test_a_handler_that_does_not_raise_ends_nothing():
     flow, pressed = well_flow(), []
     before = signal.signal(signal.SIGINT, lambda *arguments: pressed.append(flow.steps))

@@ -130,6 +130,11 @@ def test_distances_against_their_formulas():
     assert error > 0
     assert brenier.distance(x, x[::-1] + [3, 4], "w2") == pytest.approx(5, rel=1e-12)
     assert brenier.distance(x[:, 0], x[::-1, 0] + 2, "w2") == pytest.approx(2, rel=1e-12)
+    # Sizes that differ: a point is split. The same clouds with every point several times have as many points.
+    few, many = cloud(20), cloud(30, seed=2) + 0.5
+    assert brenier.distance(few, many, "w2") == pytest.approx(
+        brenier.distance(np.repeat(few, 3, axis=0), np.repeat(many, 2, axis=0), "w2"), rel=1e-12)
+    assert brenier.distance([[0.0, 0.0]], [[3.0, 4.0], [0.0, 0.0]], "w2") == pytest.approx(12.5**0.5, rel=1e-12)
     # Of one point on each side the plan is known, and so is the value.
     assert brenier.distance([[0.0, 0.0]], [[3.0, 4.0]], debias=False) == pytest.approx(12.5, rel=1e-9)
     weights = np.array([0.25, 0.75])
@@ -153,7 +158,7 @@ def test_distances_that_are_not():
     for bad in (lambda: brenier.distance(cloud(), cloud(d=3)), lambda: brenier.distance(cloud(), cloud(), "w1"),
                 lambda: brenier.distance(cloud(), cloud(), blur=-1.0), lambda: brenier.distance(cloud(), cloud(), a=[1.0]),
                 lambda: brenier.distance(cloud(), cloud(), "w2", a=np.ones(40) / 40),
-                lambda: brenier.distance(cloud(5), cloud(6), "w2"), lambda: brenier.distance(cloud() * np.nan, cloud())):
+                lambda: brenier.distance(cloud(5), cloud(6, d=3), "w2"), lambda: brenier.distance(cloud() * np.nan, cloud())):
         with pytest.raises(ValueError):
             bad()
 

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib import animation
 
 import plot
+import scene
 
 MOST_FRAMES = 400
 
@@ -23,10 +24,10 @@ MOST_FRAMES = 400
 def frames_1d(run, steps):
     """The figure and what draws frame k into it."""
     figure, axes = plot.plt.subplots(figsize=(5.2, 3.4))
-    clouds = [run.clouds[step][:, 0] for step in steps]
-    low, high = min(x.min() for x in clouds), max(x.max() for x in clouds)
-    margin = 0.08 * (high - low) or 1.0
-    grid = np.linspace(low - margin, high + margin, 601)
+    target = scene.Target(run)
+    grid = np.linspace(*scene.interval([run.clouds[step][:, 0] for step in steps] + target.clouds), 601)
+    for curve in plot.target_lines(target, grid, run.summary["mass"]):
+        axes.plot(grid, curve, **plot.TARGET)
     line, = axes.plot(grid, grid, color=plot.BLUE)
     exact, = axes.plot([], [], **plot.EXACT)
     axes.set(xlabel="x", ylabel="density", xlim=(grid[0], grid[-1]))
@@ -45,29 +46,21 @@ def frames_1d(run, steps):
 
 
 def frames_2d(run, steps):
-    axes_of, centre, names = np.eye(run.dim)[:, :2], np.zeros(run.dim), ("$x_0$", "$x_1$")
-    if run.dim > 2:
-        last = run.clouds[steps[-1]]
-        centre = last.mean(axis=0)
-        axes_of = np.linalg.svd(last - centre, full_matrices=False)[2][:2].T
-        names = ("first principal axis", "second")
-    clouds = [(run.clouds[step] - centre) @ axes_of for step in steps]
-    everything = np.concatenate(clouds)
-    low, high = everything.min(axis=0), everything.max(axis=0)
-    middle, half = 0.5 * (low + high), 0.53 * max((high - low).max(), 1e-12)
+    target = scene.Target(run)
+    view = scene.View(target.clouds + [run.clouds[step] for step in steps])
     figure, axes = plot.plt.subplots(figsize=(4.4, 4.4))
+    plot.draw_target(axes, target, view)
+    clouds = [view.place(run.clouds[step]) for step in steps]
     mark = axes.scatter(*clouds[0].T, s=90.0 / np.sqrt(len(clouds[0])), lw=0, color=plot.BLUE)
-    axes.set(xlabel=names[0], ylabel=names[1], aspect="equal", xlim=(middle[0] - half, middle[0] + half),
-             ylim=(middle[1] - half, middle[1] + half))
+    axes.set(xlabel=view.names[0], ylabel=view.names[1], aspect="equal", xlim=view.limits[0], ylim=view.limits[1])
     densities = [run.log_densities.get(step) for step in steps]
-    known = [values[np.isfinite(values)] for values in densities if values is not None]
-    peak = max((values.max() for values in known if len(values)), default=None)
+    peak = scene.peak_of(densities)
     colours = plot.plt.get_cmap("viridis")
 
     def draw(k):
         mark.set_offsets(clouds[k])
         if densities[k] is not None and peak is not None:
-            mark.set_facecolor(colours(np.clip(1 + (densities[k] - peak) / 9, 0, 1)))
+            mark.set_facecolor(colours(scene.shade(densities[k], peak)))
         axes.set_title(f"t = {run.time(steps[k]):.4g}")
 
     return figure, draw

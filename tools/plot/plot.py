@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Figures of Brenier runs: density, objective and certificates, as .png, .pdf or .svg.
+"""Figures of Brenier runs: density, objective and certificates, above two dimensions marginals, as .png, .pdf or .svg.
 
 usage: plot.py [--out FOLDER] [--by KEY] [--times T,T,...] [--format png,pdf,svg] RUN [RUN...]
 
 One run: into RUN/figures. Several runs of one problem (seeds): means over time with bands from the smallest to the
-largest value, into FOLDER, by default `figures` beside the runs. With --by flow.tau a line for each value of that key.
+largest value, into FOLDER, by default `figures` beside the runs. With --by flow.tau a line for each value of that key; runs of a sweep have one for each of its values.
 Runs of different problems are refused. Needs numpy and matplotlib.
 """
 
 import argparse
+import csv
 import json
 import os
 import sys
@@ -21,9 +22,13 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+import scene  # noqa: E402
+
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"
 EXACT = {"color": "black", "lw": 0.9, "ls": (0, (4, 2))}
+TARGET = {"color": GREY, "lw": 1.1, "ls": (0, (1, 1))}
+AIM = "#B0B0B0"  # points and contours of a target
 TIMES = 5
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY)
 
@@ -158,6 +163,15 @@ class Run:
         return next((step for step in self.steps if same_time(self.time(step), time)), None)
 
 
+def compact(figure):
+    """No empty space between panels that are squares, where matplotlib knows how (3.6)."""
+    try:
+        figure.set_layout_engine("compressed")
+    except (AttributeError, ValueError):
+        pass
+    return figure
+
+
 def chosen(steps, count=TIMES):
     """About `count` of the steps, first and last among them; denser at the start, where flows are fast."""
     steps = list(steps)
@@ -223,6 +237,20 @@ class Group:
         return times, values.mean(axis=0), values.min(axis=0), values.max(axis=0)
 
 
+def swept(runs):
+    """The keys that a sweep was over, with commas between, where the runs are of one sweep; else None."""
+    folders = {run.path.resolve().parent for run in runs}
+    if len(runs) < 2 or len(folders) > 1:
+        return None
+    try:
+        with (folders.pop() / "summary.csv").open(encoding="utf-8", newline="") as file:
+            names = next(csv.reader(file), [])
+    except (OSError, ValueError):
+        return None
+    keys = names[1:names.index("status")] if names[:1] == ["run"] and "status" in names else []
+    return ",".join(key for key in keys if key not in FREE) or None
+
+
 def shown(value):
     """A value of a configuration for a label."""
     return value.strip('"')
@@ -271,10 +299,8 @@ def density_1d(groups, times):
     runs = [run for group in groups for run in group.runs]
     figure, panels = plt.subplots(1, len(groups), figsize=(5.2 if len(groups) == 1 else 4.0 * len(groups), 3.4),
                                   squeeze=False, sharex=True, sharey=True)
-    clouds = [run.clouds[run.step_at(t)][:, 0] for run in runs for t in times]
-    low, high = min(x.min() for x in clouds), max(x.max() for x in clouds)
-    margin = 0.08 * (high - low) or 1.0
-    grid = np.linspace(low - margin, high + margin, 1201)
+    target = scene.Target(runs[0])
+    grid = np.linspace(*scene.interval([run.clouds[run.step_at(t)][:, 0] for run in runs for t in times] + target.clouds), 1201)
     for axes, group in zip(panels[0], groups):
         exact = group.runs[0].exact_density
         labelled = False
@@ -292,49 +318,109 @@ def density_1d(groups, times):
                 labelled = True
         if labelled:
             axes.plot([], [], **EXACT, label="exact")
+        for k, curve in enumerate(target_lines(target, grid, runs[0].summary["mass"])):
+            axes.plot(grid, curve, **TARGET, label="target" if k == 0 else None)
         axes.set(xlabel="x", xlim=(grid[0], grid[-1]), ylim=(0, None), title=group.label or "")
         axes.legend()
     panels[0][0].set_ylabel("density")
     return figure
 
 
+def target_lines(target, grid, mass):
+    """Densities that a flow on the line goes toward, those of points smoothed."""
+    out = [mass * smoothed(points[:, 0], grid) for points in target.clouds]
+    return out + ([mass * target.mixture.on_line(grid)] if target.mixture else [])
+
+
+def draw_target(axes, target, view):
+    for points in target.clouds:
+        shown = scene.thinned(view.place(points))
+        axes.scatter(*shown.T, s=90.0 / np.sqrt(len(shown)), color=AIM, lw=0, rasterized=True, zorder=0)
+    if target.mixture:
+        x, y, values, levels = target.mixture.contours(view)
+        axes.contour(x, y, values, levels, colors=AIM, linewidths=0.8, zorder=0)
+
+
 def density_scatter(groups, times):
-    """Clouds of the first run of each group, a row each; above two dimensions, in the principal axes of the last cloud."""
-    first = groups[0].runs[0]
-    axes_of, centre, names = np.eye(first.dim)[:, :2], np.zeros(first.dim), ("$x_0$", "$x_1$")
-    if first.dim > 2:
-        last = first.clouds[first.step_at(times[-1])]
-        centre = last.mean(axis=0)
-        axes_of = np.linalg.svd(last - centre, full_matrices=False)[2][:2].T
-        names = ("first principal axis", "second")
+    """Clouds of the first run of each group, a row each, over the target in grey; above two dimensions, in the principal axes
+    of the last cloud."""
     runs = [group.runs[0] for group in groups]
-    clouds = [[(run.clouds[run.step_at(t)] - centre) @ axes_of for t in times] for run in runs]
-    everything = np.concatenate([points for row in clouds for points in row])
-    low, high = everything.min(axis=0), everything.max(axis=0)
-    middle, half = 0.5 * (low + high), 0.53 * max((high - low).max(), 1e-12)
+    steps = [[run.step_at(t) for t in times] for run in runs]
+    target = scene.Target(runs[0])
+    view = scene.View(target.clouds + [run.clouds[step] for run, row in zip(reversed(runs), reversed(steps)) for step in row])
     figure, panels = plt.subplots(len(runs), len(times), figsize=(2.1 * len(times) + 0.8, 2.4 * len(runs) + 0.4),
                                   sharex=True, sharey=True, squeeze=False)
-    densities = [[run.log_densities.get(run.step_at(t)) for t in times] for run in runs]
-    known = [values[np.isfinite(values)] for row in densities for values in row if values is not None]
-    peak = max((np.exp(values.max()) for values in known if len(values)), default=None)
-    scale = matplotlib.colors.LogNorm(1e-4 * peak, peak, clip=True) if peak else None
+    peak = scene.peak_of([run.log_densities.get(step) for run, row in zip(runs, steps) for step in row])
+    scale = None
+    if peak is not None:
+        scale = matplotlib.colors.LogNorm(scene.DENSITIES * np.exp(peak), np.exp(peak), clip=True)
     mark = None
-    for panels_row, points_row, density_row, group in zip(panels, clouds, densities, groups):
-        for panel, points, log_density, time in zip(panels_row, points_row, density_row, times):
-            every = max(1, len(points) // 5000)
-            size = 90.0 / np.sqrt(len(points[::every]))
+    for panels_row, run, row, group in zip(panels, runs, steps, groups):
+        for panel, step, time in zip(panels_row, row, times):
+            draw_target(panel, target, view)
+            points, log_density = scene.thinned(view.place(run.clouds[step])), run.log_densities.get(step)
+            size = 90.0 / np.sqrt(len(points))
             if log_density is not None and scale:
-                mark = panel.scatter(*points[::every].T, s=size, c=np.exp(log_density[::every]), cmap="viridis", norm=scale,
+                mark = panel.scatter(*points.T, s=size, c=np.exp(scene.thinned(log_density)), cmap="viridis", norm=scale,
                                      lw=0, rasterized=True)
             else:
-                panel.scatter(*points[::every].T, s=size, color=BLUE, lw=0, rasterized=True)
-            panel.set(title=f"t = {time:.4g}", aspect="equal")
-            panel.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
-        panels_row[0].set_ylabel(names[1] if group.label is None else f"{group.label}\n{names[1]}")
+                panel.scatter(*points.T, s=size, color=BLUE, lw=0, rasterized=True)
+            panel.set(title=f"t = {time:.4g}", aspect="equal", xlim=view.limits[0], ylim=view.limits[1])
+        panels_row[0].set_ylabel(view.names[1] if group.label is None else f"{group.label}\n{view.names[1]}")
     for panel in panels[-1]:
-        panel.set_xlabel(names[0])
+        panel.set_xlabel(view.names[0])
     if mark is not None:
         figure.colorbar(mark, ax=panels, label="density", extend="min")
+    return compact(figure)
+
+
+MOST_MARGINALS = 6
+
+
+def marginals(groups, times):
+    """Pairwise marginals of the first run at the first and the last time, over the target in grey: the coordinates, or where
+    there are many the leading principal axes of the last cloud."""
+    run = groups[0].runs[0]
+    first, last = (run.clouds[run.step_at(t)] for t in (times[0], times[-1]))
+    target = scene.Target(run)
+    count = min(run.dim, MOST_MARGINALS)
+    axes_of, centre, names = np.eye(run.dim), np.zeros(run.dim), [f"x[{k}]" for k in range(run.dim)]
+    if run.dim > MOST_MARGINALS:
+        centre = last.mean(axis=0)
+        axes_of = np.linalg.svd(last - centre, full_matrices=False)[2].T
+        names = [f"axis {k + 1}" for k in range(run.dim)]
+    shown = [(scene.thinned((points - centre) @ axes_of), label, colour) for points, label, colour in
+             [(points, "target", AIM) for points in target.clouds] +
+             [(first, f"t = {times[0]:.4g}", ORANGE), (last, f"t = {times[-1]:.4g}", BLUE)]]
+    limits = [scene.interval([points[:, k] for points, *_ in shown]) for k in range(count)]
+    figure, panels = plt.subplots(count, count, figsize=(1.5 * count + 0.6, 1.5 * count + 0.4), squeeze=False, sharex="col")
+    for i in range(count):
+        for j in range(count):
+            panel = panels[i, j]
+            if j > i:
+                panel.remove()
+                continue
+            panel.set_xlim(limits[j])
+            if i == j:
+                grid = np.linspace(*limits[i], 401)
+                for points, label, colour in shown:
+                    panel.plot(grid, smoothed(points[:, i], grid), color=colour, label=label, lw=1.2)
+                if target.mixture and run.dim <= MOST_MARGINALS:
+                    panel.plot(grid, target.mixture.on_line(grid, i), **TARGET, label="target")
+                panel.set(ylim=(0, None), yticks=[])
+                panel.spines["left"].set_visible(False)
+            else:
+                for points, _, colour in shown:
+                    panel.scatter(points[:, j], points[:, i], s=40.0 / np.sqrt(len(points)), color=colour, lw=0, rasterized=True)
+                panel.set_ylim(limits[i])
+                if j == 0:
+                    panel.set_ylabel(names[i])
+                else:
+                    panel.tick_params(labelleft=False)
+            if i == count - 1:
+                panel.set_xlabel(names[j])
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper right")
     return figure
 
 
@@ -351,7 +437,8 @@ def banded(axes, group, name, colour, label, skip_first=False, width=1.5):
 
 
 def coloured(groups):
-    return zip(groups, (COLOURS[i % len(COLOURS)] for i in range(len(groups))))
+    colours = COLOURS if len(groups) <= len(COLOURS) else shades(len(groups))
+    return zip(groups, colours)
 
 
 def objective(groups):
@@ -366,9 +453,11 @@ def objective(groups):
         label = "F on held-out particles" if judged == "F_heldout" else "F on the particles"
         for group, colour in coloured(groups):
             banded(axes, group, judged, colour, group.label)
-    curve = first.column("F_exact")
+    # At the times of the run with the most steps: between them are straight lines.
+    finest = max((run for group in groups for run in group.runs), key=lambda run: np.isfinite(run.column("F_exact")).sum())
+    curve = finest.column("F_exact")
     if np.isfinite(curve).sum() > 1:
-        axes.plot(first.column("time"), curve, **EXACT, label="exact solution")
+        axes.plot(finest.column("time"), curve, **EXACT, label="exact solution")
     elif "functional" in first.summary["exact"]:
         axes.axhline(first.summary["exact"]["functional"], **EXACT, label="infimum")
     if len(groups) == 1 and np.isfinite(first.column("F_scheme")).sum() > 1:
@@ -379,12 +468,13 @@ def objective(groups):
     return figure
 
 
-PANELS = (("residual", "residual of the inner problem", True), ("decrease", r"decrease of $F + W_2^2/2\tau$", True),
+PANELS = (("missed_share", "share of the decrease missed", True), ("missed_share_heldout", "the same of held-out particles", True),
+          ("residual", "residual of the inner problem", True), ("decrease", r"decrease of $F + W_2^2/2\tau$", True),
           ("min_log_det", r"smallest $\log\det H$", False), ("min_eigenvalue", r"smallest eigenvalue of $H$", False),
           ("iterations", "inner iterations", False), ("seconds", "seconds per step", False),
           ("round_trip", r"round trip $|\nabla u^*(\nabla u(x)) - x|$", True),
-          ("error_exact", "distance of F from the exact solution", True),
-          ("error_scheme", "distance of F from the exact iterate", True))
+          ("error_exact", r"$|F - F_{\mathrm{exact}}|$, exact solution", True),
+          ("error_scheme", r"$|F - F_{\mathrm{exact}}|$, exact iterates", True))
 
 
 def add_errors(run):
@@ -418,6 +508,9 @@ def certificates(groups):
         values = [group.band(name, True)[2] for group in groups if group.band(name, True)]
         if log and min(low.min() for low in values) > 0:
             axes.set_yscale("log")
+            low, high = np.log10(axes.get_ylim())  # whole decades: labels like 1.2e-4 are none
+            if high - low < 3:
+                axes.set_ylim(10 ** np.floor(low), 10 ** np.ceil(high))
         elif log:  # a decrease is negative where the network lost ground
             axes.set_yscale("symlog", linthresh=1e-3 * max(np.abs(low).max() for low in values) or 1.0)
         if name in ("iterations", "seconds"):
@@ -456,7 +549,7 @@ def main():
         sys.exit(f"plot: --times {arguments.times}; it must be numbers with commas between: 0,0.1,1")
     try:
         runs = [Run(path) for path in arguments.runs]
-        groups = groups_of(runs, arguments.by)
+        groups = groups_of(runs, arguments.by or swept(runs))
         times = common_times(runs, wanted)
         for run in runs:
             run.load([run.step_at(t) for t in times])
@@ -470,6 +563,8 @@ def main():
     if times:
         density = density_1d if runs[0].dim == 1 else density_scatter
         drawings = {"density": lambda all_groups: density(all_groups, times)} | drawings
+        if runs[0].dim > 2:
+            drawings["marginals"] = lambda all_groups: marginals(all_groups, times)
     try:
         for name, draw in drawings.items():
             for one in formats:

@@ -21,20 +21,22 @@ from pathlib import Path
 import numpy as np
 
 import plot
+import scene
 
 MOST_POINTS = 2000  # particles of a picture
 MOST_FRAMES = 60
 GRID = 241  # points of a density in one dimension
+# Curves over time: title, columns with their labels, a logarithmic axis, and whether step 0 has a value.
 CURVES = (
     ("F", (("F", "particles"), ("F_heldout", "held-out particles"), ("F_exact", "exact solution"),
-           ("F_scheme", "exact iterates")), False),
+           ("F_scheme", "exact iterates")), False, True),
     ("share of the possible decrease that a step misses",
-     (("missed_share", "particles"), ("missed_share_heldout", "held-out particles"), ("floor", "floor")), True),
-    ("residual of the inner problem", (("residual", ""),), True),
-    ("smallest eigenvalue of the Hessian", (("min_eigenvalue", ""),), False),
-    ("round trip through the map and its inverse", (("round_trip", ""),), True),
-    ("inner iterations", (("iterations", ""),), False),
-    ("seconds", (("seconds", ""),), False),
+     (("missed_share", "particles"), ("missed_share_heldout", "held-out particles"), ("floor", "floor")), True, False),
+    ("residual of the inner problem", (("residual", ""),), True, False),
+    ("smallest eigenvalue of the Hessian", (("min_eigenvalue", ""),), False, False),
+    ("round trip through the map and its inverse", (("round_trip", ""),), True, False),
+    ("inner iterations", (("iterations", ""),), False, False),
+    ("seconds", (("seconds", ""),), False, False),
 )
 
 
@@ -62,10 +64,8 @@ def lines_of(run):
     """Densities in one dimension on a grid, over time."""
     steps = frames_of(run)
     run.load(steps)
-    clouds = [run.clouds[step][:, 0] for step in steps]
-    low, high = min(x.min() for x in clouds), max(x.max() for x in clouds)
-    margin = 0.08 * (high - low) or 1.0
-    grid = np.linspace(low - margin, high + margin, GRID)
+    target = scene.Target(run)
+    grid = np.linspace(*scene.interval([run.clouds[step][:, 0] for step in steps] + target.clouds), GRID)
     frames, exact = [], run.exact_density
     for step in steps:
         frame = {"step": step, "time": number(run.time(step)), "y": [number(v) for v in plot.density_on(run, step, grid)]}
@@ -74,47 +74,59 @@ def lines_of(run):
             if at.any():
                 frame["exact"] = [number(v) for v in np.interp(grid, exact[at, 1], exact[at, 2], left=0, right=0)]
         frames.append(frame)
-    return {"kind": "lines", "x": [number(v) for v in grid], "frames": frames}
+    lines = plot.target_lines(target, grid, run.summary["mass"])
+    return {"kind": "lines", "x": [number(v) for v in grid], "frames": frames,
+            "target": [[number(v) for v in line] for line in lines]}
+
+
+def placed(view, points):
+    """Points in a view, as 16-bit shares of its sides."""
+    low, high = view.limits[:, 0], view.limits[:, 1]
+    return packed(np.rint(((view.place(points) - low) / (high - low) * 65535).clip(0, 65535)))
+
+
+def contours_of(target, view):
+    """Lines of equal density of the target, as lists of points in the view."""
+    if not target.mixture:
+        return []
+    x, y, values, levels = target.mixture.contours(view, 81)
+    figure, axes = plot.plt.subplots()
+    lines = [line for level in axes.contour(x, y, values, levels).allsegs for line in level]
+    plot.plt.close(figure)
+    low, high = view.limits[:, 0], view.limits[:, 1]
+    return [packed(np.rint(((line - low) / (high - low) * 65535).clip(0, 65535))) for line in lines]
 
 
 def points_of(run):
     """Particles over time, quantised to 16 bits; above two dimensions in the principal axes of the last cloud."""
     steps = frames_of(run)
     run.load(steps)
-    axes, centre, names = np.eye(run.dim)[:, :2], np.zeros(run.dim), ["x[0]", "x[1]"]
-    if run.dim > 2:
-        last = run.clouds[steps[-1]]
-        centre = last.mean(axis=0)
-        axes = np.linalg.svd(last - centre, full_matrices=False)[2][:2].T
-        names = ["first principal axis", "second principal axis"]
-    clouds = [(run.clouds[step] - centre) @ axes for step in steps]
-    low = np.min([points.min(axis=0) for points in clouds], axis=0)
-    high = np.max([points.max(axis=0) for points in clouds], axis=0)
-    middle, half = 0.5 * (low + high), 0.53 * max((high - low).max(), 1e-12)
-    densities = [run.log_densities.get(step) for step in steps]
-    known = [values[np.isfinite(values)] for values in densities if values is not None]
-    peak = max((float(values.max()) for values in known if len(values)), default=None)
+    target = scene.Target(run)
+    view = scene.View(target.clouds + [run.clouds[step] for step in steps])
+    peak = scene.peak_of([run.log_densities.get(step) for step in steps])
     frames = []
-    for step, points, density in zip(steps, clouds, densities):
-        every = -(-len(points) // MOST_POINTS)
-        places = (points[::every] - middle + half) / (2 * half) * 65535
-        frame = {"step": step, "time": number(run.time(step)), "points": packed(np.rint(places.clip(0, 65535)))}
-        if density is not None and peak is not None:  # from the peak down to e^-9 of it
-            shade = np.where(np.isfinite(density), 1 + (density - peak) / 9, 0)[::every]
-            frame["shade"] = packed(np.rint(shade.clip(0, 1) * 65535))
+    for step in steps:
+        frame = {"step": step, "time": number(run.time(step)), "points": placed(view, scene.thinned(run.clouds[step], MOST_POINTS))}
+        density = run.log_densities.get(step)
+        if density is not None and peak is not None:
+            frame["shade"] = packed(np.rint(scene.shade(scene.thinned(density, MOST_POINTS), peak) * 65535))
         frames.append(frame)
-    return {"kind": "points", "frames": frames, "names": names,
-            "limits": [[number(middle[k] - half), number(middle[k] + half)] for k in range(2)],
-            "shown": min(MOST_POINTS, max(len(points) for points in clouds)), "of": len(clouds[-1])}
+    out = {"kind": "points", "frames": frames, "names": view.names, "limits": [[number(v) for v in one] for one in view.limits],
+           "target": [placed(view, scene.thinned(points, MOST_POINTS)) for points in target.clouds],
+           "contours": contours_of(target, view)}
+    if peak is not None:
+        out["densities"] = [number(scene.DENSITIES * np.exp(peak)), number(np.exp(peak))]
+    return out
 
 
 def charts_of(run):
     out = []
-    for title, series, log in CURVES:
-        known = [{"label": label, "y": column(run, name)} for name, label in series
-                 if np.isfinite(run.column(name)).any()]
+    for title, series, log, at_start in CURVES:
+        first = 0 if at_start else 1
+        known = [{"label": label, "y": column(run, name)[first:]} for name, label in series
+                 if np.isfinite(run.column(name)[first:]).any()]
         if known:
-            out.append({"title": title, "log": log, "series": known})
+            out.append({"title": title, "log": log, "first": first, "series": known})
     return out
 
 
@@ -128,6 +140,8 @@ def flat(value, prefix=""):
 
 
 def shown(value):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
@@ -150,11 +164,11 @@ def history_table(run):
     return table(rows, names)
 
 
-def section_of(run, index):
+def section_of(run, index, alone):
     summary, warnings = run.summary, run.summary.get("warnings") or []
     status = str(summary.get("status", "unknown"))
     well = status == "done" and not warnings
-    out = [f'<section id="run{index}"><h2>{html.escape(run.path.resolve().name)}</h2>']
+    out = [f'<section id="run{index}">' + ("" if alone else f"<h2>{html.escape(run.path.resolve().name)}</h2>")]
     reason = f": {summary['reason']}" if summary.get("reason") else ""
     out.append(f'<p class="status {"well" if well else "ill"}">status: {html.escape(status + str(reason))}, '
                f'{summary.get("steps", len(run.history["step"]) - 1)} steps, t = {shown(run.time(-1))}</p>')
@@ -164,7 +178,7 @@ def section_of(run, index):
                ("particles", summary.get("particles")), ("dimension", run.dim), ("standard deviation", summary.get("std")),
                ("seconds", summary.get("seconds_total"))]
     out.append(table([row for row in results if row[1] is not None]))
-    out.append(f'<figure class="movie" data-run="{index}"><canvas width="840" height="480"></canvas><div class="bar">'
+    out.append(f'<figure class="movie" data-run="{index}"><canvas width="840" height="540"></canvas><div class="bar">'
                '<button type="button">play</button> <input type="range" min="0" value="0" step="1" aria-label="step"> '
                '<output></output></div></figure>')
     out.append(f'<div class="charts" data-run="{index}"></div>')
@@ -190,14 +204,14 @@ td, th { border-bottom: 1px solid #e4e4e4; padding: .15em .8em .15em 0; text-ali
 .warnings { background: #fff3e0; border-left: 4px solid #d55e00; padding: .6em 1em .6em 2em }
 figure { margin: 1em 0 } canvas { width: 100%; max-width: 840px } .bar { display: flex; gap: .8em; align-items: center }
 .bar input { flex: 1 } .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)); gap: 1em }
-.charts svg { width: 100%; height: auto } svg text { font: 10px system-ui, sans-serif; fill: #444 }
+.charts svg { width: 100%; height: auto; overflow: visible } svg text { font: 10px system-ui, sans-serif; fill: #444 }
 pre { background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 12px }
 """
 
 SCRIPT = r"""
 'use strict';
 const runs = JSON.parse(document.getElementById('data').textContent);
-const colours = ['#0072B2', '#E69F00', '#000000', '#009E73'];
+const colours = ['#0072B2', '#E69F00', '#000000', '#009E73'], grey = '#999999';
 const shades = %SHADES%;
 const shown = v => Number(v.toPrecision(4)).toString();
 function words16(text) {
@@ -211,6 +225,13 @@ function ticks(low, high) {
   for (let v = Math.ceil(low / step) * step; v <= high + 1e-9 * step; v += step) out.push(Math.abs(v) < 1e-9 * step ? 0 : v);
   return out;
 }
+// Of logarithms to base 10: powers of ten, with twice and five times of them where there are few.
+function logTicks(low, high) {
+  const out = [], factors = high - low < 2 ? [1, 2, 5] : [1], stride = Math.max(1, Math.ceil((high - low) / 6));
+  for (let p = Math.floor(low / stride) * stride; p <= high; p += stride)
+    for (const f of factors) if (p + Math.log10(f) >= low - 1e-9 && p + Math.log10(f) <= high + 1e-9) out.push(p + Math.log10(f));
+  return out;
+}
 function frame(ctx, box, x, y, names) {
   ctx.strokeStyle = '#999'; ctx.fillStyle = '#444'; ctx.font = '12px system-ui, sans-serif'; ctx.lineWidth = 1;
   ctx.strokeRect(box.x, box.y, box.w, box.h);
@@ -222,30 +243,66 @@ function frame(ctx, box, x, y, names) {
   ctx.textAlign = 'left';
   ctx.fillText(names[1], box.x, box.y - 8);
 }
+function key(ctx, x, y, entries) {
+  ctx.textAlign = 'left';
+  for (const [text, colour, dash] of entries) {
+    ctx.beginPath(); ctx.strokeStyle = colour; ctx.lineWidth = 2; ctx.setLineDash(dash);
+    ctx.moveTo(x, y - 4); ctx.lineTo(x + 24, y - 4); ctx.stroke(); ctx.setLineDash([]);
+    ctx.fillStyle = '#444'; ctx.fillText(text, x + 30, y);
+    y += 16;
+  }
+}
 function drawLines(ctx, movie, k) {
-  const box = {x: 60, y: 30, w: 760, h: 390}, x = [movie.x[0], movie.x[movie.x.length - 1]];
+  const box = {x: 60, y: 30, w: 760, h: 460}, x = [movie.x[0], movie.x[movie.x.length - 1]];
   // One scale for all frames but the first ones, which may be thousands of times as high.
   const tops = movie.frames.map(f => Math.max(...f.y)), sorted = [...tops].sort((a, b) => a - b);
-  const y = [0, 1.08 * Math.max(tops[k], sorted[Math.floor(sorted.length / 2)]) || 1];
+  const y = [0, 1.08 * Math.max(tops[k], sorted[Math.floor(sorted.length / 2)], ...movie.target.map(t => Math.max(...t))) || 1];
   frame(ctx, box, x, y, ['x', 'density']);
   const line = (values, colour, dash) => {
     ctx.beginPath(); ctx.strokeStyle = colour; ctx.setLineDash(dash); ctx.lineWidth = 2;
     values.forEach((v, i) => ctx.lineTo(box.x + i / (values.length - 1) * box.w, box.y + box.h - (v - y[0]) / (y[1] - y[0]) * box.h));
     ctx.stroke(); ctx.setLineDash([]);
   };
+  const entries = [['flow', colours[0], []]];
+  for (const target of movie.target) line(target, grey, [2, 3]);
+  if (movie.target.length) entries.push(['target', grey, [2, 3]]);
   line(movie.frames[k].y, colours[0], []);
-  if (movie.frames[k].exact) line(movie.frames[k].exact, '#000', [6, 4]);
+  if (movie.frames[k].exact) { line(movie.frames[k].exact, '#000', [6, 4]); entries.push(['exact', '#000', [6, 4]]); }
+  if (entries.length > 1) key(ctx, box.x + box.w - 90, box.y + 20, entries);
 }
 function drawPoints(ctx, movie, k) {
-  const box = {x: 220, y: 25, w: 400, h: 400}, one = movie.frames[k];
+  const box = {x: 190, y: 30, w: 460, h: 460}, one = movie.frames[k];
   frame(ctx, box, movie.limits[0], movie.limits[1], movie.names);
   one.decoded = one.decoded || words16(one.points);
   if (one.shade && !one.shades) one.shades = words16(one.shade);
-  const p = one.decoded, size = Math.max(1.5, 110 / Math.sqrt(p.length));
-  for (let i = 0; i < p.length / 2; ++i) {
-    ctx.fillStyle = one.shades ? shades[Math.floor(one.shades[i] / 65536 * shades.length)] : colours[0];
-    ctx.fillRect(box.x + p[2 * i] / 65535 * box.w - size / 2, box.y + box.h - p[2 * i + 1] / 65535 * box.h - size / 2, size, size);
+  const across = v => box.x + v / 65535 * box.w, up = v => box.y + box.h - v / 65535 * box.h;
+  const cloud = (p, colour) => {
+    const radius = Math.max(0.9, 60 / Math.sqrt(p.length));
+    for (let i = 0; i < p.length / 2; ++i) {
+      ctx.fillStyle = colour(i);
+      ctx.beginPath(); ctx.arc(across(p[2 * i]), up(p[2 * i + 1]), radius, 0, 7); ctx.fill();
+    }
+  };
+  movie.grey = movie.grey || [movie.target.map(words16), movie.contours.map(words16)];
+  for (const p of movie.grey[0]) cloud(p, () => '#c4c4c4');
+  ctx.strokeStyle = grey; ctx.lineWidth = 1;
+  for (const p of movie.grey[1]) {
+    ctx.beginPath();
+    for (let i = 0; i < p.length; i += 2) ctx.lineTo(across(p[i]), up(p[i + 1]));
+    ctx.stroke();
   }
+  cloud(one.decoded, i => one.shades ? shades[Math.floor(one.shades[i] / 65536 * shades.length)] : colours[0]);
+  if (movie.target.length || movie.contours.length) key(ctx, box.x + box.w + 20, box.y + 14, [['target', grey, []]]);
+  if (!movie.densities) return;
+  const bar = {x: box.x + box.w + 20, y: box.y + 90, h: 280};
+  shades.forEach((colour, i) => {
+    ctx.fillStyle = colour;
+    ctx.fillRect(bar.x, bar.y + bar.h * (1 - (i + 1) / shades.length), 14, bar.h / shades.length + 1);
+  });
+  ctx.fillStyle = '#444'; ctx.textAlign = 'left';
+  ctx.fillText('density', bar.x, bar.y - 12);
+  const [low, high] = movie.densities.map(Math.log10);
+  for (const v of logTicks(low, high)) ctx.fillText(shown(10 ** v), bar.x + 20, bar.y + bar.h * (high - v) / (high - low) + 4);
 }
 for (const figure of document.querySelectorAll('.movie')) {
   const movie = runs[figure.dataset.run].movie;
@@ -253,8 +310,12 @@ for (const figure of document.querySelectorAll('.movie')) {
   const canvas = figure.querySelector('canvas'), slider = figure.querySelector('input'), told = figure.querySelector('output');
   const button = figure.querySelector('button'), ctx = canvas.getContext('2d');
   slider.max = movie.frames.length - 1;
+  // As many points as the screen has; all places below are those of 840 x 540.
+  const fine = Math.max(1, globalThis.devicePixelRatio || 1);
+  canvas.width = 840 * fine; canvas.height = 540 * fine;
+  ctx.scale(fine, fine);
   const draw = () => {
-    ctx.fillStyle = '#fff'; ctx.fillRect(0, 0, canvas.width, canvas.height);
+    ctx.fillStyle = '#fff'; ctx.fillRect(0, 0, 840, 540);
     (movie.kind === 'lines' ? drawLines : drawPoints)(ctx, movie, +slider.value);
     const one = movie.frames[+slider.value];
     told.textContent = 'step ' + one.step + ', t = ' + shown(one.time);
@@ -277,27 +338,33 @@ const svg = (name, attributes, text) => {
 for (const place of document.querySelectorAll('.charts')) {
   const run = runs[place.dataset.run], time = run.time;
   for (const chart of run.charts) {
+    const times = time.slice(chart.first);
     const all = chart.series.flatMap(s => s.y).filter(v => v !== null), positive = all.filter(v => v > 0);
     const log = chart.log && positive.length === all.length;
     const map = v => log ? Math.log10(v) : v;
     let low = Math.min(...all.map(map)), high = Math.max(...all.map(map));
-    if (!(high > low)) { low -= 0.5; high += 0.5; }
-    const w = 300, h = 200, left = 46, bottom = 24, top = 20;
-    const x = t => left + (t - time[0]) / ((time[time.length - 1] - time[0]) || 1) * (w - left - 8);
-    const y = v => h - bottom - (map(v) - low) / (high - low) * (h - bottom - top);
+    if (log && high - low < 1) { low = Math.floor(low); high = Math.max(Math.ceil(high), low + 1); }
+    if (!(high > low)) { const pad = 0.1 * Math.abs(high) || 0.5; low -= pad; high += pad; }
+    if (!log && low > 0 && low < 0.5 * high) low = 0;
+    const named = chart.series.filter(s => s.label).length > 0;
+    const w = 300, h = 200, left = 46, right = 16, bottom = 24, top = named ? 34 : 20;
+    const x = t => left + (t - time[0]) / ((time[time.length - 1] - time[0]) || 1) * (w - left - right);
+    const up = v => h - bottom - (v - low) / (high - low) * (h - bottom - top);
     const node = svg('svg', {viewBox: `0 0 ${w} ${h}`, role: 'img', 'aria-label': chart.title});
     node.append(svg('text', {x: 4, y: 11}, chart.title));
-    for (const v of ticks(low, high)) {
-      const at = h - bottom - (v - low) / (high - low) * (h - bottom - top);
-      node.append(svg('line', {x1: left, x2: w - 8, y1: at, y2: at, stroke: '#eee'}));
-      node.append(svg('text', {x: left - 4, y: at + 3, 'text-anchor': 'end'}, log ? '1e' + shown(v) : shown(v)));
+    for (const v of log ? logTicks(low, high) : ticks(low, high)) {
+      node.append(svg('line', {x1: left, x2: w - right, y1: up(v), y2: up(v), stroke: '#e4e4e4'}));
+      node.append(svg('text', {x: left - 4, y: up(v) + 3, 'text-anchor': 'end'}, log ? shown(10 ** v) : shown(v)));
     }
     for (const t of ticks(time[0], time[time.length - 1] || 1)) node.append(svg('text', {x: x(t), y: h - 10, 'text-anchor': 'middle'}, shown(t)));
+    let at = left;
     chart.series.forEach((series, k) => {
-      const path = series.y.map((v, i) => v === null ? null : [x(time[i]), y(v)]).filter(p => p);
+      const path = series.y.map((v, i) => v === null ? null : [x(times[i]), up(map(v))]).filter(p => p);
       node.append(svg('polyline', {points: path.map(p => p.map(v => v.toFixed(1)).join(',')).join(' '), fill: 'none',
                                    stroke: colours[k % 4], 'stroke-width': 1.5, 'stroke-dasharray': k === 2 ? '4 3' : ''}));
-      if (series.label) node.append(svg('text', {x: w - 10, y: top + 10 + 11 * k, 'text-anchor': 'end', style: 'fill:' + colours[k % 4]}, series.label));
+      if (!named) return;
+      node.append(svg('text', {x: at, y: 25, style: 'fill:' + colours[k % 4]}, series.label));
+      at += 5 * series.label.length + 12;
     });
     place.append(node);
   }
@@ -314,8 +381,8 @@ def page(runs):
     # "</script>" within a text would end the element.
     embedded = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     title = "Brenier: " + ", ".join(run.path.resolve().name for run in runs)
-    sections = "\n".join(section_of(run, index) for index, run in enumerate(runs))
-    warned = [f"{run.path.resolve().name}: {one}" for run in runs for one in run.summary.get("warnings") or []]
+    sections = "\n".join(section_of(run, index, len(runs) == 1) for index, run in enumerate(runs))
+    warned = [one if len(runs) == 1 else f"{run.path.resolve().name}: {one}" for run in runs for one in run.summary.get("warnings") or []]
     lead = '<ul class="warnings">' + "".join(f"<li>{html.escape(one)}</li>" for one in warned) + "</ul>" if warned else ""
     return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
             f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>{lead}\n"

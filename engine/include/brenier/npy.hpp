@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Point clouds in NumPy's .npy format (NEP 1 and numpy.lib.format: versions 1.0, 2.0 and 3.0). What is read may also be
-// the array of a .npz file that numpy.savez has written (one array, or the one called x), or a table of numbers as text
-// (.csv, .tsv, .txt): a row a line, commas, semicolons, tabs or spaces between, lines with # and a first line of names
-// left out.
+// the array of a .npz file of numpy.savez or numpy.savez_compressed (one array, or the one called x), or a table of
+// numbers as text (.csv, .tsv, .txt): a row a line, commas, semicolons, tabs or spaces between, lines with # and a first
+// line of names left out.
 #pragma once
 
 #include <filesystem>

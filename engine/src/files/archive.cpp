@@ -3,15 +3,21 @@
 
 #include <algorithm>
 #include <array>
+#include <new>
 #include <string>
+#include <utility>
 #include <vector>
+#ifdef BRENIER_ZLIB
+#include <zlib.h>
+#endif
 
 namespace brenier {
 namespace {
 
 constexpr std::uint64_t kEndSize = 22, kEntrySize = 46, kLocalSize = 30;
 constexpr std::uint64_t kLargestComment = 65535;
-constexpr std::uint32_t kWide = 0xFFFFFFFF;  // the number stands in a field of 64 bits
+constexpr std::uint64_t kStored = 0, kDeflated = 8;  // methods
+constexpr std::uint32_t kWide = 0xFFFFFFFF;          // the number stands in a field of 64 bits
 
 /// Little-endian numbers in a block of bytes.
 class Block {
@@ -39,7 +45,7 @@ class Block {
 
 struct Member {
   std::string name;
-  std::uint64_t method = 0, size = 0, packed = 0, header = 0;
+  std::uint64_t method = 0, size = 0, packed = 0, header = 0, sum = 0;
 };
 
 struct Directory {
@@ -96,14 +102,94 @@ std::vector<Member> members_of(InputFile& file, const Directory& place) {
                         comment = directory.at(at + 32, 2);
     const std::uint64_t end = at + kEntrySize + name + extra;
     if (end > directory.size()) file.fail("not a whole .npz file: its directory is damaged");
-    Member member{directory.text(at + kEntrySize, name), directory.at(at + 10, 2), directory.at(at + 24, 4),
-                  directory.at(at + 20, 4), directory.at(at + 42, 4)};
+    Member member{directory.text(at + kEntrySize, name),
+                  directory.at(at + 10, 2),
+                  directory.at(at + 24, 4),
+                  directory.at(at + 20, 4),
+                  directory.at(at + 42, 4),
+                  directory.at(at + 16, 4)};
     widen(directory, at + kEntrySize + name, end, member);
     if (member.name.ends_with(".npy")) out.push_back(std::move(member));
     at = end + comment;
   }
   return out;
 }
+
+#ifdef BRENIER_ZLIB
+
+/// The next part of the file, into `block`; empty at its end.
+std::span<std::byte> next_part(InputFile& file, std::vector<std::byte>& block) {
+  const std::span<std::byte> part = std::span(block).first(
+      static_cast<std::size_t>(std::min<std::uint64_t>(file.remaining(), block.size())));
+  file.read(part, "the array");
+  return part;
+}
+
+std::vector<std::byte> block_for(const InputFile& file) {
+  return std::vector<std::byte>(static_cast<std::size_t>(std::min<std::uint64_t>(file.remaining(), 1 << 20)));
+}
+
+std::uint64_t sum_with(std::uint64_t sum, std::span<const std::byte> bytes) {
+  return ::crc32_z(static_cast<uLong>(sum), reinterpret_cast<const Bytef*>(bytes.data()), bytes.size());
+}
+
+/// The checksum of what is left of the file.
+std::uint64_t sum_of(InputFile& file) {
+  std::vector<std::byte> block = block_for(file);
+  std::uint64_t out = 0;
+  while (file.remaining() > 0) out = sum_with(out, next_part(file, block));
+  return out;
+}
+
+/// Decompresses what is left of the file. False where it is damaged or not as long as `out`.
+bool inflated(InputFile& file, std::span<std::byte> out) {
+  std::vector<std::byte> block = block_for(file);
+  z_stream stream{};
+  if (::inflateInit2(&stream, -MAX_WBITS) != Z_OK) throw std::bad_alloc();  // minus: the bare data
+  struct End {
+    z_stream* stream;
+    ~End() { ::inflateEnd(stream); }
+  } const end{&stream};
+  std::size_t written = 0;
+  int code = Z_OK;
+  while (code == Z_OK) {
+    if (stream.avail_in == 0) {
+      const std::span<std::byte> part = next_part(file, block);
+      if (part.empty()) break;
+      stream.next_in = reinterpret_cast<Bytef*>(part.data());
+      stream.avail_in = static_cast<uInt>(part.size());
+    }
+    const std::size_t room = std::min(out.size() - written, std::size_t{1} << 30);
+    stream.next_out = reinterpret_cast<Bytef*>(out.data() + written);
+    stream.avail_out = static_cast<uInt>(room);
+    code = ::inflate(&stream, Z_NO_FLUSH);
+    written += room - stream.avail_out;
+  }
+  return code == Z_STREAM_END && written == out.size();
+}
+
+/// Makes the file, narrowed to the compressed array, the array.
+void decompress(InputFile& file, const Member& member) {
+  constexpr std::uint64_t expansion = 1032;  // of DEFLATE at most: two bits for 258 bytes
+  if (member.size / expansion > member.packed)
+    file.fail("not a whole .npz file: an array of " + std::to_string(member.size) + " bytes in " +
+              std::to_string(member.packed) + " compressed ones");
+  std::vector<std::byte> array(static_cast<std::size_t>(member.size));
+  if (!inflated(file, array) || sum_with(0, array) != member.sum)
+    file.fail("its compressed array is damaged: save it again");
+  file.replace(std::move(array));
+}
+
+#else
+
+void decompress(InputFile& file, const Member&) {
+  file.fail(
+      "its array is compressed, and this build is without zlib: save it with numpy.savez or numpy.save, or "
+      "build where "
+      "zlib is (Debian: zlib1g-dev)");
+}
+
+#endif
 
 }  // namespace
 
@@ -128,12 +214,23 @@ void enter_archive(InputFile& file) {
               ", none of them called x: save one of them alone, or as x");
   }
   const Member& member = named == members.end() ? members.front() : *named;
-  if (member.method != 0)
-    file.fail("its array is compressed, which is not read: save it with numpy.savez or numpy.save");
+  if (member.method != kStored && member.method != kDeflated)
+    file.fail("its array is compressed by method " + std::to_string(member.method) +
+              " of zip, which is not read: save it with numpy.savez, numpy.savez_compressed or numpy.save");
   const Block local(file, member.header, kLocalSize, "the header of the array");
   if (local.at(0, 4) != 0x04034b50)
     file.fail("not a whole .npz file: an array is not where its directory says");
-  file.narrow(member.header + kLocalSize + local.at(26, 2) + local.at(28, 2), member.size, "the array");
+  const std::uint64_t data = member.header + kLocalSize + local.at(26, 2) + local.at(28, 2);
+  if (member.method == kDeflated) {
+    file.narrow(data, member.packed, "the array");
+    decompress(file, member);
+    return;
+  }
+#ifdef BRENIER_ZLIB
+  file.narrow(data, member.size, "the array");
+  if (sum_of(file) != member.sum) file.fail("its array is damaged: save it again");
+#endif
+  file.narrow(data, member.size, "the array");
 }
 
 }  // namespace brenier

@@ -7,7 +7,8 @@
 namespace brenier {
 
 /// Narrows a .npz file to the .npy file in it: its one array, or the one that is called x. Any other file stays as it is,
-/// at its start. IoError: a damaged archive, several arrays and none of them x, one that is compressed.
+/// at its start. IoError: a damaged archive, several arrays and none of them x. An array that is compressed is read into
+/// memory.
 void enter_archive(InputFile& file);
 
 }  // namespace brenier

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <system_error>
+#include <utility>
 
 #include "brenier/base/error.hpp"
 #include "brenier/text_file.hpp"
@@ -52,6 +53,15 @@ void InputFile::narrow(std::uint64_t offset, std::uint64_t count, const std::str
     fail("cannot be read (" + what + "): " + reason(errno));
   position_ = offset;
   size_ = offset + count;
+}
+
+void InputFile::replace(std::vector<std::byte> bytes) {
+  if (descriptor_ >= 0) ::close(descriptor_);
+  descriptor_ = -1;
+  own_ = std::move(bytes);
+  memory_ = own_.data();
+  size_ = whole_ = own_.size();
+  position_ = 0;
 }
 
 void InputFile::read(std::span<std::byte> bytes, const std::string& what) {

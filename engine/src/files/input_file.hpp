@@ -36,6 +36,9 @@ class InputFile {
   /// file, also the second time. IoError that names `what` where it ends before.
   void narrow(std::uint64_t offset, std::uint64_t count, const std::string& what);
 
+  /// From here on the file is these bytes, at their start.
+  void replace(std::vector<std::byte> bytes);
+
   /// From here on `checksum` takes up what is read; nullptr: no longer.
   void watch(Checksum* checksum) { checksum_ = checksum; }
 
@@ -65,6 +68,7 @@ class InputFile {
   std::filesystem::path path_;
   int descriptor_ = -1;
   const std::byte* memory_ = nullptr;  // in the place of a file
+  std::vector<std::byte> own_;         // that memory, after replace()
   std::uint64_t size_ = 0;
   std::uint64_t whole_ = 0;  // size, before narrow()
   std::uint64_t position_ = 0;

@@ -23,7 +23,8 @@ def distance(x: Any, y: Any, metric: str = "sinkhorn", *, a: Any = None, b: Any 
                   (equal ones); with debias the Sinkhorn divergence, 0 between equal clouds. As geomloss's
                   SamplesLoss("sinkhorn", p=2, blur=blur). POT has the cost |x - y|^2: its values are twice these, at
                   reg = 2 blur^2. Warns where the marginals are not met to `tolerance` (total variation).
-      "w2"        the 2-Wasserstein distance, exact: on the line, or in any dimension between clouds of as many points.
+      "w2"        the 2-Wasserstein distance, exact, between clouds of any sizes: seconds at 2000 points, at most 10,000; on the
+                  line any number.
       "energy"    2 E|X - Y| - E|X - X'| - E|Y - Y'|, unbiased: it may be below 0.
       "mmd"       squared maximum mean discrepancy, unbiased, kernel exp(-|x - y|^2 / (2 bandwidth^2)); bandwidth None: the
                   median distance.

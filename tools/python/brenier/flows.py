@@ -52,6 +52,10 @@ class Flow:
     law           the Density that x are particles of: then certificates use it, and `log_density` and `sample` know the density
                   of the flow anywhere. For points of which none is known: ``Density.kde(x)``.
     sampling      how particles of a Density are drawn: "stratified", "random", "whitened".
+    held_out      particles that follow the flow without influence on it, and judge it: as many of the law, or points (M, d) of
+                  your own, with their held_out_log_density (M,) where F has an internal energy and there is no law. Then
+                  `held_out_functional`, and "functional_held_out" in every report: F that is higher there than on the
+                  particles says that the network has fitted these instead of their law.
     precision     "float" or "double", of the inner loops; clouds, maps and densities are double in any case.
 
     Further options by name, as in a configuration:
@@ -60,7 +64,7 @@ class Flow:
 
     def __init__(self, functional: Functional, x: Any, *, tau: float | str, log_density: Any = None,
                  law: Density | None = None, particles: int = 1000, sampling: str = "stratified", precision: str = "float",
-                 **options: Any) -> None:
+                 held_out: Any = None, held_out_log_density: Any = None, **options: Any) -> None:
         if precision not in ("float", "double"):
             raise BadValue(f'precision = {precision!r}; it must be "float" or "double"')
         how = sampling_of(sampling)
@@ -84,6 +88,23 @@ class Flow:
         self._core = make(energy, x, log_density, core_options, law._core if law is not None else None, how)
         self._density: tuple[int, _core.FlowDensity] | None = None  # with the step that it is of
         self._history: list[dict[str, Any]] = []
+        if held_out is not None:
+            self._hold_out(held_out, held_out_log_density, energy, how, core_options.seed)
+
+    def _hold_out(self, given: Any, log_density: Any, energy: _core.Terms, how: _core.Sampling, seed: int) -> None:
+        law = self._law
+        if isinstance(given, (int, np.integer)) and not isinstance(given, bool):
+            if law is None:
+                raise BadValue(f"held_out = {given}: the law of the particles is not known, of which others are drawn; give points "
+                               f"(M, d), or law = Density.kde(x)")
+            x, log_density = law._core.sample_held_out(int(given), how, seed)
+        else:
+            x = points(given, "held_out")
+            if log_density is not None:
+                log_density = vector(log_density, "held_out_log_density", len(x))
+            elif law is not None and energy.needs_density():
+                log_density = law.log_density(x)
+        self._core.hold_out(x, log_density)
 
     def step(self) -> dict[str, Any] | None:
         """One step. Its report, or None where an adaptive flow has reached end_time.
@@ -174,6 +195,16 @@ class Flow:
         """F on the particles, times the mass of the density."""
         return self._core.functional()
 
+    @property
+    def held_out(self) -> Floats | None:
+        """The particles (M, d) that are held out, where the flow has carried them; None where there are none."""
+        return self._core.held_out()
+
+    @property
+    def held_out_functional(self) -> float:
+        """F on the particles that are held out, times the mass; NaN where there are none."""
+        return self._core.held_out_functional()
+
     def functional_of(self, x: Any, log_density: Any = None) -> float:
         """F on other particles x (N, d), with their log-densities (N,) where F has an internal energy."""
         x = points(x)
@@ -187,7 +218,8 @@ class Flow:
     def set_cloud(self, x: Any, log_density: Any = None, law: Density | None = None) -> None:
         """Other particles from here on, what a program has made of these between two steps; maps begin anew.
 
-        The network stays, so that the next step starts warm. log_density and law as for a new flow.
+        The network stays, so that the next step starts warm; held-out particles are dropped. log_density and law as for a
+        new flow.
         """
         x = points(x)
         if log_density is not None:

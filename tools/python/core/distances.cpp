@@ -38,7 +38,7 @@ void bind_distances(nb::module_& m) {
       [](const Array& x, const Array& y) {
         const MatrixView<const double> from = view(x), to = view(y);
         return without_gil([&] {
-          if (from.cols != 1 || to.cols != 1) return wasserstein_assignment(from, to);
+          if (from.cols != 1 || to.cols != 1) return wasserstein_transport(from, to);
           return wasserstein_1d({from.data, from.data + from.rows},
                                 {to.data, static_cast<std::size_t>(to.rows)});
         });

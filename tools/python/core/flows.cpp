@@ -3,6 +3,7 @@
 #include <atomic>
 #include <csignal>
 #include <limits>
+#include <utility>
 
 #include "engine/src/config/config.hpp"
 #include "engine/src/flow/report_fields.hpp"
@@ -67,6 +68,33 @@ nb::dict dict_of(const StepReport& report) {
   return out;
 }
 
+/// Computes points in blocks, rows [first, last), without the GIL; Ctrl-C ends between two. A point's result does not depend
+/// on its block.
+template <class Compute>
+void in_blocks(Index rows, const Compute& compute) {
+  constexpr Index block = 2048;
+  for (Index first = 0; first < rows || first == 0; first += block) {
+    without_gil([&] { compute(first, std::min(rows, first + block)); });
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+  }
+}
+
+MatrixView<const double> rows_of(MatrixView<const double> all, Index first, Index last) {
+  return {all.row(first), last - first, all.cols, all.ld};
+}
+
+/// `carry` of all points, block by block.
+template <class Carry>
+Output carried(const Array& points, const Carry& carry) {
+  const MatrixView<const double> all = view(points);
+  Matrix<double> out(all.rows, all.cols);
+  in_blocks(all.rows, [&](Index first, Index last) {
+    const Matrix<double> part = carry(rows_of(all, first, last));
+    std::copy(part.elements().begin(), part.elements().end(), out.elements().begin() + first * all.cols);
+  });
+  return give(std::move(out));
+}
+
 /// Ends at once where another thread is inside the same object.
 class Turn {
  public:
@@ -107,9 +135,17 @@ struct HeldFlow {
     config.flow.seed = options.seed;
     flow.set_source([config](std::uint32_t draw) { return config.fresh_cloud(draw); });
   }
+  /// F of the particles that are held out; NaN where there are none.
+  double held_out_functional() const {
+    constexpr Index pairs = 8192;  // as reports of steps have them
+    return held_out ? flow.functional_of(flow.tracked(0), pairs).total()
+                    : std::numeric_limits<double>::quiet_NaN();
+  }
+
   std::vector<nb::object> callables;
   Flow<T> flow;
-  std::vector<StepReport> reports;
+  bool held_out = false;                               // the flow tracks one cloud
+  std::vector<std::pair<StepReport, double>> reports;  // with held_out_functional()
   std::atomic<bool> busy = false;
 };
 
@@ -131,7 +167,8 @@ void bind_flow(nb::module_& m, const char* name) {
                 return self.flow.step();
               });
               if (report) {
-                self.reports.push_back(*report);
+                self.reports.emplace_back(*report, std::numeric_limits<double>::quiet_NaN());
+                self.reports.back().second = without_gil([&] { return self.held_out_functional(); });
                 return true;
               }
               if (PyErr_CheckSignals() != 0) throw nb::python_error();
@@ -145,7 +182,10 @@ void bind_flow(nb::module_& m, const char* name) {
           [](Held& self) {
             const Turn turn(self.busy);
             nb::list out;
-            for (const StepReport& report : std::exchange(self.reports, {})) out.append(dict_of(report));
+            for (const auto& [report, held_out] : std::exchange(self.reports, {})) {
+              out.append(dict_of(report));
+              out[out.size() - 1]["functional_held_out"] = held_out;
+            }
             return out;
           },
           "Of the steps since the last call.")
@@ -166,6 +206,25 @@ void bind_flow(nb::module_& m, const char* name) {
              return without_gil([&] { return self.flow.functional().total(); });
            })
       .def(
+          "hold_out",
+          [](Held& self, const Array& x, const std::optional<Array>& log_density) {
+            const Turn turn(self.busy);
+            self.flow.track(cloud_of(x, log_density));
+            self.held_out = true;
+          },
+          "x"_a, "log_density"_a.none())
+      .def("held_out",
+           [](Held& self) -> std::optional<Output> {
+             const Turn turn(self.busy);
+             if (!self.held_out) return {};
+             return give(Matrix<double>(self.flow.tracked(0).x()));
+           })
+      .def("held_out_functional",
+           [](Held& self) {
+             const Turn turn(self.busy);
+             return without_gil([&] { return self.held_out_functional(); });
+           })
+      .def(
           "functional_of",
           [](Held& self, const Array& x, const std::optional<Array>& log_density) {
             const Turn turn(self.busy);
@@ -180,6 +239,7 @@ void bind_flow(nb::module_& m, const char* name) {
              const std::optional<Density>& law) {
             const Turn turn(self.busy);
             self.flow.set_cloud(cloud_of(x, log_density));
+            self.held_out = false;
             if (law && self.flow.options().certificates) self.flow.set_initial_density(*law);
           },
           "x"_a, "log_density"_a.none(), "law"_a.none())
@@ -210,6 +270,12 @@ void bind_flow(nb::module_& m, const char* name) {
           [](Held& self, const nb::bytes& bytes) {
             const Turn turn(self.busy);
             self.flow.load({static_cast<const std::byte*>(bytes.data()), bytes.size()});
+            try {
+              self.flow.tracked(0);
+              self.held_out = true;
+            } catch (const ValueError&) {
+              self.held_out = false;
+            }
           },
           "bytes"_a);
 }
@@ -268,16 +334,14 @@ void bind_flows(nb::module_& m) {
           "push",
           [](HeldDensity& self, const Array& x) {
             const Turn turn(self.busy);
-            const MatrixView<const double> points = view(x);
-            return give(without_gil([&] { return self.flow.push(points); }));
+            return carried(x, [&](MatrixView<const double> points) { return self.flow.push(points); });
           },
           "x"_a)
       .def(
           "pull",
           [](HeldDensity& self, const Array& y) {
             const Turn turn(self.busy);
-            const MatrixView<const double> points = view(y);
-            return give(without_gil([&] { return self.flow.pull(points).x; }));
+            return carried(y, [&](MatrixView<const double> points) { return self.flow.pull(points).x; });
           },
           "y"_a)
       .def(
@@ -290,14 +354,16 @@ void bind_flows(nb::module_& m) {
                   "particles; give "
                   "law = Density.kde(x), or the Density that they are of");
             const MatrixView<const double> points = view(y);
-            return give(without_gil([&] {
-              FlowDensity::LogDensities found = self.flow.log_density(points);
+            std::vector<double> out(static_cast<std::size_t>(points.rows));
+            in_blocks(points.rows, [&](Index first, Index last) {
+              const FlowDensity::LogDensities found = self.flow.log_density(rows_of(points, first, last));
               for (std::size_t i = 0; i < found.values.size(); ++i) {
-                if (found.status[i] == InverseStatus::unconverged)
-                  found.values[i] = std::numeric_limits<double>::quiet_NaN();
+                const bool known = found.status[i] != InverseStatus::unconverged;
+                out[static_cast<std::size_t>(first) + i] =
+                    known ? found.values[i] : std::numeric_limits<double>::quiet_NaN();
               }
-              return std::move(found.values);
-            }));
+            });
+            return give(std::move(out));
           },
           "y"_a)
       .def("sample", &sample, "n"_a, "how"_a, "seed"_a);

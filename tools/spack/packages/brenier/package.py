@@ -21,6 +21,7 @@ class Brenier(CMakePackage, CudaPackage):
     depends_on("nlohmann-json@3.9:", type="build")
     depends_on("tomlplusplus@3:", type="build")
     depends_on("xxhash", type="build")
+    depends_on("zlib-api")
     depends_on("cli11", type="build", when="+tools")
     depends_on("mpi", when="+mpi")
 
