@@ -371,6 +371,15 @@ std::vector<Case> cases() {
       0.3)
       .reference = R::longer;
   out.back().sampling = Sampling::random;
+  add("quartic aggregation, 100 random particles", interaction("r^4/4 - r^2/2", 2), gaussian(2, 0, 0.3), 100,
+      6, 0.1)
+      .reference = R::longer;
+  out.back().sampling = Sampling::random;
+  add("quartic aggregation, short steps", interaction("r^4/4 - r^2/2", 2), gaussian(2, 0, 0.3), 300, 40,
+      0.01);
+  add("quartic aggregation, short, three gradients", interaction("r^4/4 - r^2/2", 2), gaussian(2, 0, 0.3),
+      300, 40, 0.02)
+      .change = few(3);
   add("Styblinski-Tang, 40 random particles", potential("0.5*sum(x^4 - 16*x^2 + 5*x)", 2), box(4), 40, 3,
       0.01)
       .reference = R::longer;

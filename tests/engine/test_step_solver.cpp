@@ -272,8 +272,12 @@ TEST_CASE("particles in one place under a singular kernel are counted, under oth
 
 TEST_CASE("the same bits for any number of threads, and after a restart") {
   const Density start = Density::gaussian(2, 0.5, 0.2);
-  const Functional f = entropy() + potential("0.5*sum(x^2)", 2);
-  for (const int order : {1, 2}) {
+  const Functional diffusion = entropy() + potential("0.5*sum(x^2)", 2);
+  const std::pair<int, Functional> cases[] = {
+      {1, diffusion}, {2, diffusion}, {2, diffusion + interaction("0.05*r^2", 2)}};
+  for (const std::pair<int, Functional>& one_case : cases) {
+    const int order = one_case.first;
+    const Functional& f = one_case.second;
     CAPTURE(order);
     FlowOptions options = basic(0.05, {12, 6});
     options.order = order;
@@ -290,9 +294,12 @@ TEST_CASE("the same bits for any number of threads, and after a restart") {
     first.step();
     first.step();
     second.restore(first.trajectory(), first.maps(), first.checkpoint());
-    second.step();
-    const StepReport last = *second.step();
+    Flow<float> third(f, cloud, options);
+    third.load(first.save());
+    for (Flow<float>* flow : {&second, &third}) flow->step();
+    const StepReport last = *second.step(), loaded = *third.step();
     CHECK(second.trajectory().x().elements() == one.x.elements());
+    CHECK(loaded.missed_share_held_out == last.missed_share_held_out);
     CHECK(last.missed_share == one.reports.back().missed_share);
     CHECK(last.missed_share_held_out == one.reports.back().missed_share_held_out);
     CHECK(one.solved);
@@ -420,6 +427,29 @@ TEST_CASE("a cloud fitted closer than its law is said to be, without more gradie
                                .reports[0];
   CHECK(!early.solved);
   CHECK(!early.fitted);
+}
+
+TEST_CASE("forces between particles are judged by those of the law") {
+  // W = |x - y|^2/2: the law shrinks about its mean to 1/(1 + tau), and gains d s^2 tau/(1 + tau)/2. A cloud that lies
+  // off by delta draws it there instead: the law loses tau |delta|^2/(1 + tau)^2/2.
+  const double tau = 0.3, deviation = 0.5;
+  const Density start = Density::gaussian(2, 1, deviation * deviation);
+  for (const double off : {0.0, 0.3}) {
+    CAPTURE(off);
+    Cloud cloud = start.sample(64, Sampling::whitened);
+    cloud.log_density.clear();
+    for (double& x : cloud.x.elements()) x += off * deviation;
+    const StepReport report = run(interaction("0.5*r^2", 2), cloud, basic(tau), 1, &start).reports[0];
+    const double missed = off * off / (1 + tau), share = missed / (1 + missed);
+    CAPTURE(report.missed_share_held_out);
+    CHECK(report.missed_share < 0.01);
+    CHECK(report.solved == (off == 0));
+    CHECK(report.fitted == (off != 0));
+    CHECK(report.retries == 0);
+    // A lower bound, by two deviations of what 2048 particles tell.
+    CHECK(report.missed_share_held_out >= 0.6 * share);
+    CHECK(report.missed_share_held_out <= 1.05 * share + 0.002);
+  }
 }
 
 TEST_CASE("scores are carried up to 64 dimensions; beyond, the certificate is a lower bound and says so") {

@@ -86,6 +86,7 @@ std::vector<std::byte> Flow<T>::save() const {
   if (!s.judged.empty()) {
     const JudgedParticles::Parts parts = s.judged.parts();
     add(file, "judged", parts.points);
+    if (s.judged.has_law()) add(file, "judged.law", parts.law);
     add(file, "judged.neighbours", std::vector<double>{static_cast<double>(parts.neighbours)});
     add(file, "judged.held_out", std::vector<double>(parts.held_out.begin(), parts.held_out.end()));
     add(file, "judged.rows", std::vector<double>(parts.cloud_rows.begin(), parts.cloud_rows.end()));
@@ -153,7 +154,10 @@ void Flow<T>::load(std::span<const std::byte> bytes) {
     parts.weights = in.values("judged.weights");
     parts.distance = in.matrix("judged.distance");
     const bool scores = parts.neighbours > 0;
+    if (in.has("judged.law.x")) parts.law = of_this_flow(in.trajectory("judged.law", second_order));
     if (n != count * (parts.neighbours + 1) || static_cast<Index>(parts.cloud_rows.size()) > count ||
+        (parts.law.x().rows() != JudgedParticles::kLawParticles &&
+         (parts.law.x().rows() != 0 || !s.objective.interaction.empty())) ||
         static_cast<Index>(parts.weights.size()) != count ||
         (scores && (parts.neighbours != 2 * d || !parts.points.has_density())) ||
         parts.distance.rows() != count || parts.distance.cols() != d)

@@ -385,8 +385,8 @@ void Flow<T>::set_initial_density(const Density& initial) {
   if (s.steps > s.first_step)
     throw ValueError("flow: the initial density was given after " + std::to_string(s.steps - s.first_step) +
                      " steps");
-  s.judged = JudgedParticles(initial, s.cloud.x(), !s.objective.internal.empty(), s.options.order == 2,
-                             s.options.seed);
+  s.judged = JudgedParticles(initial, s.cloud.x(), !s.objective.internal.empty(),
+                             !s.objective.interaction.empty(), s.options.order == 2, s.options.seed);
 }
 
 template <class T>
@@ -433,8 +433,10 @@ void Flow<T>::set_functional(Functional functional) {
   s.known.reset();
   s.gradient_scale = s.decrease_rate = 0;
   s.far_checked = false;
-  // Certificates of an internal energy need scores, which those particles may not have.
-  if (!s.objective.internal.empty() && !s.judged.has_scores()) s.judged = {};
+  // Certificates of internal energies need scores, and of interactions the law, which those particles may not have.
+  if ((!s.objective.internal.empty() && !s.judged.has_scores()) ||
+      (!s.objective.interaction.empty() && !s.judged.has_law()))
+    s.judged = {};
 }
 
 template <class T>

@@ -593,7 +593,7 @@ typename Flow<T>::State::Candidate Flow<T>::State::judge(const InnerTask& task, 
   }
   out.missed = missed_share(objective,
                             {task.base.x, out.moved.cloud.x(), out.moved.cloud.log_density(), task.tau,
-                             decrease, task.noise, decrease_rate * task.tau, options.inner.accept},
+                             decrease, task.noise, options.inner.accept},
                             judged_base, out.judged, options.seed, team);
   const double accept = options.inner.accept;
   out.solved = !(out.missed.worst_share() > accept) && !(out.missed.displacement > 10 * accept);
@@ -643,6 +643,11 @@ bool Flow<T>::State::search_lbfgs(Search& search) {
   const std::optional<Candidate>& best = search.best;
   // What a cloud without anything left to gain misses of its law, no gradient of it will find.
   if (left <= 10 || (best && (best->solved || best->missed.fitted))) return true;
+  // Nor is it worth as much again to end a small part of what the particles leave open anyway, late in a flow.
+  const double worst = best ? best->missed.worst_share() : 1;
+  if (worst < 10 * options.inner.accept &&
+      search.before - best->moved.value() < (1 - worst) * best->missed.floor)
+    return true;
   if (options.inner.solver == Solver::automatic) {
     // Large and sharp networks, far from the solution: Adam from the start, then L-BFGS.
     report.retries += 1;

@@ -69,16 +69,9 @@ bool Flow<T>::State::move_particles(Trajectory& next, StepReport& report) {
         std::numeric_limits<double>::epsilon() *
         (std::abs(parts.potential) + std::abs(parts.interaction) + std::abs(parts.divergence));
     // At single particles: no displacement is too rough for them.
-    const Missed missed = missed_share(objective,
-                                       {base.x,
-                                        next.x(),
-                                        {},
-                                        report.tau,
-                                        report.decrease,
-                                        noise,
-                                        decrease_rate * report.tau,
-                                        options.inner.accept},
-                                       {}, {}, options.seed, team);
+    const Missed missed = missed_share(
+        objective, {base.x, next.x(), {}, report.tau, report.decrease, noise, options.inner.accept}, {}, {},
+        options.seed, team);
     report.basis = StepBasis::residual;
     report.floor = missed.floor;
     report.missed_share = missed.share;

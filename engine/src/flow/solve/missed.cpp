@@ -18,6 +18,10 @@
 namespace brenier {
 namespace {
 
+double square(double x) {
+  return x * x;
+}
+
 /// Particles of the cloud and of its law that are judged, each: with neighbours about two thousand points.
 Index judged_count(Index d) {
   return std::clamp<Index>(1024 / (2 * d + 1), 12, 256);
@@ -31,15 +35,21 @@ double deviation(const Matrix<double>& x, Index c) {
   return std::sqrt(squares);
 }
 
+Matrix<double> rows_of(const Matrix<double>& x, Index first, Index count) {
+  Matrix<double> out(count, x.cols());
+  std::copy_n(x.row(first), count * x.cols(), out.elements().begin());
+  return out;
+}
+
 struct LawSample {
   Matrix<double> x;
   std::vector<double> weights;
 };
 
-/// `count` particles of a law: a quarter are the outermost of 16 times as many, with weights that say so.
-LawSample law_sample(const Density& law, Index count, std::uint64_t seed) {
-  const Matrix<double> pool = law.sample(16 * count, Sampling::random, seed, RandomStream::held_out).x;
-  const Index n = pool.rows(), d = pool.cols(), outer = count / 4;
+/// `count` particles out of the first 16 times as many of a law: a quarter are the outermost, with weights that say so.
+LawSample law_sample(const Matrix<double>& drawn, Index count) {
+  const Index n = 16 * count, d = drawn.cols(), outer = count / 4;
+  const Matrix<double> pool = rows_of(drawn, 0, n);
   const std::vector<double> mean = moments(pool).mean;
   std::vector<std::pair<double, Index>> far(static_cast<std::size_t>(n));
   for (Index i = 0; i < n; ++i) far[i] = {0.0, i};
@@ -134,6 +144,10 @@ void newton_step(MatrixView<const double> hessian, double tau, const double* r, 
 /// bends, of each of which N particles leave as much open. Measured with brenier_bench_certificate_set.
 constexpr double kOpenModes = 12;
 
+/// The same of forces between particles, in gains of the noise of as many independent ones. Stratified clouds have a fiftieth
+/// of that noise, which is more than `accept` where W is singular.
+constexpr double kOpenForces = 3;
+
 /// A step is fitted where the cloud's own slope along what its law has to gain is less than this part of the law's.
 constexpr double kFitted = 0.25;
 
@@ -207,23 +221,60 @@ class SmoothFields {
   std::vector<double> mean_, deviation_, wave_;
 };
 
-/// A sum over particles of what SmoothFields need. Residuals come twice where they are noisy, from independent halves of
-/// what makes the noise: products of one with the other have none of it. Where they do not, both are the same.
+/// Independent batches of the law, and deviations that an estimate from them must be above 0 to count.
+constexpr Index kBatches = 16;
+constexpr double kDeviations = 2;
+
+/// The square of a mean of independent vectors r_a, from their products (batches, batches): products of different ones
+/// have no noise in the mean. Less kDeviations of it, by the jackknife; at least 0.
+double certain_square(const Matrix<double>& products) {
+  const Index n = products.rows();
+  const double count = static_cast<double>(n);
+  double all = 0, own = 0, mean = 0, variance = 0;
+  std::vector<double> row(static_cast<std::size_t>(n), 0.0), without(row);
+  for (Index a = 0; a < n; ++a) {
+    for (Index b = 0; b < n; ++b) row[a] += products(a, b);
+    all += row[a];
+    own += products(a, a);
+  }
+  for (Index a = 0; a < n; ++a) {
+    without[a] = (all - 2 * row[a] - own + 2 * products(a, a)) / ((count - 1) * (count - 2));
+    mean += without[a] / count;
+  }
+  for (const double one : without) variance += square(one - mean) * (count - 1) / count;
+  return std::max(0.0, (all - own) / (count * (count - 1)) - kDeviations * std::sqrt(variance));
+}
+
+/// The part of the mean's own product that is noise.
+double noise_of_mean(const Matrix<double>& products) {
+  const Index n = products.rows();
+  double all = 0, own = 0;
+  for (Index a = 0; a < n; ++a) {
+    for (Index b = 0; b < n; ++b) all += products(a, b);
+    own += products(a, a);
+  }
+  const double count = static_cast<double>(n);
+  return (own - all / count) / (count * (count - 1));
+}
+
+/// A sum over particles of what SmoothFields need. Residuals that are noisy come as many times as there are independent
+/// batches of what makes the noise.
 class SmoothGain {
  public:
-  explicit SmoothGain(const SmoothFields& fields, Index d)
+  /// `noisy`: residuals have a part for each of kBatches.
+  SmoothGain(const SmoothFields& fields, Index d, bool noisy)
       : fields_(fields),
         d_(d),
         slope_(static_cast<std::size_t>(fields.size()), 0.0),
-        half_(slope_),
+        batches_(noisy ? kBatches : 0, fields.size()),
         curvature_(fields.size(), fields.size()),
         mass_(fields.size(), fields.size()),
         xi_(fields.size(), d),
         q_(fields.size(), d),
         bend_(static_cast<std::size_t>(fields.size())) {}
 
-  /// r the mean of both residuals, `noise` half of their difference, or null.
-  void add(const double* y, const double* r, const double* noise, MatrixView<const double> hessian,
+  /// r the mean of the residuals; `batches` (kBatches, d) all of them, where they are noisy.
+  void add(const double* y, const double* r, const double* batches, MatrixView<const double> hessian,
            double tau, double w, double per_score, double weight) {
     fields_.at(y, xi_.row(0), bend_.data(), q_.row(0));
     const Index n = fields_.size();
@@ -238,7 +289,8 @@ class SmoothGain {
         stiff[a] = xi_(j, a) / tau;
         for (Index c = 0; c < d_; ++c) stiff[a] += hessian(a, c) * xi_(j, c);
         slope_[j] += weight * r[a] * xi_(j, a);
-        if (noise) half_[j] += weight * noise[a] * xi_(j, a);
+        for (Index b = 0; b < batches_.rows(); ++b)
+          batches_(b, j) += weight * batches[b * d_ + a] * xi_(j, a);
       }
       for (Index k = 0; k <= j; ++k) {
         double sum = 0, cross = 0, mass = 0;
@@ -256,54 +308,87 @@ class SmoothGain {
   }
 
   struct Result {
-    double gain;     // 1/2 b^T C^{-1} b with E[r.xi] = b and the curvatures C
-    double squares;  // E |xi|^2 of that displacement
+    double gain;       // 1/2 b^T C^{-1} b with E[r.xi] = b and the curvatures C
+    double squares;    // E |xi|^2 of that displacement
+    double noise = 0;  // the gain of noise alone, in the mean of the batches
   };
-  /// Infinite where C is not positive definite. With (b + h).(b - h) = b.b - h.h, h half of the slopes' difference.
+  /// Infinite where C is not positive definite.
   Result result() const {
-    const Result whole = result_of(slope_), noise = result_of(half_);
-    if (!std::isfinite(whole.gain)) return whole;
-    return {std::max(0.0, whole.gain - noise.gain), std::max(0.0, whole.squares - noise.squares)};
+    const std::optional<Factor> c = factor();
+    if (!c) return {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity(), 0};
+    if (batches_.rows() == 0) {
+      const std::vector<double> solved = c->solve(slope_);
+      return {gain_of(slope_, solved), squares(solved, solved)};
+    }
+    Matrix<double> gains(kBatches, kBatches), moves(kBatches, kBatches);
+    std::vector<std::vector<double>> slopes, solved;
+    for (Index b = 0; b < kBatches; ++b) {
+      slopes.emplace_back(batches_.row(b), batches_.row(b) + batches_.cols());
+      solved.push_back(c->solve(slopes.back()));
+    }
+    for (Index a = 0; a < kBatches; ++a) {
+      for (Index b = 0; b <= a; ++b) {
+        gains(a, b) = gains(b, a) = gain_of(slopes[a], solved[b]);
+        moves(a, b) = moves(b, a) = squares(solved[a], solved[b]);
+      }
+    }
+    return {certain_square(gains), certain_square(moves), noise_of_mean(gains)};
   }
 
   /// The part of the gain that displacements by this residual's own would have with other slopes, E[r.xi].
   double agreement(const std::vector<double>& others) const {
-    std::vector<double> sum = slope_, difference = slope_;
-    for (std::size_t k = 0; k < others.size(); ++k) {
-      sum[k] += count_ * others[k];
-      difference[k] -= count_ * others[k];
-    }
-    return (result_of(sum).gain - result_of(difference).gain) / (4 * result_of(slope_).gain);
+    const std::optional<Factor> c = factor();
+    if (!c) return std::numeric_limits<double>::quiet_NaN();
+    const std::vector<double> own = c->solve(slope_);
+    return count_ * gain_of(others, own) / gain_of(slope_, own);
   }
 
  private:
-  Result result_of(const std::vector<double>& slopes) const {
+  /// C with a diagonal of ones, and the roots of what it was divided by.
+  struct Factor {
+    dense::Cholesky cholesky;
+    std::vector<double> size;
+    /// C^{-1} b.
+    std::vector<double> solve(std::vector<double> b) const {
+      for (std::size_t j = 0; j < b.size(); ++j) b[j] /= size[j];
+      cholesky.solve(b.data(), b.data());
+      for (std::size_t j = 0; j < b.size(); ++j) b[j] /= size[j];
+      return b;
+    }
+  };
+  std::optional<Factor> factor() const {
     const Index n = fields_.size();
     Matrix<double> c = curvature_;
     double trace = 0;
-    std::vector<double> b = slopes, size(static_cast<std::size_t>(n));
+    std::vector<double> size(static_cast<std::size_t>(n));
     for (Index j = 0; j < n; ++j) size[j] = std::sqrt(std::max(c(j, j), std::numeric_limits<double>::min()));
     for (Index j = 0; j < n; ++j) {
-      b[j] /= size[j];
       for (Index k = 0; k <= j; ++k) c(j, k) = c(k, j) = c(j, k) / (size[j] * size[k]);
       trace += c(j, j);
     }
-    const std::optional<dense::Cholesky> factor =
-        dense::Cholesky::of(c, 1e-6 * trace / static_cast<double>(n));
-    if (!factor) return {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity()};
-    const double gain = 0.5 * factor->inverse_square(b.data()) / count_;
-    factor->solve(b.data(), b.data());
-    double squares = 0;
-    for (Index j = 0; j < n; ++j) {
-      for (Index k = 0; k <= j; ++k)
-        squares += (j == k ? 1 : 2) * b[j] * b[k] * mass_(j, k) / (size[j] * size[k] * count_);
+    std::optional<dense::Cholesky> cholesky = dense::Cholesky::of(c, 1e-6 * trace / static_cast<double>(n));
+    if (!cholesky) return std::nullopt;
+    return Factor{std::move(*cholesky), std::move(size)};
+  }
+  double gain_of(const std::vector<double>& slopes, const std::vector<double>& solved) const {
+    double sum = 0;
+    for (std::size_t j = 0; j < slopes.size(); ++j) sum += slopes[j] * solved[j];
+    return 0.5 * sum / count_;
+  }
+  /// E[xi_a . xi_b] of two displacements.
+  double squares(const std::vector<double>& a, const std::vector<double>& b) const {
+    double sum = 0;
+    for (Index j = 0; j < fields_.size(); ++j) {
+      sum += a[j] * b[j] * mass_(j, j);
+      for (Index k = 0; k < j; ++k) sum += (a[j] * b[k] + a[k] * b[j]) * mass_(j, k);
     }
-    return {gain, squares};
+    return sum / count_;
   }
 
   const SmoothFields& fields_;
   Index d_;
-  std::vector<double> slope_, half_;
+  std::vector<double> slope_;
+  Matrix<double> batches_;  // (kBatches, size): slopes of each
   Matrix<double> curvature_, mass_, xi_, q_;
   std::vector<double> bend_;
   double count_ = 0;
@@ -319,50 +404,52 @@ double upward_trace(const Matrix<double>& hessians) {
   return sum;
 }
 
-/// Two halves of a cloud of n: of each two neighbours by number one, at random. Every other particle of a low-discrepancy
-/// cloud would fill a half of space.
-std::vector<char> random_halves(Index n, std::uint64_t seed) {
-  const Random random(seed, RandomStream::pairs);
-  std::vector<char> out(static_cast<std::size_t>(n));
-  for (Index j = 0; j < n; ++j) {
-    const auto turned = random.below(2, 1, 0, static_cast<std::uint64_t>(j / 2));
-    out[j] = static_cast<char>((static_cast<std::uint32_t>(j) + turned) % 2);
-  }
-  return out;
-}
-
-/// (2, d): the means of grad W(at - y_j) over the rows y_j of each half of a cloud, pairs in one place left out.
-Matrix<double> pair_force_halves(const PairKernel& kernel, const double* at, const Matrix<double>& cloud,
-                                 const std::vector<char>& halves, Team& team) {
-  const Index n = cloud.rows(), d = cloud.cols();
+/// (M, d): grad W(at - y_j), 0 for pairs in one place.
+Matrix<double> pair_forces(const PairKernel& kernel, const double* at, MatrixView<const double> y,
+                           Team& team) {
+  const Index n = y.rows, d = y.cols;
   const bool program = kernel.form != PairKernel::Form::quadratic_log;
   const bool vector = kernel.form == PairKernel::Form::vector;
   Matrix<double> z(n, d), distance(program && !vector ? n : 0, 1), slope(program ? n : 0, vector ? d : 1);
-  std::vector<double> square(static_cast<std::size_t>(n));
+  std::vector<double> squares(static_cast<std::size_t>(n));
   for (Index j = 0; j < n; ++j) {
     for (Index c = 0; c < d; ++c) {
-      z(j, c) = at[c] - cloud(j, c);
-      square[j] += z(j, c) * z(j, c);
+      z(j, c) = at[c] - y(j, c);
+      squares[j] += z(j, c) * z(j, c);
     }
-    if (distance.rows() > 0) distance(j, 0) = std::sqrt(square[j]);
+    if (distance.rows() > 0) distance(j, 0) = std::sqrt(squares[j]);
   }
   if (program) {
     cpu::operations<double>().evaluate_program(kernel.program, vector ? z : distance, nullptr, slope, team);
   }
-  Matrix<double> out(2, d);
-  double counts[2] = {};
-  for (const char half : halves) counts[static_cast<int>(half)] += 1;
   for (Index j = 0; j < n; ++j) {
-    if (!(square[j] > 0)) continue;
-    const int half = halves[j];
+    const bool apart = squares[j] > 0;
     for (Index c = 0; c < d; ++c) {
-      const double force = !program ? (2 * kernel.quadratic + kernel.log_coefficient / square[j]) * z(j, c)
-                           : vector ? slope(j, c)
-                                    : slope(j, 0) / distance(j, 0) * z(j, c);
-      out(half, c) += force / counts[half];
+      double& force = z(j, c);
+      force = !apart     ? 0
+              : !program ? (2 * kernel.quadratic + kernel.log_coefficient / squares[j]) * force
+              : vector   ? slope(j, c)
+                         : slope(j, 0) / distance(j, 0) * force;
     }
   }
-  return out;
+  return z;
+}
+
+/// The trace of the Hessian of W*rho by the virial of pairs, 1/2 E|z.grad W(z)| over the size squared, which is that of a
+/// quadratic W and finite for singular ones.
+double pair_stiffness(const PairKernel& kernel, const Matrix<double>& y, double length, std::uint64_t seed,
+                      Team& team) {
+  const Matrix<double> some = subset(y, 32, seed), others = subset(y, 1024, seed);
+  double sum = 0;
+  for (Index i = 0; i < some.rows(); ++i) {
+    const Matrix<double> forces = pair_forces(kernel, some.row(i), others, team);
+    for (Index j = 0; j < others.rows(); ++j) {
+      double virial = 0;
+      for (Index c = 0; c < y.cols(); ++c) virial += forces(j, c) * (some(i, c) - others(j, c));
+      sum += std::isfinite(virial) ? std::abs(virial) : 0;
+    }
+  }
+  return sum / (2 * length * length * static_cast<double>(some.rows() * others.rows()));
 }
 
 /// The slope of F + transport on the cloud itself along smooth displacements, which needs no score: what gradients can
@@ -394,12 +481,15 @@ std::vector<double> cloud_slopes(const Objective& objective, const JudgedStep& s
 
 }  // namespace
 
-JudgedParticles::JudgedParticles(const Density& initial, const Matrix<double>& x, bool scores,
+JudgedParticles::JudgedParticles(const Density& initial, const Matrix<double>& x, bool scores, bool pairs,
                                  bool second_order, std::uint64_t seed) {
   const Index d = x.cols(), count = judged_count(d);
   const Matrix<double> own = subset(x, count, seed);
   cloud_rows_ = spread(x.rows(), count, seed);
-  const LawSample drawn = law_sample(initial, count, seed);
+  const Index law = pairs ? kLawParticles : 0;
+  const Matrix<double> all =
+      initial.sample(16 * count + law, Sampling::random, seed, RandomStream::held_out).x;
+  const LawSample drawn = law_sample(all, count);
   const Matrix<double> centres = stacked(own, drawn.x);
   held_out_.assign(static_cast<std::size_t>(centres.rows()), 0);
   weights_.assign(static_cast<std::size_t>(own.rows()), 1.0);
@@ -433,6 +523,7 @@ JudgedParticles::JudgedParticles(const Density& initial, const Matrix<double>& x
     points.log_density = initial.log_density(points.x);
   }
   points_ = Trajectory(std::move(points), second_order, second_order && has_scores());
+  if (law > 0) law_ = Trajectory({rows_of(all, 16 * count, law), {}}, second_order, false);
 }
 
 std::vector<char> JudgedParticles::scores(Matrix<double>& score) const {
@@ -467,17 +558,20 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
   const CloudObjective evaluation(objective, cpu::operations<double>());
   // `stiffness`: the mean of the trace of the Hessian of V, where that curves up.
   double curvature = 0;
+  const bool pairs = !objective.interaction.empty();
   const auto set_floor = [&](double stiffness, double pressure) {
-    const double of_energy = stiffness + std::max(0.0, pressure) * static_cast<double>(d) / (length * length);
+    double of_energy = std::max(0.0, pressure) * static_cast<double>(d) / (length * length);
+    for (const InteractionTerm& term : objective.interaction)
+      of_energy += std::abs(term.weight) * pair_stiffness(term.kernel, step.y, length, seed, team);
+    // What particles leave open: all of their forces that are not those of a potential.
+    const double open = internal ? stiffness + of_energy : of_energy;
+    of_energy += stiffness;
     curvature = static_cast<double>(d) / step.tau + of_energy;
     const double share = 1 / static_cast<double>(step.y.rows());
     const auto cost = [&](double squares) { return 0.5 * squares * length * length * curvature; };
     out.floor = std::max(step.noise / step.accept, cost(kRoundedMove * kRoundedMove));
-    if (internal) {
-      const double forces = of_energy / curvature;
-      out.floor = std::max(out.floor, cost(kOpenModes * share * forces * forces));
-    }
-    if (!objective.interaction.empty()) out.floor = std::max(out.floor, std::min(step.largest, cost(share)));
+    if (internal || pairs)
+      out.floor = std::max(out.floor, cost(kOpenModes * share * square(open / curvature)));
   };
   const auto share = [&](double missed) {
     if (!std::isfinite(missed)) return 1.0;
@@ -499,7 +593,6 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
   // The points z that are judged, where they came from, and which of them are particles of the cloud.
   Index own = 0;
   std::vector<Index> cloud_rows;
-  const bool pairs = !objective.interaction.empty();
   if (!internal) {
     cloud_rows = spread(step.y.rows(), pairs ? kPairLimit : 4 * judged_count(d), seed);
     own = static_cast<Index>(cloud_rows.size());
@@ -509,7 +602,8 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     if (judged.held_out(i) || internal) others.push_back(i);
   }
   const Index n = own + static_cast<Index>(others.size());
-  Matrix<double> z(n, d), from(n, d), r(n, d), noise(pairs ? n : 0, d), score(judged.size(), d);
+  // Of held-out particles with pairs: the residual by each batch of the law.
+  Matrix<double> z(n, d), from(n, d), r(n, d), batches(pairs ? n : 0, kBatches * d), score(judged.size(), d);
   std::vector<Index> rows(static_cast<std::size_t>(n), -1);
   std::vector<double> weights(static_cast<std::size_t>(n), 1.0);
   std::vector<char> held_out(static_cast<std::size_t>(n), 0), known(static_cast<std::size_t>(n), 1);
@@ -580,16 +674,15 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
   for (const InteractionTerm& term : objective.interaction) {
     const Matrix<double> cloud = subset(step.y, kPairLimit, seed);
     const std::vector<Index> taken = spread(step.y.rows(), kPairLimit, seed);
-    const std::vector<char> parts = random_halves(cloud.rows(), seed);
     Matrix<double> forces(cloud.rows(), d);
     cpu::operations<double>().interaction(term.kernel, cloud, nullptr, forces, team);
     for (Index i = 0; i < n; ++i) {
       if (held_out[i]) {
-        // Of each half of the cloud: what differs is noise.
-        const Matrix<double> halves = pair_force_halves(term.kernel, z.row(i), cloud, parts, team);
-        for (Index c = 0; c < d; ++c) {
-          r(i, c) += term.weight * (halves(0, c) + halves(1, c)) / 2;
-          noise(i, c) += term.weight * (halves(0, c) - halves(1, c)) / 2;
+        const Matrix<double>& law = judged.law();
+        const Matrix<double> own_forces = pair_forces(term.kernel, z.row(i), law, team);
+        const double part = term.weight * static_cast<double>(kBatches) / static_cast<double>(law.rows());
+        for (Index j = 0; j < law.rows(); ++j) {
+          for (Index c = 0; c < d; ++c) batches(i, j % kBatches * d + c) += part * own_forces(j, c);
         }
         continue;
       }
@@ -602,9 +695,23 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     }
   }
 
+  // Batches hold forces of pairs; with all others each is a residual, and r their mean.
+  for (Index i = 0; pairs && i < n; ++i) {
+    if (!held_out[i]) continue;
+    for (Index c = 0; c < d; ++c) {
+      double mean_force = 0;
+      for (Index b = 0; b < kBatches; ++b) {
+        mean_force += batches(i, b * d + c) / static_cast<double>(kBatches);
+        batches(i, b * d + c) += r(i, c);
+      }
+      r(i, c) += mean_force;
+    }
+  }
+
   const Matrix<double> hessians = potential_hessians(objective, z, 1e-4 * length, team);
   double gain[2] = {}, distance[2] = {}, moved[2] = {}, count[2] = {};
-  std::vector<double> move(static_cast<std::size_t>(d)), noisy(move);
+  std::vector<double> move(static_cast<std::size_t>(d));
+  Matrix<double> moves(kBatches, d), gains(kBatches, kBatches), distances(kBatches, kBatches);
   for (Index i = 0; i < n; ++i) {
     if (!known[i]) continue;
     const int part = held_out[i];
@@ -616,18 +723,42 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     }
     count[part] += weights[i];
     if (!pairs || !held_out[i]) continue;
-    newton_step({hessians.row(i), d, d}, step.tau, noise.row(i), noisy.data());
-    for (Index c = 0; c < d; ++c) {
-      gain[part] -= weights[i] * 0.5 * noise(i, c) * noisy[c];
-      distance[part] -= weights[i] * noisy[c] * noisy[c];
+    const double* residuals = batches.row(i);
+    for (Index b = 0; b < kBatches; ++b)
+      newton_step({hessians.row(i), d, d}, step.tau, residuals + b * d, moves.row(b));
+    for (Index a = 0; a < kBatches; ++a) {
+      for (Index b = 0; b < kBatches; ++b) {
+        for (Index c = 0; c < d; ++c) {
+          gains(a, b) += weights[i] * 0.5 * residuals[a * d + c] * moves(b, c);
+          distances(a, b) += weights[i] * moves(a, c) * moves(b, c);
+        }
+      }
     }
   }
-  // Products of halves may come out below 0.
-  for (int half = 0; pairs && half < 2; ++half) {
-    gain[half] = std::max(0.0, gain[half]);
-    distance[half] = std::max(0.0, distance[half]);
+  if (pairs) {
+    gain[1] = certain_square(gains);
+    distance[1] = certain_square(distances);
   }
+  const SmoothFields fields(step.y, seed);
+  const auto smooth_of = [&](int half) {
+    SmoothGain smooth(fields, d, pairs && half == 1);
+    for (Index i = 0; i < n; ++i) {
+      if (!known[i] || held_out[i] != half) continue;
+      smooth.add(z.row(i), r.row(i), pairs && half == 1 ? batches.row(i) : nullptr, {hessians.row(i), d, d},
+                 step.tau, internal ? energy.surrogate[i - own] : 0, internal ? energy.per_score[i - own] : 0,
+                 weights[i]);
+    }
+    return smooth;
+  };
   set_floor(upward_trace(hessians), internal ? energy.pressure : 0);
+  if (pairs && count[1] > 0) {
+    const double noise = smooth_of(1).result().noise;
+    if (std::isfinite(noise)) {
+      out.floor =
+          std::max(out.floor, kOpenForces * noise * static_cast<double>(JudgedParticles::kLawParticles) /
+                                  static_cast<double>(step.y.rows()));
+    }
+  }
   const bool quick = objective.interaction.empty() && objective.divergence.empty();
   const double unknown = std::numeric_limits<double>::quiet_NaN();
   // What costs the floor moves particles by this, mean square.
@@ -642,14 +773,7 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     double displacement = std::sqrt(distance[half] / count[half] / whole);
     if ((internal || pairs) && (found > step.accept || displacement > 10 * step.accept)) {
       // The residual alone is no bound that is worth its name: what internal energies resist, no step would do.
-      const SmoothFields fields(step.y, seed);
-      SmoothGain smooth(fields, d);
-      for (Index i = 0; i < n; ++i) {
-        if (!known[i] || held_out[i] != half) continue;
-        smooth.add(z.row(i), r.row(i), pairs && half == 1 ? noise.row(i) : nullptr, {hessians.row(i), d, d},
-                   step.tau, internal ? energy.surrogate[i - own] : 0,
-                   internal ? energy.per_score[i - own] : 0, weights[i]);
-      }
+      const SmoothGain smooth = smooth_of(half);
       const SmoothGain::Result result = smooth.result();
       found = std::min(found, share(result.gain));
       displacement = std::min(displacement, std::sqrt(result.squares / whole));

@@ -15,32 +15,35 @@ namespace brenier {
 /// Particles that are judged, carried along through all maps: some of the cloud itself, and others of its law that no
 /// gradient has seen: a quarter of these are the outermost of many, where the cloud says least of a map. With `scores`
 /// each has neighbours 2d around it, whose log-densities and places give the score grad log rho at it by central
-/// differences, at either order and through any map.
+/// differences, at either order and through any map. With `pairs` there are kLawParticles more, independent of all
+/// others, which tell the forces of the law between particles.
 class JudgedParticles {
  public:
   /// Above this dimension neighbours cost more than the step, and scores are not known.
   static constexpr Index kScoreDim = 64;
+  static constexpr Index kLawParticles = 2048;
 
   JudgedParticles() = default;
   /// At the start of a flow; x (N, d) is its cloud.
-  JudgedParticles(const Density& initial, const Matrix<double>& x, bool scores, bool second_order,
+  JudgedParticles(const Density& initial, const Matrix<double>& x, bool scores, bool pairs, bool second_order,
                   std::uint64_t seed);
 
   bool empty() const { return points_.x().rows() == 0; }
 
   /// All of it, for files. restore(parts()) is the same again; nothing is checked.
   struct Parts {
-    Trajectory points;
+    Trajectory points, law;
     Index neighbours = 0;
     std::vector<char> held_out;
     std::vector<Index> cloud_rows;
     std::vector<double> weights;
     Matrix<double> distance;
   };
-  Parts parts() const { return {points_, neighbours_, held_out_, cloud_rows_, weights_, distance_}; }
+  Parts parts() const { return {points_, law_, neighbours_, held_out_, cloud_rows_, weights_, distance_}; }
   static JudgedParticles restore(Parts parts) {
     JudgedParticles out;
     out.points_ = std::move(parts.points);
+    out.law_ = std::move(parts.law);
     out.neighbours_ = parts.neighbours;
     out.held_out_ = std::move(parts.held_out);
     out.cloud_rows_ = std::move(parts.cloud_rows);
@@ -48,7 +51,10 @@ class JudgedParticles {
     out.distance_ = std::move(parts.distance);
     return out;
   }
-  void advance(const BrenierMap& map, Team& team) { points_.advance(map, team); }
+  void advance(const BrenierMap& map, Team& team) {
+    points_.advance(map, team);
+    if (has_law()) law_.advance(map, team);
+  }
   /// Points of the particles that a map starts from.
   Trajectory::Base base(const BrenierMap& map, Team& team) const { return points_.base(map, team); }
 
@@ -59,6 +65,9 @@ class JudgedParticles {
   double weight(Index i) const { return weights_[static_cast<std::size_t>(i)]; }
   bool held_out(Index i) const { return held_out_[static_cast<std::size_t>(i)] != 0; }
   bool has_scores() const { return neighbours_ > 0; }
+  bool has_law() const { return law_.x().rows() > 0; }
+  /// Independent particles of the law (kLawParticles, d), where has_law().
+  const Matrix<double>& law() const { return law_.x(); }
   /// Rows of the particles in x() and in base().
   Index row(Index i) const { return i * (neighbours_ + 1); }
   const Matrix<double>& x() const { return points_.x(); }
@@ -67,7 +76,7 @@ class JudgedParticles {
   std::vector<char> scores(Matrix<double>& score) const;
 
  private:
-  Trajectory points_;
+  Trajectory points_, law_;
   Index neighbours_ = 0;
   std::vector<char> held_out_;
   std::vector<double> weights_;
@@ -94,8 +103,9 @@ struct Missed {
   /// The most of three: rounding of F, noise/accept; rounding of maps, what it costs to move all particles by
   /// kRoundedMove of the cloud's size, 1/2 E tr K of that; and sampling. Internal energies: N particles leave forces of
   /// A/sqrt(N) times the size open, A the part of K that is the Hessian of F, and a step that ends them would gain
-  /// 1/2 tr A K^{-1} A times the size squared over N, as little in a short step as the step itself. Interactions: likewise
-  /// 1/2 tr K, but no more than the largest decrease so far.
+  /// 1/2 tr A K^{-1} A times the size squared over N, as little in a short step as the step itself. Likewise with
+  /// interactions, where the Hessian of W counts by its virial; where particles of the law are known, it is three
+  /// times the gain of noise alone in N of their forces.
   double floor = 0;
 
   bool smooth = false;  // a share comes from smooth displacements
@@ -113,7 +123,6 @@ struct JudgedStep {
   double tau;
   double decrease;  // of F + transport on the cloud
   double noise;     // deviation of F by rounding
-  double largest;   // decrease that a step of this length has had in this flow, 0 in the first
   double accept;    // shares above this are looked at again
 };
 
@@ -121,9 +130,9 @@ struct JudgedStep {
 /// Hessian of V: 1/2 E[r K^{-1} r] is what a Newton step on the particles would still gain. An internal energy's own
 /// Hessian is left out, so that the share comes out too large, 2.5 times in the median, and without bound where rho
 /// is rough: above `accept` it is replaced by the gain of smooth displacements. Forces of pairs at single particles are
-/// noise where W is singular: those of the cloud are summed against smooth displacements over all of it, and at held-out
-/// particles the noise is taken out, as the halves of the cloud have it independently. `judged` before and after the map, or
-/// empty ones.
+/// noise where W is singular: those of the cloud are summed against smooth displacements over all of it. At held-out
+/// particles they come from others of the law, so that what a few particles leave open of them is seen, and their noise is
+/// taken out: batches of these have it independently. `judged` before and after the map, or empty ones.
 Missed missed_share(const Objective& objective, const JudgedStep& step, const Trajectory::Base& judged_base,
                     const JudgedParticles& judged, std::uint64_t seed, Team& team);
 
