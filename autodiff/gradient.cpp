@@ -56,6 +56,9 @@ class Sweep {
   int add(int a, int b) { return tape_.binary_(OpCode::add, a, b); }
   int sub(int a, int b) { return tape_.binary_(OpCode::sub, a, b); }
   int mul(int a, int b) { return tape_.binary_(OpCode::mul, a, b); }
+  /// The product of an adjoint and a derivative, 0 where one of them is. Where a value has left the range of numbers and
+  /// what is made of it no longer changes, as in 1 / (1 + exp(x)) for large x, the one is 0 and the other infinite.
+  int chain(int a, int b) { return tape_.binary_(OpCode::chain, a, b); }
   int div(int a, int b) { return tape_.binary_(OpCode::div, a, b); }
   int pow(int a, int b) { return tape_.binary_(OpCode::pow, a, b); }
   int max(int a, double b) { return tape_.binary_(OpCode::max, a, constant(b)); }
@@ -90,9 +93,10 @@ class Sweep {
       }
       case OpCode::dot:
       case OpCode::mul:
-        if (a == b) return accumulate(a, mul(mul(constant(2.0), bar), a));
-        if (wanted(a)) accumulate(a, mul(bar, b));
-        if (wanted(b)) accumulate(b, mul(bar, a));
+      case OpCode::chain:
+        if (a == b) return accumulate(a, chain(mul(constant(2.0), bar), a));
+        if (wanted(a)) accumulate(a, chain(bar, b));
+        if (wanted(b)) accumulate(b, chain(bar, a));
         return;
       case OpCode::add:
       case OpCode::sub:
@@ -105,6 +109,12 @@ class Sweep {
       default:
         return accumulate(a, mul_derivative(i, step, bar));
     }
+  }
+
+  /// `term`, but NaN where a is infinite, for functions whose value there says nothing of a large finite one: of log(1 +
+  /// exp(x)) neither value nor slope may pass for those at infinity, whatever comes of it, 1 / inf = 0 for example.
+  int unless_infinite(int term, int a) {
+    return tape_.is_moderate(a) ? term : add(term, tape_.nothing_or_nan(a));
   }
 
   void propagate_binary(int i, Instruction step, int bar) {
@@ -122,25 +132,30 @@ class Sweep {
         // (a / b) / b instead of a / b^2, which leaves the range of numbers earlier.
         const int share = div(bar, b);
         if (wanted(a)) accumulate(a, share);
-        if (wanted(b)) accumulate(b, unary(OpCode::neg, mul(share, i)));
+        if (wanted(b)) accumulate(b, unary(OpCode::neg, chain(share, i)));
         return;
       }
-      case OpCode::pow:
-        if (wanted(a)) accumulate(a, mul(bar, mul(b, power_below(a, b))));
+      case OpCode::pow: {
+        const std::optional<double> p = tape_.scalar(b);
+        const auto slow = [&](int term) {
+          return p && std::abs(*p) >= 0.5 ? term : unless_infinite(term, a);
+        };
+        if (wanted(a)) accumulate(a, slow(chain(bar, chain(b, power_below(a, b)))));
         // a^b log a tends to 0 with a for b > 0; log(0) times 0 would not.
-        if (wanted(b)) accumulate(b, mul(bar, mul(i, unary(OpCode::log, base_of_log(a)))));
+        if (wanted(b)) accumulate(b, slow(chain(bar, chain(i, unary(OpCode::log, base_of_log(a))))));
         return;
+      }
       case OpCode::atan2: {  // 0 at the origin
         const int share = div(bar, max(add(mul(a, a), mul(b, b)), kTinyBase));
-        if (wanted(a)) accumulate(a, mul(share, b));
-        if (wanted(b)) accumulate(b, unary(OpCode::neg, mul(share, a)));
+        if (wanted(a)) accumulate(a, chain(share, b));
+        if (wanted(b)) accumulate(b, unary(OpCode::neg, chain(share, a)));
         return;
       }
       default: {  // min, max: the operand that was returned
         const bool is_min = step.op == OpCode::min;
         const int takes_b = is_min ? tape_.binary_(OpCode::less, b, a) : tape_.binary_(OpCode::less, a, b);
-        if (wanted(a)) accumulate(a, mul(bar, sub(constant(1.0), takes_b)));
-        if (wanted(b)) accumulate(b, mul(bar, takes_b));
+        if (wanted(a)) accumulate(a, chain(bar, sub(constant(1.0), takes_b)));
+        if (wanted(b)) accumulate(b, chain(bar, takes_b));
         return;
       }
     }
@@ -167,26 +182,26 @@ class Sweep {
       case OpCode::neg:
         return unary(OpCode::neg, bar);
       case OpCode::exp:
-        return mul(bar, i);
+        return chain(bar, i);
       case OpCode::log:
-        return div(bar, a);
+        return div(unless_infinite(bar, a), a);
       case OpCode::sqrt:
-        return mul(bar, div(constant(0.5), max(i, kTinyLength)));
+        return chain(bar, div(constant(0.5), max(i, kTinyLength)));
       case OpCode::abs:
-        return mul(bar, unary(OpCode::sign, a));
+        return chain(bar, unary(OpCode::sign, a));
       case OpCode::sin:
-        return mul(bar, unary(OpCode::cos, a));
+        return chain(bar, unary(OpCode::cos, a));
       case OpCode::cos:
-        return unary(OpCode::neg, mul(bar, unary(OpCode::sin, a)));
+        return unary(OpCode::neg, chain(bar, unary(OpCode::sin, a)));
       case OpCode::tanh:
-        return mul(bar, sub(constant(1.0), mul(i, i)));
+        return chain(bar, sub(constant(1.0), mul(i, i)));
       case OpCode::softplus:
-        return mul(bar, unary(OpCode::sigmoid, a));
+        return chain(bar, unary(OpCode::sigmoid, a));
       case OpCode::sigmoid:
-        return mul(bar, mul(i, sub(constant(1.0), i)));
+        return chain(bar, mul(i, sub(constant(1.0), i)));
       case OpCode::erf:
-        return mul(bar, mul(constant(2 / std::sqrt(std::numbers::pi)),
-                            unary(OpCode::exp, unary(OpCode::neg, mul(a, a)))));
+        return chain(bar, mul(constant(2 / std::sqrt(std::numbers::pi)),
+                              unary(OpCode::exp, unary(OpCode::neg, mul(a, a)))));
       default:
         break;
     }
@@ -212,7 +227,7 @@ Var gradient(Var output, Var input) {
 Program compile(Tape& tape, Var value, Var input) {
   if (&input.tape() != &tape || &value.tape() != &tape || input.index() != 0)
     throw ValueError("compile: the argument must be tape.input(), and the value of the same tape");
-  const int roots[] = {value.index(), gradient(value, input).index()};
+  const int roots[] = {value.index(), tape.where_finite(gradient(value, input).index(), value.index())};
   const std::vector<Instruction>& code = tape.code();
   std::vector<bool> live(code.size(), false);
   for (int root : roots) live[root] = true;

@@ -18,6 +18,18 @@ std::string elements(int n) {
   return n == 1 ? "a scalar" : "a vector of " + std::to_string(n);
 }
 
+// Up to here a constant is finite in float too, and so are its products with arguments of any use.
+constexpr double kModerate = 1e16;
+
+bool is_product(OpCode op) {
+  return op == OpCode::mul || op == OpCode::chain;
+}
+
+/// The product that stands for two of them, one within the other.
+OpCode joined(OpCode a, OpCode b) {
+  return a == OpCode::chain || b == OpCode::chain ? OpCode::chain : OpCode::mul;
+}
+
 /// Whether a merged factor may stand for two: it must not have overflowed or lost digits.
 bool usable(double factor) {
   return std::isnormal(factor) || factor == 0;
@@ -150,6 +162,7 @@ bool Tape::is_nonnegative(const Instruction& step) const {
     case OpCode::less:
       return true;
     case OpCode::mul:
+    case OpCode::chain:
     case OpCode::dot:
       return step.a == step.b || (a && b);
     case OpCode::add:
@@ -169,6 +182,57 @@ bool Tape::is_nonnegative(const Instruction& step) const {
     default:
       return false;
   }
+}
+
+bool Tape::moderate_constants(Index offset, Index count) const {
+  return std::all_of(constants_.begin() + offset, constants_.begin() + offset + count,
+                     [](double c) { return std::abs(c) <= kModerate; });
+}
+
+bool Tape::is_moderate(const Instruction& step) const {
+  const bool a = step.a >= 0 && moderate_[step.a], b = step.b >= 0 && moderate_[step.b];
+  switch (step.op) {
+    case OpCode::constant:
+      return moderate_constants(step.offset, step.size);
+    case OpCode::input:
+    case OpCode::less:
+    case OpCode::sign:
+      return true;
+    case OpCode::add:
+    case OpCode::sub:
+    case OpCode::min:
+    case OpCode::max:
+    case OpCode::atan2:
+    case OpCode::keep:
+      return a && b;
+    case OpCode::mul:
+    case OpCode::dot:
+      return a && b && (known(step.a) || known(step.b));
+    case OpCode::matvec:
+      return a && moderate_constants(step.offset, Index(step.size) * size(step.a));
+    case OpCode::sqrt:
+      return a && nonnegative_[step.a];
+    case OpCode::component:
+    case OpCode::scatter:
+    case OpCode::broadcast:
+    case OpCode::neg:
+    case OpCode::abs:
+    case OpCode::sin:
+    case OpCode::cos:
+    case OpCode::tanh:
+    case OpCode::softplus:
+    case OpCode::sigmoid:
+    case OpCode::erf:
+    case OpCode::sum:
+      return a;
+    case OpCode::div:
+    case OpCode::pow:
+    case OpCode::chain:
+    case OpCode::exp:
+    case OpCode::log:
+      break;
+  }
+  return false;
 }
 
 // ---- constants and instructions ----
@@ -201,6 +265,7 @@ int Tape::emit(const Instruction& step) {
   const auto [place, is_new] = seen_.try_emplace(key, static_cast<int>(code_.size()));
   if (is_new) {
     nonnegative_.push_back(is_nonnegative(step));
+    moderate_.push_back(is_moderate(step));
     code_.push_back(step);
   }
   return place->second;
@@ -284,7 +349,8 @@ int Tape::simplify_binary(const Instruction& step) {
     case OpCode::sub:
       return sub_(a, b, n);
     case OpCode::mul:
-      return mul_(a, b, n);
+    case OpCode::chain:
+      return mul_(step.op, a, b, n);
     case OpCode::div:
       return div_(a, b, n);
     case OpCode::pow:
@@ -336,38 +402,43 @@ int Tape::sub_(int a, int b, int n) {
   return emit({.op = OpCode::sub, .size = n, .a = a, .b = b});
 }
 
-int Tape::mul_(int a, int b, int n) {
+int Tape::mul_(OpCode op, int a, int b, int n) {
   if (size(a) > 1 && size(b) == 1) std::swap(a, b);
-  if (scalar(a)) return scale(*scalar(a), b);
-  if (scalar(b)) return scale(*scalar(b), a);
-  if (is(a, OpCode::scatter)) return mul_scatter(a, b);
-  if (is(b, OpCode::scatter)) return mul_scatter(b, a);
+  if (moderate_[a] && moderate_[b]) op = OpCode::mul;
+  for (const auto& [one, other] : {std::pair(a, b), std::pair(b, a)})
+    if (scalar(one) && (op == OpCode::mul || moderate_[one])) return scale(*scalar(one), other);
+  if (is(a, OpCode::scatter)) return mul_scatter(op, a, b);
+  if (is(b, OpCode::scatter)) return mul_scatter(op, b, a);
   const Scaled s = split(a), t = split(b);
   if (size(a) < n) {
     // A scalar before a vector takes up every factor: s (c v) = (c s) v, s (t v) = (s t) v.
-    if (t.base != b) return binary_(OpCode::mul, scale(t.factor, a), t.base);
+    if (t.base != b) return binary_(op, scale(t.factor, a), t.base);
     const Instruction inner = at(b);
-    if (inner.op == OpCode::mul && size(inner.a) == 1)
-      return binary_(OpCode::mul, binary_(OpCode::mul, inner.a, a), inner.b);
-    return emit({.op = OpCode::mul, .size = n, .a = a, .b = b});
+    if (is_product(inner.op) && size(inner.a) == 1) {
+      op = joined(op, inner.op);
+      return binary_(op, binary_(op, inner.a, a), inner.b);
+    }
+    return emit({.op = op, .size = n, .a = a, .b = b});
   }
   if ((s.base != a || t.base != b) && usable(s.factor * t.factor))
-    return scale(s.factor * t.factor, binary_(OpCode::mul, s.base, t.base));
+    return scale(s.factor * t.factor, binary_(op, s.base, t.base));
   for (const auto& [one, other] : {std::pair(a, b), std::pair(b, a)}) {
     const Instruction inner = at(one);
-    if (n > 1 && inner.op == OpCode::mul && size(inner.a) == 1)
-      return binary_(OpCode::mul, inner.a, binary_(OpCode::mul, inner.b, other));
+    if (n > 1 && is_product(inner.op) && size(inner.a) == 1) {
+      op = joined(op, inner.op);
+      return binary_(op, inner.a, binary_(op, inner.b, other));
+    }
   }
   if (a == b && is(a, OpCode::abs)) return binary_(OpCode::mul, at(a).a, at(a).a);
   if (a == b && is(a, OpCode::sqrt) && nonnegative_[at(a).a]) return at(a).a;
-  return emit({.op = OpCode::mul, .size = n, .a = std::min(a, b), .b = std::max(a, b)});
+  return emit({.op = op, .size = n, .a = std::min(a, b), .b = std::max(a, b)});
 }
 
-int Tape::mul_scatter(int scattered, int other) {
+int Tape::mul_scatter(OpCode op, int scattered, int other) {
   const Instruction step = at(scattered);
   const int element = static_cast<int>(step.offset);
   const int factor = size(other) == 1 ? other : component_(other, element);
-  return scatter_(binary_(OpCode::mul, step.a, factor), element, step.size);
+  return scatter_(binary_(op, step.a, factor), element, step.size);
 }
 
 int Tape::scale(double factor, int a) {
@@ -379,8 +450,8 @@ int Tape::scale(double factor, int a) {
   if (step.op == OpCode::broadcast) return broadcast_(scale(factor, step.a), step.size);
   if (step.op == OpCode::scatter)
     return scatter_(scale(factor, step.a), static_cast<int>(step.offset), step.size);
-  if (step.op == OpCode::mul && step.size > 1 && size(step.a) == 1)
-    return binary_(OpCode::mul, scale(factor, step.a), step.b);
+  if (is_product(step.op) && step.size > 1 && size(step.a) == 1)
+    return binary_(step.op, scale(factor, step.a), step.b);
   if (step.op == OpCode::div && scalar(step.a) && usable(factor * *scalar(step.a)))
     return binary_(OpCode::div, constant_scalar(factor * *scalar(step.a)), step.b);
   if (factor == -1 && step.op == OpCode::sub) return binary_(OpCode::sub, step.b, step.a);
@@ -397,8 +468,8 @@ int Tape::div_(int a, int b, int n) {
   // One division for a whole vector.
   if (n > 1 && size(b) == 1) return binary_(OpCode::mul, binary_(OpCode::div, constant_scalar(1.0), b), a);
   const Instruction top = at(a);
-  if (n > 1 && top.op == OpCode::mul && top.size > 1 && size(top.a) == 1)
-    return binary_(OpCode::mul, top.a, binary_(OpCode::div, top.b, b));
+  if (n > 1 && is_product(top.op) && top.size > 1 && size(top.a) == 1)
+    return binary_(top.op, top.a, binary_(OpCode::div, top.b, b));
   return emit({.op = OpCode::div, .size = n, .a = a, .b = b});
 }
 
@@ -435,8 +506,8 @@ int Tape::sum_(int a) {
   if (step.op == OpCode::scatter) return step.a;
   const Scaled s = split(a);
   if (s.base != a) return scale(s.factor, sum_(s.base));
-  if (step.op == OpCode::mul)
-    return size(step.a) == 1 ? binary_(OpCode::mul, step.a, sum_(step.b)) : dot_(step.a, step.b);
+  if (is_product(step.op) && size(step.a) == 1) return binary_(step.op, step.a, sum_(step.b));
+  if (step.op == OpCode::mul) return dot_(step.a, step.b);
   return fold_or_emit({.op = OpCode::sum, .size = 1, .a = a});
 }
 
@@ -449,7 +520,7 @@ int Tape::dot_(int a, int b) {
     if (step.op == OpCode::scatter)
       return binary_(OpCode::mul, step.a, component_(other, static_cast<int>(step.offset)));
     if (s.base != one) return scale(s.factor, dot_(s.base, other));
-    if (step.op == OpCode::mul && size(step.a) == 1) return binary_(OpCode::mul, step.a, dot_(step.b, other));
+    if (is_product(step.op) && size(step.a) == 1) return binary_(step.op, step.a, dot_(step.b, other));
   }
   return fold_or_emit({.op = OpCode::dot, .size = 1, .a = std::min(a, b), .b = std::max(a, b)});
 }
@@ -461,8 +532,7 @@ int Tape::component_(int a, int element) {
   if (step.op == OpCode::scatter) return step.offset == element ? step.a : constant_scalar(0.0);
   const Scaled s = split(a);
   if (s.base != a) return scale(s.factor, component_(s.base, element));
-  if (step.op == OpCode::mul && size(step.a) == 1)
-    return binary_(OpCode::mul, step.a, component_(step.b, element));
+  if (is_product(step.op) && size(step.a) == 1) return binary_(step.op, step.a, component_(step.b, element));
   return fold_or_emit({.op = OpCode::component, .size = 1, .a = a, .offset = element});
 }
 
@@ -485,8 +555,8 @@ int Tape::matvec_(Index offset, int rows, int a) {
   const Instruction step = at(a);
   const Scaled s = split(a);
   if (s.base != a) return scale(s.factor, matvec_(offset, rows, s.base));
-  if (step.op == OpCode::mul && size(step.a) == 1)
-    return binary_(OpCode::mul, step.a, matvec_(offset, rows, step.b));
+  if (is_product(step.op) && size(step.a) == 1)
+    return binary_(step.op, step.a, matvec_(offset, rows, step.b));
   return fold_or_emit({.op = OpCode::matvec, .size = rows, .a = a, .offset = offset});
 }
 
@@ -496,6 +566,13 @@ int Tape::transposed_matvec(const Instruction& step, int a) {
   for (Index i = 0; i < rows; ++i)
     for (Index j = 0; j < cols; ++j) transposed[j * rows + i] = constants_[step.offset + i * cols + j];
   return matvec_(store(transposed), cols, a);
+}
+
+/// `gradient`, and NaN where `value` is not finite: there a factor 0 of the chain rule may stand for one that has left the
+/// range of numbers. A gradient without such products is what its operands make it.
+int Tape::where_finite(int gradient, int value) {
+  if (moderate_[value] || moderate_[gradient]) return gradient;
+  return binary_(OpCode::add, gradient, nothing_or_nan(value));
 }
 
 }  // namespace brenier

@@ -110,6 +110,7 @@ ScalarForm scalar_form(const Program& program, const Instruction& step,
     case OpCode::sub:
       return plus(a, b, -1);
     case OpCode::mul:
+    case OpCode::chain:
       return times(a, b);
     case OpCode::pow:
       return power(a, b);
@@ -280,6 +281,7 @@ VectorForm elementwise(OpCode op, const Polynomial& a, const Polynomial& b) {
     case OpCode::sub:
       return plus(a, scaled(b, std::vector<double>(b.constant.size(), -1.0)));
     case OpCode::mul:
+    case OpCode::chain:
       return times(a, b);
     case OpCode::div:
       return quotient(a, b);

@@ -256,6 +256,16 @@ TEST_CASE("expression: erf, atan2 and where") {
   CHECK(column_of("where + 1") == 7);
 }
 
+TEST_CASE("expression: a gradient is finite where the value is") {
+  // r^-8^r^-8 overflows at 0.7; 0.7 to that power is 0, and constant.
+  const Expression tower = Expression::interaction("r^r^-8^r^-8", 1);
+  CHECK(tower.value(std::vector{0.7}) == 0);
+  CHECK(tower.gradient(std::vector{0.7}) == std::vector{0.0});
+  const Expression wall = Expression::potential("1/(1 + exp(20*(norm(x) - 1)))", 2);
+  CHECK(wall.value(std::vector{30.0, 40.0}) == 0);
+  CHECK(wall.gradient(std::vector{30.0, 40.0}) == std::vector{0.0, 0.0});
+}
+
 TEST_CASE("expression: parse errors name the column") {
   const std::vector<std::pair<const char*, int>> table = {
       {"", 1},          {"   ", 4},    {"1 +", 4},        {"sum(x", 6},       {"sum(x))", 7}, {"2x[0]", 2},

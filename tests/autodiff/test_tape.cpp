@@ -247,6 +247,78 @@ TEST_CASE("tape: conventions where there is no derivative") {
         1.0F);
 }
 
+TEST_CASE("tape: where an inner value overflows and the outer one no longer changes, the slope is 0") {
+  const struct {
+    const char* name;
+    Function f;
+    double value;
+  } table[] = {
+      {"logistic", [](Var x) { return 1.0 / (1.0 + exp(x)); }, 0},
+      {"tanh", [](Var x) { return tanh(exp(x)); }, 1},
+      {"erf", [](Var x) { return erf(-exp(x)); }, -1},
+      {"sigmoid", [](Var x) { return sigmoid(-exp(x)); }, 0},
+      {"softplus", [](Var x) { return softplus(-exp(x)); }, 0},
+      {"exp", [](Var x) { return exp(-exp(x)); }, 0},
+      {"sqrt", [](Var x) { return 1.0 / sqrt(exp(x)); }, 0},
+      {"min", [](Var x) { return min(exp(x), 1.0); }, 1},
+      {"max", [](Var x) { return max(-1.0, -exp(x)); }, -1},
+      {"atan2", [](Var x) { return atan2(x.constant(0.0), exp(x)); }, 0},
+      {"whole power", [](Var x) { return 1.0 / pow(exp(x), 3); }, 0},
+      {"power", [](Var x) { return pow(exp(x), -1.25); }, 0},
+      {"exponent", [](Var x) { return pow(0.7, exp(x)); }, 0},
+      {"base and exponent", [](Var x) { return pow(1.0 / x, exp(x)); }, 0},
+      {"dot",
+       [](Var x) {
+         const Var y = exp(x) * x.constant({1, 2});
+         return tanh(dot(y, y));
+       },
+       1},
+      {"sum",
+       [](Var x) {
+         return tanh(sum(exp(x * x.constant({1, 2}))));
+       },
+       1},
+      {"matrix",
+       [](Var x) {
+         return tanh(sum(Matrix<double>(2, 2, 1.5) * exp(x * x.constant({1, 1}))));
+       },
+       1},
+      {"quotient", [](Var x) { return 1.0 - x / (x + exp(x)); }, 1},
+      {"branch", [](Var x) { return where(less(x, x.constant(0.0)), x, tanh(exp(x))); }, 1},
+  };
+  for (const auto& [name, f, value] : table) {
+    CAPTURE(name);
+    const Program p = compiled(1, f);
+    for (const double x : {800.0, 1e6, 1e300}) {
+      const Result<double> d = run(p, {x});
+      CHECK(d.value == value);
+      CHECK(d.gradient[0] == 0);
+    }
+    for (const float x : {100.0F, 1e6F, 1e38F}) {
+      const Result<float> s = run<float>(p, {x});
+      CHECK(s.value == static_cast<float>(value));
+      CHECK(s.gradient[0] == 0);
+    }
+    check_differences(name, p, {0.6});  // and where nothing overflows it is the slope
+  }
+  // A value that is not finite says so, and so does its gradient; and where an infinite value stands for one that is
+  // not, what comes of it may be finite, but not the gradient.
+  for (const Function& f : std::vector<Function>{
+           [](Var x) { return exp(x) / exp(2.0 * x); }, [](Var x) { return x * exp(x) / (1.0 + exp(x)); },
+           [](Var x) { return log(1.0 + exp(x)); }, [](Var x) { return sqrt(1.0 + exp(x)); },
+           [](Var x) { return 1.0 / log(1.0 + exp(x)); }, [](Var x) { return pow(exp(x), -0.1); },
+           [](Var x) { return pow(exp(x), -1.0 / x); }}) {
+    const Program p = compiled(1, f);
+    CHECK_FALSE(std::isfinite(run(p, {800}).gradient[0]));
+    CHECK_FALSE(std::isfinite(run<float>(p, {100}).gradient[0]));
+    check_differences("the same where it is finite", p, {0.6});
+  }
+  // The second derivative as well.
+  const Program second = compiled(1, [](Var x) { return gradient(1.0 / (1.0 + exp(x)), x); });
+  CHECK(run(second, {800}).value == 0);
+  CHECK(run(second, {800}).gradient[0] == 0);
+}
+
 TEST_CASE("tape: float agrees with double") {
   const Program p =
       compiled(4, [](Var x) { return norm(tanh(x) * x) + softplus(sum(x)) / (1.0 + exp(x[1])); });

@@ -206,6 +206,10 @@ TEST_CASE("npy: what is wrong is said") {
   CHECK(contains(message(npy(npy_header("<f8", "(2, 2)"), six)),
                  "too long: 4 elements of float64 take 32 bytes, the file has 48"));
   CHECK(contains(message(npy("{'descr': '<f8', 'shape': (6,)}", six)), "the header has no fortran_order"));
+  // Rows without elements take no bytes, but time.
+  for (const char* shape : {"(900000000, 0)", "(0, 1000001)"})
+    CHECK(contains(message(npy(npy_header("<f8", shape, true), "")),
+                   "an array without elements has the extent"));
   CHECK(contains(message(npy("{'descr': '<f8', 'extra': 1}", six)), "unknown key 'extra'"));
   CHECK(contains(message(npy("'descr'", six)), "not a dictionary"));
   CHECK(contains(message(npy("{'descr", six)), "a quote in the header does not end"));

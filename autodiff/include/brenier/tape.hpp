@@ -75,6 +75,7 @@ class Tape {
 
  private:
   friend class Sweep;
+  friend Program compile(Tape& tape, Var value, Var input);
   using Key = std::tuple<OpCode, int, int, int, Index>;
 
   /// `factor` times the value `base`.
@@ -101,6 +102,9 @@ class Tape {
   int emit(const Instruction& step);
   int fold_or_emit(const Instruction& step);
   bool is_nonnegative(const Instruction& step) const;
+  bool is_moderate(const Instruction& step) const;
+  bool is_moderate(int i) const { return moderate_[i]; }
+  bool moderate_constants(Index offset, Index count) const;
 
   int unary_(OpCode op, int a);
   int simplify_unary(OpCode op, int a);
@@ -108,8 +112,8 @@ class Tape {
   int simplify_binary(const Instruction& step);
   int add_(int a, int b, int size);
   int sub_(int a, int b, int size);
-  int mul_(int a, int b, int size);
-  int mul_scatter(int scattered, int other);
+  int mul_(OpCode op, int a, int b, int size);
+  int mul_scatter(OpCode op, int scattered, int other);
   int scale(double factor, int a);
   int div_(int a, int b, int size);
   int pow_(int a, int b, int size);
@@ -121,10 +125,15 @@ class Tape {
   int broadcast_(int a, int size);
   int matvec_(Index offset, int rows, int a);
   int transposed_matvec(const Instruction& step, int a);
+  /// a - a: 0, but NaN where a is not finite.
+  int nothing_or_nan(int a) { return emit({.op = OpCode::sub, .size = size(a), .a = a, .b = a}); }
+  int where_finite(int gradient, int value);
 
   Domain domain_;
   std::vector<Instruction> code_;
   std::vector<bool> nonnegative_;  // per instruction: its value is known to be >= 0
+  std::vector<bool>
+      moderate_;  // per instruction: it grows with the argument at most in proportion, and is finite
   std::vector<double> constants_;
   std::map<Key, int> seen_;
   std::map<std::vector<std::uint64_t>, Index> stored_;  // by bits, so that -0 and NaN are themselves
@@ -135,10 +144,13 @@ class Tape {
 /// Where a function has no derivative: |a|' = sign(a) (0 at 0); min and max pass the derivative of the
 /// operand that they return; sqrt'(a) = 0.5 / max(sqrt(a), 1e-19), so that the gradient of norm(x) is 0 at x
 /// = 0, and bounded by 1 up to rounding everywhere, in float too; a ^ p with 0 < p < 1 is treated alike.
+/// Where a value has overflowed and what is made of it no longer changes, as in 1 / (1 + exp(x)), the derivative is 0: a
+/// factor 0 of the chain rule holds against an infinite one.
 /// ShapeError where `output` is a vector, ValueError where the two are on different tapes.
 Var gradient(Var output, Var input);
 
-/// `value` and its gradient as a program, without the instructions that neither needs.
+/// `value` and its gradient as a program, without the instructions that neither needs. Where the value is not finite the
+/// gradient is not.
 /// `input` must be tape.input() and `value` a scalar of the same tape. The gradient has input's size, always.
 Program compile(Tape& tape, Var value, Var input);
 

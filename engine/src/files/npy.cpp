@@ -229,7 +229,7 @@ NpyInfo read_header(InputFile& file) {
   if (none) elements = 0;
   // Loops go over rows, also over those without elements.
   for (const Index extent : info.shape)
-    if (none && extent > 1'000'000'000)
+    if (none && extent > 1'000'000)
       file.fail("an array without elements has the extent " + std::to_string(extent));
   if (file.remaining() != elements * width)
     file.fail((file.remaining() < elements * width ? std::string("truncated: ") : std::string("too long: ")) +

@@ -158,6 +158,8 @@ inline void run(const Program& program, const Instruction& step, const T* input,
       return binary([](V x, V y) { return compare<T>(x < y); });
     case OpCode::keep:
       return binary([](V condition, V x) { return condition != V{} ? x : V{}; });
+    case OpCode::chain:
+      return binary([](V x, V y) { return ((x == V{}) | (y == V{})) ? V{} : x * y; });
   }
 }
 

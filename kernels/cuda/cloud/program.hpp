@@ -99,6 +99,9 @@ BRENIER_DEVICE BRENIER_NOINLINE void run_program(const ProgramView& program, con
         case OpCode::keep:
           z = x != T(0) ? y : T(0);
           break;
+        case OpCode::chain:
+          z = x == T(0) || y == T(0) ? T(0) : x * y;
+          break;
         case OpCode::neg:
           z = -x;
           break;

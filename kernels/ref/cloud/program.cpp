@@ -111,6 +111,8 @@ void run(const Program& program, const Instruction& step, const T* input, Operan
       return binary([](T x, T y) { return static_cast<T>(x < y); });
     case OpCode::keep:
       return binary([](T condition, T x) { return condition != T(0) ? x : T(0); });
+    case OpCode::chain:
+      return binary([](T x, T y) { return x == T(0) || y == T(0) ? T(0) : x * y; });
   }
   throw ValueError("program: instruction " + std::to_string(static_cast<int>(step.op)) +
                    " is not an operation");

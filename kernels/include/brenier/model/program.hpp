@@ -29,6 +29,7 @@ enum class OpCode : std::uint8_t {
   less,   // 1 where a < b, else 0
   atan2,  // the angle of the point (b, a), in (-pi, pi]
   keep,   // b where the scalar a is not 0; 0 elsewhere, whatever b is there, NaN too
+  chain,  // a b, but 0 where a or b is 0, whatever the other is: a product of the chain rule
   neg,
   exp,
   log,
@@ -60,6 +61,7 @@ constexpr OpKind kind_of(OpCode op) {
     case OpCode::less:
     case OpCode::atan2:
     case OpCode::keep:
+    case OpCode::chain:
       return OpKind::binary;
     case OpCode::neg:
     case OpCode::exp:
