@@ -278,10 +278,7 @@ void Blas::Delete::operator()(State* state) const noexcept {
 }
 
 template <class T>
-void gemm(Blas& blas, Stream& stream, Transpose transpose_a, Transpose transpose_b, int m, int n, int k,
-          std::type_identity_t<T> alpha, DevicePointer<const T> a, int lda,
-          std::type_identity_t<DevicePointer<const T>> b, int ldb, std::type_identity_t<T> beta,
-          std::type_identity_t<DevicePointer<T>> c, int ldc) {
+void gemm(Blas& blas, Stream& stream, const Product<T>& product) {
   if (MemoryProbe::active()) return;
   const cublasHandle_t handle = blas.state().handle.value;
   check(cublasSetStream(handle, native(stream)), "cublasSetStream");  // takes the workspace away
@@ -291,25 +288,22 @@ void gemm(Blas& blas, Stream& stream, Transpose transpose_a, Transpose transpose
         "cublasSetWorkspace");
   // Row-major C = A B is column-major C^T = B^T A^T.
   const auto operation = [](Transpose t) { return t == Transpose::no ? CUBLAS_OP_N : CUBLAS_OP_T; };
-  const auto* a_at = static_cast<const T*>(pointer(a.address()));
-  const auto* b_at = static_cast<const T*>(pointer(b.address()));
+  const auto& [m, n, k, a, b, c, ldc, alpha, beta] = product;
+  const auto* a_at = static_cast<const T*>(pointer(a.data.address()));
+  const auto* b_at = static_cast<const T*>(pointer(b.data.address()));
   auto* c_at = static_cast<T*>(pointer(c.address()));
   if constexpr (std::is_same_v<T, float>) {
-    check(cublasSgemm(handle, operation(transpose_b), operation(transpose_a), n, m, k, &alpha, b_at, ldb,
-                      a_at, lda, &beta, c_at, ldc),
+    check(cublasSgemm(handle, operation(b.transpose), operation(a.transpose), n, m, k, &alpha, b_at, b.ld,
+                      a_at, a.ld, &beta, c_at, ldc),
           "cublasSgemm");
   } else {
-    check(cublasDgemm(handle, operation(transpose_b), operation(transpose_a), n, m, k, &alpha, b_at, ldb,
-                      a_at, lda, &beta, c_at, ldc),
+    check(cublasDgemm(handle, operation(b.transpose), operation(a.transpose), n, m, k, &alpha, b_at, b.ld,
+                      a_at, a.ld, &beta, c_at, ldc),
           "cublasDgemm");
   }
 }
-template void gemm<float>(Blas&, Stream&, Transpose, Transpose, int, int, int, float,
-                          DevicePointer<const float>, int, DevicePointer<const float>, int, float,
-                          DevicePointer<float>, int);
-template void gemm<double>(Blas&, Stream&, Transpose, Transpose, int, int, int, double,
-                           DevicePointer<const double>, int, DevicePointer<const double>, int, double,
-                           DevicePointer<double>, int);
+template void gemm(Blas&, Stream&, const Product<float>&);
+template void gemm(Blas&, Stream&, const Product<double>&);
 
 // --- memory and launches -----------------------------------------------------------------------------------
 

@@ -412,14 +412,28 @@ class Blas {
   std::unique_ptr<State, Delete> state_;
 };
 
-/// C = alpha op(A) op(B) + beta C, row-major, in full precision (no TF32): op(A) is (m, k), op(B) is (k, n),
-/// C is (m, n); ld* are the distances between the rows of A, B and C as stored. C is not read where beta is
-/// 0. T = float or double. Does not wait.
+/// A matrix as it is stored, row-major with rows `ld` apart, and whether a product takes its transpose.
 template <class T>
-void gemm(Blas& blas, Stream& stream, Transpose transpose_a, Transpose transpose_b, int m, int n, int k,
-          std::type_identity_t<T> alpha, DevicePointer<const T> a, int lda,
-          std::type_identity_t<DevicePointer<const T>> b, int ldb, std::type_identity_t<T> beta,
-          std::type_identity_t<DevicePointer<T>> c, int ldc);
+struct Factor {
+  DevicePointer<const T> data;
+  int ld = 0;
+  Transpose transpose = Transpose::no;
+};
+
+/// C = alpha op(A) op(B) + beta C: op(A) is (m, k), op(B) is (k, n), C is (m, n), row-major with rows ldc apart.
+template <class T>
+struct Product {
+  int m = 0, n = 0, k = 0;
+  Factor<T> a, b;
+  DevicePointer<T> c;
+  int ldc = 0;
+  T alpha = 1;
+  T beta = 0;  // C is not read where it is 0
+};
+
+/// In full precision (no TF32). T = float or double. Does not wait.
+template <class T>
+void gemm(Blas& blas, Stream& stream, const Product<T>& product);
 
 }  // namespace BRENIER_DIALECT
 }  // namespace brenier::device

@@ -313,16 +313,23 @@ TEST_CASE_TEMPLATE("gemm: row-major, both transpositions, padded rows, beta", T,
       }
       const auto device_a = upload(a, stream), device_b = upload(b, stream);
       auto device_c = upload(c, stream);
-      device::gemm<T>(blas, stream, ta, tb, m, n, k, 2, device_a.pointer(), lda, device_b.pointer(), ldb, -1,
-                      device_c.pointer(), n + 3);
+      device::gemm<T>(blas, stream,
+                      {m,
+                       n,
+                       k,
+                       {device_a.pointer(), lda, ta},
+                       {device_b.pointer(), ldb, tb},
+                       device_c.pointer(),
+                       n + 3,
+                       2,
+                       -1});
       CHECK(download(device_c, stream) == expected);  // small multiples of 1/64: exact
     }
   }
   // beta = 0 does not read C, which may be NaN
   const auto one = upload(std::vector<T>{2}, stream);
   DeviceBuffer<T> fresh(1);
-  device::gemm<T>(blas, stream, Transpose::no, Transpose::no, 1, 1, 1, 3, one.pointer(), 1, one.pointer(), 1,
-                  0, fresh.pointer(), 1);
+  device::gemm<T>(blas, stream, {1, 1, 1, {one.pointer(), 1}, {one.pointer(), 1}, fresh.pointer(), 1, 3});
   CHECK(download(fresh, stream)[0] == 12);
 }
 
@@ -340,8 +347,8 @@ TEST_CASE("a graph replays kernels, fills, copies and products without the host"
       z.fill_zero(stream);
       launch(axpy<double>, {2, 32, 0, stream, "axpy"}, n, 0.5, x.pointer(), y.pointer());
       device::copy_on_device<double>(z.pointer(), y.pointer(), n, stream);
-      device::gemm<double>(blas, stream, device::Transpose::no, device::Transpose::no, 1, 1, 33, 1,
-                           z.pointer(), 33, x.pointer(), 1, 0, square.pointer(), 1);
+      device::gemm<double>(blas, stream,
+                           {1, 1, 33, {z.pointer(), 33}, {x.pointer(), 1}, square.pointer(), 1});
     });
     CHECK_FALSE(stream.capturing());
     CHECK(graph.nodes() >= 4);

@@ -225,30 +225,56 @@ class Layers final : public LayeredNet<T> {
     const LayerView& layer = net_.layers[l];
     const int n = streams * n_;
     if (n > 0)
-      gemm<T>(blas_, *stream_, Transpose::no, Transpose::no, layer.width, n, layer.before, 1,
-              parameter(layer.weight), layer.weight_ld, row(from), n, 0, row(to), n);
+      gemm<T>(blas_, *stream_,
+              {.m = layer.width,
+               .n = n,
+               .k = layer.before,
+               .a = {parameter(layer.weight), layer.weight_ld},
+               .b = {row(from), n},
+               .c = row(to),
+               .ldc = n});
   }
   /// Rows `to` of layer l - 1 = W_l^T times rows `from` of layer l.
   void transposed(int l, int from, int to, int streams) {
     const LayerView& layer = net_.layers[l];
     const int n = streams * n_;
     if (n > 0)
-      gemm<T>(blas_, *stream_, Transpose::yes, Transpose::no, layer.before, n, layer.width, 1,
-              parameter(layer.weight), layer.weight_ld, row(from), n, 0, row(to), n);
+      gemm<T>(blas_, *stream_,
+              {.m = layer.before,
+               .n = n,
+               .k = layer.width,
+               .a = {parameter(layer.weight), layer.weight_ld, Transpose::yes},
+               .b = {row(from), n},
+               .c = row(to),
+               .ldc = n});
   }
   /// Rows `to` (d) = or, beyond layer 0, += A_l^T times rows `from` of layer l.
   void to_inputs(int l, int from, int to) {
     const LayerView& layer = net_.layers[l];
     if (layer.input_weight < 0) return;
-    gemm<T>(blas_, *stream_, Transpose::yes, Transpose::no, net_.dim, n_, layer.width, 1,
-            parameter(layer.input_weight), net_.dim, row(from), n_, l > 0 ? 1 : 0, row(to), n_);
+    gemm<T>(blas_, *stream_,
+            {.m = net_.dim,
+             .n = n_,
+             .k = layer.width,
+             .a = {parameter(layer.input_weight), net_.dim, Transpose::yes},
+             .b = {row(from), n_},
+             .c = row(to),
+             .ldc = n_,
+             .beta = static_cast<T>(l > 0)});
   }
   /// sums of a matrix (height, width) at `at` += rows `left` times the transpose of rows `right`. Elements
   /// are summed over `n` columns; rows of the left lie `left_distance` apart.
   void add_outer(int at, int distance, int height, int width, int left, int left_distance, int right, int n) {
     if (n > 0)
-      gemm<T>(blas_, *stream_, Transpose::no, Transpose::yes, height, width, n, 1, row(left), left_distance,
-              row(right), n, 1, sums(at), distance);
+      gemm<T>(blas_, *stream_,
+              {.m = height,
+               .n = width,
+               .k = n,
+               .a = {row(left), left_distance},
+               .b = {row(right), n, Transpose::yes},
+               .c = sums(at),
+               .ldc = distance,
+               .beta = 1});
   }
 
   // --- sweeps over the layers

@@ -316,38 +316,34 @@ void Blas::Delete::operator()(State* state) const noexcept {
 }
 
 template <class T>
-void gemm(Blas&, Stream& stream, Transpose transpose_a, Transpose transpose_b, int m, int n, int k,
-          std::type_identity_t<T> alpha, DevicePointer<const T> a, int lda,
-          std::type_identity_t<DevicePointer<const T>> b, int ldb, std::type_identity_t<T> beta,
-          std::type_identity_t<DevicePointer<T>> c, int ldc) {
+void gemm(Blas&, Stream& stream, const Product<T>& product) {
   if (MemoryProbe::active()) return;
-  emulator::enqueue(stream, {.run = [=] {
-                      const OpenMemory access;
-                      const auto* a_at = reinterpret_cast<const T*>(a.address());
-                      const auto* b_at = reinterpret_cast<const T*>(b.address());
-                      auto* c_at = reinterpret_cast<T*>(c.address());
-                      for (Index i = 0; i < m; ++i) {
-                        for (Index j = 0; j < n; ++j) {
-                          T sum = 0;
-                          for (Index l = 0; l < k; ++l) {
-                            const T left = a_at[transpose_a == Transpose::no ? i * lda + l : l * lda + i];
-                            const T right = b_at[transpose_b == Transpose::no ? l * ldb + j : j * ldb + l];
-                            sum += left * right;
-                          }
-                          T& out = c_at[i * ldc + j];
-                          out = beta == 0 ? alpha * sum : alpha * sum + beta * out;
-                        }
-                      }
-                      const std::string found = emulator::check_device_guards();
-                      if (!found.empty()) throw DeviceError("gemm: " + found);
-                    }});
+  emulator::enqueue(
+      stream, {.run = [product] {
+        const OpenMemory access;
+        const auto& [m, n, k, a, b, c, ldc, alpha, beta] = product;
+        const auto* a_at = reinterpret_cast<const T*>(a.data.address());
+        const auto* b_at = reinterpret_cast<const T*>(b.data.address());
+        auto* c_at = reinterpret_cast<T*>(c.address());
+        // Distances between elements of a row and of a column of op(A), and of op(B).
+        const Index a_row = a.transpose == Transpose::no ? a.ld : 1, a_column = a.ld + 1 - a_row;
+        const Index b_row = b.transpose == Transpose::no ? b.ld : 1, b_column = b.ld + 1 - b_row;
+        for (Index i = 0; i < m; ++i) {
+          for (Index j = 0; j < n; ++j) {
+            T sum = 0;
+            for (Index l = 0; l < k; ++l) {
+              sum += a_at[i * a_row + l * a_column] * b_at[l * b_row + j * b_column];
+            }
+            T& out = c_at[i * ldc + j];
+            out = beta == 0 ? alpha * sum : alpha * sum + beta * out;
+          }
+        }
+        const std::string found = emulator::check_device_guards();
+        if (!found.empty()) throw DeviceError("gemm: " + found);
+      }});
 }
-template void gemm<float>(Blas&, Stream&, Transpose, Transpose, int, int, int, float,
-                          DevicePointer<const float>, int, DevicePointer<const float>, int, float,
-                          DevicePointer<float>, int);
-template void gemm<double>(Blas&, Stream&, Transpose, Transpose, int, int, int, double,
-                           DevicePointer<const double>, int, DevicePointer<const double>, int, double,
-                           DevicePointer<double>, int);
+template void gemm(Blas&, Stream&, const Product<float>&);
+template void gemm(Blas&, Stream&, const Product<double>&);
 
 namespace detail {
 
