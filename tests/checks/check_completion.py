@@ -49,6 +49,17 @@ def main() -> None:
         check(word in manual, f"the manual page lacks {word}")
     keys = set(re.findall(r"^\| `(\w+)` \|", open(sys.argv[2], encoding="utf-8").read().split("## brenier fit")[0], re.M))
     check(not [key for key in keys if not re.search(rf"^{key}$", manual, re.M)], "keys that the manual page lacks")
+    if shutil.which("fish"):
+        code = output("completion", "fish") + "\ncomplete -C'brenier res'; complete -C'brenier run flow.toml --sw'; " \
+            "complete -C'brenier run flow.toml --set flow.ta'"
+        done = subprocess.run(["fish", "--no-config", "-c", code], text=True, capture_output=True)
+        offered = [line.split("\t")[0] for line in done.stdout.splitlines()]
+        check(not done.stderr and offered == ["resume", "--sweep", "flow.tau="], f"fish: {done.stdout} {done.stderr}")
+    if shutil.which("zsh"):
+        code = output("completion", "zsh") + "\nemulate ksh\nCOMP_WORDS=(brenier res); COMP_CWORD=1; _brenier; print -l \"${COMPREPLY[@]}\""
+        done = subprocess.run(["zsh", "-f", "-c", code], text=True, capture_output=True)
+        # zsh itself chooses those that begin as the word does.
+        check(done.returncode == 0 and not done.stderr and "resume" in done.stdout.split(), f"zsh: {done.stdout} {done.stderr}")
     if shutil.which("groff"):
         done = subprocess.run(["groff", "-man", "-Tutf8", "-ww"], input=manual, text=True, capture_output=True)
         check(done.returncode == 0 and not done.stderr, f"groff: {done.stderr[:500]}")

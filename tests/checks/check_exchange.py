@@ -217,6 +217,19 @@ def check_vtk_itself(command: Command, root: Path) -> None:
     check(not said, f"VTK says: {said[:500]}")
 
 
+def check_folders(command: Command, run: Path, root: Path) -> None:
+    """A run folder in the place of a cloud is its last one; what has one format needs not be told."""
+    last = run / "clouds" / "step_000003.npy"
+    done = command("distance", run, last, "--metric", "w2")
+    check(done.returncode == 0 and "step_000003.npy" in done.stdout, f"distance of a run: {done.stdout}{done.stderr}")
+    done = command("distance", run, run / "clouds" / "step_000000.npy", "--metric", "w2", "--json")
+    other = command("distance", last, run / "clouds" / "step_000000.npy", "--metric", "w2", "--json")
+    check(done.returncode == 0 and done.stdout == other.stdout and json.loads(done.stdout)["w2"]["value"] > 0,
+          f"distance of a run: {done.stdout}{done.stderr}")
+    done = command("export", run, "-o", root / "plain")
+    check(done.returncode == 0 and (root / "plain" / "flow.pvd").exists(), f"export without a format: {done.stderr}")
+
+
 def check_grid(command: Command, run: Path, root: Path) -> None:
     done = command("density", run, "--grid=-2:2:9,-1:1:5", "-o", root / "grid.npy")
     check(done.returncode == 0, f"grid: {done.stderr}")
@@ -243,6 +256,7 @@ def check_all(command: Command, root: Path) -> None:
     check_arrays(command, root)
     check_vtk(command, run, root)
     check_grid(command, run, root)
+    check_folders(command, run, root)
     build = command.json()
     check(build["compiler"] and build["processors"] >= 1 and "git" in build, f"the build: {build}")
     told = command.json(run)

@@ -86,6 +86,7 @@ def check_numbers(command: str, plot, root: Path) -> None:
         check(float(row["F_heldout"]) == run.column("F_heldout")[-1], f"F of {row['run']}")
         check(int(row["steps"]) == round(1 / float(row["flow.tau"])), f"steps of {row['run']}: {row['steps']}")
 
+    check(plot.swept(runs) == "flow.tau" and plot.swept(runs[:1]) is None, f"what the sweep was over: {plot.swept(runs)}")
     axes = plot.objective(plot.groups_of(runs, "flow.tau")).axes[0]
     lines = [line for line in axes.lines if line.get_label().startswith("flow.tau")]
     check(len(lines) == 2 and len(axes.collections) == 2, "one figure with two lines and two bands")
@@ -108,6 +109,7 @@ def check_numbers(command: str, plot, root: Path) -> None:
     check(np.abs(difference - iterates(0.2) + iterates(0.05)[::4]).max() < 5e-3, f"between the lines: {difference}")
     drawn = [line for line in axes.lines if line.get_label() == "exact solution"]
     check(len(drawn) == 1 and np.allclose(drawn[0].get_ydata(), exact(drawn[0].get_xdata()), atol=1e-9), "exact curve")
+    check(len(drawn[0].get_xdata()) == 21, "the exact curve at the times of the finest runs")
 
     before = (sweep / "summary.csv").read_text()
     again = subprocess.run([*words, "--resume"], text=True, capture_output=True)

@@ -44,6 +44,21 @@ def test_terms_are_what_they_say():
     assert of(brenier.sinkhorn(x, blur=0.5), x) == pytest.approx(0, abs=1e-5)
 
 
+def test_functionals_are_subtracted():
+    x = cloud(9)
+    both = brenier.potential("sum(x^2)") - brenier.potential("x[0]") / 2
+    flow = brenier.Flow(both, x, tau=0.1, hidden=(8,))
+    assert flow.functional == pytest.approx((x**2).sum(axis=1).mean() - x[:, 0].mean() / 2, rel=1e-12)
+    assert repr(both) == "Functional(potential('sum(x^2)') + -0.5 * potential('x[0]'))"
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(ValueError, match="Density.kde"):
+        brenier.Flow(brenier.entropy(), cloud(), tau=0.1)
+    with pytest.raises(TypeError, match="hidden, "):
+        brenier.Flow(brenier.potential("sum(x^2)"), cloud(), tau=0.1, layers=[8])
+
+
 def test_functionals_say_what_they_are():
     text = repr(brenier.entropy() + 2 * brenier.potential("sum(x)") + brenier.mmd(cloud(5), bandwidth=1))
     assert text == "Functional(entropy() + 2 * potential('sum(x)') + mmd(<5 points>, bandwidth=1))"
@@ -100,7 +115,7 @@ def test_own_data_as_a_start():
     assert np.isfinite(flow.log_density(flow.x)).all() and flow.sample(9).shape == (9, 2)
     given = brenier.Flow(brenier.entropy(), data, law=brenier.Density.kde(data), tau=0.05, **SMALL).run(steps=1)
     assert np.allclose(given.log_density(given.x), given.particle_log_density, atol=1e-8)
-    with pytest.raises(ValueError, match="log-densit"):
+    with pytest.raises(ValueError, match="Density.kde"):
         brenier.Flow(brenier.entropy(), data, tau=0.05)
 
 

@@ -247,6 +247,26 @@ TEST_CASE("configuration: expressions, parameters and dimensions") {
   CHECK(config_error(gaussian) == "(no error)");
 }
 
+TEST_CASE("configuration: a Barenblatt profile is that of the equation, unless it says another") {
+  const auto exponent = [](const std::string& cloud_m, const std::string& term_m) {
+    const Config config =
+        parse_config(tiny_with("density = \"barenblatt\"\ntime = 1e-3\nparticles = 37\n[[functional]]\n"
+                               "term = \"porous_medium\"\nm = 2",
+                               "density = \"barenblatt\"\ntime = 1e-3\nparticles = 37\n" + cloud_m +
+                                   "[[functional]]\nterm = " + term_m),
+                     "a.toml", "/");
+    const Config again = parse_config(config.resolved, "b.toml", "/");
+    CHECK(again.cloud.barenblatt->m == config.cloud.barenblatt->m);
+    CHECK(again.resolved == config.resolved);
+    return config.cloud.barenblatt->m;
+  };
+  CHECK(exponent("", "\"porous_medium\"\nm = 3") == 3);
+  CHECK(exponent("m = 2\n", "\"porous_medium\"\nm = 3") == 2);
+  CHECK(exponent("", "\"entropy\"") == 2);
+  CHECK(exponent("", "\"entropy\"\n[[functional]]\nterm = \"porous_medium\"\nm = 1.5") == 1.5);
+  check_contains(config_error(tiny_with("m = 2", "m = 1")), {"functional.0.m", "above 1"});
+}
+
 TEST_CASE("configuration: learned potentials") {
   const TemporaryFolder folder;
   const Icnn net({.dim = 2, .hidden = {3}});

@@ -82,6 +82,43 @@ void write_bash(const CLI::App& app, std::ostream& out) {
          "complete -F _brenier brenier\n";
 }
 
+/// The same in zsh, which takes the functions of bash.
+void write_zsh(const CLI::App& app, std::ostream& out) {
+  out << "#compdef brenier\nautoload -Uz compinit bashcompinit\n(( $+functions[compdef] )) || "
+         "compinit\nbashcompinit\n";
+  write_bash(app, out);
+}
+
+/// A word for fish, in quotes.
+std::string fish(const std::string& text) {
+  std::string out = "'";
+  for (const char c : text) {
+    if (c == '\\' || c == '\'') out += '\\';
+    out += c;
+  }
+  return out + "'";
+}
+
+void write_fish(const CLI::App& app, std::ostream& out) {
+  out << "# fish completion of brenier " << BRENIER_VERSION << ", written by `brenier completion fish`\n";
+  std::string keys;
+  for (const std::string& key : key_names()) keys += key + "= ";
+  for (const CLI::App* one : subcommands_of(app)) {
+    const std::string& name = one->get_name();
+    out << "complete -c brenier -n __fish_use_subcommand -f -a " << name << " -d "
+        << fish(one->get_description()) << "\n";
+    for (const CLI::Option* option : one->get_options()) {
+      if (names_of(*option).empty()) continue;
+      out << "complete -c brenier -n '__fish_seen_subcommand_from " << name << "'";
+      for (const std::string& word : option->get_lnames()) out << " -l " << word;
+      for (const std::string& word : option->get_snames()) out << " -s " << word;
+      if (option->get_items_expected_max() > 0) out << " -r";
+      if (option->check_lname("set") || option->check_lname("sweep")) out << " -f -a " << fish(keys);
+      out << " -d " << fish(option->get_description()) << "\n";
+    }
+  }
+}
+
 /// Text for troff: no escapes, no requests, hyphens that can be searched for.
 std::string troff(const std::string& text) {
   std::string out;
@@ -149,13 +186,14 @@ Command add_completion(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("completion", "writes the completion of a shell, or the manual page, to the output");
   const auto kind = std::make_shared<std::string>();
-  command->add_option("KIND", *kind, "bash or man")->required()->check(CLI::IsMember({"bash", "man"}));
+  command->add_option("KIND", *kind, "bash, zsh, fish or man")
+      ->required()
+      ->check(CLI::IsMember({"bash", "zsh", "fish", "man"}));
   return {command, [kind, &app](const Console& console) {
-            if (*kind == "bash") {
-              write_bash(app, console.out);
-            } else {
-              write_man(app, console.out);
-            }
+            if (*kind == "bash") write_bash(app, console.out);
+            if (*kind == "zsh") write_zsh(app, console.out);
+            if (*kind == "fish") write_fish(app, console.out);
+            if (*kind == "man") write_man(app, console.out);
             return ExitCode::ok;
           }};
 }

@@ -18,6 +18,8 @@
 #include "kernels/base/subset.hpp"
 #include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
+#include "tools/runs/report.hpp"
+#include "tools/runs/run_folder.hpp"
 
 namespace brenier::app {
 namespace {
@@ -33,6 +35,18 @@ struct Line {
   std::string about;
   bool defined = true;
 };
+
+/// The file itself, or of a run folder its last cloud.
+std::filesystem::path cloud_file(const std::filesystem::path& given) {
+  if (!RunFolder::is_run(given)) return given;
+  const RunFolder folder = RunFolder::open(given);
+  const std::vector<HistoryRow> history =
+      parse_history(read_text(folder.history()), folder.history().string());
+  std::error_code code;
+  for (auto row = history.rbegin(); row != history.rend(); ++row)
+    if (std::filesystem::exists(folder.cloud(row->step), code)) return folder.cloud(row->step);
+  throw IoError("'" + given.string() + "': this run has no clouds yet");
+}
 
 void check_finite(const std::filesystem::path& file, const Matrix<double>& x) {
   for (Index i = 0; i < x.rows(); ++i) {
@@ -136,7 +150,13 @@ std::vector<Line> measure(const DistanceOptions& options, const Matrix<double>& 
 
 }  // namespace
 
-void distance(const DistanceOptions& options, std::ostream& out) {
+void distance(const DistanceOptions& given, std::ostream& out) {
+  DistanceOptions options = given;
+  for (std::filesystem::path* file : {&options.a, &options.b}) {
+    const std::filesystem::path cloud = cloud_file(*file);
+    if (cloud != *file && !options.json) out << file->string() << ": " << cloud.string() << "\n";
+    *file = cloud;
+  }
   const Matrix<double> a = read_npy(options.a), b = read_npy(options.b);
   if (a.cols() != b.cols()) {
     throw ShapeError("'" + options.a.string() + "' has points in dimension " + std::to_string(a.cols()) +
@@ -179,8 +199,11 @@ void distance(const DistanceOptions& options, std::ostream& out) {
 Command add_distance(CLI::App& app) {
   CLI::App* command = app.add_subcommand("distance", "how far two clouds are from each other");
   const auto options = std::make_shared<DistanceOptions>();
-  command->add_option("A", options->a, ".npy file of points, (N, d)")->required();
-  command->add_option("B", options->b, ".npy file of points, (M, d)")->required();
+  command
+      ->add_option("A", options->a,
+                   ".npy, .npz or .csv file of points, (N, d), or a run folder: its last cloud")
+      ->required();
+  command->add_option("B", options->b, "the same, (M, d)")->required();
   command
       ->add_option("--metric", options->metrics, "w2, energy, mmd, gaussian, sinkhorn (all); may be repeated")
       ->check(CLI::IsMember({"w2", "energy", "mmd", "gaussian", "sinkhorn"}))

@@ -140,9 +140,9 @@ Command add_export(CLI::App& app) {
   };
   const auto arguments = std::make_shared<Arguments>();
   command->add_option("RUN", arguments->run, "run folder")->required();
-  command
-      ->add_flag("--vtk", arguments->vtk, "VTK's XML: a .vtp for each cloud, and flow.pvd with their times")
-      ->required();
+  command->add_flag(
+      "--vtk", arguments->vtk,
+      "VTK's XML: a .vtp for each cloud, and flow.pvd with their times (the only format so far)");
   command->add_option("-o,--out", arguments->out, "folder to write into (RUN-vtk)");
   return {command, [arguments](const Console& console) {
             fs::path out = arguments->out;

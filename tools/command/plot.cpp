@@ -182,12 +182,14 @@ Command add_movie(CLI::App& app) {
   };
   const auto arguments = std::make_shared<Arguments>();
   command->add_option("RUN", arguments->run, "run folder")->required();
-  command->add_option("-o,--out", arguments->out, "the .gif or .mp4 file to write")->required();
+  command->add_option("-o,--out", arguments->out,
+                      "the .gif or .mp4 file to write (figures/flow.gif in the folder)");
   command->add_option("--fps", arguments->rate, "frames a second")->capture_default_str();
   return {command, [arguments](const Console& console) {
             const std::vector<std::string> more = {"--fps=" + exact_text(arguments->rate)};
-            const int code =
-                call_script("movie.py", "movie", {arguments->run}, arguments->out, console.out, more);
+            const fs::path out =
+                arguments->out.empty() ? arguments->run / "figures" / "flow.gif" : arguments->out;
+            const int code = call_script("movie.py", "movie", {arguments->run}, out, console.out, more);
             return code == 0 ? ExitCode::ok : ExitCode::bad_input;
           }};
 }

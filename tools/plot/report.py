@@ -225,6 +225,12 @@ function ticks(low, high) {
   for (let v = Math.ceil(low / step) * step; v <= high + 1e-9 * step; v += step) out.push(Math.abs(v) < 1e-9 * step ? 0 : v);
   return out;
 }
+// With as many digits as tell them apart.
+function labels(values) {
+  let digits = 4;
+  while (digits < 12 && new Set(values.map(v => v.toPrecision(digits))).size < values.length) ++digits;
+  return values.map(v => [v, Number(v.toPrecision(digits)).toString()]);
+}
 // Of logarithms to base 10: powers of ten, with twice and five times of them where there are few.
 function logTicks(low, high) {
   const out = [], factors = high - low < 2 ? [1, 2, 5] : [1], stride = Math.max(1, Math.ceil((high - low) / 6));
@@ -236,10 +242,10 @@ function frame(ctx, box, x, y, names) {
   ctx.strokeStyle = '#999'; ctx.fillStyle = '#444'; ctx.font = '12px system-ui, sans-serif'; ctx.lineWidth = 1;
   ctx.strokeRect(box.x, box.y, box.w, box.h);
   ctx.textAlign = 'center';
-  for (const v of ticks(...x)) ctx.fillText(shown(v), box.x + (v - x[0]) / (x[1] - x[0]) * box.w, box.y + box.h + 16);
+  for (const [v, label] of labels(ticks(...x))) ctx.fillText(label, box.x + (v - x[0]) / (x[1] - x[0]) * box.w, box.y + box.h + 16);
   ctx.fillText(names[0], box.x + box.w / 2, box.y + box.h + 34);
   ctx.textAlign = 'right';
-  for (const v of ticks(...y)) ctx.fillText(shown(v), box.x - 6, box.y + box.h - (v - y[0]) / (y[1] - y[0]) * box.h + 4);
+  for (const [v, label] of labels(ticks(...y))) ctx.fillText(label, box.x - 6, box.y + box.h - (v - y[0]) / (y[1] - y[0]) * box.h + 4);
   ctx.textAlign = 'left';
   ctx.fillText(names[1], box.x, box.y - 8);
 }
@@ -346,25 +352,31 @@ for (const place of document.querySelectorAll('.charts')) {
     if (log && high - low < 1) { low = Math.floor(low); high = Math.max(Math.ceil(high), low + 1); }
     if (!(high > low)) { const pad = 0.1 * Math.abs(high) || 0.5; low -= pad; high += pad; }
     if (!log && low > 0 && low < 0.5 * high) low = 0;
-    const named = chart.series.filter(s => s.label).length > 0;
-    const w = 300, h = 200, left = 46, right = 16, bottom = 24, top = named ? 34 : 20;
+    const w = 300, h = 200, left = 46, right = 16, bottom = 24, names = [];
+    let at = 4, row = 0;
+    for (const [k, series] of chart.series.entries()) {
+      if (!series.label) continue;
+      const wide = 5.2 * series.label.length;
+      if (at + wide > w) { at = 4; ++row; }
+      names.push([series.label, at, 25 + 12 * row, k]);
+      at += wide + 10;
+    }
+    const top = names.length ? 34 + 12 * row : 20;
     const x = t => left + (t - time[0]) / ((time[time.length - 1] - time[0]) || 1) * (w - left - right);
     const up = v => h - bottom - (v - low) / (high - low) * (h - bottom - top);
     const node = svg('svg', {viewBox: `0 0 ${w} ${h}`, role: 'img', 'aria-label': chart.title});
     node.append(svg('text', {x: 4, y: 11}, chart.title));
-    for (const v of log ? logTicks(low, high) : ticks(low, high)) {
+    for (const [v, label] of log ? logTicks(low, high).map(v => [v, shown(10 ** v)]) : labels(ticks(low, high))) {
       node.append(svg('line', {x1: left, x2: w - right, y1: up(v), y2: up(v), stroke: '#e4e4e4'}));
-      node.append(svg('text', {x: left - 4, y: up(v) + 3, 'text-anchor': 'end'}, log ? shown(10 ** v) : shown(v)));
+      node.append(svg('text', {x: left - 4, y: up(v) + 3, 'text-anchor': 'end'}, label));
     }
-    for (const t of ticks(time[0], time[time.length - 1] || 1)) node.append(svg('text', {x: x(t), y: h - 10, 'text-anchor': 'middle'}, shown(t)));
-    let at = left;
+    for (const [t, label] of labels(ticks(time[0], time[time.length - 1] || 1)))
+      node.append(svg('text', {x: x(t), y: h - 10, 'text-anchor': 'middle'}, label));
+    for (const [name, x, y, k] of names) node.append(svg('text', {x, y, style: 'fill:' + colours[k % 4]}, name));
     chart.series.forEach((series, k) => {
       const path = series.y.map((v, i) => v === null ? null : [x(times[i]), up(map(v))]).filter(p => p);
       node.append(svg('polyline', {points: path.map(p => p.map(v => v.toFixed(1)).join(',')).join(' '), fill: 'none',
                                    stroke: colours[k % 4], 'stroke-width': 1.5, 'stroke-dasharray': k === 2 ? '4 3' : ''}));
-      if (!named) return;
-      node.append(svg('text', {x: at, y: 25, style: 'fill:' + colours[k % 4]}, series.label));
-      at += 5 * series.label.length + 12;
     });
     place.append(node);
   }

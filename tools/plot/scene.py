@@ -93,21 +93,16 @@ class Target:
         for term in terms:
             reference = term("reference")
             if isinstance(reference, str) and reference != "initial":
-                try:
-                    points = read_points(reference)
-                    if points.ndim != 2 or points.shape[1] != run.dim:
-                        raise ValueError(f"its shape is {points.shape}")
-                    self.clouds.append(points)
-                except (OSError, ValueError) as error:
-                    print(f"the points of {reference} are left out: {error}", file=sys.stderr)
+                self.clouds += points_if_there(reference, run.dim)
         by_name = {term("term"): term for term in terms}
         if len(terms) == 2 and by_name.keys() == {"gaussian_mixture", "entropy"} and \
                 by_name["gaussian_mixture"]("weight") == by_name["entropy"]("weight"):
             term = by_name["gaussian_mixture"]
             means = term("means")
-            if isinstance(means, str):
-                means = np.load(means, allow_pickle=False)
-            self.mixture = Mixture(np.reshape(means, (-1, run.dim)), term("variances") or 1.0, None if term("weights") in (None, "equal") else term("weights"))
+            found = points_if_there(means, run.dim) if isinstance(means, str) else [np.reshape(means, (-1, run.dim))]
+            weights = term("weights")
+            if found:
+                self.mixture = Mixture(found[0], term("variances") or 1.0, weights if isinstance(weights, list) else None)
 
 
 def value_of(text):
@@ -116,6 +111,18 @@ def value_of(text):
         return None if text is None else json.loads(text)
     except ValueError:
         return text
+
+
+def points_if_there(path, dim):
+    """The points of a file in a list, which is empty where they cannot be had: a picture without them is better than none."""
+    try:
+        points = read_points(path)
+        if points.shape[1] != dim:
+            raise ValueError(f"its shape is {points.shape}")
+        return [points]
+    except (OSError, ValueError) as error:
+        print(f"the points of {path} are left out: {error}", file=sys.stderr)
+        return []
 
 
 def read_points(path):

@@ -240,6 +240,18 @@ std::uint64_t mixed(std::uint64_t seed, std::uint64_t draw) {
   return seed + 0x9E3779B97F4A7C15ull * draw;
 }
 
+/// The exponent of the first porous medium term, if there is one.
+std::optional<double> exponent_of(const Section& root) {
+  for (Section& term : root.silent().tables("functional")) {
+    const bool has_both = term.kind("term") == Section::Kind::text && term.kind("m") == Section::Kind::number;
+    if (has_both && term.text("term") == "porous_medium") {
+      const double m = term.number("m", {});
+      if (m > 1) return m;  // what is wrong with it is said where the term is read
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 Config parse_config(const std::string& text, const std::string& name, const std::filesystem::path& folder,
@@ -252,7 +264,7 @@ Config parse_config(const std::string& text, const std::string& name, const std:
 
   // Unknown keys come first: a missing key is often a misspelt one.
   Section cloud = root.table("cloud");
-  config.cloud = read_cloud(cloud, host);
+  config.cloud = read_cloud(cloud, exponent_of(root), host);
   Section held_out = root.table("held_out");
   read_fraction(held_out, host != nullptr, config);
   Section parameters = root.table("parameters");

@@ -114,7 +114,8 @@ Config parse_config(const std::string& text, const std::string& name, const std:
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
 
 // The sections that have files of their own.
-CloudConfig read_cloud(Section& section, const HostInput* host);
+/// `exponent`: of a Barenblatt profile that does not say its own.
+CloudConfig read_cloud(Section& section, std::optional<double> exponent, const HostInput* host);
 /// ConfigError at `key` where so many doubles are more than the memory of this machine.
 void check_memory(const Section& section, const std::string& key, double numbers, int dim);
 Parameters read_parameters(Section& section);

@@ -127,7 +127,11 @@ const Keys<CloudConfig>& cloud_keys() {
 const Keys<BarenblattOptions>& barenblatt_keys() {
   using O = BarenblattOptions;
   static const Keys<O> keys = {
-      {"m", at<&O::m>, above(1), "exponent of the porous medium equation", {.only = {"barenblatt"}}},
+      {"m",
+       at<&O::m>,
+       above(1),
+       "exponent of the porous medium equation",
+       {.only = {"barenblatt"}, .fallback = "that of the porous_medium term, or 2"}},
       {"time", at<&O::time>, above(0), "of the profile", {.required = true, .only = {"barenblatt"}}},
       {"mass", at<&O::mass>, above(0), "of the density", {.only = {"barenblatt"}}},
   };

@@ -155,7 +155,7 @@ void read_density(Section& section, const std::string& density, int expected, Cl
     cloud.density = located(section, "upper", [&] { return Density::uniform(lower, upper); });
   } else if (density == "barenblatt") {
     read_dimension(section, {}, expected, cloud);
-    BarenblattOptions options;
+    BarenblattOptions options = cloud.barenblatt.value_or(BarenblattOptions{});
     options.dim = cloud.dim;
     section.read(barenblatt_keys(), options);
     cloud.density = located(section, "time", [&] { return Density::barenblatt(options); });
@@ -427,7 +427,7 @@ std::vector<std::string> term_names() {
   return out;
 }
 
-CloudConfig read_cloud(Section& section, const HostInput* host) {
+CloudConfig read_cloud(Section& section, std::optional<double> exponent, const HostInput* host) {
   const Cloud* given = host ? host->cloud : nullptr;
   if (given && !section.present()) {
     CloudConfig cloud;
@@ -450,6 +450,7 @@ CloudConfig read_cloud(Section& section, const HostInput* host) {
   if (cloud.kind == "kde" || cloud.kind == "gaussian_mixture") {
     read_estimate(section, cloud);
   } else {
+    if (cloud.kind == "barenblatt" && exponent) cloud.barenblatt = BarenblattOptions{.m = *exponent};
     read_density(section, cloud.kind, 0, cloud);
   }
   if (given) {

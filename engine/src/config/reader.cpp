@@ -512,10 +512,13 @@ std::vector<Section> Section::tables(const std::string& key) {
   if (!array) wrong_type(key, wanted);
   for (std::size_t i = 0; i < array->size(); ++i) {
     if (!array->get(i)->is_table()) wrong_type(key, wanted);
-    document_->blocks_.push_back(std::make_unique<Document::Block>());
-    document_->blocks_.back()->header = "[[" + full(key) + "]]";
-    out.push_back(Section(*document_, array->get(i)->as_table(), full(key) + "." + std::to_string(i),
-                          document_->blocks_.back().get()));
+    Document::Block* block = nullptr;
+    if (block_) {
+      document_->blocks_.push_back(std::make_unique<Document::Block>());
+      block = document_->blocks_.back().get();
+      block->header = "[[" + full(key) + "]]";
+    }
+    out.push_back(Section(*document_, array->get(i)->as_table(), full(key) + "." + std::to_string(i), block));
   }
   return out;
 }

@@ -82,6 +82,9 @@ class Flow:
             log_density = vector(log_density, "log_density", len(x))
         elif law is not None and energy.needs_density():
             log_density = law.log_density(x)
+        elif energy.needs_density():
+            raise BadValue("F has an entropy or another internal energy, which needs the density of the particles: start from a "
+                           "Density, or give law = brenier.Density.kde(x), which estimates it, or log_density (N,) where it is known")
         self._functional, self._law, self._start = functional, law, x.copy()
         self._threads, self._auto, self._end = core_options.threads, tau == "auto", core_options.end_time
         make = _core.FlowFloat if precision == "float" else _core.FlowDouble

@@ -26,6 +26,12 @@ class Functional:
     def __add__(self, other: Functional) -> Functional:
         return Functional(self._terms + other._terms) if isinstance(other, Functional) else NotImplemented
 
+    def __neg__(self) -> Functional:
+        return -1.0 * self
+
+    def __sub__(self, other: Functional) -> Functional:
+        return self + -other if isinstance(other, Functional) else NotImplemented
+
     def __mul__(self, factor: float) -> Functional:
         if not isinstance(factor, Real):
             return NotImplemented

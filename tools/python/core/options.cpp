@@ -147,9 +147,14 @@ const Row<Options>& find(const std::vector<Row<Options>>& rows, const std::strin
     names.push_back(row.name);
   }
   const std::string nearest = nearest_name(name, names, 3);
-  throw nb::type_error(
-      ("there is no option '" + name + "'" + (nearest.empty() ? "" : "; did you mean '" + nearest + "'?"))
-          .c_str());
+  std::string message = "there is no option '" + name + "'";
+  if (!nearest.empty()) {
+    message += "; did you mean '" + nearest + "'?";
+  } else {
+    message += "; they are";
+    for (const std::string& one : names) message += (&one == &names.front() ? ": " : ", ") + one;
+  }
+  throw nb::type_error(message.c_str());
 }
 
 template <class Options>
