@@ -22,9 +22,9 @@ constexpr std::uint32_t kWide = 0xFFFFFFFF;          // the number stands in a f
 /// Little-endian numbers in a block of bytes.
 class Block {
  public:
-  Block(InputFile& file, std::uint64_t offset, std::uint64_t count, const std::string& what)
-      : bytes_(static_cast<std::size_t>(count)) {
-    file.narrow(offset, count, what);
+  Block(InputFile& file, std::uint64_t offset, std::uint64_t count, const std::string& what) {
+    file.narrow(offset, count, what);  // before so much memory is asked for
+    bytes_.resize(static_cast<std::size_t>(count));
     file.read(bytes_, what);
   }
   std::uint64_t size() const { return bytes_.size(); }
