@@ -44,5 +44,8 @@ class ScopedDevice {
 /// Bytes of device memory that inner_loop() takes for `problem` on the current device. Takes none itself.
 template <class T>
 std::size_t inner_loop_memory(const InnerProblem<T>& problem);
+/// The same for search().
+template <class T>
+std::size_t search_memory(const InnerProblem<T>& problem);
 
 }  // namespace brenier::cuda

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "brenier/base/team.hpp"
@@ -19,6 +20,7 @@
 #include "brenier/model/objective.hpp"
 #include "brenier/options.hpp"
 #include "kernels/model/divergence.hpp"
+#include "kernels/model/lbfgs.hpp"
 #include "kernels/model/step.hpp"
 
 #if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
@@ -64,6 +66,13 @@ class StepObjective {
   /// Of all solves so far.
   virtual CgReport cg() const = 0;
   virtual SinkhornReport sinkhorn() const = 0;
+};
+
+/// Where the parameters of an inner problem may be, and how far they are expected to move.
+template <class T>
+struct SearchBounds {
+  std::span<const T> lower;        // (net.parameters()); -inf: no bound
+  std::span<const double> metric;  // likewise: see BoundedProblem (solvers/lbfgs.hpp)
 };
 
 /// The table of operations of one backend.
@@ -126,8 +135,15 @@ struct Operations {
   void (*objective_gradient)(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
                              Team& team);
 
-  /// The same with its value, to be evaluated many times. Null where a backend does not have it: cuda.
-  std::unique_ptr<StepObjective<T>> (*step_objective)(const InnerProblem<T>& problem, Team& team) = nullptr;
+  /// The same with its value, to be evaluated many times.
+  std::unique_ptr<StepObjective<T>> (*step_objective)(const InnerProblem<T>& problem, Team& team);
+
+  /// L-BFGS over step_objective() from theta, which is within its bounds, to the lowest point that was accepted: what
+  /// minimise() of solvers/lbfgs.hpp does, where the backend does it better by itself; else null. Minibatches and
+  /// stochastic log-determinants have no place here. Adds what divergences report to `transports`.
+  LbfgsReport (*search)(const InnerProblem<T>& problem, const SearchBounds<T>& bounds,
+                        const LbfgsOptions& options, std::vector<T>& theta, SinkhornReport& transports,
+                        Team& team) = nullptr;
 
   /// Iterations state.iteration .. until of Algorithm 1's inner loop.
   InnerReport (*inner_loop)(const InnerProblem<T>& problem, InnerState<T>& state, int until, Team& team);

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
-// Minimisation of a smooth function with bounds: projected L-BFGS with a diagonal metric (Nocedal, Math. Comp. 35,
-// 1980; the projection of Bertsekas, SIAM J. Control Optim. 20, 1982). For .cpp files only.
+// Minimisation of a smooth function with bounds by the machine of kernels/model/lbfgs.hpp. For .cpp files only.
 #pragma once
 
-#include <atomic>
 #include <functional>
-#include <limits>
 #include <span>
 #include <vector>
+
+#include "kernels/model/lbfgs.hpp"
 
 namespace brenier {
 
@@ -20,36 +19,6 @@ struct BoundedProblem {
   /// (n), >= 0: the first inverse Hessian up to a factor, the square of the length that a parameter is expected
   /// to move on. 0: it stays where it is.
   std::span<const double> metric;
-};
-
-struct LbfgsOptions {
-  int memory = 10;        // pairs kept, >= 1
-  int evaluations = 100;  // most, >= 1
-  /// Stops where `window` iterations together lower f by less than `tolerance` of (reference - f). An f above the
-  /// reference does not stop it. NaN: the reference is the first value.
-  double tolerance = 0;
-  int window = 3;
-  double reference = std::numeric_limits<double>::quiet_NaN();
-  /// Deviation of values by rounding. Decreases below it stop the search as well, and so does a search along the
-  /// gradient whose best decrease is a hundredth of it.
-  double noise = 0;
-  double negligible = 0;  // stops where a window lowers f by less, if f is at most this above the reference
-  double gradient =
-      0;  // stops where the gradient's 2-norm, without components that a bound holds, is at most this
-  double first_step = 0.01;  // of the first search: no parameter moves further, in units of its metric's root
-  const std::atomic<bool>* interrupt = nullptr;
-};
-
-struct LbfgsReport {
-  enum class End { tolerance, gradient, evaluations, no_decrease, not_finite, interrupted };
-  End end = End::evaluations;
-  int evaluations = 0;
-  int iterations = 0;         // accepted points
-  int resets = 0;             // searches that began anew along the gradient
-  double first = 0;           // values: at the start,
-  double value = 0;           // and at the point returned, the lowest that was accepted
-  double first_gradient = 0;  // norms as above
-  double last_gradient = 0;   // at the last point, not always the one returned
 };
 
 /// From theta (n), which is within its bounds, to the lowest point that was accepted. not_finite: at the start, and

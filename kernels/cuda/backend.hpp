@@ -9,6 +9,8 @@
 #include "kernels/cuda/network/tile_kernels.hpp"
 #include "kernels/cuda/network/variants.hpp"
 #include "kernels/cuda/step/inner_loop.hpp"
+#include "kernels/cuda/step/objective.hpp"
+#include "kernels/cuda/step/search.hpp"
 
 namespace brenier::cuda {
 
@@ -153,6 +155,8 @@ const Operations<T>& table() {
                                           .interaction = interaction<T>,
                                           .divergence = divergence<T>,
                                           .objective_gradient = objective_gradient<T, Policy>,
+                                          .step_objective = step_objective<T, Policy>,
+                                          .search = search<T, Policy>,
                                           .inner_loop = inner_loop<T, Policy>};
   return table;
 }

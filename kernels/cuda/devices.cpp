@@ -50,7 +50,22 @@ std::size_t inner_loop_memory(const InnerProblem<T>& problem) {
   operations<T>().inner_loop(problem, state, 0, alone);
   return probe.peak();
 }
+
+template <class T>
+std::size_t search_memory(const InnerProblem<T>& problem) {
+  const auto parameters = static_cast<std::size_t>(problem.net->parameters());
+  std::vector<T> theta(parameters, T(0));
+  const std::vector<double> metric(parameters, 1.0);
+  SinkhornReport transports;
+  Team alone(1);
+  const device::MemoryProbe probe;
+  operations<T>().search(problem, {theta, metric}, {.evaluations = 1}, theta, transports, alone);
+  return probe.peak();
+}
+
 template std::size_t inner_loop_memory<float>(const InnerProblem<float>&);
 template std::size_t inner_loop_memory<double>(const InnerProblem<double>&);
+template std::size_t search_memory<float>(const InnerProblem<float>&);
+template std::size_t search_memory<double>(const InnerProblem<double>&);
 
 }  // namespace brenier::cuda

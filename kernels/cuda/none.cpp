@@ -72,4 +72,11 @@ std::size_t inner_loop_memory(const InnerProblem<T>&) {
 template std::size_t inner_loop_memory<float>(const InnerProblem<float>&);
 template std::size_t inner_loop_memory<double>(const InnerProblem<double>&);
 
+template <class T>
+std::size_t search_memory(const InnerProblem<T>&) {
+  not_compiled();
+}
+template std::size_t search_memory<float>(const InnerProblem<float>&);
+template std::size_t search_memory<double>(const InnerProblem<double>&);
+
 }  // namespace brenier::cuda

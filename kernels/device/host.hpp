@@ -300,6 +300,12 @@ void copy_on_device(DevicePointer<T> to, DevicePointer<const T> from, Index coun
   detail::copy_on_device(to.address(), from.address(), static_cast<std::size_t>(count) * sizeof(T), stream);
 }
 
+/// Writes `from.size()` elements, and waits for all earlier work of the stream.
+template <class T>
+void copy_to_device(DevicePointer<T> to, std::type_identity_t<std::span<const T>> from, Stream& stream) {
+  detail::copy_to_device(to.address(), from.data(), from.size_bytes(), stream);
+}
+
 /// Reads `to.size()` elements and waits for them and for all earlier work of the stream.
 template <class T>
 void copy_to_host(std::span<T> to, DevicePointer<const T> from, Stream& stream) {

@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <brenier/brenier.hpp>
+#include <limits>
 #include <string>
 #include <thread>
 #include <vector>
@@ -281,6 +282,30 @@ TEST_CASE("the memory that an inner loop needs is known before it has it") {
     const emulator::ScopedOptions less(with_memory(needed - 40 * 256));
     CHECK_THROWS_AS(run(step, 2), OutOfDeviceMemory);
   }
+}
+
+TEST_CASE("the memory that a search needs is known before it has it") {
+  const SmallStep<float> step(kReduced ? 500 : 1000);
+  const std::vector<float> lower(step.theta.size(), -std::numeric_limits<float>::infinity());
+  const std::vector<double> metric(step.theta.size(), 1.0);
+  const auto searched = [&] {
+    std::vector<float> theta = step.theta;
+    SinkhornReport transports;
+    Team team(1);
+    return cuda::operations<float>()
+        .search(step.problem, {lower, metric}, {.evaluations = 2}, theta, transports, team)
+        .evaluations;
+  };
+  const std::size_t needed = cuda::search_memory(step.problem);
+  CHECK(needed > cuda::inner_loop_memory(step.problem));
+  CHECK(emulator::memory_in_use() == 0);
+  {
+    const emulator::ScopedOptions exact(with_memory(needed));
+    CHECK(searched() == 2);
+  }
+  const emulator::ScopedOptions less(with_memory(needed - 60 * 256));
+  CHECK_THROWS_AS(searched(), OutOfDeviceMemory);
+  CHECK(emulator::memory_in_use() == 0);
 }
 
 TEST_CASE("an inner loop has images and forces of particles only where a term asks for them") {

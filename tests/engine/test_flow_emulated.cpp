@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <brenier/brenier.hpp>
+#include <cmath>
 #include <csignal>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -117,6 +118,41 @@ TEST_CASE_TEMPLATE("second order in time on the device", T, float, double) {
   // A first step, with its affine start in the coordinates of the cloud.
   for (const char* name : {"porous_medium", "aggregation"})
     check_same_flow<T>(name, {"network.normalise=true", "flow.steps=1"});
+}
+
+TEST_CASE("L-BFGS solves steps on the device as on the CPU") {
+  for (const char* name : {"porous_medium", "nonlinear_fokker_planck", "aggregation"}) {
+    CAPTURE(name);
+    const Config config = experiment(name, {"precision=double", "inner.solver=auto", "inner.iterations=40",
+                                            "inner.accept=0.01", "flow.order=1", "flow.steps=2"});
+    const auto flow_on = [&](const char* device) {
+      FlowOptions options = config.flow;
+      options.device = device;
+      return Flow<double>(config.functional, config.initial_cloud(), options);
+    };
+    Flow<double> expected = flow_on("cpu"), actual = flow_on("cuda");
+    const std::uint64_t before = emulator::device_launches(0);
+    for (int step = 1; step <= (kReduced ? 1 : config.steps); ++step) {
+      CAPTURE(step);
+      const std::optional<StepReport> a = actual.step(), e = expected.step();
+      REQUIRE(a.has_value());
+      REQUIRE(e.has_value());
+      CHECK(a->solver == InnerOptions::Solver::lbfgs);
+      CHECK(e->solver == InnerOptions::Solver::lbfgs);
+      CHECK(a->solved == e->solved);
+      CHECK(a->iterations >= 3);
+      // Rounding alone tells them apart: its path is another in the end, the minimum is the same.
+      const double allowed = 1e-3 * e->decrease;
+      CHECK(e->decrease > 0);
+      CHECK(std::abs(a->functional.total() + a->transport - e->functional.total() - e->transport) < allowed);
+    }
+    CHECK(emulator::device_launches(0) > before);
+    CHECK(emulator::memory_in_use() == 0);
+  }
+  // A few evaluations, before rounding has grown.
+  for (const char* name : {"porous_medium", "aggregation"}) {
+    check_same_flow<double>(name, {"inner.solver=lbfgs", "inner.iterations=4", "flow.steps=1"});
+  }
 }
 
 TEST_CASE_TEMPLATE("minibatches on the device: the CPU's draws", T, float, double) {

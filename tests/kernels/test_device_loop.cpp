@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -70,6 +71,45 @@ TEST_CASE("the host waits twice for each graph from the third on, and not for si
       CAPTURE(iterations);
       CHECK(waits(iterations) - once == 2 * std::max(0, graphs(iterations) - 2));
     }
+  });
+}
+
+TEST_CASE(
+    "in a search by L-BFGS the host waits twice for each evaluation from the fourth on, and moves little") {
+  SmallStep<double> step(kParticles);
+  Team team(1);
+  const std::vector<double> lower(step.theta.size(), -std::numeric_limits<double>::infinity());
+  const std::vector<double> metric(step.theta.size(), 1.0);
+  for_each_variant([&](const std::string&, const Operations<double>& ops) {
+    const auto waits = [&](int evaluations) {
+      std::vector<double> theta = step.theta;
+      SinkhornReport transports;
+      return waits_in([&] {
+        const LbfgsReport report =
+            ops.search(step.problem, {lower, metric}, {.evaluations = evaluations}, theta, transports, team);
+        CHECK(report.evaluations == evaluations);
+      });
+    };
+    waits(1);
+    const int once = waits(1);
+    // The first is not of a graph; see LaunchPace.
+    for (const int evaluations : {2, 3, 9}) {
+      CAPTURE(evaluations);
+      CHECK(waits(evaluations) - once == 2 * std::max(0, evaluations - 3));
+    }
+  });
+}
+
+TEST_CASE("an evaluation of an objective waits for its parameters and for its sums") {
+  SmallStep<double> step(kParticles);
+  Team team(1);
+  for_each_variant([&](const std::string&, const Operations<double>& ops) {
+    const auto objective = ops.step_objective(step.problem, team);
+    std::vector<double> gradient(step.theta.size());
+    const auto evaluate = [&] { objective->evaluate(step.theta.data(), 0, gradient.data()); };
+    evaluate();
+    evaluate();  // which records
+    CHECK(waits_in(evaluate) == 2);
   });
 }
 

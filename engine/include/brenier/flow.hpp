@@ -28,7 +28,7 @@ struct InnerOptions {
   enum class Solver {
     automatic,  // lbfgs where the objective is a function: no minibatches, redrawn clouds, cg, Sinkhorn or leaky ReLU. Where that
                 // does not solve the step, Adam from the start again, then lbfgs with what is left of
-                // `iterations`; adam in all other cases, and on cuda
+                // `iterations`; adam in all other cases
     lbfgs,      // projected L-BFGS; a minibatch is then a part of the cloud, another in each step
     adam,
   };

@@ -23,9 +23,10 @@ std::string bytes_text(std::size_t bytes) {
 }
 
 template <class T>
-OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDeviceMemory& cause) {
+OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDeviceMemory& cause,
+                               std::size_t (*memory)(const InnerProblem<T>& problem)) {
   const Index particles = problem.x.rows;
-  const std::size_t needed = cuda::inner_loop_memory(problem);
+  const std::size_t needed = memory(problem);
   const std::size_t free = cuda::memory_free();
   const auto count = [](Index n) { return std::to_string(n); };
   const std::string message =
@@ -41,7 +42,7 @@ OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDev
   for (Index n = static_cast<Index>(std::bit_floor(static_cast<std::size_t>(now - 1))); n >= kSmallest;
        n /= 2) {
     problem.minibatch = n;
-    const std::size_t less = cuda::inner_loop_memory(problem);
+    const std::size_t less = memory(problem);
     if (less > free - free / 16) continue;
     return {message + "inner.minibatch = " + count(n) + ", which needs " + bytes_text(less) +
                 ", fewer particles, or the device \"cpu\"",
@@ -51,7 +52,9 @@ OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDev
           cause};
 }
 
-template OutOfDeviceMemory does_not_fit(InnerProblem<float>, int, const OutOfDeviceMemory&);
-template OutOfDeviceMemory does_not_fit(InnerProblem<double>, int, const OutOfDeviceMemory&);
+template OutOfDeviceMemory does_not_fit(InnerProblem<float>, int, const OutOfDeviceMemory&,
+                                        std::size_t (*)(const InnerProblem<float>&));
+template OutOfDeviceMemory does_not_fit(InnerProblem<double>, int, const OutOfDeviceMemory&,
+                                        std::size_t (*)(const InnerProblem<double>&));
 
 }  // namespace brenier

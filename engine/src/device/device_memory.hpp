@@ -15,8 +15,9 @@ std::string bytes_text(std::size_t bytes);
 
 /// The error for the inner problem of step `step` that ran out of the current device's memory: how large it
 /// is, how much it needs, how much is free, and the largest minibatch that fits. To be called after all that
-/// the problem held has been released.
+/// the problem held has been released. `memory`: what the solver takes for a problem (kernels/cuda_devices.hpp).
 template <class T>
-OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDeviceMemory& cause);
+OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDeviceMemory& cause,
+                               std::size_t (*memory)(const InnerProblem<T>& problem));
 
 }  // namespace brenier

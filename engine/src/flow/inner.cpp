@@ -17,17 +17,16 @@
 #include "engine/src/flow/solve/affine.hpp"
 #include "engine/src/flow/solve/affine_network.hpp"
 #include "engine/src/flow/solve/coincident.hpp"
-#include "engine/src/flow/solve/metric.hpp"
 #include "engine/src/flow/solve/particles.hpp"
 #include "engine/src/flow/solve/scale.hpp"
 #include "engine/src/flow/state.hpp"
 #include "kernels/base/moments.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/base/subset.hpp"
+#include "kernels/cuda_devices.hpp"
 #include "kernels/model/black_box.hpp"
 #include "kernels/operations.hpp"
 #include "solvers/dense.hpp"
-#include "solvers/lbfgs.hpp"
 
 namespace brenier {
 namespace {
@@ -244,7 +243,7 @@ bool Flow<T>::State::uses_lbfgs() const {
   const bool plans =
       std::any_of(objective.divergence.begin(), objective.divergence.end(),
                   [](const DivergenceTerm& term) { return term.form == DivergenceTerm::Form::sinkhorn; });
-  return !noisy && !plans && ops.step_objective;
+  return !noisy && !plans;
 }
 
 /// The network near the identity that problem `number` starts from where there is nothing better.
@@ -357,7 +356,29 @@ InnerReport Flow<T>::State::iterate(const InnerProblem<T>& problem, InnerState<T
   try {
     return ops.inner_loop(problem, state, until, team);
   } catch (const OutOfDeviceMemory& cause) {
-    throw does_not_fit(problem, steps + 1, cause);
+    throw does_not_fit(problem, steps + 1, cause, cuda::inner_loop_memory<T>);
+  }
+}
+
+/// The search of L-BFGS on the flow's device, from solution.theta.
+template <class T>
+LbfgsReport Flow<T>::State::search_from(const InnerProblem<T>& inner, const ParameterMetric<T>& parameters,
+                                        const LbfgsOptions& search, Solution& solution) const {
+  const DeviceScope scope(options.device);
+  try {
+    if (ops.search) {
+      return ops.search(inner, {parameters.lower, parameters.metric}, search, solution.theta,
+                        solution.inner.sinkhorn, team);
+    }
+    const std::unique_ptr<StepObjective<T>> step = ops.step_objective(inner, team);
+    const BoundedProblem<T> bounded{
+        [&](const T* at, double* gradient) { return step->evaluate(at, 0, gradient); }, parameters.lower,
+        parameters.metric};
+    const LbfgsReport found = minimise(bounded, search, solution.theta);
+    solution.inner.sinkhorn = step->sinkhorn();
+    return found;
+  } catch (const OutOfDeviceMemory& cause) {
+    throw does_not_fit(inner, steps + 1, cause, cuda::search_memory<T>);
   }
 }
 
@@ -414,7 +435,7 @@ double Flow<T>::State::first_gradient(const InnerTask& task) const {
   try {
     ops.objective_gradient(inner, at.data(), 0, gradient.data(), team);
   } catch (const OutOfDeviceMemory& cause) {
-    throw does_not_fit(inner, steps + 1, cause);
+    throw does_not_fit(inner, steps + 1, cause, cuda::inner_loop_memory<T>);
   }
   double squares = 0;
   for (const ParameterTensor& tensor : net.tensors()) {
@@ -448,15 +469,6 @@ typename Flow<T>::State::Solution Flow<T>::State::lbfgs(const InnerTask& task, c
   inner.log_density = log_density.empty() ? nullptr : log_density.data();
 
   const ParameterMetric<T> parameters(net, from.theta);
-  const std::unique_ptr<StepObjective<T>> step = ops.step_objective(inner, team);
-  // The objective's value has a constant of its own; that of F at the start is known.
-  double offset = std::numeric_limits<double>::quiet_NaN();
-  const BoundedProblem<T> bounded{[&](const T* at, double* gradient) {
-                                    const double value = step->evaluate(at, 0, gradient);
-                                    if (std::isnan(offset)) offset = from.value - value;
-                                    return value + offset;
-                                  },
-                                  parameters.lower, parameters.metric};
   Solution solution;
   solution.theta = from.theta;
   for (std::size_t k = 0; k < solution.theta.size(); ++k)
@@ -466,18 +478,18 @@ typename Flow<T>::State::Solution Flow<T>::State::lbfgs(const InnerTask& task, c
   location_and_scale(task.base.x, mean, scale);
   const double negligible = 1e-4 * square(kRoundedMove * scale) * net.dim() / (2 * task.tau);
   const bool exact = !std::is_same_v<T, float> && objective.internal.empty();
-  const LbfgsReport found =
-      minimise(bounded,
-               {.evaluations = evaluations,
-                // More decrease is noise in float; of internal energies it fits particles,
-                // not their law; else it is worth having.
-                .tolerance = exact ? 1e-10 : 3e-8,
-                .reference = before,
-                .noise = noise,
-                .negligible = negligible,
-                .gradient = options.inner.tolerance * gradient_scale,
-                .interrupt = &stop()},
-               solution.theta);
+  const LbfgsOptions search{.evaluations = evaluations,
+                            // More decrease is noise in float; of internal energies it fits particles,
+                            // not their law; else it is worth having.
+                            .tolerance = exact ? 1e-10 : 3e-8,
+                            .reference = before,
+                            // The objective has a constant of its own; F + transport is known here.
+                            .start = from.value,
+                            .noise = noise,
+                            .negligible = negligible,
+                            .gradient = options.inner.tolerance * gradient_scale,
+                            .interrupt = &stop()};
+  const LbfgsReport found = search_from(inner, parameters, search, solution);
   using End = LbfgsReport::End;
   solution.iterations = solution.inner.iterations = found.evaluations;
   solution.inner.first_gradient = found.first_gradient;
@@ -485,9 +497,8 @@ typename Flow<T>::State::Solution Flow<T>::State::lbfgs(const InnerTask& task, c
   solution.inner.finite = found.end != End::not_finite;
   solution.inner.converged = found.end == End::gradient;
   solution.inner.interrupted = found.end == End::interrupted;
-  solution.inner.sinkhorn = step->sinkhorn();
   report.iterations += found.evaluations;
-  report.sinkhorn.add(step->sinkhorn());
+  report.sinkhorn.add(solution.inner.sinkhorn);
   const std::vector<double> normalised(solution.theta.begin(), solution.theta.end());
   solution.physical = denormalised(net, normalised, inner.shift, inner.scale);
   return solution;

@@ -100,8 +100,7 @@ const Keys<FlowOptions>& inner_keys() {
                        {{"auto", Solver::automatic}, {"lbfgs", Solver::lbfgs}, {"adam", Solver::adam}});
        },
        {},
-       "auto: lbfgs on cpu and ref without minibatch, refresh and cg, with adam where it does not solve a "
-       "step"},
+       "auto: lbfgs without minibatch, refresh and cg, with adam where it does not solve a step"},
       {"iterations", at<&O::inner, &InnerOptions::iterations>, between(1, kMost), "most gradients of a step"},
       {"accept", at<&O::inner, &InnerOptions::accept>, Range{.low = 0, .high = 1, .low_excluded = true},
        "a step is solved where it misses at most this share of its possible decrease"},

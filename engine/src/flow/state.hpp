@@ -5,10 +5,12 @@
 
 #include "brenier/flow.hpp"
 #include "engine/src/flow/cloud_objective.hpp"
+#include "engine/src/flow/solve/metric.hpp"
 #include "engine/src/flow/solve/missed.hpp"
 #include "kernels/base/ranks.hpp"
 #include "kernels/base/wall_clock.hpp"
 #include "kernels/operations.hpp"
+#include "solvers/lbfgs.hpp"
 
 namespace brenier {
 
@@ -161,6 +163,8 @@ struct Flow<T>::State {
   Trajectory::Base fresh_base(MapBase kind, double ratio);
   InnerReport iterate(const InnerProblem<T>& problem, InnerState<T>& state, int until) const;
   Solution adam(const InnerTask& task, const Start& start, double rate, int iterations, StepReport& report);
+  LbfgsReport search_from(const InnerProblem<T>& inner, const ParameterMetric<T>& parameters,
+                          const LbfgsOptions& search, Solution& solution) const;
   Solution lbfgs(const InnerTask& task, const Start& start, int evaluations, double before, double noise,
                  StepReport& report);
   Candidate judge(const InnerTask& task, const Trajectory& from, const BrenierMap& like, Solution solution,

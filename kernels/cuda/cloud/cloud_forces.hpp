@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/cuda/cloud/value.hpp"
 #include "kernels/device/device.hpp"
 
 namespace brenier::cuda {
@@ -30,6 +31,10 @@ class CloudForce {
   /// Launches what adds weight * n * dD/dimage_i, the gradient of the term's first variation, to each
   /// external_i; both (n, d) without gaps, for the n and d that the term was made for.
   virtual void launch(DevicePointer<const T> image, DevicePointer<T> external, Stream& stream) = 0;
+
+  /// After launch() with the same images: value += weight * D, up to a constant. Only for a term that was made
+  /// for values.
+  virtual void launch_value(DevicePointer<const T> image, DeviceValue& value, Stream& stream) = 0;
 };
 
 /// All of them, and the buffer that they add to.
@@ -52,6 +57,10 @@ class CloudForces {
     external_.fill_zero(stream);
     for (const std::unique_ptr<CloudForce<T>>& term : terms_)
       term->launch(image, external_.pointer(), stream);
+  }
+  /// After launch(): the values of all terms.
+  void launch_values(DevicePointer<const T> image, DeviceValue& value, Stream& stream) {
+    for (const std::unique_ptr<CloudForce<T>>& term : terms_) term->launch_value(image, value, stream);
   }
   /// (n, d) where there are terms, else null.
   DevicePointer<T> external() { return empty() ? DevicePointer<T>() : external_.pointer(); }

@@ -15,73 +15,85 @@ int grid_for(Index n) {
   return as_int(std::clamp<Index>((n + kThreads - 1) / kThreads, 1, 1024));
 }
 
-/// One pair kernel and a cloud of n particles in R^d, both on the device.
+/// Interactions and a cloud of n particles in R^d, both on the device.
 template <class T>
-class CloudPairs {
+class CloudPairs final : public PairEnergy<T> {
  public:
-  CloudPairs(const PairKernel& kernel, int n, int d, Stream& stream)
-      : kernel_(kernel), n_(n), d_(d), pairs_({{1.0, kernel}}, d, pair_threads(n), stream), stream_(stream) {
+  CloudPairs(const DevicePairs<T>& pairs, int n, Stream& stream)
+      : pairs_(pairs), n_(n), d_(pairs.terms().dim), stream_(stream) {
     const int tiles = (n + kCloudTile - 1) / kCloudTile;
     splits_ = std::clamp(kBlocks / tiles, 1, std::max(1, n / kCloudTile));
     grid_ = tiles * splits_;
-    moments_ = DeviceBuffer<PairMoments>(d);
+    moments_ = DeviceBuffer<PairMoments>(d_);
+    energies_ = DeviceBuffer<double>(std::max(grid_, pair_grid(n)));
   }
 
   /// force (n, d), see Operations::interaction.
   void forces(DevicePointer<const T> y, DevicePointer<T> force) {
-    const bool logarithmic = kernel_.log_coefficient != 0;
-    if (kernel_.form != PairKernel::Form::quadratic_log || (logarithmic && d_ > kMostRegisterDims)) {
-      launch_tile_forces(pairs_.terms(), y, n_, force, stream_);
+    const PairTerms<T>& terms = pairs_.terms();
+    const bool logarithmic = terms.log_coefficient != 0;
+    if (terms.program_count > 0 || (logarithmic && d_ > kMostRegisterDims)) {
+      launch_tile_forces(terms, y, n_, force, stream_);
       return;
     }
-    measure(y);
+    measure(y, stream_);
     DeviceBuffer<double> partial(logarithmic ? Index{splits_} * n_ * d_ : 1);
     if (logarithmic) {
       const std::size_t shared = sizeof(double) * kPairThreads / kWarpSize * kCloudTile * d_;
       launch_logs(log_force_kernel<T, 1>, log_force_kernel<T, 2>, log_force_kernel<T, 3>, shared,
-                  "log_forces", y, partial);
+                  "log_forces", y, partial, stream_);
     }
     PairSumArgs<T> args{};
     args.y = raw(y);
     args.n = n_;
     args.d = d_;
     args.splits = splits_;
-    args.quadratic = kernel_.quadratic;
-    args.log_coefficient = kernel_.log_coefficient;
+    args.quadratic = terms.quadratic;
+    args.log_coefficient = terms.log_coefficient;
     args.moments = raw(moments_);
     args.partial = logarithmic ? raw(partial) : nullptr;
     args.force = raw(force);
     const int blocks = static_cast<int>(std::clamp<Index>(Index{n_} * d_ / kPairThreads, 1, 1024));
-    launch(pair_sum_kernel<T>, {blocks, kPairThreads, 0, stream_, "pair_sum"}, args);
+    device::launch(pair_sum_kernel<T>, {blocks, kPairThreads, 0, stream_, "pair_sum"}, args);
   }
 
-  /// 1/(2 n (n-1)) sum_{i != j} W(y_i - y_j), see Operations::interaction. Waits.
-  double energy(DevicePointer<const T> y) {
-    if (n_ < 2) return 0;
-    const double pairs = static_cast<double>(n_) * (n_ - 1.0);
-    if (kernel_.form != PairKernel::Form::quadratic_log) return pairwise(y) / (2 * pairs);
-    measure(y);
-    double total = kernel_.constant * pairs;
-    if (kernel_.quadratic != 0) {
-      for (const PairMoments& m : download(moments_, stream_)) total += 2 * kernel_.quadratic * n_ * m.square;
+  void launch(DevicePointer<const T> y, DeviceValue& value, Stream& stream) override {
+    if (n_ < 2) return;
+    const double share = 0.5 / (static_cast<double>(n_) * (n_ - 1.0));
+    PairTerms<T> others = pairs_.terms();
+    const double logs = others.log_coefficient;
+    const bool fast_logs = logs != 0 && d_ <= kMostRegisterDims;
+    if (others.quadratic != 0 || fast_logs) measure(y, stream);
+    if (others.quadratic != 0) {
+      constexpr int stride = sizeof(PairMoments) / sizeof(double);
+      value.add("quadratic interactions", share * 2 * others.quadratic * n_, d_,
+                Numbers{&raw(moments_)->square, stride}, stream);
     }
-    if (kernel_.log_coefficient != 0) {
-      total += d_ > kMostRegisterDims ? pairwise(y) : kernel_.log_coefficient * logarithms(y);
+    if (fast_logs) {
+      launch_logs(log_energy_kernel<T, 1>, log_energy_kernel<T, 2>, log_energy_kernel<T, 3>,
+                  sizeof(MomentsShared), "log_energy", y, energies_, stream);
+      value.add("logarithmic interactions", share * logs, grid_, Numbers{raw(energies_)}, stream);
+      others.log_coefficient = 0;
     }
-    return total / (2 * pairs);
+    if (others.log_coefficient == 0 && others.program_count == 0) return;
+    device::launch(pairwise_energy_kernel<T>,
+                   {pair_grid(n_), kPairThreads, sizeof(MomentsShared), stream, "pairwise_energy"}, others, y,
+                   n_, energies_.pointer());
+    value.add("interactions", share, pair_grid(n_), Numbers{raw(energies_)}, stream);
   }
 
  private:
   static constexpr int kBlocks = 1056;  // eight for each multiprocessor of a large device
 
-  void measure(DevicePointer<const T> y) {
-    launch(pair_moments_kernel<T>, {d_, kMomentThreads, sizeof(MomentsShared), stream_, "pair_moments"}, y,
-           n_, d_, moments_.pointer());
+  void measure(DevicePointer<const T> y, Stream& stream) {
+    device::launch(pair_moments_kernel<T>,
+                   {d_, kMomentThreads, sizeof(MomentsShared), stream, "pair_moments"}, y, n_, d_,
+                   moments_.pointer());
   }
 
   using LogKernel = void (*)(CloudPairArgs<T>);
   void launch_logs(LogKernel line, LogKernel plane, LogKernel space, std::size_t shared, const char* name,
-                   DevicePointer<const T> y, DeviceBuffer<double>& partial) {
+                   DevicePointer<const T> y, DeviceBuffer<double>& partial, Stream& stream) {
     CloudPairArgs<T> args{};
     args.y = raw(y);
     args.n = n_;
@@ -89,34 +101,13 @@ class CloudPairs {
     args.moments = raw(moments_);
     args.partial = raw(partial);
     const LogKernel kernel = d_ == 1 ? line : d_ == 2 ? plane : space;
-    launch(kernel, {grid_, kPairThreads, shared, stream_, name}, args);
+    device::launch(kernel, {grid_, kPairThreads, shared, stream, name}, args);
   }
 
-  double sum(const DeviceBuffer<double>& partial) {
-    double total = 0;
-    for (const double part : download(partial, stream_)) total += part;
-    return total;
-  }
-
-  double logarithms(DevicePointer<const T> y) {
-    DeviceBuffer<double> partial(grid_);
-    launch_logs(log_energy_kernel<T, 1>, log_energy_kernel<T, 2>, log_energy_kernel<T, 3>,
-                sizeof(MomentsShared), "log_energy", y, partial);
-    return sum(partial);
-  }
-
-  double pairwise(DevicePointer<const T> y) {
-    DeviceBuffer<double> partial(pair_grid(n_));
-    launch(pairwise_energy_kernel<T>,
-           {pair_grid(n_), kPairThreads, sizeof(MomentsShared), stream_, "pairwise_energy"}, pairs_.terms(),
-           y, n_, partial.pointer());
-    return sum(partial);
-  }
-
-  const PairKernel& kernel_;
+  const DevicePairs<T>& pairs_;
   int n_, d_, splits_, grid_;
-  DevicePairs<T> pairs_;
   DeviceBuffer<PairMoments> moments_;
+  DeviceBuffer<double> energies_;  // sums of blocks
   Stream& stream_;
 };
 
@@ -141,13 +132,27 @@ void interaction(const PairKernel& kernel, MatrixView<const T> y, double* energy
                  Team&) {
   Stream stream;
   DeviceBuffer<T> cloud = upload<T>(y, stream);
-  CloudPairs<T> pairs(kernel, as_int(y.rows), as_int(y.cols), stream);
+  const int n = as_int(y.rows);
+  const DevicePairs<T> terms({{1.0, kernel}}, as_int(y.cols), pair_threads(n), stream);
+  CloudPairs<T> pairs(terms, n, stream);
   if (force) {
     DeviceBuffer<T> forces(y.rows * y.cols);
     pairs.forces(cloud.pointer(), forces.pointer());
     download(forces, force, stream);
   }
-  if (energy) *energy = pairs.energy(cloud.pointer());
+  if (!energy) return;
+  *energy = 0;
+  if (n < 2) return;
+  DeviceBuffer<double> sum(1);
+  sum.fill_zero(stream);
+  DeviceValue value(sum.pointer(), nullptr, stream);
+  pairs.launch(cloud.pointer(), value, stream);
+  *energy = terms.constant() / 2 + download(sum, stream).front();
+}
+
+template <class T>
+std::unique_ptr<PairEnergy<T>> pair_energy(const DevicePairs<T>& pairs, int n, Stream& stream) {
+  return std::make_unique<CloudPairs<T>>(pairs, n, stream);
 }
 
 template <class T>
@@ -169,6 +174,8 @@ template void evaluate_program(const Program&, MatrixView<const float>, float*, 
 template void evaluate_program(const Program&, MatrixView<const double>, double*, MatrixView<double>, Team&);
 template void interaction(const PairKernel&, MatrixView<const float>, double*, MatrixView<float>, Team&);
 template void interaction(const PairKernel&, MatrixView<const double>, double*, MatrixView<double>, Team&);
+template std::unique_ptr<PairEnergy<float>> pair_energy(const DevicePairs<float>&, int, Stream&);
+template std::unique_ptr<PairEnergy<double>> pair_energy(const DevicePairs<double>&, int, Stream&);
 template void launch_tile_forces(const PairTerms<float>&, DevicePointer<const float>, int,
                                  DevicePointer<float>, Stream&);
 template void launch_tile_forces(const PairTerms<double>&, DevicePointer<const double>, int,

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "kernels/cuda/cloud/sinkhorn_kernels.hpp"
+#include "kernels/cuda/cloud/value.hpp"
 #include "kernels/cuda/transfer.hpp"
 
 namespace brenier::cuda {
@@ -26,6 +27,25 @@ std::vector<T> with_padding(std::vector<T> weights, int n) {
   weights.resize(static_cast<std::size_t>(padded(n)), T(0));
   return weights;
 }
+
+/// weights_i (base_i + rest_i): of a potential, whose parts are these.
+template <class T>
+struct WeightedPotential {
+  const T* weights;
+  const double* base;
+  const T* rest;
+  BRENIER_DEVICE double operator()(Index i, const SumThread&) const {
+    return static_cast<double>(weights[i]) * (base[i] + static_cast<double>(rest[i]));
+  }
+};
+template <class T>
+struct WeightedNumbers {
+  const T* weights;
+  const double* numbers;
+  BRENIER_DEVICE double operator()(Index i, const SumThread&) const {
+    return static_cast<double>(weights[i]) * numbers[i];
+  }
+};
 
 /// A cloud in device memory, in both orders.
 template <class T>
@@ -143,18 +163,12 @@ class Transport {
     return {s.most_iterations, s.worst, s.solves, schedules_, s.unconverged};
   }
 
-  /// <a, f> + <b, g>; waits.
-  double value() {
-    double sum = 0;
-    for (const Side* side : {&x_, &y_}) {
-      const std::vector<T> weights = download(side->points.weights(), stream_);
-      const std::vector<T> rest = download(side->rest, stream_);
-      const std::vector<double> base = download(side->base, stream_);
-      for (std::size_t i = 0; i < base.size(); ++i) {
-        sum += static_cast<double>(weights[i]) * (base[i] + static_cast<double>(rest[i]));
-      }
+  /// value += factor * (<a, f> + <b, g>).
+  void add_value(double factor, DeviceValue& value) {
+    for (Side* side : {&x_, &y_}) {
+      value.add("potentials", factor, side->points.size(),
+                WeightedPotential<T>{raw(side->points.weights()), raw(side->base), raw(side->rest)}, stream_);
     }
-    return sum;
   }
 
  private:
@@ -292,7 +306,10 @@ class Divergence {
     std::vector<double> moved(d_);
     for (int c = 0; c < d_; ++c) moved[c] = (shift ? shift[c] : 0.0) - reference.mean[c];
     moved_ = upload(moved.data(), d_, stream);
-    if (!sinkhorn_) return;
+    if (!sinkhorn_) {
+      kernel_values_ = DeviceBuffer<double>(std::max(n, y_->size()));
+      return;
+    }
     cross_ = std::make_unique<Transport<T>>(x_, *y_, false, term.sinkhorn, control, stream);
     if (term.sinkhorn.debiased) {
       self_ = std::make_unique<Transport<T>>(x_, x_, true, term.sinkhorn, control, stream);
@@ -331,16 +348,26 @@ class Divergence {
     started_ = true;
   }
 
-  /// After forces(); waits.
-  double value(SinkhornReport& report) {
-    if (!sinkhorn_) return kernel_value(x_, x_) - 2 * kernel_value(x_, *y_) + kernel_value(*y_, *y_);
-    double total = cross_->value();
-    for (const double z : download(offset_, stream_)) total += z * z / 2;
-    if (!self_) return total;
+  /// After forces(): value += factor * D, but for what depends on the reference alone.
+  void add_value(double factor, DeviceValue& value) {
+    if (!sinkhorn_) {
+      add_kernel_value(factor, x_, x_, value);
+      add_kernel_value(-2 * factor, x_, *y_, value);
+      return;
+    }
+    cross_->add_value(factor, value);
+    value.add("distance of the means", factor / 2, d_, WeightedNumbers<double>{raw(offset_), raw(offset_)},
+              stream_);
+    if (self_) self_->add_value(-factor / 2, value);
+  }
+  /// What add_value() leaves out.
+  void add_reference_value(DeviceValue& value, SinkhornReport& report) {
+    if (!sinkhorn_) return add_kernel_value(1, *y_, *y_, value);
+    if (!self_) return;
     Transport<T> reference(*y_, *y_, true, term_.sinkhorn, control_, stream_);
     reference.solve_cold(0, {}, nullptr);
     report.add(reference.report());
-    return total - self_->value() / 2 - reference.value() / 2;
+    reference.add_value(-0.5, value);
   }
 
   SinkhornReport report() {
@@ -360,14 +387,10 @@ class Divergence {
     args.control = control_;
     launch(kernel_mean_kernel<T>, {row_grid(x.size()), kRowThreads, 0, stream_, "kernel means"}, args);
   }
-  double kernel_value(Points<T>& x, Points<T>& y) {
-    DeviceBuffer<double> values(x.size());
-    kernel_mean(x, y, 0, {}, values.pointer());
-    const std::vector<double> rows = download(values, stream_);
-    const std::vector<T> weights = download(x.weights(), stream_);
-    double sum = 0;
-    for (std::size_t i = 0; i < rows.size(); ++i) sum += static_cast<double>(weights[i]) * rows[i];
-    return sum;
+  void add_kernel_value(double factor, Points<T>& x, Points<T>& y, DeviceValue& value) {
+    kernel_mean(x, y, 0, {}, kernel_values_.pointer());
+    value.add("kernel means", factor, x.size(), WeightedNumbers<T>{raw(x.weights()), raw(kernel_values_)},
+              stream_);
   }
 
   const DivergenceTerm& term_;
@@ -377,7 +400,7 @@ class Divergence {
   Stream& stream_;
   Points<T> x_;
   std::unique_ptr<Points<T>> y_;
-  DeviceBuffer<double> moved_, offset_;
+  DeviceBuffer<double> moved_, offset_, kernel_values_;
   std::unique_ptr<Transport<T>> cross_, self_;
 };
 
@@ -386,16 +409,19 @@ class Force final : public DivergenceForce<T> {
  public:
   Force(const DivergenceTerm& term, const std::vector<double>& shift, int n, const Control* control,
         Stream& stream)
-      : weight_(static_cast<T>(term.weight)),
+      : weight_(term.weight),
         divergence_(term, shift.data(), n, std::vector<T>(n, T(1) / static_cast<T>(n)), control, stream) {}
 
   void launch(DevicePointer<const T> image, DevicePointer<T> external, Stream&) override {
-    divergence_.forces(image, weight_, external);
+    divergence_.forces(image, static_cast<T>(weight_), external);
+  }
+  void launch_value(DevicePointer<const T>, DeviceValue& value, Stream&) override {
+    divergence_.add_value(weight_, value);
   }
   SinkhornReport report(Stream&) override { return divergence_.report(); }
 
  private:
-  T weight_;
+  double weight_;
   Divergence<T> divergence_;
 };
 
@@ -414,7 +440,12 @@ SinkhornReport divergence(const DivergenceTerm& term, const WeightedCloud<T>& cl
   device.forces(image.pointer(), 1, forces.pointer());
   SinkhornReport report = device.report();
   if (force) download(forces, force, stream);
-  if (value) *value = device.value(report);
+  if (!value) return report;
+  DeviceBuffer<double> sum(1);
+  DeviceValue total(sum.pointer(), nullptr, stream);
+  device.add_value(1, total);
+  device.add_reference_value(total, report);
+  *value = download(sum, stream).front();
   return report;
 }
 

@@ -28,7 +28,8 @@ class DivergenceForce : public CloudForce<T> {
   virtual SinkhornReport report(Stream& stream) = 0;
 };
 
-/// For images of n particles relative to `shift`; `control` is that of the inner loop.
+/// For images of n particles relative to `shift`; `control` is that of the inner loop. The value leaves out
+/// what depends on the reference alone.
 template <class T>
 std::unique_ptr<DivergenceForce<T>> divergence_force(const DivergenceTerm& term,
                                                      const std::vector<double>& shift, int n,

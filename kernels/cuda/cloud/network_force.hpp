@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Learned potentials on the device: the gradient of a network at the images of the particles.
 //
-//   computes   external_i += weight * grad V(image_i + m), the network as a force (write_as_force)
+//   computes   external_i += weight * grad V(image_i + m), the network as a force (write_as_force): it is
+//              V(y + m) + |y|^2/2, so that its displacements are gradients of V
 //   launch     as the kernels of tiles; a network that has no room in the shared memory of a block goes layer
 //              by layer, like any other
 //   stop       under the control of an inner loop that has stopped, it does nothing
@@ -39,26 +40,47 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void network
     tile.displace();
     sync_block();
     add_displacement(tile, args.tile, begin, args.weight, args.external);
+    if (args.tile.potential) scatter_potential(tile, args.tile, begin);
     sync_block();
   }
 }
 
-/// One learned potential. `control` is that of the inner loop.
+/// V at the images, from the potential of the network as a force.
+template <class T>
+struct LearnedValues {
+  const T* potential;
+  const T* image;  // (n, d)
+  int d;
+  BRENIER_DEVICE double operator()(Index i, const SumThread&) const {
+    double squares = 0;
+    for (int c = 0; c < d; ++c) {
+      const double y = static_cast<double>(image[i * d + c]);
+      squares = fma(y, y, squares);
+    }
+    return static_cast<double>(potential[i]) - squares / 2;
+  }
+};
+
+/// One learned potential. `control` is that of the inner loop; with `values`, it has them as well.
 template <class T, class Policy>
 class NetworkForce final : public CloudForce<T> {
  public:
   NetworkForce(const NetworkTerm& term, const std::vector<double>& shift, int n, const Control* control,
-               Stream& stream)
+               bool values, Stream& stream)
       : weight_(static_cast<T>(term.weight)),
+        factor_(term.weight / n),
         n_(n),
         control_(control),
-        net_(*term.net, as_force(term, shift).data(), n, {}, stream) {}
+        net_(*term.net, as_force(term, shift).data(), n, {}, stream) {
+    if (values) potential_ = DeviceBuffer<T>(n, "values of a learned potential");
+  }
 
   void launch(DevicePointer<const T> image, DevicePointer<T> external, Stream& stream) override {
     NetworkForceArgs<T> args{.tile = net_.args(raw(image), n_)};
     args.weight = weight_;
     args.external = raw(external);
     args.control = control_;
+    args.tile.potential = raw(potential_);
     net_.run(
         [&](auto form) {
           device::launch(network_force_kernel<decltype(form)>, net_.shape("learned potential"), args);
@@ -69,6 +91,10 @@ class NetworkForce final : public CloudForce<T> {
           layered.add_displacement(step, weight_, external, stream);
         });
   }
+  void launch_value(DevicePointer<const T> image, DeviceValue& value, Stream& stream) override {
+    value.add("learned potential", factor_, n_,
+              LearnedValues<T>{raw(potential_), raw(image), net_.net().view().dim}, stream);
+  }
 
  private:
   static std::vector<T> as_force(const NetworkTerm& term, const std::vector<double>& shift) {
@@ -78,9 +104,11 @@ class NetworkForce final : public CloudForce<T> {
   }
 
   T weight_;
+  double factor_;
   int n_;
   const Control* control_;
   DeviceNet<T, Policy> net_;
+  DeviceBuffer<T> potential_;  // (n), where values are wanted
 };
 
 }  // namespace brenier::cuda

@@ -346,6 +346,7 @@ class DevicePairs {
       if (kernel.form == PairKernel::Form::quadratic_log) {
         terms_.quadratic += term.weight * kernel.quadratic;
         terms_.log_coefficient += term.weight * kernel.log_coefficient;
+        constant_ += term.weight * kernel.constant;
         continue;
       }
       programs_.emplace_back(kernel.program, stream);
@@ -362,6 +363,8 @@ class DevicePairs {
 
   /// Valid as long as this object.
   const PairTerms<T>& terms() const { return terms_; }
+  /// What is added to every W(y_i - y_j).
+  double constant() const { return constant_; }
   /// No force at all.
   bool empty() const {
     return terms_.quadratic == 0 && terms_.log_coefficient == 0 && terms_.program_count == 0;
@@ -372,6 +375,7 @@ class DevicePairs {
   DeviceBuffer<PairProgram> views_;
   DeviceBuffer<T> workspace_;
   PairTerms<T> terms_{};
+  double constant_ = 0;
 };
 
 }  // namespace brenier::cuda

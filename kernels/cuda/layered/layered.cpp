@@ -59,6 +59,7 @@ class Layers final : public LayeredNet<T> {
       adjoint();
       displace(false);
       stage("add displacement", net_.dim, layered::AddDisplacement<T>{factor, raw(to)});
+      if (args.tile.potential) stage("map", 1, layered::ScatterMap{});
     }
   }
 
@@ -138,6 +139,7 @@ class Layers final : public LayeredNet<T> {
         hessian();
         stage("metric", factor_threads(), layered::Metric{});
       }
+      if (args.tile.displacement) stage("map", net_.dim, layered::ScatterMap{});
       second_order();
     }
   }

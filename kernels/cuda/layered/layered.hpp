@@ -25,7 +25,8 @@ class LayeredNet {
 
   virtual const TilePlan& plan() const = 0;
   virtual void evaluate(const TileArgs<T>& tile, Stream& stream) = 0;
-  /// to (n, d) += factor * displacements, under the control of args.control.
+  /// to (n, d) += factor * displacements, under the control of args.control; and potentials to
+  /// args.tile.potential, where that is given.
   virtual void add_displacement(const StepArgs<T>& args, T factor, DevicePointer<T> to, Stream& stream) = 0;
   virtual void hessian_vector(const TileArgs<T>& tile, Stream& stream) = 0;
   /// tile.partial = the gradient of the jet with the seeds in `tile`.
@@ -33,7 +34,8 @@ class LayeredNet {
   virtual void solve(const SolveArgs<T>& args, Stream& stream) = 0;
   virtual void log_det_lanczos(const SolveArgs<T>& args, Stream& stream) = 0;
   /// args.tile.partial = sums over particles of one iteration's gradient. Where `images` are wanted,
-  /// launch_forces() is called once, when those of all particles are there.
+  /// launch_forces() is called once, when those of all particles are there. Displacements and log-determinants
+  /// are written where args.tile has room for them.
   virtual void step(const StepArgs<T>& args, bool images, const std::function<void()>& launch_forces,
                     Stream& stream) = 0;
   /// The same with a stochastic log-determinant; the plan of this network is that of its pairs.

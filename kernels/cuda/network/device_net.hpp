@@ -103,6 +103,11 @@ class DeviceNet {
     return out;
   }
   DeviceBuffer<T>& theta() { return theta_; }
+  /// Other parameters, for operations without an inner loop.
+  void set_theta(const T* theta) {
+    const std::vector<T> packed = net_.pack(theta);
+    copy_to_device(theta_.pointer(), std::span<const T>(packed), stream_);
+  }
   const PackedNet& net() const { return net_; }
   /// How many parts the sums over particles have.
   int grid() const { return grid_; }

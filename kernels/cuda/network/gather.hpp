@@ -31,6 +31,14 @@ BRENIER_DEVICE void scatter(const TileType& tile, int row, T* to, int n, int beg
   });
 }
 
+/// tile.potential = u, from the rows.
+template <class TileType, class T>
+BRENIER_DEVICE void scatter_potential(const TileType& tile, const TileArgs<T>& args, int begin) {
+  tile.for_each(1, [&](int, int p) {
+    if (begin + p < args.n) args.potential[begin + p] = tile.potential(p);
+  });
+}
+
 /// What evaluate() gives, from the rows.
 template <class TileType, class T>
 BRENIER_DEVICE void scatter_map(const TileType& tile, const TileArgs<T>& args, int begin) {
@@ -40,10 +48,9 @@ BRENIER_DEVICE void scatter_map(const TileType& tile, const TileArgs<T>& args, i
     if (begin + p < args.n)
       args.hessian[Index{begin + p} * d * d + k] = tile.hessian_element(k / d, k % d, p);
   });
+  if (args.potential) scatter_potential(tile, args, begin);
   tile.for_each(1, [&](int, int p) {
-    if (begin + p >= args.n) return;
-    if (args.potential) args.potential[begin + p] = tile.potential(p);
-    if (args.log_det) args.log_det[begin + p] = tile.log_det(p);
+    if (args.log_det && begin + p < args.n) args.log_det[begin + p] = tile.log_det(p);
   });
 }
 

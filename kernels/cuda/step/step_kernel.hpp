@@ -16,7 +16,7 @@ namespace brenier::cuda {
 struct InternalView {
   InternalTerm::Form form;
   double weight, exponent;
-  ProgramView surrogate;
+  ProgramView program;  // of a general one: of the surrogate's weight; for values, of f
 };
 
 /// One JKO step; see InnerProblem.
@@ -104,8 +104,8 @@ BRENIER_DEVICE double internal_weight(const TileType& tile, const StepArgs<T>& a
     double w = surrogate_weight(term.form, term.exponent, log_xi, NumberMath());
     if (surrogate_is_program(term.form, w)) {
       const double xi = w;
-      run_program<double>(term.surrogate, {&xi}, &tile.surrogate(0, p), tile.surrogate_distance());
-      w = tile.surrogate(term.surrogate.value, p);
+      run_program<double>(term.program, {&xi}, &tile.surrogate(0, p), tile.surrogate_distance());
+      w = tile.surrogate(term.program.value, p);
     }
     weight += term.weight * w;
   }
@@ -141,6 +141,16 @@ BRENIER_DEVICE void first_order_seeds(const TileType& tile, const StepArgs<T>& a
   tile.at(plan.seed_a, p) = T(0);
 }
 
+/// What the value of the objective needs of a tile's maps, where somebody wants it.
+template <class TileType, class T>
+BRENIER_DEVICE void keep_map(const TileType& tile, const TileArgs<T>& args, int n, int begin) {
+  scatter(tile, tile.plan().displacement, args.displacement, n, begin, tile.net().dim);
+  if (!args.log_det) return;
+  tile.for_each(1, [&](int, int p) {
+    if (begin + p < n) args.log_det[begin + p] = tile.log_det(p);
+  });
+}
+
 /// Sums over each block's particles of the gradient of the objective of one iteration.
 template <class Form>
 BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void step_kernel(
@@ -170,6 +180,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void step_ke
           true, [&](int p, double log_det) { return internal_weight(tile, args, begin + p, p, log_det); });
     }
     sync_block();
+    if (args.tile.displacement) keep_map(tile, args.tile, n, begin);
     tile.second_order();
     tile.reverse();
     tile.accumulate(memory.sums);

@@ -81,6 +81,8 @@ double internal_energy(const Objective& objective, double log_xi) {
       double f = 0;
       evaluate<double>(term.program, &xi, workspace.data(), &f, nullptr);
       energy += term.weight * f / xi;
+    } else {
+      energy += xi;  // 0, or NaN
     }
   }
   return energy;
