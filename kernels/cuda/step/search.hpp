@@ -3,9 +3,10 @@
 // and looks where the device is two launches back.
 #pragma once
 
-#include <algorithm>
 #include <limits>
 #include <optional>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/step/device_step.hpp"
@@ -23,32 +24,32 @@ class DeviceLbfgs {
               DeviceStep<T, Policy>& step, Stream& stream)
       : step_(step), stream_(stream), n_(step.net().packed()) {
     const PackedNet& net = step.net().net();
-    lower_ = upload(net.pack(bounds.lower.data(), -std::numeric_limits<T>::infinity()).data(), n_, stream);
     // Gaps between parameters have the metric 0: they stay as they are.
-    metric_ = upload(net.pack(bounds.metric.data()).data(), n_, stream);
+    std::vector<T> elements = net.pack(bounds.lower.data(), -std::numeric_limits<T>::infinity());
     const std::vector<T> packed = net.pack(start.data());
-    at_ = upload(packed.data(), n_, stream);
-    best_ = upload(packed.data(), n_, stream);
+    for (int copy = 0; copy < 2; ++copy) elements.insert(elements.end(), packed.begin(), packed.end());
+    elements_ = upload(elements.data(), 3 * n_, stream);
     const Index pairs = Index{options.memory} + 1;
-    for (DeviceBuffer<double>* vector : {&gradient_, &direction_, &free_, &free_before_})
-      *vector = DeviceBuffer<double>(n_);
-    s_ = DeviceBuffer<double>(pairs * n_, "steps of L-BFGS");
-    y_ = DeviceBuffer<double>(pairs * n_, "changes of gradient of L-BFGS");
+    doubles_ = DeviceBuffer<double>((5 + 2 * pairs) * n_, "vectors of L-BFGS");
+    copy_to_device(doubles_.pointer(), net.pack(bounds.metric.data()), stream);
     const LbfgsState fresh;
     state_ = upload(&fresh, 1, stream);
     args_.options = options;
     args_.options.interrupt = nullptr;
-    args_.vectors = {.n = n_, .lower = raw(lower_), .metric = raw(metric_)};
-    args_.vectors.gradient = raw(step.sums());
-    args_.vectors.trial = raw(step.net().theta());
-    args_.vectors.at = raw(at_);
-    args_.vectors.best = raw(best_);
-    args_.vectors.at_gradient = raw(gradient_);
-    args_.vectors.direction = raw(direction_);
-    args_.vectors.free = raw(free_);
-    args_.vectors.free_before = raw(free_before_);
-    args_.vectors.s = raw(s_);
-    args_.vectors.y = raw(y_);
+    LbfgsVectors<T>& vectors = args_.vectors;
+    vectors.n = n_;
+    vectors.gradient = raw(step.sums());
+    vectors.trial = raw(step.net().theta());
+    vectors.lower = raw(elements_);
+    vectors.at = raw(elements_) + n_;
+    vectors.best = raw(elements_) + 2 * n_;
+    vectors.metric = raw(doubles_);
+    vectors.at_gradient = raw(doubles_) + n_;
+    vectors.direction = raw(doubles_) + 2 * n_;
+    vectors.free = raw(doubles_) + 3 * n_;
+    vectors.free_before = raw(doubles_) + 4 * n_;
+    vectors.s = raw(doubles_) + 5 * n_;
+    vectors.y = vectors.s + pairs * n_;
     args_.value = raw(step.sums()) + n_;
     args_.state = raw(state_);
     args_.control = raw(step.control());
@@ -61,7 +62,9 @@ class DeviceLbfgs {
   }
   /// The lowest point so far; waits.
   LbfgsReport read(std::vector<T>& theta) {
-    step_.net().net().unpack(download(best_, stream_).data(), theta.data());
+    std::vector<T> best(static_cast<std::size_t>(n_));
+    copy_to_host(std::span<T>(best), std::as_const(elements_).pointer(2 * n_), stream_);
+    step_.net().net().unpack(best.data(), theta.data());
     return download(state_, stream_).front().report;
   }
 
@@ -69,8 +72,9 @@ class DeviceLbfgs {
   DeviceStep<T, Policy>& step_;
   Stream& stream_;
   Index n_;
-  DeviceBuffer<T> lower_, at_, best_;
-  DeviceBuffer<double> metric_, gradient_, direction_, free_, free_before_, s_, y_;
+  // One buffer of each type: allocations take longer than the evaluations of an easy step.
+  DeviceBuffer<T> elements_;
+  DeviceBuffer<double> doubles_;
   DeviceBuffer<LbfgsState> state_;
   SearchArgs<T> args_{};
 };
