@@ -42,6 +42,8 @@ VARIANCE = 0.08
 CENTRE = np.array([1.0, 1.0])
 KL_BAR, F_BAR, SECONDS_BAR = 0.01, 1e-3, 60
 POINTS = 100_000  # of KL
+# Why a bar is missed, where it is.
+WHY: dict[str, str] = {}
 
 
 class Mixture:
