@@ -14,8 +14,8 @@ from pathlib import Path
 
 # Of the program: the whole comparison, and one of minutes.
 WHOLE = ("--order", "2", "--repeats", "16", "--iterations", "800")
-QUICK = ("--dim", "8", "--steps", "8", "--repeats", "4", "--samples", "1000", "--particles", "1000", "--iterations", "200",
-         "--substeps", "50")
+QUICK = ("--order", "2", "--dim", "8", "--tau", "0.05", "--steps", "8", "--repeats", "4", "--samples", "1000", "--particles",
+         "2000", "--iterations", "200", "--substeps", "50")
 CURVES = (("brenier", "JKO flow", "BLUE"), ("ula", "Langevin, another seed", "GREEN"), ("descent", "direct descent", "ORANGE"))
 
 
