@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <numeric>
 #include <vector>
 
 #include "bench/flows/draws.hpp"
@@ -80,6 +81,20 @@ Problem problem_of(const Options& o) {
   return out;
 }
 
+/// One kind of cloud at one time: the distances of its repeats.
+struct Spread {
+  std::vector<double> values;
+
+  void add(double value) { values.push_back(value); }
+  double mean() const {
+    return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+  }
+  std::vector<double> range() const {
+    const auto [low, high] = std::minmax_element(values.begin(), values.end());
+    return {*low, *high};
+  }
+};
+
 int run(const Options& o) {
   const Problem problem = problem_of(o);
   const Density start = Density::gaussian(o.dim, 0, o.variance);
@@ -136,27 +151,31 @@ int run(const Options& o) {
     const GaussianState state = exact.exact(initial, t);
     const Density truth = Density::gaussian(state.mean, state.covariance);
     const double bandwidth = median_distance(ula[0].x(), other[0].x());
-    double ours = 0, again = 0, exact_samples = 0, gd = 0;
+    Spread ours, again, exact_samples, gd;
     for (int r = 0; r < o.repeats; ++r) {
       const auto mmd = [&](const Matrix<double>& x) {
-        return mmd_empirical(x, ula[r].x(), bandwidth, flow.team()) / o.repeats;
+        return mmd_empirical(x, ula[r].x(), bandwidth, flow.team());
       };
-      ours += mmd(flow.tracked(r).x());
-      again += mmd(other[r].x());
-      gd += mmd(descent[r].x());
-      exact_samples +=
-          mmd(truth.sample(o.samples, Sampling::random, o.seed + 10 * static_cast<std::uint64_t>(r) + 5).x);
+      ours.add(mmd(flow.tracked(r).x()));
+      again.add(mmd(other[r].x()));
+      gd.add(mmd(descent[r].x()));
+      exact_samples.add(
+          mmd(truth.sample(o.samples, Sampling::random, o.seed + 10 * static_cast<std::uint64_t>(r) + 5).x));
     }
-    worst = std::max(worst, ours / again);
-    worst_exact = std::max(worst_exact, exact_samples / again);
+    worst = std::max(worst, ours.mean() / again.mean());
+    worst_exact = std::max(worst_exact, exact_samples.mean() / again.mean());
     const double moments = symmetric_kl(gaussian_fit(flow.trajectory().x()), state);
-    std::printf("%6.3f %10.5f %10.5f %10.5f %10.5f %12.2e\n", t, ours, again, exact_samples, gd, moments);
+    std::printf("%6.3f %10.5f %10.5f %10.5f %10.5f %12.2e\n", t, ours.mean(), again.mean(),
+                exact_samples.mean(), gd.mean(), moments);
     std::fflush(stdout);
     rows.push_back({{"t", t},
-                    {"brenier", ours},
-                    {"ula", again},
-                    {"exact", exact_samples},
-                    {"descent", gd},
+                    {"brenier", ours.mean()},
+                    {"brenier_range", ours.range()},
+                    {"ula", again.mean()},
+                    {"ula_range", again.range()},
+                    {"exact", exact_samples.mean()},
+                    {"descent", gd.mean()},
+                    {"descent_range", gd.range()},
                     {"symmetric_kl_of_moments", moments}});
   }
   std::printf("largest ratio to ULA with another seed: %.3f; of samples of the exact solution: %.3f\n", worst,
