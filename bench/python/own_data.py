@@ -51,16 +51,10 @@ class Heat:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--points", type=int, default=2000)
-    parser.add_argument("--hidden", default="64,32")
-    parser.add_argument("--tau", type=float, default=0.02)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--order", type=int, default=2)
-    parser.add_argument("--sharpness", type=float, default=1.0)
-    parser.add_argument("--particles", type=int, default=2000)
-    parser.add_argument("--refresh", type=int, default=0)
-    parser.add_argument("--iterations", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=0)
+    defaults = {"points": 2000, "hidden": "64,32", "tau": 0.02, "steps": 10, "order": 2, "sharpness": 1.0,
+                "particles": 2000, "refresh": 0, "iterations": 400, "seed": 0}
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", RuntimeWarning)
     points = two_moons(arguments.points, arguments.seed)

@@ -222,47 +222,36 @@ class Layers final : public LayeredNet<T> {
     return DevicePointer<T>(reinterpret_cast<std::uintptr_t>(args_.step.tile.partial)) + at;
   }
 
+  /// Rows `to` (height) = a times rows `from` (depth), n columns, + beta times what is there.
+  void multiply(int height, int depth, const Factor<T>& a, int from, int to, int n, T beta = 0) {
+    if (n > 0)
+      gemm<T>(blas_, *stream_,
+              {.m = height,
+               .n = n,
+               .k = depth,
+               .a = a,
+               .b = {row(from), n},
+               .c = row(to),
+               .ldc = n,
+               .beta = beta});
+  }
   /// Rows `to` of layer l = W_l times rows `from` of the layer before, `streams` at once.
   void product(int l, int from, int to, int streams) {
     const LayerView& layer = net_.layers[l];
-    const int n = streams * n_;
-    if (n > 0)
-      gemm<T>(blas_, *stream_,
-              {.m = layer.width,
-               .n = n,
-               .k = layer.before,
-               .a = {parameter(layer.weight), layer.weight_ld},
-               .b = {row(from), n},
-               .c = row(to),
-               .ldc = n});
+    multiply(layer.width, layer.before, {parameter(layer.weight), layer.weight_ld}, from, to, streams * n_);
   }
   /// Rows `to` of layer l - 1 = W_l^T times rows `from` of layer l.
   void transposed(int l, int from, int to, int streams) {
     const LayerView& layer = net_.layers[l];
-    const int n = streams * n_;
-    if (n > 0)
-      gemm<T>(blas_, *stream_,
-              {.m = layer.before,
-               .n = n,
-               .k = layer.width,
-               .a = {parameter(layer.weight), layer.weight_ld, Transpose::yes},
-               .b = {row(from), n},
-               .c = row(to),
-               .ldc = n});
+    multiply(layer.before, layer.width, {parameter(layer.weight), layer.weight_ld, Transpose::yes}, from, to,
+             streams * n_);
   }
   /// Rows `to` (d) = or, beyond layer 0, += A_l^T times rows `from` of layer l.
   void to_inputs(int l, int from, int to) {
     const LayerView& layer = net_.layers[l];
     if (layer.input_weight < 0) return;
-    gemm<T>(blas_, *stream_,
-            {.m = net_.dim,
-             .n = n_,
-             .k = layer.width,
-             .a = {parameter(layer.input_weight), net_.dim, Transpose::yes},
-             .b = {row(from), n_},
-             .c = row(to),
-             .ldc = n_,
-             .beta = static_cast<T>(l > 0)});
+    multiply(net_.dim, layer.width, {parameter(layer.input_weight), net_.dim, Transpose::yes}, from, to, n_,
+             static_cast<T>(l > 0));
   }
   /// sums of a matrix (height, width) at `at` += rows `left` times the transpose of rows `right`. Elements
   /// are summed over `n` columns; rows of the left lie `left_distance` apart.
