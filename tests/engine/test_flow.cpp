@@ -15,8 +15,9 @@ using namespace brenier::test;
 namespace {
 
 /// Options of a small, quick flow.
-FlowOptions quick(double tau, int iterations = 200) {
+FlowOptions quick(double tau, int iterations = 200, int order = 1) {
   FlowOptions options{.tau = tau, .seed = 1, .threads = 2};
+  options.order = order;
   options.network.hidden = {24, 8};
   options.inner.iterations = iterations;
   options.inner.adam.rate = 3e-3;
@@ -174,8 +175,7 @@ TEST_CASE(
 TEST_CASE("adaptive steps: a tolerance below the noise ends with an error, and the flow is as before") {
   const Ornstein problem = ornstein(1);
   const Density start = Density::gaussian(problem.initial.mean, problem.initial.covariance);
-  FlowOptions options = quick(0.1, 3);
-  options.order = 2;
+  FlowOptions options = quick(0.1, 3, 2);
   options.adaptive = {.tolerance = 1e-9, .end_time = 1.0};
   Flow<float> flow(problem.functional, start.sample(50, Sampling::whitened, 3), options);
   const std::vector<double> before = flow.trajectory().x().elements();
@@ -319,8 +319,7 @@ TEST_CASE("porous medium in d = 2 and 3, m = 2 and 3: densities along second-ord
     CAPTURE(m);
     const Barenblatt profile(d, m);
     const BarenblattFlow exact(profile, 0.01);
-    FlowOptions options = quick(2e-3, 300);
-    options.order = 2;
+    FlowOptions options = quick(2e-3, 300, 2);
     options.network.hidden = {12};
     Flow<float> flow(porous_medium(m),
                      Density::barenblatt({.dim = d, .m = m, .time = 0.01}).sample(2048, Sampling::stratified),
@@ -422,8 +421,7 @@ TEST_CASE("the same seed gives the same bits for 1, 2 and 4 threads; another see
   const Density start = Density::barenblatt({.dim = 1, .m = 2, .time = 1e-3});
   std::vector<double> first;
   for (const int threads : {1, 2, 4}) {
-    FlowOptions options = quick(1e-3, 30);
-    options.order = 2;
+    FlowOptions options = quick(1e-3, 30, 2);
     options.threads = threads;
     options.inner.minibatch = 333;
     Flow<float> flow(porous_medium(2) + interaction("0.1*r^2", 1), start.sample(700, Sampling::random, 5),
@@ -442,8 +440,7 @@ TEST_CASE("the same seed gives the same bits for 1, 2 and 4 threads; another see
 TEST_CASE("restored from its checkpoint, a flow continues bit for bit; held-out clouds too") {
   const Ornstein problem = ornstein(2);
   const Density start = Density::gaussian(problem.initial.mean, problem.initial.covariance);
-  FlowOptions options = quick(0.05, 40);
-  options.order = 2;
+  FlowOptions options = quick(0.05, 40, 2);
   options.inner.minibatch = 100;
   options.inner.tolerance = 1e-6;
   const Cloud cloud = start.sample(300, Sampling::random, 1);
@@ -470,8 +467,7 @@ TEST_CASE("restored from its checkpoint, a flow continues bit for bit; held-out 
 TEST_CASE("maps written and read again move points as the flow did") {
   const Ornstein problem = ornstein(2);
   const Density start = Density::gaussian(problem.initial.mean, problem.initial.covariance);
-  FlowOptions options = quick(0.05, 30);
-  options.order = 2;
+  FlowOptions options = quick(0.05, 30, 2);
   options.network.quadratic_rank = 1;
   Flow<float> flow(problem.functional, start.sample(100, Sampling::random, 1), options);
   for (int k = 0; k < 2; ++k) REQUIRE(flow.step().has_value());

@@ -30,30 +30,7 @@ KINDS = {"write": errno.ENOSPC, "fsync": errno.EIO, "rename": errno.EACCES, "ope
          "mkdir": errno.ENOSPC, "close": errno.EIO, "read": errno.EIO, "link": errno.EACCES,
          "alloc": errno.ENOMEM}
 
-CONFIG = """seed = 3
-precision = "double"
-[cloud]
-density = "barenblatt"
-time = 1e-3
-particles = 37
-[[functional]]
-term = "porous_medium"
-m = 2
-[flow]
-tau = 1e-3
-steps = 3
-[network]
-hidden = [4]
-[inner]
-iterations = 5
-[held_out]
-particles = 50
-[output]
-every = 2
-checkpoint_every = 1
-"""
-
-
+CONFIG = Path(__file__).with_name("tiny.toml").read_text()
 FIT = ["--hidden", "4", "--epochs", "2", "--batch", "16", "--quiet"]
 
 
