@@ -53,7 +53,7 @@ INNER = {
     "engine/src/flow": ("engine/src/checks", "engine/src/device", "engine/src/functional", "engine/src/maps"),
     "engine/src/density": ("engine/src/checks", "engine/src/oracles", "engine/src/flow"),
     "engine/src/config": ("engine/src/fit", "engine/src/flow"),
-    "engine/src/c": ("engine/src/config",),
+    "engine/src/c": ("engine/src/config", "engine/src/flow"),
     "engine/src/mpi": ("engine/src/c",),
     "engine/src/fit": ("engine/src/checks", "engine/src/files", "engine/src/flow"),
     "tools/runs": (),

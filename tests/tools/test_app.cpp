@@ -134,7 +134,7 @@ TEST_CASE("closed forms are found and right") {
   CHECK(std::abs(sides[1] + sides[0]) < 1e-3);
   CHECK(std::abs(sides[2] + sides[3] - 10) < 1e-3);
 
-  CHECK(find_reference(tiny({"functional.0.m=3"})) == nullptr);
+  CHECK(find_reference(tiny({"functional.0.m=3", "cloud.m=2"})) == nullptr);
   CHECK(find_reference(parse_config(gaussian.resolved, "g.toml", ".", {"flow.tau=1e300"})) == nullptr);
 }
 
