@@ -713,7 +713,6 @@ void Flow<T>::State::keep(Search& search, Trajectory& next) {
   report.decrease = search.before - taken.moved.value();
   report.residual = gradient_scale > 0 ? solution.inner.gradient / gradient_scale : 0;
   report.converged = solution.inner.converged;
-  decrease_rate = std::max(decrease_rate, report.decrease / search.task.tau);
   report.min_log_det = taken.moved.cloud.min_log_det();
   search.laps.add_to(report.cloud_seconds);
   if (options.certificates) {
