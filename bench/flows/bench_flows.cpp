@@ -42,14 +42,14 @@ struct Problem {
 
 /// How the steps of a run are solved.
 struct Solve {
-  Solver solver = Solver::automatic;
-  int iterations = 0;  // 0: those of the problem
+  std::optional<Solver> solver = {};  // without, and with 0 iterations: those of the problem
+  int iterations = 0;
   LogDetOptions::Method log_det = LogDetOptions::Method::automatic;
   double rate = 0;  // of Adam; 0: that of the problem
 
   std::string name() const {
     const std::string log_dets = log_det == LogDetOptions::Method::cg ? ", cg" : "";
-    return (solver == Solver::adam ? "adam" : solver == Solver::lbfgs ? "lbfgs" : "auto") + log_dets;
+    return (!solver ? "default" : solver == Solver::adam ? "adam" : "lbfgs") + log_dets;
   }
   std::string label() const { return name() + (iterations > 0 ? " " + std::to_string(iterations) : ""); }
 };
@@ -197,7 +197,9 @@ Problem molecules(const std::string& cloud, const std::string& potential, int st
   FlowOptions options;
   options.tau = 1e-4;
   options.network.hidden = {100, 100};
-  options.inner.iterations = 500;
+  options.network.quadratic_rank = 128;  // the best affine map of the cloud is where a step starts then
+  options.inner.solver = Solver::lbfgs;
+  options.inner.iterations = 60;
   options.inner.warm_start = false;
   const Matrix<double> x = read_npy(cloud);
   const Functional f = learned_potential(potential) + 1e4 * sinkhorn(x);
@@ -255,7 +257,7 @@ nlohmann::ordered_json run(const Problem& problem, const Solve& solve, int seed,
   FlowOptions options = problem.options;
   options.seed = static_cast<std::uint64_t>(seed);
   options.threads = threads;
-  options.inner.solver = solve.solver;
+  if (solve.solver) options.inner.solver = *solve.solver;
   options.inner.log_det.method = solve.log_det;
   if (solve.iterations > 0) options.inner.iterations = solve.iterations;
   if (solve.rate > 0) options.inner.adam.rate = solve.rate;

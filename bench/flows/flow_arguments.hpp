@@ -22,6 +22,7 @@ struct FlowArguments {
   double sharpness = 1;
   int iterations = 500, refresh = 0;
   double rate = 5e-3;
+  std::string solver = "auto";
   std::string device = "auto";
   int threads = 0;
   std::uint64_t seed = 0;
@@ -35,7 +36,9 @@ struct FlowArguments {
     app.add_option("--hidden", hidden, "widths, e.g. 100,20")->delimiter(',')->check(CLI::PositiveNumber);
     app.add_option("--rank", rank, "of the quadratic skip (the dimension)")->check(CLI::NonNegativeNumber);
     app.add_option("--sharpness", sharpness, "of the network's bends")->check(CLI::PositiveNumber);
-    app.add_option("--iterations", iterations, "of Adam, a step")->check(CLI::PositiveNumber);
+    app.add_option("--iterations", iterations, "gradients of a step")->check(CLI::PositiveNumber);
+    app.add_option("--solver", solver, "auto, lbfgs or adam")
+        ->check(CLI::IsMember({"auto", "lbfgs", "adam"}));
     app.add_option("--rate", rate, "of Adam")->check(CLI::PositiveNumber);
     app.add_option("--refresh", refresh, "iterations between new clouds; 0: never")
         ->check(CLI::NonNegativeNumber);
@@ -53,6 +56,9 @@ struct FlowArguments {
     out.network.quadratic_rank = rank < 0 ? dim : rank;
     out.network.sharpness = sharpness;
     out.inner.iterations = iterations;
+    out.inner.solver = solver == "lbfgs"  ? InnerOptions::Solver::lbfgs
+                       : solver == "adam" ? InnerOptions::Solver::adam
+                                          : InnerOptions::Solver::automatic;
     out.inner.adam.rate = rate;
     out.inner.minibatch = minibatch;
     out.inner.refresh = refresh;
@@ -63,17 +69,10 @@ struct FlowArguments {
   }
 
   nlohmann::ordered_json json() const {
-    return {{"tau", tau},
-            {"order", order},
-            {"particles", particles},
-            {"minibatch", minibatch},
-            {"hidden", hidden},
-            {"sharpness", sharpness},
-            {"iterations", iterations},
-            {"rate", rate},
-            {"refresh", refresh},
-            {"device", device},
-            {"seed", seed}};
+    return {
+        {"tau", tau},       {"order", order},         {"particles", particles},   {"minibatch", minibatch},
+        {"hidden", hidden}, {"sharpness", sharpness}, {"iterations", iterations}, {"rate", rate},
+        {"solver", solver}, {"refresh", refresh},     {"device", device},         {"seed", seed}};
   }
 };
 

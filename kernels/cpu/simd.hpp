@@ -31,12 +31,14 @@ template <>
 struct VectorOf<float> {
   typedef float type __attribute__((vector_size(BRENIER_VECTOR_BYTES)));
   typedef std::int32_t mask __attribute__((vector_size(BRENIER_VECTOR_BYTES)));
+  typedef std::uint32_t bits __attribute__((vector_size(BRENIER_VECTOR_BYTES)));
   using Int = std::int32_t;
 };
 template <>
 struct VectorOf<double> {
   typedef double type __attribute__((vector_size(BRENIER_VECTOR_BYTES)));
   typedef std::int64_t mask __attribute__((vector_size(BRENIER_VECTOR_BYTES)));
+  typedef std::uint64_t bits __attribute__((vector_size(BRENIER_VECTOR_BYTES)));
   using Int = std::int64_t;
 };
 
@@ -252,6 +254,41 @@ inline Vec<T> log(Vec<T> x) {
   y = x < zero ? broadcast(std::numeric_limits<T>::quiet_NaN()) : y;
   return ((x == x) & (x < std::numeric_limits<T>::infinity())) ? y : (x < zero ? y : x);
 }
+
+/// A sum of logarithms of positive numbers, as the logarithm of the product of their mantissas and the sum of their
+/// exponents: a tenth of the work of a logarithm each, and fewer roundings. fold() at least once in kMost numbers.
+template <class T>
+class LogSum {
+ public:
+  static constexpr int kMost = 64;
+
+  void add(Vec<T> x) {
+    using F = FloatFormat<T>;
+    constexpr T tiny = std::numeric_limits<T>::min();
+    constexpr T rescue = T(std::int64_t{1} << (F::mantissa_bits + 1));
+    const VecInt<T> small = x < tiny;  // denormals
+    const auto bits = reinterpret_cast<typename VectorOf<T>::bits>(small ? x * rescue : x);
+    exponents_ += reinterpret_cast<VecInt<T>>(bits >> F::mantissa_bits) - (small & (F::mantissa_bits + 1));
+    constexpr typename VectorOf<T>::Int mantissa = (typename VectorOf<T>::Int{1} << F::mantissa_bits) - 1;
+    product_ *= from_bits<T>((reinterpret_cast<VecInt<T>>(bits) & mantissa) | bits_of<T>(broadcast(T(1))));
+    ++count_;
+  }
+  void fold() {
+    logs_ += log<T>(product_);
+    product_ = broadcast(T(1));
+  }
+  /// After fold().
+  Vec<T> sum() const {
+    using F = FloatFormat<T>;
+    const VecInt<T> powers = exponents_ - count_ * F::bias;
+    return logs_ + __builtin_convertvector(powers, Vec<T>) * T(0.69314718055994530942);
+  }
+
+ private:
+  Vec<T> product_ = broadcast(T(1)), logs_ = {};
+  VecInt<T> exponents_ = {};
+  typename VectorOf<T>::Int count_ = 0;
+};
 
 /// y_n = c_0 + x_n (c_1 + x_n (c_2 + ...)) for several vectors side by side.
 template <class T, std::size_t N, std::size_t C>

@@ -158,11 +158,14 @@ def check_flows(binary: str, _: Path) -> None:
     rows = []
     for only in ("porous", "Ornstein"):
         rows += last_line(passed(binary, "--steps", "3", "--adam", "100", "--only", only))["rows"]
-    assert [row["solver"] for row in rows] == ["auto", "adam"] * 3, rows
+    assert [row["solver"] for row in rows] == ["default", "adam"] * 3, rows
     for row in rows[::2]:
         assert row["error"] < 1e-4 and row["unsolved"] == 0, row
     for auto, adam in zip(rows[::2], rows[1::2]):
         assert auto["gradients"] < adam["gradients"] / 4, (auto, adam)
+    words = ("--log-dets", "--steps", "1", "--adam", "20", "--only", "d = 24")
+    exact, noisy = last_line(passed(binary, *words))["rows"]
+    assert exact["error"] < noisy["error"], (exact, noisy)
     check_rejected(binary, "--steps", "-1")
 
 

@@ -3,6 +3,8 @@
 // fit tiles, with padded rows.
 #include <doctest/doctest.h>
 
+#include <string_view>
+
 #include "bench/operations/cases.hpp"
 #include "brenier/expression.hpp"
 #include "brenier/tape.hpp"
@@ -196,6 +198,32 @@ TEST_CASE_TEMPLATE("interactions equal the reference", T, float, double) {
           CHECK_CLOSE(actual.elements(), expected.elements(), tolerance);
         }
       }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("logarithms of the smallest and the largest distances", T, float, double) {
+  // Whole multiples of a power of two, whose squares are exact, also where they are denormal.
+  constexpr Index n = 150;
+  const int smallest = std::is_same_v<T, float> ? -70 : -530, largest = std::is_same_v<T, float> ? 55 : 500;
+  for (const Backend<T>& backend : backends<T>()) {
+    if (!std::string_view(backend.ops->name).starts_with("cpu")) continue;
+    Team team(backend.threads);
+    for (const int power : {smallest, 0, largest}) {
+      CAPTURE(backend.ops->name);
+      CAPTURE(power);
+      Matrix<T> y(n, 1);
+      for (Index i = 0; i < n; ++i) y(i, 0) = static_cast<T>(std::ldexp(static_cast<double>(i), power));
+      double expected = 0, energy = 1e9;
+      for (Index i = 0; i < n; ++i) {
+        for (Index j = 0; j < i; ++j)
+          expected += std::log(static_cast<double>(i - j)) + power * std::log(2.0);
+      }
+      backend.ops->interaction(quadratic_log(0, 1, 0), y, &energy, {}, team);
+      CHECK_REL(energy, expected * 2 / (n * (n - 1)) / 2, tol<T>(4));
+      y(3, 0) = std::numeric_limits<T>::infinity();
+      backend.ops->interaction(quadratic_log(0, 1, 0), y, &energy, {}, team);
+      CHECK_FALSE(std::isfinite(energy));
     }
   }
 }

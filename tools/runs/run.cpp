@@ -228,7 +228,7 @@ class Runner {
                         " takes none of them back");
     }
     typename Flow<T>::Checkpoint state{std::move(saved.theta), saved.gradient_scale, saved.draws,
-                                       saved.next_tau, saved.decrease_rate};
+                                       saved.next_tau};
     std::vector<BrenierMap> maps;
     if (config_.flow.method == FlowOptions::Method::network) {
       maps = read_maps(folder.path(), saved.step);
@@ -408,9 +408,8 @@ class Runner {
   void write_checkpoint(const RunFolder& folder) {
     if (flow_.steps() == 0) return;
     const typename Flow<T>::Checkpoint now = flow_.checkpoint();
-    folder.write_checkpoint({flow_.trajectory(), now.theta, now.gradient_scale, now.next_tau,
-                             now.decrease_rate, now.draws, flow_.steps(), problem_checksum(),
-                             history_checksum(), clouds_});
+    folder.write_checkpoint({flow_.trajectory(), now.theta, now.gradient_scale, now.next_tau, now.draws,
+                             flow_.steps(), problem_checksum(), history_checksum(), clouds_});
   }
 
   void write_history(const RunFolder& folder) {

@@ -288,7 +288,6 @@ void RunFolder::write_checkpoint(const Saved& saved) const {
   file.tensors.push_back({"theta", {static_cast<Index>(saved.theta.size())}, saved.theta, DType::float64});
   file.tensors.push_back({"gradient_scale", {}, {saved.gradient_scale}, DType::float64});
   file.tensors.push_back({"next_tau", {}, {saved.next_tau}, DType::float64});
-  file.tensors.push_back({"decrease_rate", {}, {saved.decrease_rate}, DType::float64});
   file.metadata = {{"format", "brenier checkpoint 1"},
                    {"step", std::to_string(saved.step)},
                    {"draws", std::to_string(saved.draws)},
@@ -340,7 +339,6 @@ Saved RunFolder::read_checkpoint(bool second_order) const {
     finite("theta", saved.theta);
     saved.gradient_scale = number("gradient_scale");
     saved.next_tau = number("next_tau");
-    if (file.find("decrease_rate")) saved.decrease_rate = number("decrease_rate");
     const Tensor* density = file.find("log_density");
     Matrix<double> previous = matrix_of(file, "previous"), jacobian = matrix_of(file, "jacobian");
     finite("previous", previous.elements());

@@ -31,7 +31,6 @@ struct Saved {
   std::vector<double> theta;
   double gradient_scale = 0;
   double next_tau = 0;
-  double decrease_rate = 0;
   std::uint32_t draws = 0;
   int step = 0;
   std::string problem;  // checksum of the settings; empty: unchecked

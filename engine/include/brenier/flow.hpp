@@ -114,8 +114,7 @@ struct StepReport {
   /// the worst problem of the step. Solved: no share is above inner.accept, no distance above 10 times that. Where a
   /// step can gain less than `floor`, shares are of that: what it costs to move all particles by 3e-4 of the cloud's
   /// size, by which networks in float round; with internal energies what moves that end the forces by which N particles leave
-  /// their law open would gain; with interactions to move all by 1/sqrt(N) of the size, but at most the largest decrease so
-  /// far for a step of this length.
+  /// their law open would gain; with interactions three times what moves against the noise of N of their forces would.
   StepBasis basis = StepBasis::none;
   double floor = 0;
   double missed_share = std::numeric_limits<double>::quiet_NaN();
@@ -238,8 +237,7 @@ class Flow {
     std::vector<double> theta;
     double gradient_scale = 0;
     std::uint32_t draws = 0;
-    double next_tau = 0;       // of adaptive steps
-    double decrease_rate = 0;  // largest decrease of a step so far, for its length
+    double next_tau = 0;  // of adaptive steps
     // Of a flow whose maps do not say so: those of other clouds are forgotten, or none are kept.
     int step = 0;
     std::uint32_t problems = 0;        // JKO problems so far, which key random numbers; 0: one for each map

@@ -95,7 +95,6 @@ std::vector<std::byte> Flow<T>::save() const {
   }
   add(file, "theta", std::vector<double>(s.theta.begin(), s.theta.end()));
   const std::pair<const char*, double> numbers[] = {{"gradient_scale", s.gradient_scale},
-                                                    {"decrease_rate", s.decrease_rate},
                                                     {"draws", s.draws},
                                                     {"step", s.steps},
                                                     {"first_step", s.first_step},
@@ -176,7 +175,6 @@ void Flow<T>::load(std::span<const std::byte> bytes) {
     in.fail("has parameters that are not finite");
   constexpr double most = std::numeric_limits<double>::max();
   const double gradient_scale = in.number("gradient_scale", 0, most, false);
-  const double decrease_rate = in.number("decrease_rate", 0, most, false);
   const double draws = in.number("draws", 0, 4294967295.0, true);
   const double step = in.number("step", 0, 1e9, true);
   const double first_step = in.number("first_step", 0, step, true);
@@ -192,7 +190,6 @@ void Flow<T>::load(std::span<const std::byte> bytes) {
   s.maps = std::move(maps);
   s.theta.assign(theta.begin(), theta.end());
   s.gradient_scale = gradient_scale;
-  s.decrease_rate = decrease_rate;
   s.draws = static_cast<std::uint32_t>(draws);
   s.steps = static_cast<int>(step);
   s.first_step = static_cast<int>(first_step);

@@ -214,7 +214,6 @@ std::optional<StepReport> Flow<T>::take_step() {
     s.gradient_scale = before.gradient_scale;
     s.draws = before.draws;
     s.next_tau = before.next_tau;
-    s.decrease_rate = before.decrease_rate;
     s.problems = before.problems;
     s.judged = judged_before;
     s.known.reset();
@@ -431,7 +430,7 @@ void Flow<T>::set_functional(Functional functional) {
   }
   s.evaluation.reset();
   s.known.reset();
-  s.gradient_scale = s.decrease_rate = 0;
+  s.gradient_scale = 0;
   s.far_checked = false;
   // Certificates of internal energies need scores, and of interactions the law, which those particles may not have.
   if ((!s.objective.internal.empty() && !s.judged.has_scores()) ||
@@ -450,7 +449,6 @@ typename Flow<T>::Checkpoint Flow<T>::checkpoint() const {
           state_->gradient_scale,
           state_->draws,
           state_->next_tau,
-          state_->decrease_rate,
           state_->steps,
           state_->problems,
           state_->clock,
@@ -490,7 +488,6 @@ void Flow<T>::restore(Trajectory cloud, std::vector<BrenierMap> maps, const Chec
     s.far_checked = true;
     s.theta.assign(checkpoint.theta.begin(), checkpoint.theta.end());
     s.gradient_scale = checkpoint.gradient_scale;
-    s.decrease_rate = checkpoint.decrease_rate;
     s.draws = checkpoint.draws;
     s.known.reset();
     s.set_time(s.time());

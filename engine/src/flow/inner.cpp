@@ -645,18 +645,20 @@ bool Flow<T>::State::search_lbfgs(Search& search) {
     left -= evaluations;
     return evaluations;
   };
-  Solution solution =
-      lbfgs(task, search.first, std::min(cold ? 100 : 60, left), search.before, task.noise, report);
+  const int most = std::min(cold ? 100 : 60, left);
+  Solution solution = lbfgs(task, search.first, most, search.before, task.noise, report);
   if (solution.inner.interrupted) return false;
   spend(solution.iterations);
+  const bool ended = solution.iterations < most;
   if (!solution.inner.finite) search.reason = "the gradient of the inner problem was not finite at the start";
   consider(search, std::move(solution), Solver::lbfgs);
   const std::optional<Candidate>& best = search.best;
   // What a cloud without anything left to gain misses of its law, no gradient of it will find.
   if (left <= 10 || (best && (best->solved || best->missed.fitted))) return true;
-  // Nor is it worth as much again to end a small part of what the particles leave open anyway, late in a flow.
+  // Nor, where a search ended by itself, is it worth as much again to end a small part of what the particles leave open
+  // anyway, late in a flow.
   const double worst = best ? best->missed.worst_share() : 1;
-  if (worst < 10 * options.inner.accept &&
+  if (ended && worst < 10 * options.inner.accept &&
       search.before - best->moved.value() < (1 - worst) * best->missed.floor)
     return true;
   if (options.inner.solver == Solver::automatic) {
@@ -724,7 +726,6 @@ void Flow<T>::State::keep(Search& search, Trajectory& next) {
   report.decrease = search.before - taken.moved.value();
   report.residual = gradient_scale > 0 ? solution.inner.gradient / gradient_scale : 0;
   report.converged = solution.inner.converged;
-  decrease_rate = std::max(decrease_rate, report.decrease / search.task.tau);
   report.min_log_det = taken.moved.cloud.min_log_det();
   search.laps.add_to(report.cloud_seconds);
   if (options.certificates) {

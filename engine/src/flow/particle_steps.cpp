@@ -86,7 +86,6 @@ bool Flow<T>::State::move_particles(Trajectory& next, StepReport& report) {
     report.certificate_seconds = now() - checked;
   }
   known = report.functional;
-  decrease_rate = std::max(decrease_rate, report.decrease / report.tau);
   ++problems;
   return true;
 }

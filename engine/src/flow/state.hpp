@@ -64,7 +64,6 @@ struct Flow<T>::State {
   std::vector<BrenierMap> maps;
   std::vector<T> theta;  // of the last inner problem, normalised coordinates
   double gradient_scale = 0;
-  double decrease_rate = 0;  // largest so far
   JudgedParticles judged;
   std::uint32_t draws = 0;
   int steps = 0;

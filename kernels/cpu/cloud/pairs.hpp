@@ -63,6 +63,7 @@ void log_block(const PairKernel& kernel, const T* y, const Components<T>& cloud,
       continue;
     }
     for (Index c = 0; c < d; ++c) store(ws.sum + c * kLanes + part * w, zero);
+    LogSum<T> logs;
     for (Index j = j0; j < j1; ++j) {
       Vec<T> r2 = {};
       for (Index c = 0; c < d; ++c) {
@@ -71,7 +72,10 @@ void log_block(const PairKernel& kernel, const T* y, const Components<T>& cloud,
       }
       if constexpr (kEnergy) {
         energy += quadratic * r2;
-        if (log_coefficient != 0) energy += r2 > zero ? T(0.5) * log_coefficient * log<T>(r2) : zero;
+        if (log_coefficient == 0) continue;
+        energy += r2 - r2;  // NaN of distances that are not finite, whose exponents say nothing
+        logs.add(r2 > zero ? r2 : broadcast(T(1)));
+        if ((j - j0) % LogSum<T>::kMost == LogSum<T>::kMost - 1) logs.fold();
       } else {
         const Vec<T> factor = r2 > zero ? log_coefficient / r2 : zero;
         for (Index c = 0; c < d; ++c) {
@@ -80,6 +84,10 @@ void log_block(const PairKernel& kernel, const T* y, const Components<T>& cloud,
           store(sum, load(sum) + factor * z);
         }
       }
+    }
+    if constexpr (kEnergy) {
+      logs.fold();
+      if (log_coefficient != 0) energy += T(0.5) * log_coefficient * logs.sum();
     }
     ws.energy_part[part] = energy;
   }
