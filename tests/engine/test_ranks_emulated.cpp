@@ -160,10 +160,10 @@ std::vector<Problem> on_device() {
     options.device = "cuda";
     options.order = 1;
     if (options.inner.minibatch > 0) options.inner.minibatch = 83;
-    if (name == "porous medium" || name == "minibatches") {
-      options.inner.solver = InnerOptions::Solver::adam;
+    // Adam's gradients are shared; of searches by L-BFGS there is one.
+    if (name != "interaction") options.inner.solver = InnerOptions::Solver::adam;
+    if (name == "porous medium" || name == "minibatches")
       options.inner.iterations = 18;  // a graph of 16, and two
-    }
     out.push_back(std::move(problem));
   }
   return out;
