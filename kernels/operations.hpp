@@ -158,6 +158,8 @@ namespace cuda {
 /// Whether the kernels of kernels/cuda are part of this program, and how many devices they can run on.
 bool compiled();
 int devices();
+/// Whether several processes can compute one flow on them, a device each.
+bool connects();
 /// NotAvailable where they are not.
 template <class T>
 const Operations<T>& operations();

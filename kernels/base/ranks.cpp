@@ -79,6 +79,7 @@ struct Ranks::State {
   std::exception_ptr failure{};
   std::vector<std::byte> send{}, receive{};
   std::vector<std::size_t> offsets{}, receive_offsets{};  // the first one is 0
+  std::shared_ptr<void> kept{};
 };
 
 Ranks::Ranks(Communicator& communicator) : state_(new State{communicator}) {
@@ -107,18 +108,23 @@ std::pair<Index, Index> Ranks::share(Index count, int thread, int threads) const
 }
 
 void Ranks::agree() {
+  static_cast<void>(any(false));
+}
+
+bool Ranks::any(bool said) {
   State& s = *state_;
   const bool asked = s.asked && s.asked->load(std::memory_order_relaxed);
-  double flags[2] = {0, asked ? 1.0 : 0.0};
+  double flags[3] = {0, asked ? 1.0 : 0.0, said ? 1.0 : 0.0};
   s.communicator.sum(flags);
   if (flags[1] > 0) s.interrupted.store(true, std::memory_order_relaxed);
   if (flags[0] > 0) fail(nullptr);
+  return flags[2] > 0;
 }
 
 void Ranks::fail(const char* message) {
   State& s = *state_;
   const std::size_t count = static_cast<std::size_t>(size()), me = static_cast<std::size_t>(rank());
-  double flags[2] = {1, 0};
+  double flags[3] = {1, 0, 0};
   if (message) s.communicator.sum(flags);
   // All are here now, those that have failed and those that heard of it.
   std::vector<char> said(count * kMessage);
@@ -222,6 +228,13 @@ void Ranks::sum_blocks(const double* partial, const double* extra, Index blocks,
     s.offsets[static_cast<std::size_t>(r) + 1] =
         static_cast<std::size_t>(bound(columns, r + 1, size)) * sizeof(double);
   s.communicator.gather(std::as_writable_bytes(std::span(out, static_cast<std::size_t>(columns))), s.offsets);
+}
+
+std::shared_ptr<void>& Ranks::kept() {
+  return state_->kept;
+}
+Communicator& Ranks::communicator() {
+  return state_->communicator;
 }
 
 bool Ranks::same(std::uint64_t number) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <utility>
 
 #include "brenier/base/team.hpp"
@@ -47,6 +48,8 @@ class BRENIER_HIDDEN Ranks {
 
   /// Whether all are well, and whether some were interrupted: see below.
   void agree();
+  /// agree(), and whether one of them at least says so.
+  bool any(bool said);
   /// What this process has met, told to the others, whose next call throws. Returns where all have failed, each with an
   /// error of its own; otherwise RankError, here as on the others.
   void fail(const char* message);
@@ -58,6 +61,9 @@ class BRENIER_HIDDEN Ranks {
   /// out (length + 1) = sum over blocks of partial (blocks, length) and of extra (blocks), in the order of the blocks. Each
   /// process has filled the rows of its share; work and memory for all but these are shared out by columns.
   void sum_blocks(const double* partial, const double* extra, Index blocks, Index length, double* out);
+  /// What a backend keeps with the group, made and dropped by all alike; null at first.
+  std::shared_ptr<void>& kept();
+  Communicator& communicator();
   /// Whether all have the same number.
   bool same(std::uint64_t number);
 

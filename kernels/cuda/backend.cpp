@@ -6,6 +6,7 @@
 #include "brenier/base/error.hpp"
 #include "kernels/cuda/network/variants.hpp"
 #include "kernels/device/device.hpp"
+#include "kernels/device/ranks.hpp"
 
 namespace brenier::cuda {
 
@@ -15,6 +16,10 @@ bool compiled() {
 
 int devices() {
   return device::device_count();
+}
+
+bool connects() {
+  return device::DeviceRanks::available();
 }
 
 template <>

@@ -23,6 +23,10 @@ int devices() {
   return 0;
 }
 
+bool connects() {
+  return false;
+}
+
 std::string trouble() {
   return "this build has no CUDA backend";
 }

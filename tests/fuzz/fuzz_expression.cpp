@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Expressions: values, gradients against differences, and the closed forms that are read off them.
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <vector>
@@ -80,6 +81,12 @@ void check_gradient(const Expression& expression, const std::vector<double>& x) 
   const std::vector<double> gradient = expression.gradient(x);
   require(gradient.size() == x.size(), "the gradient's size");
   if (!(std::abs(value) < 1e3)) return;
+  // The gradient of a logarithm or a power of an overflow may be NaN, whatever finite value is made of it.
+  const std::vector<Instruction>& code = expression.program().code;
+  const bool may_say_nothing = std::any_of(code.begin(), code.end(), [&](const Instruction& step) {
+    const auto plain = [&](int i) { return code[i].op == OpCode::input || code[i].op == OpCode::constant; };
+    return step.op == OpCode::log || (step.op == OpCode::pow && !plain(step.a));
+  });
   for (std::size_t i = 0; i < x.size(); ++i) {
     const auto slope = [&](double h) {
       std::vector<double> up = x, down = x;
@@ -90,7 +97,8 @@ void check_gradient(const Expression& expression, const std::vector<double>& x) 
     const double wide = slope(1e-5), narrow = slope(2.5e-6), half = slope(5e-6), scale = 1 + std::abs(wide);
     const bool smooth = std::abs(wide) < 1e3 && std::abs(wide - narrow) < 1e-5 * scale &&
                         std::abs(wide - half) < 1e-5 * scale;
-    if (smooth) require(std::abs(gradient[i] - narrow) <= 1e-2 * scale, "the gradient");
+    if (!smooth || (std::isnan(gradient[i]) && may_say_nothing)) continue;
+    require(std::abs(gradient[i] - narrow) <= 1e-2 * scale, "the gradient");
   }
 }
 

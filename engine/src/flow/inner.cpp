@@ -96,10 +96,10 @@ void Flow<T>::State::check_functional() const {
                        " is a function of this program, which the device \"" + options.device +
                        "\" cannot call; use device = \"cpu\", or write V as an expression");
   }
-  if (ranks && resolved_device(options.device).starts_with("cuda")) {
+  if (ranks && resolved_device(options.device).starts_with("cuda") && !cuda::connects()) {
     throw NotAvailable("flow: " + std::to_string(ranks->size()) + " processes on the device \"" +
                        options.device +
-                       "\", which they cannot share work on yet; use device = \"cpu\", or one process");
+                       "\", for which this build would need NCCL; use device = \"cpu\", or one process");
   }
   check_curvature();
 }

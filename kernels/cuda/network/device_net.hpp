@@ -100,6 +100,7 @@ class DeviceNet {
     out.theta = raw(theta_);
     out.x = x;
     out.n = n;
+    out.blocks = grid_;
     return out;
   }
   DeviceBuffer<T>& theta() { return theta_; }
@@ -120,7 +121,10 @@ class DeviceNet {
     if (layered_) return layered(*layered_);
     with_form<T, Policy, kKernels>(tiling_, tiled);
   }
-  Launch shape(const char* name) const { return {grid_, kTileThreads, shared_bytes_, stream_, name}; }
+  Launch shape(const char* name) const { return shape(name, grid_); }
+  Launch shape(const char* name, int blocks) const {
+    return {blocks, kTileThreads, shared_bytes_, stream_, name};
+  }
 
  private:
   static constexpr int kMaxBlocks = 264;  // two for each multiprocessor of a large device

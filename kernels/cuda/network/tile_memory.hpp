@@ -39,7 +39,9 @@ struct TileArgs {
   T *potential = nullptr, *displacement = nullptr, *hessian = nullptr, *product = nullptr;
   double* log_det = nullptr;
   const T *a = nullptr, *v = nullptr, *q = nullptr, *p = nullptr, *metric = nullptr;
-  T* partial = nullptr;  // (grid, packed parameters)
+  T* partial = nullptr;  // (blocks, packed parameters)
+  // Of steps: the blocks of all processes, of which a launch has the grid from `first` on.
+  int first = 0, blocks = 0;
 };
 
 /// Bytes of a block's memory before the parameters, and of everything.
@@ -88,7 +90,7 @@ struct TileMemory {
   }
   /// Publishes the sums. After a barrier.
   BRENIER_DEVICE void flush(const TileArgs<T>& args) const {
-    T* to = args.partial + Index{block_index()} * args.net.packed;
+    T* to = args.partial + Index{args.first + block_index()} * args.net.packed;
     for (int e = thread_index(); e < args.net.packed; e += block_size()) to[e] = sums[e];
   }
 };

@@ -2,6 +2,7 @@
 // One JKO step on the device: what its kernels read and write, and their launches.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -16,6 +17,7 @@
 #include "kernels/cuda/network/device_net.hpp"
 #include "kernels/cuda/step/energies.hpp"
 #include "kernels/cuda/step/step_cg.hpp"
+#include "kernels/device/ranks.hpp"
 #include "kernels/operations.hpp"
 
 namespace brenier::cuda {
@@ -24,9 +26,10 @@ namespace brenier::cuda {
 template <class T, class Policy>
 class DeviceStep {
  public:
-  /// With `values`, launch_value() may be called, where log det H is not stochastic.
+  /// With `values`, launch_value() may be called, where log det H is not stochastic. `ranks`: the devices that form the
+  /// gradient together, or null, as it is with values.
   DeviceStep(const InnerProblem<T>& problem, const T* theta, int iteration, Stream& stream,
-             bool values = false)
+             bool values = false, DeviceRanks* ranks = nullptr)
       : problem_(problem),
         stream_(stream),
         n_(as_int(problem.minibatch > 0 ? problem.minibatch : problem.x.rows)),
@@ -34,13 +37,17 @@ class DeviceStep {
         potential_(problem.objective->potential, stream),
         log_det_(log_det(problem)),
         net_(*problem.net, theta, n_, task(*problem.objective, log_det_), stream),
+        ranks_(net_.layered() ? nullptr : ranks),
+        share_(ranks_ ? (net_.grid() + ranks_->size() - 1) / ranks_->size() : net_.grid()),
+        first_(ranks_ ? std::min(ranks_->rank() * share_, net_.grid()) : 0),
+        blocks_(ranks_ ? ranks_->size() * share_ : net_.grid()),
         cloud_(upload<T>(problem.x, stream)),
         log_density_(upload(problem.log_density, problem.log_density ? problem.x.rows : 0, stream)),
-        partial_(Index{net_.grid()} * net_.packed()),
+        partial_(Index{blocks_} * net_.packed()),
         gradient_(net_.packed() + 1),
         reports_(!log_det_        ? 0
                  : net_.layered() ? n_
-                                  : net_.grid()),
+                                  : blocks_),
         pairs_(problem.objective->interaction, d_,
                std::max(pair_threads(n_), Index{net_.grid()} * kTileThreads), stream),
         forces_(n_, d_) {
@@ -92,7 +99,8 @@ class DeviceStep {
   /// Whether there is a value: not of a stochastic log det.
   bool has_value() const { return value_.has_value(); }
 
-  /// Launches the sums of one iteration's gradient; those of a step with values leave what these need.
+  /// Launches the sums of one iteration's gradient, of the blocks of this process, and brings the rows of all blocks to
+  /// all; those of a step with values leave what these need.
   void launch_gradient() {
     const StepArgs<T> args = arguments();
     if (log_det_) {
@@ -100,6 +108,7 @@ class DeviceStep {
     } else {
       launch_exact(args);
     }
+    gather(partial_.pointer(), net_.packed());
   }
   /// After launch_gradient(): the objective's value, up to a constant, behind the sums of its gradient.
   void launch_value() {
@@ -127,13 +136,6 @@ class DeviceStep {
     UpdateArgs<T> args{};
     args.gradient = raw(gradient_);
     launch_update(args);
-  }
-
-  /// The gradient alone, net.parameters() elements.
-  void gradient(double* out) {
-    launch_gradient();
-    launch_sum();
-    net_.net().unpack(download(gradient_, stream_).data(), out);
   }
 
   /// Launches gradient and value, where there is one, into sums().
@@ -171,15 +173,29 @@ class DeviceStep {
   CgReport solves() {
     CgReport sum;
     if (!log_det_) return sum;
+    gather(reports_.pointer(), 1);
     for (const CgReport& one : download(reports_, stream_)) sum.add(one);
     return sum;
   }
 
  private:
+  /// Rows of `length` elements, a block each, to all processes.
+  template <class Element>
+  void gather(DevicePointer<Element> rows, int length) {
+    const std::size_t row = static_cast<std::size_t>(length) * sizeof(Element);
+    if (ranks_) ranks_->gather(rows.address(), static_cast<std::size_t>(share_) * row, stream_);
+  }
+  /// A kernel over the tiles of the blocks of this process, which may have none.
+  template <class Kernel, class Args>
+  void launch_tiles(Kernel* kernel, const char* name, const Args& args) {
+    const int blocks = std::min(share_, net_.grid() - first_);
+    if (blocks > 0) launch(kernel, net_.shape(name, blocks), args);
+  }
   /// Of the kernels that compute an iteration's gradient.
   StepArgs<T> arguments() {
     StepArgs<T> args{.tile = net_.args(raw(cloud_), n_)};
     args.tile.partial = raw(partial_);
+    args.tile.first = first_;
     args.cloud = as_int(problem_.x.rows);
     args.minibatch = as_int(problem_.minibatch);
     args.seed = problem_.seed;
@@ -207,7 +223,7 @@ class DeviceStep {
           args.pairs = pairs_.terms();
           if (needs_images()) launch(image_kernel<Form>, net_.shape("images"), args);
           forces_.launch(image_.pointer(), stream_);
-          launch(step_kernel<Form>, net_.shape("step"), args);
+          launch_tiles(step_kernel<Form>, "step", args);
         },
         [&](LayeredNet<T>& layered) {
           args.force = raw(force_);
@@ -268,7 +284,7 @@ class DeviceStep {
             launch(image_kernel<Form>, net_.shape("images"), images);
           }
           forces_.launch(image_.pointer(), stream_);
-          launch(step_cg_kernel<Form>, net_.shape("step with solves"), args);
+          launch_tiles(step_cg_kernel<Form>, "step with solves", args);
         },
         [&](LayeredNet<T>& layered) {
           args.step.force = raw(force_);
@@ -294,6 +310,8 @@ class DeviceStep {
   DeviceProgram potential_;
   std::optional<LogDetArgs> log_det_;
   DeviceNet<T, Policy> net_;
+  DeviceRanks* ranks_;          // null where this process computes all by itself
+  int share_, first_, blocks_;  // blocks of a process, the first one here, and of all with what fills them up
   DeviceBuffer<T> cloud_;
   DeviceBuffer<double> log_density_;
   DeviceBuffer<T> image_, force_, partial_;

@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/step/device_step.hpp"
 #include "kernels/cuda/step/pace.hpp"
+#include "kernels/cuda/step/shared_call.hpp"
 
 namespace brenier::cuda {
 
@@ -83,17 +84,26 @@ class DeviceAdam {
 
 template <class T, class Policy>
 void objective_gradient(const InnerProblem<T>& problem, const T* theta, int iteration, double* gradient,
-                        Team&) {
+                        Team& team) {
   Stream stream;
-  DeviceStep<T, Policy> step(problem, theta, iteration, stream);
-  step.gradient(gradient);
+  const SharedCall call(team.ranks());
+  DeviceStep<T, Policy> step(problem, theta, iteration, stream, false, call.devices());
+  const SharedCall::End end{call};
+  call.agree();
+  step.launch_gradient();
+  step.launch_sum();
+  call.agree();
+  step.read(gradient);
 }
 
 template <class T, class Policy>
-InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int until, Team&) {
+InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int until, Team& team) {
   Stream stream;
-  DeviceStep<T, Policy> step(problem, state.theta.data(), state.iteration, stream);
+  const SharedCall call(team.ranks());
+  DeviceStep<T, Policy> step(problem, state.theta.data(), state.iteration, stream, false, call.devices());
   DeviceAdam<T, Policy> adam(problem, state, until, step, stream);
+  const SharedCall::End end{call};
+  call.agree();
   // Iterations of one graph: the host launches seldom. Layer by layer, one iteration is launches enough.
   const int unrolled = step.net().layered() ? 1 : 16;
   // Recorded once, replayed without the host: the iteration number, the decision to stop and the norm that
@@ -126,9 +136,10 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
     }
     k += all ? unrolled : 1;
     // The single iterations at the end of a loop are together less than one of its large graphs.
-    if (all || unrolled == 1) stopped = pace.launched(step.control(), stream);
+    if (all || unrolled == 1) stopped = call.any(pace.launched(step.control(), stream));
     report.interrupted = interrupted();
   }
+  call.agree();
   const Control control = download(step.control(), stream).front();
   adam.read(state, control.current, stream);
   state.iteration = control.iteration;

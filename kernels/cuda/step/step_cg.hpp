@@ -149,7 +149,8 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void step_cg
   auto tile = make_tile<Form>(step.tile, memory);
   typename Form::TileType single(step.tile.net, args.single, memory.theta, memory.rows, memory.doubles);
   const int n = step.control->stop ? 0 : step.tile.n;
-  for (int begin = block_index() * kParticles; begin < n; begin += grid_size() * kParticles) {
+  const int block = step.tile.first + block_index();
+  for (int begin = block * kParticles; begin < n; begin += step.tile.blocks * kParticles) {
     gather(single, args.single.q, static_cast<const T*>(nullptr), n, begin, 0, 0, d, true);
     if (p < kParticles) {
       LogDetState& state = state_of<LogDetState>(single, p);
@@ -174,7 +175,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void step_cg
                   [&](int e, int q) { seed_pairs(tile, pairs, step, log_det, begin, e, q); });
     if (p == 0) {
       for (int q = 0; q < kParticles && begin + q < n; ++q) {
-        log_det.reports[block_index()].add(state_of<LogDetState>(single, q).solve.report);
+        log_det.reports[block].add(state_of<LogDetState>(single, q).solve.report);
       }
     }
     sync_block();

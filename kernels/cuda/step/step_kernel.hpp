@@ -159,7 +159,8 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void step_ke
   const TileMemory<Form> memory(args.tile, args.control->current);
   auto tile = make_tile<Form>(args.tile, memory);
   const int n = args.control->stop ? 0 : args.tile.n;
-  for (int begin = block_index() * Form::kParticles; begin < n; begin += grid_size() * Form::kParticles) {
+  const int first = (args.tile.first + block_index()) * Form::kParticles;
+  for (int begin = first; begin < n; begin += args.tile.blocks * Form::kParticles) {
     gather_batch(tile, args, begin);
     tile.forward();
     tile.adjoint();
