@@ -40,8 +40,8 @@ struct SumThread {
 
 /// `element` is a function of an element's number and of the thread that computes it.
 template <class Element>
-BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) void sum_kernel(BRENIER_ARGUMENT SumArgs args,
-                                                                  BRENIER_ARGUMENT Element element) {
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads, 1) void sum_kernel(BRENIER_ARGUMENT SumArgs args,
+                                                                     BRENIER_ARGUMENT Element element) {
   SumShared& shared = shared_storage<SumShared>();
   const bool idle = args.control && args.control->stop;
   const SumThread thread{Index{block_index()} * block_size() + thread_index(),
