@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Times one inner iteration of a JKO step: map, Hessian, functional, theta-gradient, Adam, clamp. Prints one
-// JSON line. bench/peers does the same in PyTorch, on the same numbers.
+// Times one inner iteration of a JKO step: map, Hessian, functional, theta-gradient, Adam, clamp; or one evaluation
+// of L-BFGS in its place. Prints one JSON line. bench/peers does the same in PyTorch, on the same numbers.
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
@@ -13,7 +13,9 @@
 #include "bench/run_program.hpp"
 #include "bench/timing.hpp"
 #include "brenier/brenier.hpp"
+#include "engine/src/flow/solve/metric.hpp"
 #include "kernels/operations.hpp"
+#include "solvers/lbfgs.hpp"
 
 namespace {
 
@@ -28,6 +30,9 @@ struct Options {
   std::string dtype = "float";
   std::string device = "auto";
   std::string log_det = "exact";
+  std::string solver = "adam";
+  int evaluations = 40;
+  bool whole = false;
   LogDetOptions cg{.method = LogDetOptions::Method::cg};
   int threads = 2;
   double seconds = 1;
@@ -50,6 +55,13 @@ struct Options {
         ->check(CLI::IsMember({"exact", "cg"}));
     app.add_option("--probes", cg.probes, "of --log-det cg")->check(CLI::PositiveNumber);
     app.add_option("--cg-iterations", cg.iterations, "of --log-det cg")->check(CLI::PositiveNumber);
+    app.add_option(
+           "--solver", solver,
+           "adam; lbfgs, by the device where it can; lbfgs_host, decided by the host after each evaluation")
+        ->check(CLI::IsMember({"adam", "lbfgs", "lbfgs_host"}));
+    app.add_option("--evaluations", evaluations, "most of a search by L-BFGS")->check(CLI::Range(1, 10000));
+    app.add_flag("--whole", whole,
+                 "a whole search by L-BFGS, with what it sets up, rather than an evaluation");
     app.add_option("--seconds", seconds, "time spent on measuring")->check(CLI::PositiveNumber);
     app.add_option("--tau", tau)->check(CLI::PositiveNumber);
     app.add_option("--m", m, "exponent of porous_medium");
@@ -190,6 +202,50 @@ double gradient_error(const Options& o, const Operations<T>& ops, const Icnn& ne
   return std::sqrt(difference / scale);
 }
 
+/// One search by L-BFGS; the evaluations that it took.
+template <class T>
+int search(const Options& o, const Operations<T>& ops, const InnerProblem<T>& inner, std::vector<T> theta,
+           int evaluations, Team& team) {
+  const ParameterMetric<T> bounds(*inner.net, theta);
+  const LbfgsOptions options{.evaluations = evaluations};
+  SinkhornReport transports;
+  LbfgsReport report;
+  if (ops.search && o.solver == "lbfgs") {
+    report = ops.search(inner, {bounds.lower, bounds.metric}, options, theta, transports, team);
+  } else {
+    const auto step = ops.step_objective(inner, team);
+    report = minimise<T>({[&](const T* at, double* gradient) { return step->evaluate(at, 0, gradient); },
+                          bounds.lower, bounds.metric},
+                         options, theta);
+  }
+  if (report.end == LbfgsReport::End::not_finite)
+    throw NumericalError("the search has nothing finite to start from");
+  return report.evaluations;
+}
+
+/// Of a whole search, or of one evaluation: what more of them take, divided by how many more they are.
+template <class T>
+bench::Timing time_search(const Options& o, const Operations<T>& ops, const InnerProblem<T>& inner,
+                          const std::vector<T>& theta, Team& team) {
+  int taken = 0;
+  const auto timed = [&](int evaluations, double seconds) {
+    return bench::measure(
+        [&](int count) {
+          for (int k = 0; k < count; ++k) taken = search(o, ops, inner, theta, evaluations, team);
+        },
+        seconds);
+  };
+  bench::Timing timing = timed(o.evaluations, o.seconds);
+  if (o.whole) return timing;
+  const int all = taken;
+  const bench::Timing few = timed(std::max(1, o.evaluations / 4), o.seconds / 4);
+  if (all <= taken)
+    throw NumericalError("the search ended after " + std::to_string(all) + " evaluations; give --whole");
+  timing.median = (timing.median - few.median) / (all - taken);
+  timing.least = (timing.least - few.least) / (all - taken);
+  return timing;
+}
+
 template <class T>
 nlohmann::ordered_json run(Options o) {
   const Operations<T>& ops = backend<T>(o.device);
@@ -217,10 +273,12 @@ nlohmann::ordered_json run(Options o) {
   // result: what a loop of one iteration takes is measured beside the others and taken off. Long loops too
   // where the first iteration lowers epsilon.
   const bool on_device = std::string(ops.name) == "cuda";
-  bench::Timing timing = bench::measure([&](int count) { iterate(on_device ? count + 1 : count); }, o.seconds,
-                                        on_device || o.functional == "latent" ? 0.2 : 0.02);
+  const bool adam = o.solver == "adam";
+  bench::Timing timing = adam ? bench::measure([&](int count) { iterate(on_device ? count + 1 : count); },
+                                               o.seconds, on_device || o.functional == "latent" ? 0.2 : 0.02)
+                              : time_search<T>(o, ops, problem.inner, start.theta, team);
   double start_seconds = 0;
-  if (on_device) {
+  if (on_device && adam) {
     const auto loops_of_one = [&](int count) {
       for (int k = 0; k < count; ++k) iterate(1);
     };
@@ -249,6 +307,7 @@ nlohmann::ordered_json run(Options o) {
       {"hidden", widths},
       {"functional", o.functional},
       {"log_det", o.log_det},
+      {"solver", o.solver},
       {"dtype", o.dtype},
       {"seconds_median", timing.median},
       {"seconds_min", timing.least},
@@ -258,7 +317,7 @@ nlohmann::ordered_json run(Options o) {
       {"version", BRENIER_VERSION}};
   if (o.functional == "latent") {  // the work of which is not counted
     line["transport_steps"] = o.transport_steps;
-  } else {
+  } else if (!o.whole) {
     line["gflops"] = gflops;
     line["peak_gflops"] = peak;
     line["share"] = gflops / peak;
@@ -267,7 +326,7 @@ nlohmann::ordered_json run(Options o) {
     line["cg_steps"] = solves.iterations;
     line["cg_worst_residual"] = solves.worst_residual;
   }
-  if (on_device) line["start_seconds"] = start_seconds;  // of a loop, without its iterations
+  if (on_device && adam) line["start_seconds"] = start_seconds;  // of a loop, without its iterations
   return line;
 }
 
