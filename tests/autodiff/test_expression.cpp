@@ -11,6 +11,7 @@
 #include "brenier/expression.hpp"
 #include "kernels/base/nearest_name.hpp"
 #include "kernels/ref/cloud/program.hpp"
+#include "tests/support/capture.hpp"
 
 using namespace brenier;
 
@@ -275,7 +276,7 @@ TEST_CASE("expression: parse errors name the column") {
       {"sum(x*A)", 6},  {"r + A", 5},  {"sum(A*A*x)", 6}, {"sum(A^2*x)", 5},  {"|r|", 1},     {"(r + 1", 7},
       {"r, 2", 2},      {"t", 1},      {"r +\n* 2", 5},   {"sum(x r)", 7}};
   for (const auto& [text, column] : table) {
-    CAPTURE(text);
+    CAPTURE_BOUND(text);
     std::string message;
     CHECK(column_of(text, &message) == column);
     CHECK(contains(message, "^ column " + std::to_string(column)));

@@ -12,6 +12,7 @@
 #include "brenier/base/error.hpp"
 #include "brenier/tape.hpp"
 #include "kernels/ref/cloud/program.hpp"
+#include "tests/support/capture.hpp"
 
 using namespace brenier;
 
@@ -287,7 +288,7 @@ TEST_CASE("tape: where an inner value overflows and the outer one no longer chan
       {"branch", [](Var x) { return where(less(x, x.constant(0.0)), x, tanh(exp(x))); }, 1},
   };
   for (const auto& [name, f, value] : table) {
-    CAPTURE(name);
+    CAPTURE_BOUND(name);
     const Program p = compiled(1, f);
     for (const double x : {800.0, 1e6, 1e300}) {
       const Result<double> d = run(p, {x});

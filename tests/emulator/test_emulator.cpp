@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/emulator/sound_kernels.hpp"
+#include "tests/support/capture.hpp"
 #include "tests/support/near.hpp"
 
 using namespace brenier;
@@ -131,7 +132,7 @@ TEST_CASE_TEMPLATE("extremes of a block of 1024 threads", T, float, double) {
 TEST_CASE_TEMPLATE("transpose by tiles", T, float, double) {
   in_every_order([] {
     for (const auto& [rows, cols] : {std::pair<Index, Index>{1, 1}, {7, 31}, {33, 1}, {33, 65}}) {
-      CAPTURE(rows);
+      CAPTURE_BOUND(rows);
       Stream stream;
       const auto in = values<T>(rows * cols);
       const auto device_in = upload(in, stream);

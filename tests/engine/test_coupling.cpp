@@ -98,7 +98,8 @@ TEST_CASE_TEMPLATE("a flow takes a function of the host as a potential: same flo
   // Ten iterations: what rounding makes of an iteration grows with each, and of where a step ends within its tolerance.
   for (const auto& [solver, energy] :
        {std::pair(Solver::lbfgs, false), std::pair(Solver::lbfgs, true), std::pair(Solver::adam, true)}) {
-    CAPTURE(static_cast<int>(solver));
+    const int which = static_cast<int>(solver);
+    CAPTURE(which);
     FlowOptions options = small();
     options.threads = 2;
     options.inner.solver = solver;

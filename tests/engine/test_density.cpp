@@ -13,6 +13,7 @@
 #include "brenier/density.hpp"
 #include "brenier/oracles.hpp"
 #include "engine/src/density/quantiles.hpp"
+#include "tests/support/capture.hpp"
 
 using namespace brenier;
 
@@ -87,7 +88,7 @@ TEST_CASE("normal quantiles, to the last digits in both tails") {
       {0.0751, -1.4388253927525399824},          {0.3, -0.52440051270804081597},
       {0.4999999999, -2.5066284820303539022e-10}};
   for (const auto& [p, z] : expected) {
-    CAPTURE(p);
+    CAPTURE_BOUND(p);
     CHECK(near(normal_quantile(p), z, 4 * eps));
     CHECK(normal_quantile(p, true) == -normal_quantile(p));
     CHECK(near(normal_tail(normal_quantile(p), false), p, 200 * eps));
@@ -125,7 +126,7 @@ TEST_CASE("incomplete beta function and its inverse") {
         const double x = law.quantile(p);
         CAPTURE(a);
         CAPTURE(b);
-        CAPTURE(p);
+        CAPTURE_BOUND(p);
         // Half an ulp of x moves p by the density times that.
         CHECK(near(law.tail(x, false), p, 1e-11));
       }

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "brenier/base/error.hpp"
+#include "tests/support/capture.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"
 
@@ -73,7 +74,7 @@ TEST_CASE("one step of gradient descent is the gradient of F, term by term") {
     CHECK_CLOSE(slope, expected, 1e-7);
   };
   for (const auto& [name, term] : terms) {
-    CAPTURE(name);
+    CAPTURE_BOUND(name);
     check(term);
   }
   check(sum);

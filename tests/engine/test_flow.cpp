@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "tests/support/capture.hpp"
 #include "tests/support/near.hpp"
 
 using namespace brenier;
@@ -315,8 +316,8 @@ TEST_CASE("porous medium: standard deviation and F follow the exact iterates, bo
 
 TEST_CASE("porous medium in d = 2 and 3, m = 2 and 3: densities along second-order trajectories") {
   for (const auto& [d, m] : {std::pair<Index, double>{2, 2.0}, {3, 3.0}}) {
-    CAPTURE(d);
-    CAPTURE(m);
+    CAPTURE_BOUND(d);
+    CAPTURE_BOUND(m);
     const Barenblatt profile(d, m);
     const BarenblattFlow exact(profile, 0.01);
     FlowOptions options = quick(2e-3, 300, 2);

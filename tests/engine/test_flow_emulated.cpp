@@ -13,6 +13,7 @@
 #include "kernels/device/device.hpp"
 #include "tests/support/app.hpp"
 #include "tests/support/backends.hpp"
+#include "tests/support/capture.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/nets.hpp"
 #include "tests/support/run_files.hpp"
@@ -198,7 +199,7 @@ TEST_CASE("a run that was begun on one device goes on with another one") {
   CHECK(summary_of(folder.path / "whole-cpu")["device"].get<std::string>().starts_with("cpu:"));
 
   for (const auto& [first, second] : {std::pair("cpu", "cuda"), std::pair("cuda", "cpu")}) {
-    CAPTURE(first);
+    CAPTURE_BOUND(first);
     options.out = folder.path / (std::string(first) + "-" + second);
     options.on_step = [](int step) {
       if (step == 2) std::raise(SIGINT);
@@ -234,7 +235,7 @@ TEST_CASE("a run that outgrows the device's memory keeps its steps and goes on e
   // Checkpoints are far apart: the one of the failure is written by the failure.
   const Overrides rare = {"output.checkpoint_every=3"};
   for (const char* second : {"cpu", "cuda"}) {
-    CAPTURE(second);
+    CAPTURE_BOUND(second);
     options.out = folder.path / (std::string("part-") + second);
     fill_device_at(2);
     const RunResult result = run(four_steps("cuda", rare), options);

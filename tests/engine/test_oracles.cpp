@@ -9,6 +9,7 @@
 
 #include "brenier/base/error.hpp"
 #include "brenier/oracles.hpp"
+#include "tests/support/capture.hpp"
 
 using namespace brenier;
 
@@ -93,7 +94,7 @@ TEST_CASE("Barenblatt mass, moments and energy agree with quadrature") {
       const Barenblatt profile(d, m, mass);
       const double R = profile.radius(t);
       const auto rho = [&](double r) { return profile.density(on_axis(d, r), t); };
-      CAPTURE(d);
+      CAPTURE_BOUND(d);
       CAPTURE(m);
       CHECK(near(radial_integral(d, R, rho), mass, 1e-7));
       const double moment = radial_integral(d, R, [&](double r) { return r * r * rho(r); }) / mass;

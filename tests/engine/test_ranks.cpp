@@ -106,8 +106,9 @@ TEST_CASE("flows have the same bits for any number of ranks and threads") {
     CAPTURE(problem.name);
     const std::vector<double> alone = numbers_of<float>(problem, 1, nullptr);
     // All numbers of ranks and threads in turn, some for each problem: mpi_command has them all.
-    for (const auto& [size, threads] : {std::pair{2 + static_cast<int>(k % 2), 1},
-                                        std::pair{k % 4 == 0 ? 7 : 4, 1 + static_cast<int>(k % 2)}}) {
+    for (const std::pair<int, int>& both : {std::pair{2 + static_cast<int>(k % 2), 1},
+                                            std::pair{k % 4 == 0 ? 7 : 4, 1 + static_cast<int>(k % 2)}}) {
+      const int size = both.first, threads = both.second;
       CAPTURE(size);
       CAPTURE(threads);
       std::vector<int> same(static_cast<std::size_t>(size), 0);

@@ -12,6 +12,7 @@
 #include "brenier/metrics.hpp"
 #include "brenier/oracles.hpp"
 #include "brenier/wasserstein.hpp"
+#include "tests/support/capture.hpp"
 #include "tests/support/near.hpp"
 
 using namespace brenier;
@@ -140,12 +141,12 @@ TEST_CASE("W2 on the line: shifts, unequal numbers of points, and the assignment
 TEST_CASE("clouds of different sizes: every point counts, and is split where it must be") {
   // On the line the plan is known; a point that is there twice is one of twice the weight.
   for (const auto& [n, m] : {std::pair<Index, Index>{5, 96}, {96, 5}, {40, 30}, {7, 1}, {1, 9}, {33, 34}}) {
-    CAPTURE(n);
+    CAPTURE_BOUND(n);
     const Matrix<double> x = normal(n, 1, 0, 1, 20), y = normal(m, 1, 1, 2, 21);
     CHECK_REL(wasserstein_transport(x, y), wasserstein_1d(x.elements(), y.elements()), tol<double>(256));
   }
   for (const auto& [n, m] : {std::pair<Index, Index>{4, 6}, {5, 7}, {12, 8}, {2, 9}}) {
-    CAPTURE(n);
+    CAPTURE_BOUND(n);
     Matrix<double> x = normal(n, 2, 0, 1, 22), y = normal(m, 2, 0.5, 2, 23);
     for (Index i = 0; i < n && n == 12; ++i) x(i, 0) = std::round(x(i, 0)), x(i, 1) = 0;  // ties
     const Index all = std::lcm(n, m);
