@@ -43,7 +43,7 @@ CENTRE = np.array([1.0, 1.0])
 KL_BAR, F_BAR, SECONDS_BAR = 0.01, 1e-3, 60
 POINTS = 100_000  # of KL
 # Why a bar is missed, where it is.
-WHY = {"heat": "the first steps spread single bumps by maps that 1200 iterations leave 2 % short; with 2400 the error is two thirds",
+WHY = {"heat": "every step misses some per mille of its decrease; twice the iterations halve it at first, not at the end",
        "fokker_planck": "what the first steps miss is contracted by exp(-2 t) to a size that the networks of later steps do not see"}
 
 
