@@ -18,7 +18,7 @@ draws anew (`brenier sample`): E[log rho_flow - log rho]. Exit status: 0 all bar
 run."""
 
 import argparse
-import importlib.util
+import importlib
 import json
 import math
 import subprocess
@@ -144,11 +144,10 @@ def self_test():
 
 def load_plot():
     """tools/plot/plot.py, which reads run folders."""
-    path = HERE.parents[2] / "tools" / "plot" / "plot.py"
-    spec = importlib.util.spec_from_file_location("plot", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    folder = str(HERE.parents[2] / "tools" / "plot")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    return importlib.import_module("plot")
 
 
 def run_flows(binary, out, names):
