@@ -14,10 +14,6 @@
 
 namespace brenier {
 
-namespace {
-constexpr double infinity = std::numeric_limits<double>::infinity();
-}
-
 GaussianImpl::GaussianImpl(const std::vector<double>& mean_in, const dense::Cholesky& factor_in)
     : mean(mean_in), factor(factor_in) {
   log_norm = -0.5 * static_cast<double>(dim()) * std::log(2 * std::numbers::pi);

@@ -16,8 +16,6 @@ namespace brenier {
 
 namespace {
 
-constexpr double infinity = std::numeric_limits<double>::infinity();
-
 double squared_distance(const double* a, const double* b, Index d) {
   double sum = 0;
   for (Index j = 0; j < d; ++j) sum += (a[j] - b[j]) * (a[j] - b[j]);

@@ -2,6 +2,7 @@
 // The kinds of densities behind brenier::Density.
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -11,6 +12,8 @@
 #include "solvers/dense.hpp"
 
 namespace brenier {
+
+inline constexpr double infinity = std::numeric_limits<double>::infinity();
 
 /// A density as a map of the unit cube: a point u of [0,1]^uniforms() that is uniform becomes a sample.
 struct Density::Impl {

@@ -17,7 +17,6 @@
 namespace brenier {
 
 namespace {
-constexpr double infinity = std::numeric_limits<double>::infinity();
 
 /// L^{-1} x in place.
 void standardise(const Matrix<double>& lower, double* x) {

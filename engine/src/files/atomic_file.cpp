@@ -8,20 +8,16 @@
 #include <charconv>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 
 #include "brenier/base/error.hpp"
+#include "engine/src/files/input_file.hpp"
 
 namespace brenier {
 
 namespace fs = std::filesystem;
 
 namespace {
-
-std::string reason(int code) {
-  return std::system_category().message(code);
-}
 
 fs::path folder_of(const fs::path& file) {
   return file.has_parent_path() ? file.parent_path() : fs::path(".");

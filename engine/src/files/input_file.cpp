@@ -14,13 +14,9 @@
 #include "brenier/text_file.hpp"
 
 namespace brenier {
-namespace {
-
 std::string reason(int code) {
   return std::system_category().message(code);
 }
-
-}  // namespace
 
 InputFile::InputFile(const std::filesystem::path& path) : path_(path) {
   // Without O_NONBLOCK a pipe would be waited for.

@@ -18,6 +18,9 @@ namespace brenier {
 static_assert(std::endian::native == std::endian::little,
               "the file formats are read as little-endian memory");
 
+/// What the system says of an errno.
+std::string reason(int code);
+
 /// An open regular file, or bytes in memory, read from front to back.
 class InputFile {
  public:

@@ -31,10 +31,6 @@
 namespace brenier {
 namespace {
 
-double square(double x) {
-  return x * x;
-}
-
 /// x - shift, rounded to T after the difference.
 template <class T>
 Matrix<T> centred(const Matrix<double>& x, const std::vector<double>& shift) {

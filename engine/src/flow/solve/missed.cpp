@@ -18,10 +18,6 @@
 namespace brenier {
 namespace {
 
-double square(double x) {
-  return x * x;
-}
-
 /// Particles of the cloud and of its law that are judged, each: with neighbours about two thousand points.
 Index judged_count(Index d) {
   return std::clamp<Index>(1024 / (2 * d + 1), 12, 256);

@@ -11,6 +11,10 @@
 
 namespace brenier {
 
+inline double square(double x) {
+  return x * x;
+}
+
 /// Mean and root mean square deviation over particles and components. A cloud in one place, to the rounding of its
 /// coordinates, has no size of its own: `scale` is then the distance of that place from the origin, or 1.
 inline void location_and_scale(const Matrix<double>& x, std::vector<double>& mean, double& scale) {
