@@ -14,7 +14,8 @@ A gated recurrent unit with state h and character c, x = table[c] + every.weight
     [a_r, a_z, a_n] = h recurrent   r = s(x_r + a_r)   z = s(x_z + a_z)   n = tanh(x_n + r (a_n + bias))
     h' = n + z (h - n)
 
-Decoding is greedy: the character of the largest output, until the end or LONGEST characters.
+Decoding looks for the likeliest string by beam search: the `beams` likeliest beginnings are kept, until the likeliest of
+all has come to its end, or LONGEST characters. With one beam it is greedy.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ PAD, BEGIN, END = 0, 1, 2
 VOCABULARY = "*^&" + "CcNnOoSsFBrlH[]()=#+-123456"
 LONGEST = 64
 BATCH = 2048
+BEAMS = 4
 
 
 def tokens_of(smiles: str) -> np.ndarray:
@@ -49,6 +51,15 @@ def unit(inputs: np.ndarray, recurrent: np.ndarray, bias: np.ndarray, state: np.
     rz = sigmoid(inputs[:, :2 * size] + gates[:, :2 * size])
     new = np.tanh(inputs[:, 2 * size:] + rz[:, :size] * (gates[:, 2 * size:] + bias))
     return new + rz[:, size:] * (state - new)
+
+
+def texts(written: np.ndarray) -> list[str]:
+    """Strings of rows of indices, up to the end of each."""
+    lines = []
+    for row in written:
+        stop = np.flatnonzero(row <= END)
+        lines.append("".join(VOCABULARY[c] for c in (row[:stop[0]] if stop.size else row)))
+    return lines
 
 
 class Autoencoder:
@@ -89,13 +100,54 @@ class Autoencoder:
                 deviations[part] = np.exp(0.5 * (state @ w["deviation.weight"].T + w["deviation.bias"]))
         return means, deviations
 
-    def decode(self, latents: np.ndarray) -> list[str]:
+    def decode(self, latents: np.ndarray, beams: int = BEAMS) -> list[str]:
         """The strings at the points `latents` (n, d)."""
-        return [s for start in range(0, len(latents), BATCH) for s in self._decode(latents[start:start + BATCH])]
-
-    def _decode(self, latents: np.ndarray) -> list[str]:
-        w = self.weights
         latents = np.asarray(latents, np.float32)
+        size = max(1, BATCH // beams)
+        parts = (latents[start:start + size] for start in range(0, len(latents), size))
+        return [s for part in parts for s in (self._greedy(part) if beams == 1 else self._search(part, beams))]
+
+    def _search(self, latents: np.ndarray, beams: int) -> list[str]:
+        w = self.weights
+        n, size = len(latents), len(VOCABULARY)
+        state = np.repeat(latents @ w["start.weight"].T + w["start.bias"], beams, axis=0)
+        every = np.repeat(latents @ w["every.weight"].T, beams, axis=0)
+        character = np.full(n * beams, BEGIN)
+        written = np.full((n, beams, LONGEST), END, np.uint8)
+        # Logarithms of probabilities. At first all beams are alike: one counts.
+        score = np.full((n, beams), -np.inf, np.float32)
+        score[:, 0] = 0
+        result = np.full((n, LONGEST), END, np.uint8)
+        alive = np.arange(n)
+        for position in range(LONGEST):
+            state = unit(w["decoder.table"][character] + every, w["decoder.recurrent"], w["decoder.bias"], state)
+            output = state @ w["output.weight"].T + w["output.bias"]
+            output -= output.max(axis=1, keepdims=True)
+            output -= np.log(np.exp(output).sum(axis=1, keepdims=True))
+            # A string that has come to its end stays what it is.
+            output[(character <= END) & (position > 0)] = np.where(np.arange(size) == END, 0, -np.inf)
+            total = (score[:, :, None] + output.reshape(len(alive), beams, size)).reshape(len(alive), -1)
+            best = np.argpartition(-total, beams - 1, axis=1)[:, :beams]
+            score = np.take_along_axis(total, best, axis=1)
+            row = np.arange(len(alive))[:, None]
+            written = written[row, best // size]
+            written[:, :, position] = best % size
+            state = state.reshape(len(alive), beams, -1)[row, best // size]
+            # Probabilities only fall: where the likeliest string is at its end, no other will be likelier.
+            first = score.argmax(axis=1)
+            ended = (best % size)[row[:, 0], first] <= END
+            result[alive] = written[row[:, 0], first]
+            going = ~ended
+            if not going.any():
+                break
+            alive, written, score, best = alive[going], written[going], score[going], best[going]
+            every = every.reshape(len(going), beams, -1)[going].reshape(len(alive) * beams, -1)
+            state = state[going].reshape(len(alive) * beams, -1)
+            character = (best % size).ravel()
+        return texts(result)
+
+    def _greedy(self, latents: np.ndarray) -> list[str]:
+        w = self.weights
         state = latents @ w["start.weight"].T + w["start.bias"]
         every = latents @ w["every.weight"].T
         character = np.full(len(latents), BEGIN)
@@ -113,8 +165,4 @@ class Autoencoder:
                 alive, state, every, character = alive[going], state[going], every[going], character[going]
             else:
                 character = np.where(going, character, END)
-        lines = []
-        for row in written:
-            stop = np.flatnonzero(row <= END)
-            lines.append("".join(VOCABULARY[c] for c in (row[:stop[0]] if stop.size else row)))
-        return lines
+        return texts(written)

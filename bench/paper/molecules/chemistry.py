@@ -26,6 +26,11 @@ class Properties:
     log_p: float
 
 
+def share_valid(smiles: list[str]) -> float:
+    """Share of strings that are molecules: `Decoded.validity` without the properties, which take ten times as long."""
+    return sum(bool(s) and Chem.MolFromSmiles(s) is not None for s in smiles) / len(smiles)
+
+
 @functools.lru_cache(maxsize=2_000_000)
 def properties(smiles: str) -> Properties | None:
     """None where the string is no molecule: the empty string parses in RDKit, but is none."""

@@ -12,14 +12,14 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 import plain
 from autoencoder import Autoencoder
-from chemistry import Decoded, properties
+from chemistry import Decoded, properties, share_valid
 from data import CannotRun, sets
 
 CONFIGURATIONS = Path(__file__).resolve().parent.parent
@@ -55,6 +55,18 @@ class Size:
 
 QUICK = Size(labelled=2000, epochs=20, cloud=300, steps=10, every=5, measured=300, new=(200, 400),
              settings=("inner.iterations=100",))
+
+
+def size_of(quick: bool, changes: list[str], settings: list[str]) -> Size:
+    """The size, with NAME=N changed and the settings of all flows appended. Raises CannotRun."""
+    size = QUICK if quick else Size()
+    for text in changes:
+        name, _, value = text.partition("=")
+        if not isinstance(getattr(size, name, None), int) or not value.isdigit():
+            known = ", ".join(n for n, v in vars(size).items() if isinstance(v, int))
+            raise CannotRun(f"--size {text}: NAME=N with a whole number, NAME of {known}")
+        size = replace(size, **{name: int(value)})
+    return replace(size, settings=(*size.settings, *settings))
 
 
 @dataclass(frozen=True)
@@ -314,12 +326,15 @@ class Experiment:
         spread = means.std(axis=0)
         strings = self.coder.decode(means)
         result = {"molecules": len(smiles), "exact": float(np.mean([a == b for a, b in zip(smiles, strings)])),
-                  "valid": Decoded.of(strings).validity, "active": int(active(means).sum()),
+                  "valid": share_valid(strings), "active": int(active(means).sum()),
                   "deviation": float(deviations[:, active(means)].mean())}
         for noise in (0.1, 0.2, 0.3, 0.5):
             moved = means + noise * spread * random.standard_normal(means.shape)
-            result[f"noise_{noise}"] = Decoded.of(self.coder.decode(moved)).validity
-        result["prior"] = Decoded.of(self.coder.decode(random.standard_normal(means.shape))).validity
+            result[f"noise_{noise}"] = share_valid(self.coder.decode(moved))
+        result["prior"] = share_valid(self.coder.decode(random.standard_normal(means.shape)))
+        greedy = self.coder.decode(means, 1)
+        result["greedy_exact"] = float(np.mean([a == b for a, b in zip(smiles, greedy)]))
+        result["greedy_valid"] = share_valid(greedy)
         return result
 
     def gradient(self, file: Path) -> dict[str, float]:
@@ -340,7 +355,7 @@ def take_at_mean(file: Path, codes: np.ndarray) -> None:
     from safetensors import safe_open  # pylint: disable=import-outside-toplevel
     from safetensors.numpy import load_file, save_file  # pylint: disable=import-outside-toplevel
     with safe_open(str(file), "np") as content:
-        about = {name: value for name, value in content.metadata().items() if name != "xxh64"}  # that of other weights
+        about = {name: value for name, value in (content.metadata() or {}).items() if name != "xxh64"}  # that of other weights
     w = load_file(file)
     quiet, mean = ~active(codes), codes.mean(axis=0)
     for name in [n for n in w if n.endswith("input.weight")]:

@@ -53,6 +53,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, help="clouds and seeds of every flow (5; --quick: 1)")
     parser.add_argument("--sweep-seeds", type=int, default=1, help="of the sweep of lambda_2 (1)")
     parser.add_argument("--only", action="append", metavar="WORD", help="only tables with this word in the title")
+    parser.add_argument("--size", action="append", metavar="NAME=N", default=[],
+                        help="another size: labelled, epochs, cloud, steps, every, measured")
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", default=[], help="a setting of every flow")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "molecules", help="folder (runs/molecules)")
     parser.add_argument("--programs", type=Path, default=ROOT / "build", help="build folder of brenier (build)")
     parser.add_argument("--threads", type=int, default=0, help="0: all processors")
@@ -69,15 +72,18 @@ def main() -> int:
 def run(options: argparse.Namespace) -> int:
     """All tables and figures."""
     import figures  # pylint: disable=import-outside-toplevel
+    import self_test  # pylint: disable=import-outside-toplevel
     from data import CannotRun  # pylint: disable=import-outside-toplevel
-    from experiment import DATASETS, QUICK, Experiment, Size  # pylint: disable=import-outside-toplevel
+    from experiment import DATASETS, Experiment, size_of  # pylint: disable=import-outside-toplevel
     from tables import Report  # pylint: disable=import-outside-toplevel
     begun = time.monotonic()
+    if options.quick:
+        self_test.main()
     weights = options.weights or HERE / f"{options.dataset}.safetensors"
     if options.retrain:
         weights = retrain(options)
-    experiment = Experiment(DATASETS[options.dataset], QUICK if options.quick else Size(), weights, options.out.resolve(),
-                            options.programs.resolve(), options.threads)
+    experiment = Experiment(DATASETS[options.dataset], size_of(options.quick, options.size, options.set), weights,
+                            options.out.resolve(), options.programs.resolve(), options.threads)
     report = Report(experiment, options.seeds or (1 if options.quick else 5), options.sweep_seeds, options.quick)
     texts = [f"# Molecules: {options.dataset}\n\nWeights {weights.name}; mean +- standard deviation over "
              f"{report.seeds} clouds and seeds.\n"]

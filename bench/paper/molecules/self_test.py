@@ -46,6 +46,30 @@ def check_unit(random: np.random.Generator) -> None:
             assert abs(found[i, k] - ((1 - z) * new + z * state[i, k])) < 1e-12
 
 
+def searched(coder: Autoencoder, latent: np.ndarray, beams: int) -> str:
+    """Beam search a beginning at a time: (its logarithmic probability, its characters, state)."""
+    w = coder.weights
+    latent = latent[None].astype(np.float32)
+    every = latent @ w["every.weight"].T
+    kept_ = [(0.0, [], latent @ w["start.weight"].T + w["start.bias"])]
+    for _ in range(LONGEST):
+        found = []
+        for score, string, state in kept_:
+            if string and string[-1] <= END:
+                found.append((score, string, state))
+                continue
+            inputs = w["decoder.table"][[string[-1] if string else BEGIN]] + every
+            after = unit(inputs, w["decoder.recurrent"], w["decoder.bias"], state)
+            output = (after @ w["output.weight"].T + w["output.bias"])[0].astype(float)
+            logs = output - np.logaddexp.reduce(output)
+            found += [(score + logs[c], [*string, c], after) for c in range(len(VOCABULARY))]
+        kept_ = sorted(found, key=lambda one: -one[0])[:beams]
+        if kept_[0][1][-1] <= END:
+            break
+    string = kept_[0][1]
+    return "".join(VOCABULARY[c] for c in (string[:-1] if string[-1] <= END else string))
+
+
 def check_coder(random: np.random.Generator) -> None:
     """Batches of many lengths give what single strings do, also where some strings of a batch end early."""
     coder = Autoencoder(random_weights(5, 6, 4, random))
@@ -55,10 +79,12 @@ def check_coder(random: np.random.Generator) -> None:
         mean, deviation = coder.encode([s])
         assert np.allclose(means[i], mean[0], atol=1e-6) and np.allclose(deviations[i], deviation[0], atol=1e-6)
     points = 3 * random.standard_normal((200, 4))
-    together = coder.decode(points)
-    assert together == [coder.decode(p[None])[0] for p in points]
-    lengths = {len(s) for s in together}
-    assert len(lengths) > 2 and max(lengths) <= LONGEST, lengths
+    for beams in (1, 3):
+        together = coder.decode(points, beams)
+        assert together == [coder.decode(p[None], beams)[0] for p in points]
+        assert together == [searched(coder, p, beams) for p in points]
+        lengths = {len(s) for s in together}
+        assert len(lengths) > 2 and max(lengths) <= LONGEST, lengths
     assert tokens_of("CCl").tolist() == [BEGIN, VOCABULARY.index("C"), VOCABULARY.index("C"), VOCABULARY.index("l"), END]
     for bad in ("C*", "CX", "C^"):
         try:

@@ -117,6 +117,8 @@ class Report:
                  **{f"noise_{n}": f"the same, moved by {n} deviations of each coordinate, %" for n in (0.1, 0.2, 0.3, 0.5)},
                  "prior": "validity of decoded prior samples, %"}
         rows = [[label, f"{100 * found[name]:.2f}", bars.get(name, "")] for name, label in names.items()]
+        rows += [["decoded greedily: exact reconstruction, %", f"{100 * found['greedy_exact']:.2f}", ""],
+                 ["decoded greedily: validity of decoded encodings, %", f"{100 * found['greedy_valid']:.2f}", ""]]
         rows += [["coordinates whose mean moves (deviation > 0.1)", f"{found['active']}", "(paper: 11 of 128)"],
                  ["posterior deviation there", f"{found['deviation']:.3f}", ""]]
         return f"{found['molecules']} held-out molecules.\n\n" + markdown(["", "here", "asked"], rows)
