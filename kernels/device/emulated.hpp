@@ -5,7 +5,6 @@
 
 #include <atomic>
 #include <bit>
-#include <source_location>
 #include <tuple>
 
 #include "kernels/device/emulator/emulator.hpp"
@@ -26,7 +25,7 @@ struct alignas(16) double2 {
   double x, y;
 };
 
-using Where = std::source_location;
+using Where = emulator::Where;
 
 inline int thread_index() {
   return emulator::thread_index();

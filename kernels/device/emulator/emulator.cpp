@@ -46,7 +46,7 @@ struct Thread {
   Block* block = nullptr;
   int index = 0;
   State state = State::done;
-  std::source_location where;      // of the barrier or warp operation it waits at
+  Where where;                     // of the barrier or warp operation it waits at
   std::uint64_t slot[2] = {0, 0};  // what it gives to a warp operation; by turns, as lanes may be one ahead
   float values[2][8] = {};         // likewise, of give()
   unsigned warp_operations = 0;    // done in this block; their parity picks slots and TSan's objects
@@ -125,7 +125,7 @@ void fail(const std::string& message) {
   throw Cancelled{};
 }
 
-std::string place(const std::source_location& where) {
+std::string place(const Where& where) {
   return std::string(where.file_name()) + ":" + std::to_string(where.line());
 }
 
@@ -225,14 +225,14 @@ BRENIER_UNINSTRUMENTED Thread& current() {
   return *engine.current;
 }
 
-BRENIER_UNINSTRUMENTED void wait(Thread& self, State why, const std::source_location& where) {
+BRENIER_UNINSTRUMENTED void wait(Thread& self, State why, const Where& where) {
   self.state = why;
   self.where = where;
   to_scheduler(self);
   if (engine.cancelling) throw Cancelled{};
 }
 
-BRENIER_UNINSTRUMENTED bool same_place(const std::source_location& a, const std::source_location& b) {
+BRENIER_UNINSTRUMENTED bool same_place(const Where& a, const Where& b) {
   if (a.line() != b.line() || a.column() != b.column()) return false;
   return a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0;
 }
@@ -471,7 +471,7 @@ BRENIER_UNINSTRUMENTED int grid_size() {
   return engine.shape->grid;
 }
 
-BRENIER_UNINSTRUMENTED void sync_block(const std::source_location& where) {
+BRENIER_UNINSTRUMENTED void sync_block(const Where& where) {
   Thread& self = current();
   // Two objects by turns: who is already at the next barrier must not order those still at this one.
   char& object = self.block->block_sync[self.block_barriers++ % 2];
@@ -480,7 +480,7 @@ BRENIER_UNINSTRUMENTED void sync_block(const std::source_location& where) {
   happens_after(object);
 }
 
-BRENIER_UNINSTRUMENTED void sync_warp(const std::source_location& where) {
+BRENIER_UNINSTRUMENTED void sync_warp(const Where& where) {
   Thread& self = current();
   char& object = self.block->warp_sync[self.index / kWarp][self.warp_barriers++ % 2];
   happens_before(object);
@@ -488,8 +488,7 @@ BRENIER_UNINSTRUMENTED void sync_warp(const std::source_location& where) {
   happens_after(object);
 }
 
-BRENIER_UNINSTRUMENTED std::uint64_t exchange(std::uint64_t value, int source_lane,
-                                              const std::source_location& where) {
+BRENIER_UNINSTRUMENTED std::uint64_t exchange(std::uint64_t value, int source_lane, const Where& where) {
   Thread& self = current();
   const unsigned turn = self.warp_operations++ % 2;
   self.slot[turn] = value;
@@ -498,7 +497,7 @@ BRENIER_UNINSTRUMENTED std::uint64_t exchange(std::uint64_t value, int source_la
   return self.block->threads[self.index / kWarp * kWarp + source_lane]->slot[turn];
 }
 
-BRENIER_UNINSTRUMENTED unsigned ballot(bool predicate, const std::source_location& where) {
+BRENIER_UNINSTRUMENTED unsigned ballot(bool predicate, const Where& where) {
   Thread& self = current();
   const unsigned turn = self.warp_operations++ % 2;
   self.slot[turn] = predicate;
@@ -509,7 +508,7 @@ BRENIER_UNINSTRUMENTED unsigned ballot(bool predicate, const std::source_locatio
   return votes;
 }
 
-BRENIER_UNINSTRUMENTED unsigned give(const float* values, int count, const std::source_location& where) {
+BRENIER_UNINSTRUMENTED unsigned give(const float* values, int count, const Where& where) {
   Thread& self = current();
   const unsigned turn = self.warp_operations++ % 2;
   for (int k = 0; k < count; ++k) self.values[turn][k] = values[k];
@@ -523,7 +522,7 @@ BRENIER_UNINSTRUMENTED float given(int lane, int k, unsigned operation) {
 }
 
 BRENIER_UNINSTRUMENTED void* shared_memory(std::size_t offset, std::size_t bytes, std::size_t alignment,
-                                           const std::source_location& where) {
+                                           const Where& where) {
   const SharedMemory& shared = *current().block->shared;
   if (offset > shared.size() || bytes > shared.size() - offset)
     fail_here(place(where) + " asks for bytes " + std::to_string(offset) + " to " +
@@ -532,8 +531,7 @@ BRENIER_UNINSTRUMENTED void* shared_memory(std::size_t offset, std::size_t bytes
   return const_cast<void*>(aligned(shared.data() + offset, alignment, where));
 }
 
-BRENIER_UNINSTRUMENTED void* aligned(const void* address, std::size_t alignment,
-                                     const std::source_location& where) {
+BRENIER_UNINSTRUMENTED void* aligned(const void* address, std::size_t alignment, const Where& where) {
   current();
   if (reinterpret_cast<Address>(address) % alignment != 0)
     fail_here("misaligned access at " + place(where) + ": the address must be a multiple of " +

@@ -38,7 +38,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <version>
+#if defined(__cpp_lib_source_location)
 #include <source_location>
+#endif
 
 #include "brenier/base/portable.hpp"
 
@@ -49,6 +52,37 @@ struct Launch;
 }  // namespace brenier::device
 
 namespace brenier::device::emulator {
+
+// The place of a call in the kernel, which the caller never gives.
+#if defined(__cpp_lib_source_location)
+using Where = std::source_location;
+#else
+// clang before 16 does not take libstdc++'s. In a namespace of its own, so that a call with a place in its arguments does not
+// find the emulator's functions beside the dialect's.
+namespace fallback {
+class SourceLocation {
+ public:
+  static constexpr SourceLocation current(const char* file = __builtin_FILE(),
+                                          unsigned line = __builtin_LINE(),
+                                          unsigned column = __builtin_COLUMN()) noexcept {
+    SourceLocation here;
+    here.file_ = file;
+    here.line_ = line;
+    here.column_ = column;
+    return here;
+  }
+  constexpr const char* file_name() const noexcept { return file_; }
+  constexpr unsigned line() const noexcept { return line_; }
+  constexpr unsigned column() const noexcept { return column_; }
+
+ private:
+  const char* file_ = "";
+  unsigned line_ = 0;
+  unsigned column_ = 0;
+};
+}  // namespace fallback
+using Where = fallback::SourceLocation;
+#endif
 
 enum class Order { forward, reverse, shuffled };
 
@@ -93,17 +127,16 @@ int thread_index();
 int block_index();
 int block_size();
 int grid_size();
-void sync_block(const std::source_location& where);
-void sync_warp(const std::source_location& where);
-std::uint64_t exchange(std::uint64_t value, int source_lane, const std::source_location& where);
-unsigned ballot(bool predicate, const std::source_location& where);
+void sync_block(const Where& where);
+void sync_warp(const Where& where);
+std::uint64_t exchange(std::uint64_t value, int source_lane, const Where& where);
+unsigned ballot(bool predicate, const Where& where);
 /// Every lane gives up to 8 floats; given(lane, k, the number returned) is one of a lane, until the caller's
 /// next warp operation.
-unsigned give(const float* values, int count, const std::source_location& where);
+unsigned give(const float* values, int count, const Where& where);
 float given(int lane, int k, unsigned operation);
-void* shared_memory(std::size_t offset, std::size_t bytes, std::size_t alignment,
-                    const std::source_location& where);
-void* aligned(const void* address, std::size_t alignment, const std::source_location& where);
+void* shared_memory(std::size_t offset, std::size_t bytes, std::size_t alignment, const Where& where);
+void* aligned(const void* address, std::size_t alignment, const Where& where);
 [[noreturn]] void report_index(int index, int size);
 
 /// Runs `body`, that of `kernel`, once in each thread of a launch, or records that where the stream is
