@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::array<unsigned char, 6> magic = {0x93, 'N', 'U', 'M', 'P', 'Y'};
-constexpr std::size_t largest_header = 65536;
+constexpr std::size_t largest_dictionary = 65536;
 constexpr std::size_t alignment = 64;
 
 /// Numbers of a .npy file on their way to double.
@@ -203,9 +203,9 @@ std::size_t header_length(InputFile& file) {
   file.read(std::as_writable_bytes(std::span(length)).first(major == 1 ? 2 : 4), "the header's length");
   const std::size_t bytes = length[0] | (std::size_t{length[1]} << 8) | (std::size_t{length[2]} << 16) |
                             (std::size_t{length[3]} << 24);
-  if (bytes > largest_header)
+  if (bytes > largest_dictionary)
     file.fail("a header of " + std::to_string(bytes) + " bytes; allowed are at most " +
-              std::to_string(largest_header));
+              std::to_string(largest_dictionary));
   return bytes;
 }
 
