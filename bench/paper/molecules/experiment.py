@@ -25,7 +25,7 @@ from data import CannotRun, sets
 
 CONFIGURATIONS = Path(__file__).resolve().parent.parent
 EPSILON = 0.0025  # of SD
-SWEEP_TAU = 1e-3
+SWEEP_TIME = 0.1  # of the flows that lambda_2 is swept with
 GRADIENT = 66.0  # of V at the start, root mean square: the authors' V has this, and lambda_2, tau and rates are for it
 
 
@@ -61,7 +61,7 @@ class Size:
 
 
 # Few points are few steps of Adam an epoch.
-QUICK = Size(labelled=2000, epochs=150, cloud=300, steps=10, every=5, measured=300, new=(200, 400),
+QUICK = Size(labelled=2000, epochs=60, cloud=300, steps=10, every=5, measured=300, new=(200, 400),
              settings=(*LBFGS, "inner.iterations=30"))
 
 
@@ -94,9 +94,9 @@ class Case:
         return cls(name, "molecules" if distance == "sinkhorn" else "molecules_mmd", settings)
 
     @classmethod
-    def swept(cls, weight: float) -> "Case":
-        """Of the sweep of lambda_2: steps ten times as long, for smaller weights to come to rest."""
-        return replace(cls.of("sinkhorn", weight, SWEEP_TAU), name=f"sweep_{weight:g}")
+    def swept(cls, weight: float, steps: int) -> "Case":
+        """Of the sweep of lambda_2: ten times as far in time as the paper's flow, for smaller weights to come to rest."""
+        return replace(cls.of("sinkhorn", weight, SWEEP_TIME / steps), name=f"sweep_{weight:g}")
 
 
 @dataclass
@@ -191,7 +191,7 @@ class Experiment:
         A coordinate that hardly varies stays small to the network, and is then taken at its mean: V does not depend on it.
         With `sampled` the other coordinates are draws from the posterior, which decode alike: V is then smooth on the
         scale on which the decoder is. On the means it parts molecules by what the decoder does not look at. V is the
-        logit in the units of the authors' V (GRADIENT).
+        logit in the units of the authors' V (GRADIENT); `gradient` of the summary is what that of the logit was.
         """
         file = self.folder / f"{name}.safetensors"
         if not file.is_file():
@@ -212,7 +212,10 @@ class Experiment:
                          self.size.epochs, "--patience", max(1, self.size.epochs // 10), "--stop", 0, "--one-scale",
                          "--quiet")
             take_at_mean(file, codes.astype(float))
-            multiply(file, GRADIENT / self.gradient(file)["norm"])
+            norm = self.gradient(file)["norm"]
+            multiply(file, GRADIENT / norm)
+            summary = json.loads(file.with_suffix(".json").read_text()) | {"gradient": norm}
+            file.with_suffix(".json").write_text(json.dumps(summary))
         return file, json.loads(file.with_suffix(".json").read_text())
 
     def plain_accuracy(self) -> float:

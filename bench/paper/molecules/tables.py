@@ -11,7 +11,7 @@ import numpy as np
 
 import published
 from chemistry import kept
-from experiment import SWEEP_TAU, Case, Experiment, Run, told
+from experiment import SWEEP_TIME, Case, Experiment, Run, told
 
 SWEEP = (1e0, 3e0, 1e1, 3e1, 1e2, 1e3, 1e4, 1e5)  # lambda_2 of the frontier
 QUICK_SWEEP = (1e1, 1e4)
@@ -138,7 +138,8 @@ class Report:
                 ["confusion (rows: true, columns: predicted; first: high QED)", *(f"{t['confusion']}" for t in tests), ""],
                 [f"share of the squared gradient in the {slopes[0]['active']} active coordinates, %",
                  *(f"{100 * s['share']:.1f}" for s in slopes), "0 in the authors' own classifier"],
-                ["root mean square of the gradient at the start", *(f"{s['norm']:.3g}" for s in slopes), "66"]]
+                ["root mean square of the logit's gradient at the start (then scaled to the paper's)",
+                 *(f"{summary['gradient']:.3g}" for _, summary in made), "66"]]
         return markdown(["", "here: draws of the posterior", "means", "paper"], rows)
 
     def table_2(self) -> str:
@@ -214,7 +215,7 @@ class Report:
         weights = QUICK_SWEEP if self.quick else SWEEP
 
         def merit(weight: float) -> tuple[bool, float]:
-            run = self.flow(Case.swept(weight), self.sweep_seeds)[0]
+            run = self.flow(Case.swept(weight, self.experiment.size.steps), self.sweep_seeds)[0]
             if run.failed:
                 return False, -1.0
             row = run.end.decoded.row()
@@ -222,14 +223,14 @@ class Report:
             return good, row["qed_median"] * (1 if good else row["validity"] * row["uniqueness"])
 
         weight = max(weights, key=merit)
-        return weight, self.flow(Case.swept(weight))
+        return weight, self.flow(Case.swept(weight, self.experiment.size.steps))
 
     def frontier(self) -> str:
         """The sweep of lambda_2, and direct optimisation, by how far the molecules went."""
         weight, runs = self.best()
         rows = []
         for value in QUICK_SWEEP if self.quick else SWEEP:
-            mine = self.flow(Case.swept(value), self.sweep_seeds)
+            mine = self.flow(Case.swept(value, self.experiment.size.steps), self.sweep_seeds)
             rows.append([f"flow, {value:g}", *self.frontier_cells(mine)])
         rows.append([f"flow, {weight:g} (best, all seeds)", *self.frontier_cells(runs)])
         for key, mine in self.descents(self.sweep_seeds).items():
@@ -257,7 +258,8 @@ class Report:
         below = self.experiment.classifier("logp_low", np.where(unknown, np.nan, log_p < low))
         above = self.experiment.classifier("logp_high", np.where(unknown, np.nan, log_p > high))
         weight = self.best()[0]
-        case = Case(f"window_{weight:g}", "molecules_window", (f"functional.1.weight={weight!r}", f"flow.tau={SWEEP_TAU!r}"))
+        case = Case(f"window_{weight:g}", "molecules_window", (f"functional.1.weight={weight!r}",
+                                                                f"flow.tau={SWEEP_TIME / self.experiment.size.steps!r}"))
         # The term at place 1 is transport; the potentials are at 0, 2 and 3.
         files = (self.experiment.classifier()[0], below[0], above[0])
         case = Case(case.name, case.config, (*case.settings, f"functional.2.path={files[1]}", f"functional.3.path={files[2]}"))
