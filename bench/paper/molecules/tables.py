@@ -282,7 +282,7 @@ class Report:
         """Titles and tables, in order."""
         made = [("The autoencoder", self.autoencoder), ("The classifier (figures 5 and 7)", self.classifier)]
         if self.experiment.dataset.name == "qm9":
-            return made + [("Distances and weights (table 9)", self.table_4)]
+            return made + [("Distances and weights (table 9)", self.table_4), ("The frontier", self.frontier)]
         made += [("The flow and direct optimisation (table 2)", self.table_2)]
         if not self.quick:
             made += [("Distances and weights (table 4)", self.table_4), ("The step tau (table 5)", self.table_5),
