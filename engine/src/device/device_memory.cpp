@@ -23,10 +23,10 @@ std::string bytes_text(std::size_t bytes) {
 }
 
 template <class T>
-OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDeviceMemory& cause,
-                               std::size_t (*memory)(const InnerProblem<T>& problem)) {
+OutOfDeviceMemory does_not_fit(const InnerProblem<T>& problem, int step, const OutOfDeviceMemory& cause,
+                               std::size_t needed,
+                               const std::function<std::size_t(Index n)>& with_minibatch) {
   const Index particles = problem.x.rows;
-  const std::size_t needed = memory(problem);
   const std::size_t free = cuda::memory_free();
   const auto count = [](Index n) { return std::to_string(n); };
   const std::string message =
@@ -41,8 +41,7 @@ OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDev
   constexpr Index kSmallest = 32;
   for (Index n = static_cast<Index>(std::bit_floor(static_cast<std::size_t>(now - 1))); n >= kSmallest;
        n /= 2) {
-    problem.minibatch = n;
-    const std::size_t less = memory(problem);
+    const std::size_t less = with_minibatch(n);
     if (less > free - free / 16) continue;
     return {message + "inner.minibatch = " + count(n) + ", which needs " + bytes_text(less) +
                 ", fewer particles, or the device \"cpu\"",
@@ -52,9 +51,9 @@ OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDev
           cause};
 }
 
-template OutOfDeviceMemory does_not_fit(InnerProblem<float>, int, const OutOfDeviceMemory&,
-                                        std::size_t (*)(const InnerProblem<float>&));
-template OutOfDeviceMemory does_not_fit(InnerProblem<double>, int, const OutOfDeviceMemory&,
-                                        std::size_t (*)(const InnerProblem<double>&));
+template OutOfDeviceMemory does_not_fit(const InnerProblem<float>&, int, const OutOfDeviceMemory&,
+                                        std::size_t, const std::function<std::size_t(Index)>&);
+template OutOfDeviceMemory does_not_fit(const InnerProblem<double>&, int, const OutOfDeviceMemory&,
+                                        std::size_t, const std::function<std::size_t(Index)>&);
 
 }  // namespace brenier

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 
 #include "brenier/base/error.hpp"
@@ -14,10 +15,10 @@ namespace brenier {
 std::string bytes_text(std::size_t bytes);
 
 /// The error for the inner problem of step `step` that ran out of the current device's memory: how large it
-/// is, how much it needs, how much is free, and the largest minibatch that fits. To be called after all that
-/// the problem held has been released. `memory`: what the solver takes for a problem (kernels/cuda_devices.hpp).
+/// is, how much it `needed`, how much is free, and the largest minibatch that fits, by what the solver takes that
+/// minibatches of n particles would have. To be called after all that the problem held has been released.
 template <class T>
-OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDeviceMemory& cause,
-                               std::size_t (*memory)(const InnerProblem<T>& problem));
+OutOfDeviceMemory does_not_fit(const InnerProblem<T>& problem, int step, const OutOfDeviceMemory& cause,
+                               std::size_t needed, const std::function<std::size_t(Index n)>& with_minibatch);
 
 }  // namespace brenier
