@@ -176,6 +176,11 @@ configure() {
   if [[ -f "$folder/CMakeCache.txt" && -f "$folder/.configured" && "$(< "$folder/.configured")" == "$wanted" ]]; then
     return 0
   fi
+  # So has one of another compiler: cmake would begin anew and forget the options it was given.
+  if [[ -f "$folder/CMakeCache.txt" ]] &&
+    ! grep "^CMAKE_CXX_COMPILER:" "$folder/CMakeCache.txt" | grep -qF -e "=$compiler" -e "=$(command -v "$compiler")"; then
+    rm -rf "$folder"
+  fi
   # A folder keeps the generator it began with.
   if [[ ! -f "$folder/CMakeCache.txt" ]] && command -v ninja > /dev/null; then generator=(-G Ninja); fi
   say "configuring $folder"
