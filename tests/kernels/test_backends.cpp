@@ -23,6 +23,7 @@ const std::vector<Index> kSizes =
     kReduced ? std::vector<Index>{33} : std::vector<Index>{1, 7, 31, 33, 64, 65, 257};
 const std::vector<Index> kStepSizes = kReduced ? std::vector<Index>{33} : std::vector<Index>{1, 33, 300};
 constexpr Index kLoopSize = kReduced ? 130 : 700;
+constexpr Index kMinibatch = kReduced ? 40 : 130;
 
 /// Largest error of a gradient, each tensor relative to its own largest element: a wrong bias does not hide
 /// behind large weights.
@@ -288,7 +289,7 @@ TEST_CASE_TEMPLATE("the gradient of a JKO step equals the reference", T, float, 
     const Icnn& net = at.net;
     const Index n = at.n;
     for (const bool interacting : {false, true}) {
-      for (const Index minibatch : {Index{0}, Index{130}}) {
+      for (const Index minibatch : {Index{0}, kMinibatch}) {
         CAPTURE(interacting);
         CAPTURE(minibatch);
         const StepCase<T> step(net.architecture(), n, terms(net.dim(), interacting), minibatch);

@@ -3,6 +3,7 @@
 // the time stepping, which tell the error of the network from the error of tau.
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -12,10 +13,13 @@
 
 namespace brenier::app {
 
+/// A number that nobody knows, or that nothing computed.
+inline constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+
 /// F and the spread of one density. Quiet NaN where not known.
 struct Known {
-  double functional = std::numeric_limits<double>::quiet_NaN();
-  double deviation = std::numeric_limits<double>::quiet_NaN();  // square root of trace(covariance) / d
+  double functional = kUnknown;
+  double deviation = kUnknown;  // square root of trace(covariance) / d
 };
 
 /// Closed forms of one flow; everything may be unknown.

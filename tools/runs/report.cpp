@@ -18,8 +18,6 @@
 namespace brenier::app {
 namespace {
 
-constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
-
 /// What the fields of other columns say already: written, not read.
 struct Sum {
   double value;

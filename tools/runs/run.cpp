@@ -29,7 +29,6 @@ namespace brenier::app {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 constexpr Index kMostPairs = 100'000;  // particles whose pairs are all taken at the end of a run
 
 /// One run, from a checked configuration to a finished folder.
