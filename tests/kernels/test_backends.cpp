@@ -240,6 +240,7 @@ TEST_CASE_TEMPLATE("programs equal the reference, every instruction", T, float, 
       "sum(erf(x)) + atan2(x[0], 0.3 - x[1])",
       "where(x[0] < 0.1, sum(x^2), log(x[0]) + sqrt(x[0] - 0.05)) + where(x[1] >= 0, x[1]^0.3/0.001, x[2])",
       "tanh(exp(150*x[0])) + 1/(1 + exp(-400*x[1])) + 0.1^(8^(99*x[2]))",  // overflows, on both sides
+      "sigmoid(x[0]/0) + tanh(1/max(x[1], 0)) + max(log(max(x[2], 0)), -3) + exp(-1/max(x[0], 0))",  // poles
       "3",
   };
   const Parameters parameters = {
