@@ -264,6 +264,7 @@ TEST_CASE_TEMPLATE("programs equal the reference, every instruction", T, float, 
         std::vector<T> expected(n), value(n);
         Padded<T> expected_gradient(n, 3), gradient(n, 3);
         ref::operations<T>().evaluate_program(program, x, expected.data(), expected_gradient, one);
+        for (const T slope : expected_gradient.elements()) CHECK(std::isfinite(slope));
         backend.ops->evaluate_program(program, x, value.data(), gradient, team);
         CHECK_CLOSE(value, expected, tol<T>(30));
         CHECK_CLOSE(gradient.elements(), expected_gradient.elements(), tol<T>(200));
