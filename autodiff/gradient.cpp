@@ -60,6 +60,14 @@ class Sweep {
   /// what is made of it no longer changes, as in 1 / (1 + exp(x)) for large x, the one is 0 and the other infinite.
   int chain(int a, int b) { return tape_.binary_(OpCode::chain, a, b); }
   int div(int a, int b) { return tape_.binary_(OpCode::div, a, b); }
+  /// An adjoint over a value, and 0 where the adjoint is: as a product with 1 / a where a may be 0.
+  int quotient(int bar, int a) {
+    const Tape::Scaled s = tape_.split(bar), t = tape_.split(a);
+    if (s.base == t.base && std::isnormal(s.factor / t.factor))
+      return tape_.filled(s.factor / t.factor, tape_.size(a));
+    if (tape_.known(bar) || tape_.is_nonzero(a)) return div(bar, a);
+    return chain(bar, div(constant(1.0), a));
+  }
   int pow(int a, int b) { return tape_.binary_(OpCode::pow, a, b); }
   int max(int a, double b) { return tape_.binary_(OpCode::max, a, constant(b)); }
 
@@ -117,6 +125,16 @@ class Sweep {
     return tape_.is_moderate(a) ? term : add(term, tape_.nothing_or_nan(a));
   }
 
+  /// NaN in the whole gradient where `value` is infinite and may stand for a number of any size: a factor 0 on the way
+  /// from there to the argument, such as an exponential that has underflowed, would make the rest of it 0.
+  void doubt(int value) { accumulate(input_, tape_.sum_(tape_.nothing_or_nan(value))); }
+
+  /// `term`, what the adjoint `bar` of a function of a gives that of a: but NaN where bar is not 0 and a is at a pole of
+  /// the kind `least` or a steeper one. The function tends to a constant there, not faster than the pole is steep.
+  int unless_pole(int term, int bar, int a, Tape::Pole least) {
+    return tape_.pole(a) < least ? term : add(term, chain(bar, tape_.nothing_or_nan(a)));
+  }
+
   void propagate_binary(int i, Instruction step, int bar) {
     const int a = step.a, b = step.b;
     switch (step.op) {
@@ -130,9 +148,10 @@ class Sweep {
         return;
       case OpCode::div: {
         // (a / b) / b instead of a / b^2, which leaves the range of numbers earlier.
-        const int share = div(bar, b);
+        const int share = quotient(bar, b);
         if (wanted(a)) accumulate(a, share);
-        if (wanted(b)) accumulate(b, unary(OpCode::neg, chain(share, i)));
+        if (wanted(b))
+          accumulate(b, unless_pole(unary(OpCode::neg, chain(share, i)), bar, b, Tape::Pole::algebraic));
         return;
       }
       case OpCode::pow: {
@@ -140,15 +159,22 @@ class Sweep {
         const auto slow = [&](int term) {
           return p && std::abs(*p) >= 0.5 ? term : unless_infinite(term, a);
         };
-        if (wanted(a)) accumulate(a, slow(chain(bar, chain(b, power_below(a, b)))));
+        if (wanted(a)) {
+          const int term = slow(chain(bar, chain(b, power_below(a, b))));
+          accumulate(a, p && *p >= 0 ? term : unless_pole(term, bar, a, Tape::Pole::algebraic));
+        }
         // a^b log a tends to 0 with a for b > 0; log(0) times 0 would not.
-        if (wanted(b)) accumulate(b, slow(chain(bar, chain(i, unary(OpCode::log, base_of_log(a))))));
+        if (wanted(b)) {
+          const int term = slow(chain(bar, chain(i, unary(OpCode::log, base_of_log(a)))));
+          accumulate(b, unless_pole(term, bar, b, Tape::Pole::logarithmic));
+        }
         return;
       }
       case OpCode::atan2: {  // 0 at the origin
         const int share = div(bar, max(add(mul(a, a), mul(b, b)), kTinyBase));
-        if (wanted(a)) accumulate(a, chain(share, b));
-        if (wanted(b)) accumulate(b, unary(OpCode::neg, chain(share, a)));
+        if (wanted(a)) accumulate(a, unless_pole(chain(share, b), bar, a, Tape::Pole::algebraic));
+        if (wanted(b))
+          accumulate(b, unless_pole(unary(OpCode::neg, chain(share, a)), bar, b, Tape::Pole::algebraic));
         return;
       }
       default: {  // min, max: the operand that was returned
@@ -178,13 +204,17 @@ class Sweep {
   /// bar f'(a) for the functions of one operand; i is f(a) itself.
   int mul_derivative(int i, Instruction step, int bar) {
     const int a = step.a;
+    const auto exponential = [&](int term) { return unless_pole(term, bar, a, Tape::Pole::logarithmic); };
     switch (step.op) {
       case OpCode::neg:
         return unary(OpCode::neg, bar);
       case OpCode::exp:
-        return chain(bar, i);
-      case OpCode::log:
-        return div(unless_infinite(bar, a), a);
+        return exponential(chain(bar, i));
+      case OpCode::log: {
+        // Where a 0 may be what is left of a small number, its logarithm is nothing like that of the number.
+        if (tape_.is_fading(a) && !tape_.known(bar)) doubt(i);
+        return tape_.is_fading(a) ? div(unless_infinite(bar, a), a) : quotient(unless_infinite(bar, a), a);
+      }
       case OpCode::sqrt:
         return chain(bar, div(constant(0.5), max(i, kTinyLength)));
       case OpCode::abs:
@@ -194,11 +224,11 @@ class Sweep {
       case OpCode::cos:
         return unary(OpCode::neg, chain(bar, unary(OpCode::sin, a)));
       case OpCode::tanh:
-        return chain(bar, sub(constant(1.0), mul(i, i)));
+        return exponential(chain(bar, sub(constant(1.0), mul(i, i))));
       case OpCode::softplus:
-        return chain(bar, unary(OpCode::sigmoid, a));
+        return exponential(chain(bar, unary(OpCode::sigmoid, a)));
       case OpCode::sigmoid:
-        return chain(bar, mul(i, sub(constant(1.0), i)));
+        return exponential(chain(bar, mul(i, sub(constant(1.0), i))));
       case OpCode::erf:
         return chain(bar, mul(constant(2 / std::sqrt(std::numbers::pi)),
                               unary(OpCode::exp, unary(OpCode::neg, mul(a, a)))));

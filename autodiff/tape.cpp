@@ -235,6 +235,80 @@ bool Tape::is_moderate(const Instruction& step) const {
   return false;
 }
 
+bool Tape::is_nonzero(const Instruction& step) const {
+  const auto of = [this](int i) { return nonzero_[i]; };
+  const auto positive = [&](int i) { return nonzero_[i] && nonnegative_[i]; };
+  switch (step.op) {
+    case OpCode::constant: {
+      const auto first = constants_.begin() + step.offset;
+      return std::find(first, first + step.size, 0.0) == first + step.size;
+    }
+    case OpCode::broadcast:
+    case OpCode::component:
+    case OpCode::neg:
+    case OpCode::abs:
+      return of(step.a);
+    case OpCode::add:
+      return nonnegative_[step.a] && nonnegative_[step.b] && (of(step.a) || of(step.b));
+    case OpCode::max:
+      return positive(step.a) || positive(step.b);
+    default:
+      return false;
+  }
+}
+
+Tape::Pole Tape::pole_of(const Instruction& step) const {
+  const auto of = [this](int i) { return i < 0 ? Pole::none : pole_[i]; };
+  const auto exponential = [](Pole pole) { return pole == Pole::logarithmic ? Pole::algebraic : Pole::none; };
+  const Pole worst = std::max(of(step.a), of(step.b));
+  switch (step.op) {
+    case OpCode::exp:
+      return exponential(worst);
+    case OpCode::log:
+      return worst != Pole::none || !nonzero_[step.a] ? Pole::logarithmic : Pole::none;
+    case OpCode::div:
+      return !nonzero_[step.b] ? std::max(worst, Pole::algebraic) : worst;
+    case OpCode::pow: {
+      const bool falls = !(known(step.b) && nonnegative_[step.b]) && !nonzero_[step.a];
+      return std::max({of(step.a), exponential(of(step.b)), falls ? Pole::algebraic : Pole::none});
+    }
+    case OpCode::less:
+    case OpCode::sign:
+    case OpCode::sin:
+    case OpCode::cos:
+    case OpCode::tanh:
+    case OpCode::sigmoid:
+    case OpCode::erf:
+    case OpCode::atan2:
+      return Pole::none;
+    default:
+      return worst;
+  }
+}
+
+bool Tape::is_fading(const Instruction& step) const {
+  const bool a = step.a >= 0 && fading_[step.a], b = step.b >= 0 && fading_[step.b];
+  switch (step.op) {
+    case OpCode::exp:
+    case OpCode::softplus:
+    case OpCode::sigmoid:
+      return true;
+    case OpCode::div:
+      return a || !moderate_[step.b];
+    case OpCode::pow:
+      return a || !known(step.b) || (!nonnegative_[step.b] && !moderate_[step.a]);
+    case OpCode::add:
+    case OpCode::sub:
+      return a && b;
+    case OpCode::less:
+    case OpCode::sign:
+    case OpCode::log:
+      return false;
+    default:
+      return a || b;
+  }
+}
+
 // ---- constants and instructions ----
 
 Index Tape::store(const std::vector<double>& values) {
@@ -266,6 +340,9 @@ int Tape::emit(const Instruction& step) {
   if (is_new) {
     nonnegative_.push_back(is_nonnegative(step));
     moderate_.push_back(is_moderate(step));
+    nonzero_.push_back(is_nonzero(step));
+    pole_.push_back(pole_of(step));
+    fading_.push_back(is_fading(step));
     code_.push_back(step);
   }
   return place->second;
@@ -411,8 +488,10 @@ int Tape::mul_(OpCode op, int a, int b, int n) {
   if (is(b, OpCode::scatter)) return mul_scatter(op, b, a);
   const Scaled s = split(a), t = split(b);
   if (size(a) < n) {
-    // A scalar before a vector takes up every factor: s (c v) = (c s) v, s (t v) = (s t) v.
-    if (t.base != b) return binary_(op, scale(t.factor, a), t.base);
+    // A scalar before a vector takes up every factor: s (c v) = (c s) v, s (t v) = (s t) v. In the chain rule 0 holds
+    // against an infinite c.
+    if (t.base != b && (op == OpCode::mul || usable(t.factor)))
+      return binary_(op, scale(t.factor, a), t.base);
     const Instruction inner = at(b);
     if (is_product(inner.op) && size(inner.a) == 1) {
       op = joined(op, inner.op);

@@ -320,6 +320,90 @@ TEST_CASE("tape: where an inner value overflows and the outer one no longer chan
   CHECK(run(second, {800}).gradient[0] == 0);
 }
 
+TEST_CASE("tape: a pole below a function that no longer changes has the slope of its limit, or none") {
+  const struct {
+    const char* name;
+    Function f;
+    double at, value;
+  } table[] = {
+      {"over a literal 0", [](Var x) { return sigmoid(x / 0.0); }, 2, 1},
+      {"over a literal 0, below", [](Var x) { return sigmoid(x / 0.0); }, -2, 0},
+      {"a vector over a literal 0",
+       [](Var x) {
+         return sum(tanh(x * x.constant({1, 2}) / 0.0));
+       },
+       0.5, 2},
+      {"tanh", [](Var x) { return tanh(1.0 / x); }, 0, 1},
+      {"sigmoid", [](Var x) { return sigmoid(-1.0 / x); }, 0, 0},
+      {"erf", [](Var x) { return erf(3.0 / x); }, 0, 1},
+      {"softplus", [](Var x) { return softplus(-2.0 / x); }, 0, 0},
+      {"exp", [](Var x) { return exp(-1.0 / (x * x)); }, 0, 0},
+      {"a factor", [](Var x) { return exp(-(1.0 + x) / x); }, 0, 0},
+      {"two poles", [](Var x) { return tanh(1.0 / x + 1.0 / abs(x)); }, 0, 1},
+      {"norm",
+       [](Var x) {
+         return exp(-1.0 / norm(x * x.constant({3, 4})));
+       },
+       0, 0},
+      {"logistic", [](Var x) { return 1.0 / (1.0 + exp(1.0 / x)); }, 0, 0},
+      {"power", [](Var x) { return exp(-pow(x, -0.75)); }, 0, 0},
+      {"exponent", [](Var x) { return pow(0.5, 1.0 / x); }, 0, 0},
+      {"erf of log", [](Var x) { return erf(log(x)); }, 0, -1},
+      {"min", [](Var x) { return min(1.0 / x, 5.0); }, 0, 5},
+      {"min of a power", [](Var x) { return min(pow(x, -1.25), 3.0); }, 0, 3},
+      {"max of log", [](Var x) { return max(log(x), -3.0); }, 0, -3},
+      {"max of log of norm", [](Var x) { return max(max(log(norm(x)), -1.0), x * log(norm(x))); }, 0, -1},
+      {"min of a harmonic mean", [](Var x) { return min(5.0 + 1.0 / (1.0 / x + 1.0), 4.0); }, 0, 4},
+  };
+  for (const auto& [name, f, at, value] : table) {
+    CAPTURE_BOUND(name);
+    const Program p = compiled(1, f);
+    CHECK(run(p, {at}).value == value);
+    CHECK(run(p, {at}).gradient[0] == 0);
+    CHECK(run<float>(p, {static_cast<float>(at)}).value == static_cast<float>(value));
+    CHECK(run<float>(p, {static_cast<float>(at)}).gradient[0] == 0);
+    check_differences(name, p, {0.6});
+    const Program slope = compiled(1, [&f = f](Var x) { return gradient(f(x), x); });
+    CHECK(run(slope, {at}).value == 0);
+    // exp(-log(x)^2) and its slopes tend to 0 too, but nothing is assumed of exponentials of logarithms.
+    if (std::string(name) != "erf of log") CHECK(run(slope, {at}).gradient[0] == 0);
+    if (at == 0) check_differences("the slope of " + std::string(name), slope, {0.6});
+  }
+  // Where the limit of the slopes is another, or there is none, the slope is not finite.
+  for (const Function& f : std::vector<Function>{
+           [](Var x) { return 1.0 / (1.0 / x); },
+           [](Var x) { return 1.0 / (1.0 / x + 1.0 / (1.0 + x)); },
+           [](Var x) { return pow(1.0 / x, -0.75); },
+           [](Var x) { return 1.0 / pow(x, -0.75); },
+           [](Var x) { return atan2(1.0 / x, 1.0 + x); },
+           [](Var x) { return exp(log(x)); },
+           [](Var x) { return sigmoid(log(x)); },
+           [](Var x) { return softplus(log(x)); },
+           [](Var x) { return tanh(0.5 * log(x)); },
+           [](Var x) { return pow(2.0, 3.0 * log(x)); },
+           [](Var x) { return 1.0 / log(x); },
+       }) {
+    const Program p = compiled(1, f);
+    CHECK(std::isfinite(run(p, {0}).value));
+    CHECK_FALSE(std::isfinite(run(p, {0}).gradient[0]));
+    check_differences("beside the pole", p, {0.6});
+  }
+  // A number that is 0 only because it is too small has a logarithm, and the slope is not that of what comes of minus
+  // infinity; one that is 0 as it stands has none.
+  for (const Function& f : std::vector<Function>{[](Var x) { return max(log(exp(-x * x)), -1e4); },
+                                                 [](Var x) { return 1.0 / log(sigmoid(-x * x)); },
+                                                 [](Var x) { return 1.0 / log(1.0 / exp(-x * x)); }}) {
+    const Program p = compiled(1, f);
+    CHECK_FALSE(std::isfinite(run(p, {30}).gradient[0]));
+    check_differences("a logarithm", p, {0.6});
+  }
+  const Program closed = compiled(1, [](Var x) { return max(log(1.0 - exp(-x * x)), -5.0); });
+  CHECK(run(closed, {0}).gradient[0] == 0);
+  // t log t and the like: no quotient 0 / 0 where t is 0, and none that overflows.
+  CHECK(run<float>(compiled(1, [](Var t) { return 3.0 * t * log(2.0 * t) - 3.0 * log(2.0) * t; }), {1e-40F})
+            .gradient[0] == doctest::Approx(3 * std::log(1e-40) + 3));
+}
+
 TEST_CASE("tape: float agrees with double") {
   const Program p =
       compiled(4, [](Var x) { return norm(tanh(x) * x) + softplus(sum(x)) / (1.0 + exp(x[1])); });

@@ -241,6 +241,7 @@ TEST_CASE_TEMPLATE("programs equal the reference, every instruction", T, float, 
       "sum(erf(x)) + atan2(x[0], 0.3 - x[1])",
       "where(x[0] < 0.1, sum(x^2), log(x[0]) + sqrt(x[0] - 0.05)) + where(x[1] >= 0, x[1]^0.3/0.001, x[2])",
       "tanh(exp(150*x[0])) + 1/(1 + exp(-400*x[1])) + 0.1^(8^(99*x[2]))",  // overflows, on both sides
+      "sigmoid(x[0]/0) + tanh(1/max(x[1], 0)) + max(log(max(x[2], 0)), -3) + exp(-1/max(x[0], 0))",  // poles
       "3",
   };
   const Parameters parameters = {
@@ -264,6 +265,7 @@ TEST_CASE_TEMPLATE("programs equal the reference, every instruction", T, float, 
         std::vector<T> expected(n), value(n);
         Padded<T> expected_gradient(n, 3), gradient(n, 3);
         ref::operations<T>().evaluate_program(program, x, expected.data(), expected_gradient, one);
+        for (const T slope : expected_gradient.elements()) CHECK(std::isfinite(slope));
         backend.ops->evaluate_program(program, x, value.data(), gradient, team);
         CHECK_CLOSE(value, expected, tol<T>(30));
         CHECK_CLOSE(gradient.elements(), expected_gradient.elements(), tol<T>(200));

@@ -45,6 +45,15 @@ TEST_CASE("configuration: malformed TOML and unknown names have their line and a
   for (const char* header : {"[\n]", "[[[a]]]", "[[=]]", "[.a]", "  [ \r\n"})
     check_contains(config_error("seed = 1\n" + std::string(header)), {"a.toml:2:", "name of a table"});
   check_contains(config_error("seed = 1\na = \x18"), {"a.toml:2:", "control character", "24"});
+  // A quote within a word begins no text, in which letters would be free.
+  for (const char* quote : {"1\"", "1'", "a\"\"\"", "\"a\"\"", "true'''"}) {
+    const std::string value = std::string(quote) + "\xCA\x9C=6x";
+    check_contains(config_error("seed = 1\na = " + value), {"a.toml:2:", "outside of ASCII"});
+    check_contains(config_error(kTiny, {"seed=" + value}), {"--set seed=", "outside of ASCII"});
+  }
+  for (const char* text :
+       {"a = \"\xCA\x9C\"", "\xEF\xBB\xBF\"\xCA\x9C\"=1", "a = [\"b\",'\xCA\x9C']", "a.'\xCA\x9C' = 1"})
+    CHECK(config_error(text).find("outside of ASCII") == std::string::npos);
   CHECK(config_error("seed = 1\n[ [a]]").find("name of a table") == std::string::npos);
   for (const char* list : {"[+7, 5]", "[\n  +7,\n 5]", "[[[7]]]", "[{a = 1}]"}) {  // lists are no headers
     CHECK(config_error(tiny_with("[7, 5]", list)).find("name of a table") == std::string::npos);
@@ -479,6 +488,7 @@ TEST_CASE("--set replaces values, and says what is wrong with them") {
   check_contains(config_error(kTiny, {"flow.tau.x=1"}), {"--set flow.tau.x=1", "no keys"});
   check_contains(config_error(kTiny, {"functional.1.weight=2"}), {"list of 1"});
   check_contains(config_error(kTiny, {"network.hidden=[4,"}), {"not TOML"});
+  check_contains(config_error(kTiny, {"device=o'neil"}), {"o'neil"});  // as it stands
 }
 
 TEST_CASE("the resolved configuration loads again and means the same") {

@@ -84,6 +84,10 @@ class Tape {
     int base;
   };
 
+  /// How a value may become infinite at a finite argument: as 1/x and x^-p at 0, or as log x there. Slopes grow with it, as
+  /// a power of the value or as its exponential.
+  enum class Pole : std::uint8_t { none, algebraic, logarithmic };
+
   int own(Var a) const;
   // By value: code_ and constants_ grow with every operation.
   Instruction at(int i) const { return code_[i]; }
@@ -104,6 +108,12 @@ class Tape {
   bool is_nonnegative(const Instruction& step) const;
   bool is_moderate(const Instruction& step) const;
   bool is_moderate(int i) const { return moderate_[i]; }
+  Pole pole_of(const Instruction& step) const;
+  Pole pole(int i) const { return pole_[i]; }
+  bool is_fading(const Instruction& step) const;
+  bool is_fading(int i) const { return fading_[i]; }
+  bool is_nonzero(const Instruction& step) const;
+  bool is_nonzero(int i) const { return nonzero_[i]; }
   bool moderate_constants(Index offset, Index count) const;
 
   int unary_(OpCode op, int a);
@@ -134,6 +144,9 @@ class Tape {
   std::vector<bool> nonnegative_;  // per instruction: its value is known to be >= 0
   std::vector<bool>
       moderate_;  // per instruction: it grows with the argument at most in proportion, and is finite
+  std::vector<bool> nonzero_;  // per instruction: no element is 0, at any argument
+  std::vector<Pole> pole_;     // per instruction
+  std::vector<bool> fading_;   // per instruction: a 0 may stand for a number that has underflowed
   std::vector<double> constants_;
   std::map<Key, int> seen_;
   std::map<std::vector<std::uint64_t>, Index> stored_;  // by bits, so that -0 and NaN are themselves
@@ -144,8 +157,10 @@ class Tape {
 /// Where a function has no derivative: |a|' = sign(a) (0 at 0); min and max pass the derivative of the
 /// operand that they return; sqrt'(a) = 0.5 / max(sqrt(a), 1e-19), so that the gradient of norm(x) is 0 at x
 /// = 0, and bounded by 1 up to rounding everywhere, in float too; a ^ p with 0 < p < 1 is treated alike.
-/// Where a value has overflowed and what is made of it no longer changes, as in 1 / (1 + exp(x)), the derivative is 0: a
-/// factor 0 of the chain rule holds against an infinite one.
+/// Where a value has overflowed or is at a pole, and what is made of it no longer changes, as in 1 / (1 + exp(x)) or
+/// sigmoid(1/x) at 0, the derivative is 0: a factor 0 of the chain rule holds against an infinite one. It does where it is
+/// the smaller one: min, max and constants against all, exponentials against powers, powers against overflows of exp. It is
+/// NaN otherwise, where the limit may be anything: 1/(1/x) and exp(log(x)) at 0, whose slopes are 1.
 /// ShapeError where `output` is a vector, ValueError where the two are on different tapes.
 Var gradient(Var output, Var input);
 

@@ -74,6 +74,12 @@ bool header_has_key(std::string_view text, std::size_t at) {
   return letter || apart || std::string_view("_-\"']").find(c) != std::string_view::npos;
 }
 
+/// Whether the quote at `at` begins a text or a name; within a word, as in /home/o'neil, it is one of its letters.
+bool begins_text(std::string_view text, std::size_t at) {
+  return at == 0 || std::string_view(" \t\r\n=[{,.").find(text[at - 1]) != std::string_view::npos ||
+         (at == 3 && text.starts_with("\xEF\xBB\xBF"));
+}
+
 /// Walks through TOML before its parser does, which recurses with the depth of a document (its destructor too), and
 /// takes control characters, letters outside of ASCII and headers without a key where there can be none. Returns what
 /// is wrong, with the line in front; empty where nothing is.
@@ -86,7 +92,7 @@ std::string too_much(std::string_view text) {
   const auto found = [&](const std::string& what) { return std::to_string(line) + ": " + what; };
   for (std::size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
-    if (c == '"' || c == '\'') {
+    if ((c == '"' || c == '\'') && begins_text(text, i)) {
       const std::string three(3, c);
       const bool block = text.substr(i, 3) == three;
       std::size_t end = i + (block ? 3 : 1);

@@ -193,8 +193,9 @@ GaussianMixture fit_gaussian_mixture(MatrixView<const double> points, const Gaus
   // The heaviest component first, in the units of the points.
   std::vector<Index> order(best.weights.size());
   std::iota(order.begin(), order.end(), Index{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](Index a, Index b) { return best.weights[a] > best.weights[b]; });
+  std::sort(order.begin(), order.end(), [&](Index a, Index b) {
+    return best.weights[a] != best.weights[b] ? best.weights[a] > best.weights[b] : a < b;
+  });
   GaussianMixture out = best;
   out.log_likelihood -= static_cast<double>(d) * std::log(unit);
   for (std::size_t k = 0; k < order.size(); ++k) {

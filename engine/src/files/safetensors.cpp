@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <tuple>
 
 #include "brenier/atomic_file.hpp"
 #include "brenier/base/error.hpp"
@@ -35,6 +36,7 @@ struct Entry {
   Tensor tensor;
   std::uint64_t begin = 0;
   std::uint64_t end = 0;
+  std::size_t place = 0;  // in the header
 };
 
 json parse_header(const std::string& text, const InputFile& file) {
@@ -222,6 +224,7 @@ TensorFile read_from(InputFile& file) {
   for (const auto& [name, value] : header.items()) {
     if (name != metadata_key) {
       entries.push_back(read_entry(name, value, file.remaining(), file));
+      entries.back().place = entries.size();
       continue;
     }
     if (!value.is_object()) file.fail("__metadata__ is " + show(value) + ", an object of strings is needed");
@@ -239,8 +242,8 @@ TensorFile read_from(InputFile& file) {
     wanted = digits.mapped();
     file.watch(&*checksum);
   }
-  std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
+  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+    return std::tie(a.begin, a.end, a.place) < std::tie(b.begin, b.end, b.place);
   });
   std::uint64_t position = 0;
   for (const Entry& entry : entries) {
@@ -277,8 +280,11 @@ void write_to(const TensorFile& content, Take&& take) {
     check_tensor(tensor, names);
     order.push_back(&tensor);
   }
-  std::stable_sort(order.begin(), order.end(),
-                   [](const Tensor* a, const Tensor* b) { return width_of(a->dtype) > width_of(b->dtype); });
+  // Those of a width in their order: they lie in one array.
+  std::sort(order.begin(), order.end(), [](const Tensor* a, const Tensor* b) {
+    const std::uint64_t of_a = width_of(a->dtype), of_b = width_of(b->dtype);
+    return of_a != of_b ? of_a > of_b : a < b;
+  });
   std::string header;
   try {
     nlohmann::ordered_json object = nlohmann::ordered_json::object();
