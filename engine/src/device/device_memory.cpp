@@ -23,8 +23,8 @@ std::string bytes_text(std::size_t bytes) {
 }
 
 template <class T>
-OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDeviceMemory& cause,
-                               std::size_t (*memory)(const InnerProblem<T>& problem)) {
+InnerProblemTooLarge does_not_fit(InnerProblem<T> problem, int step, const OutOfDeviceMemory& cause,
+                                  std::size_t (*memory)(const InnerProblem<T>& problem)) {
   const Index particles = problem.x.rows;
   const std::size_t needed = memory(problem);
   const std::size_t free = cuda::memory_free();
@@ -52,9 +52,20 @@ OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDev
           cause};
 }
 
-template OutOfDeviceMemory does_not_fit(InnerProblem<float>, int, const OutOfDeviceMemory&,
-                                        std::size_t (*)(const InnerProblem<float>&));
-template OutOfDeviceMemory does_not_fit(InnerProblem<double>, int, const OutOfDeviceMemory&,
-                                        std::size_t (*)(const InnerProblem<double>&));
+OutOfDeviceMemory evaluation_does_not_fit(Index particles, Index dim, int step,
+                                          const OutOfDeviceMemory& cause) {
+  return {"flow: step " + std::to_string(step) + ": F and the maps of " + std::to_string(particles) +
+              " particles in dimension " + std::to_string(dim) +
+              ", in double precision, do not fit the CUDA device: " + bytes_text(cause.requested) + " for " +
+              cause.purpose + " were refused, and " + bytes_text(cause.free) + " of " +
+              bytes_text(cause.total) +
+              " are free; use fewer particles, a smaller network or the device \"cpu\"",
+          cause};
+}
+
+template InnerProblemTooLarge does_not_fit(InnerProblem<float>, int, const OutOfDeviceMemory&,
+                                           std::size_t (*)(const InnerProblem<float>&));
+template InnerProblemTooLarge does_not_fit(InnerProblem<double>, int, const OutOfDeviceMemory&,
+                                           std::size_t (*)(const InnerProblem<double>&));
 
 }  // namespace brenier

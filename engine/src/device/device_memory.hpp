@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What to say where an inner problem does not fit the memory of the device.
+// What to say where a flow does not fit the memory of the device.
 #pragma once
 
 #include <cstddef>
@@ -13,11 +13,21 @@ namespace brenier {
 /// "1.50 GiB", "12.0 MiB", "800 bytes".
 std::string bytes_text(std::size_t bytes);
 
+/// What does_not_fit() returns.
+class InnerProblemTooLarge : public OutOfDeviceMemory {
+ public:
+  using OutOfDeviceMemory::OutOfDeviceMemory;
+};
+
 /// The error for the inner problem of step `step` that ran out of the current device's memory: how large it
 /// is, how much it needs, how much is free, and the largest minibatch that fits. To be called after all that
 /// the problem held has been released. `memory`: what the solver takes for a problem (kernels/cuda_devices.hpp).
 template <class T>
-OutOfDeviceMemory does_not_fit(InnerProblem<T> problem, int step, const OutOfDeviceMemory& cause,
-                               std::size_t (*memory)(const InnerProblem<T>& problem));
+InnerProblemTooLarge does_not_fit(InnerProblem<T> problem, int step, const OutOfDeviceMemory& cause,
+                                  std::size_t (*memory)(const InnerProblem<T>& problem));
+
+/// The error for evaluations of a cloud (N, d) that ran out of it: of F, of maps, of densities.
+OutOfDeviceMemory evaluation_does_not_fit(Index particles, Index dim, int step,
+                                          const OutOfDeviceMemory& cause);
 
 }  // namespace brenier

@@ -9,8 +9,8 @@
 namespace brenier {
 
 template <class T>
-LogDetCheck check_log_det(const Operations<T>& ops, const InnerProblem<T>& problem,
-                          const std::vector<T>& theta, Team& team) {
+LogDetCheck check_log_det(const Operations<T>& ops, const Operations<double>& exact,
+                          const InnerProblem<T>& problem, const std::vector<T>& theta, Team& team) {
   constexpr Index kParticles = 64;
   constexpr int kProbes = 8;
   constexpr int kSteps = 15;
@@ -28,24 +28,24 @@ LogDetCheck check_log_det(const Operations<T>& ops, const InnerProblem<T>& probl
       });
     }
   }
-  std::vector<double> estimate(n), variance(n), exact(n);
+  std::vector<double> estimate(n), variance(n), log_det(n);
   ops.log_det_lanczos(net, theta.data(), x, probes, kSteps, estimate.data(), variance.data(), team);
   MapOutputs<double> out;
-  out.log_det = exact.data();
+  out.log_det = log_det.data();
   const std::vector<double> precise(theta.begin(), theta.end());
-  cpu::operations<double>().evaluate(net, precise.data(), cast<double>(x), out, team);
+  exact.evaluate(net, precise.data(), cast<double>(x), out, team);
   LogDetCheck check;
   for (Index i = 0; i < n; ++i) {
-    check.error += (estimate[i] - exact[i]) / static_cast<double>(n);
+    check.error += (estimate[i] - log_det[i]) / static_cast<double>(n);
     check.deviation += variance[i] / kProbes;
   }
   check.deviation = std::sqrt(check.deviation) / static_cast<double>(n);
   return check;
 }
 
-template LogDetCheck check_log_det(const Operations<float>&, const InnerProblem<float>&,
-                                   const std::vector<float>&, Team&);
-template LogDetCheck check_log_det(const Operations<double>&, const InnerProblem<double>&,
-                                   const std::vector<double>&, Team&);
+template LogDetCheck check_log_det(const Operations<float>&, const Operations<double>&,
+                                   const InnerProblem<float>&, const std::vector<float>&, Team&);
+template LogDetCheck check_log_det(const Operations<double>&, const Operations<double>&,
+                                   const InnerProblem<double>&, const std::vector<double>&, Team&);
 
 }  // namespace brenier

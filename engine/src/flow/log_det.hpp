@@ -15,10 +15,10 @@ struct LogDetCheck {
   double error = 0, deviation = 0;
 };
 
-/// The check with the network of `problem` at theta: Lanczos by `ops`, in T, the exact one in double. Probes
+/// The check with the network of `problem` at theta: Lanczos by `ops`, in T, the exact one by `exact`. Probes
 /// are keyed like those of an iteration after the last one.
 template <class T>
-LogDetCheck check_log_det(const Operations<T>& ops, const InnerProblem<T>& problem,
-                          const std::vector<T>& theta, Team& team);
+LogDetCheck check_log_det(const Operations<T>& ops, const Operations<double>& exact,
+                          const InnerProblem<T>& problem, const std::vector<T>& theta, Team& team);
 
 }  // namespace brenier
