@@ -6,8 +6,8 @@
 #include <cmath>
 #include <limits>
 
+#include "engine/src/flow/cloud/cloud_view.hpp"
 #include "engine/src/flow/cloud_objective.hpp"
-#include "engine/src/flow/cloud_view.hpp"
 #include "kernels/device/device.hpp"
 #include "kernels/operations.hpp"
 #include "kernels/resident_cloud.hpp"

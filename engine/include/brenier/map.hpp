@@ -106,8 +106,8 @@ class Trajectory {
     Matrix<double> x;
     std::vector<double> log_density;  // empty where not known
     bool admissible = true;           // false: the extrapolation is known not to be monotone at some particle
-    std::shared_ptr<const ResidentCloud>
-        resident;  // of a cloud that lies on a device: x and log_density are empty
+    /// Of a cloud that lies on a device; x and log_density are empty then.
+    std::shared_ptr<const ResidentCloud> resident{};
   };
   /// `ratio` as in BrenierMap, > 0. ValueError: an extrapolation without a step before.
   Base base(MapBase kind, double ratio, Team& team) const;

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "brenier/map.hpp"
-#include "engine/src/flow/cloud_view.hpp"
+#include "engine/src/flow/cloud/cloud_view.hpp"
 
 namespace brenier {
 

@@ -5,8 +5,8 @@
 
 #include "brenier/device.hpp"
 #include "brenier/flow.hpp"
+#include "engine/src/flow/cloud/cloud_view.hpp"
 #include "engine/src/flow/cloud_objective.hpp"
-#include "engine/src/flow/cloud_view.hpp"
 #include "engine/src/flow/solve/metric.hpp"
 #include "engine/src/flow/solve/missed.hpp"
 #include "kernels/base/ranks.hpp"

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "engine/src/flow/cloud/cloud_view.hpp"
 #include "engine/src/flow/cloud_objective.hpp"
-#include "engine/src/flow/cloud_view.hpp"
 
 namespace brenier {
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "brenier/base/team.hpp"
-#include "engine/src/flow/cloud_view.hpp"
+#include "engine/src/flow/cloud/cloud_view.hpp"
 #include "kernels/operations.hpp"
 
 namespace brenier {

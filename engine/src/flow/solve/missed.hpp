@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "brenier/map.hpp"
+#include "engine/src/flow/cloud/cloud_view.hpp"
 #include "engine/src/flow/cloud_objective.hpp"
-#include "engine/src/flow/cloud_view.hpp"
 
 namespace brenier {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "engine/src/flow/cloud_view.hpp"
+#include "engine/src/flow/cloud/cloud_view.hpp"
 
 #include <algorithm>
 #include <cmath>
