@@ -183,9 +183,9 @@ TEST_CASE_TEMPLATE("learned potentials on the device", T, float, double) {
 }
 
 TEST_CASE("between its steps a flow of first order leaves its cloud on the device") {
-  const Index n = kReduced ? 1500 : 6000;
-  const Density initial = Density::gaussian(2, 0.5, 0.3);
-  const Functional functional = potential("sum(x^2)", 2) + entropy();
+  const Index n = kReduced ? 5000 : 8000;
+  const Density initial = Density::gaussian(1, 0.5, 0.3);
+  const Functional functional = potential("sum(x^2)", 1) + entropy();
   for (const char* solver : {"adam", "auto"}) {
     CAPTURE(solver);
     const NothingHeld held;
@@ -200,12 +200,12 @@ TEST_CASE("between its steps a flow of first order leaves its cloud on the devic
       options.device = device;
       Flow<float> flow(functional, initial.sample(n, Sampling::random, 3), options);
       flow.set_initial_density(initial);
-      flow.track(initial.sample(200, Sampling::random, 4));
+      flow.track(initial.sample(100, Sampling::random, 4));
       return flow;
     };
     Flow<float> expected = flow_on("cpu"), actual = flow_on("cuda");
     const std::uint64_t bound = 64 * 1024 + 16 * static_cast<std::uint64_t>(actual.network().parameters());
-    const std::uint64_t cloud = static_cast<std::uint64_t>(n) * 3 * sizeof(double);
+    const std::uint64_t cloud = static_cast<std::uint64_t>(n) * 2 * sizeof(double);
     CHECK(bound < cloud);
     for (int step = 1; step <= 3; ++step) {
       CAPTURE(step);

@@ -474,7 +474,7 @@ typename Flow<T>::State::Solution Flow<T>::State::lbfgs(const InnerTask& task, c
   if (!all) {
     const std::vector<Index> rows =
         spread(task.cloud.rows(), options.inner.minibatch, options.seed + task.number);
-    some = {task.cloud.take(rows), task.cloud.take_log_density(rows), true};
+    some.x = task.cloud.take(rows, &some.log_density);
   }
   inner.minibatch = 0;
   InnerCloud<T> particles;

@@ -52,7 +52,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) inline void carry_kernel(BRENI
     if (!args.log_density) continue;
     const double log_det = args.log_det[i];
     args.log_density_after[i] = args.log_density[i] - log_det;
-    sums.undefined += isnan(log_det) ? 1 : 0;
+    sums.undefined += log_det == log_det ? 0 : 1;  // NaN
     sums.least_log_det = log_det < sums.least_log_det ? log_det : sums.least_log_det;
   }
   sums = reduce_carry(sums, shared.scratch);

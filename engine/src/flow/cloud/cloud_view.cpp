@@ -29,25 +29,18 @@ Index CloudView::cols() const {
   return resident_ ? resident_->cols() : x_->cols();
 }
 
-Matrix<double> CloudView::take(const std::vector<Index>& rows) const {
+Matrix<double> CloudView::take(const std::vector<Index>& rows, std::vector<double>* log_density) const {
   Matrix<double> out(static_cast<Index>(rows.size()), cols());
+  if (log_density) log_density->clear();
   if (resident_) {
-    resident_->download(rows, out, nullptr);
+    const bool both = log_density && resident_->has_density();
+    if (both) log_density->resize(rows.size());
+    resident_->download(rows, out, both ? log_density->data() : nullptr);
     return out;
   }
   for (Index i = 0; i < out.rows(); ++i) std::copy_n(x_->row(rows[i]), cols(), out.row(i));
-  return out;
-}
-
-std::vector<double> CloudView::take_log_density(const std::vector<Index>& rows) const {
-  std::vector<double> out;
-  if (resident_) {
-    if (!resident_->has_density()) return out;
-    out.resize(rows.size());
-    resident_->download(rows, {}, out.data());
-  } else if (log_density_ && !log_density_->empty()) {
-    for (const Index i : rows) out.push_back((*log_density_)[static_cast<std::size_t>(i)]);
-  }
+  if (!log_density || !log_density_ || log_density_->empty()) return out;
+  for (const Index i : rows) log_density->push_back((*log_density_)[static_cast<std::size_t>(i)]);
   return out;
 }
 

@@ -24,9 +24,8 @@ class CloudView {
   /// The cloud on the device; null where it lies here.
   const ResidentCloud* resident() const { return resident_; }
 
-  /// Some rows, and their log-densities, where there are any.
-  Matrix<double> take(const std::vector<Index>& rows) const;
-  std::vector<double> take_log_density(const std::vector<Index>& rows) const;
+  /// Some rows, and, where they are wanted, their log-densities, if there are any.
+  Matrix<double> take(const std::vector<Index>& rows, std::vector<double>* log_density = nullptr) const;
   /// As subset() of kernels/base/subset.hpp.
   Matrix<double> subset(Index count, std::uint64_t seed) const;
 

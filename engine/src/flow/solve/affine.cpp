@@ -159,8 +159,8 @@ AffineMap best_affine(const Objective& objective, const CloudView& x, const Clou
   AffineOptions used = options;
   if (count < 4 * x.cols() || x.rows() < 4 * x.cols()) used.full = false;  // too few for a whole matrix
   const std::vector<Index> rows = spread(x.rows(), count, options.seed);
-  std::vector<double> some_density = x.take_log_density(rows);
-  Matrix<double> some = x.take(rows);
+  std::vector<double> some_density;
+  Matrix<double> some = x.take(rows, &some_density);
   Matrix<double> some_from = &from == &x ? some : from.take(rows);
   Search search(objective, std::move(some), std::move(some_density), std::move(some_from), tau, used, ops,
                 team);
