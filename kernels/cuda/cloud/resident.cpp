@@ -44,7 +44,7 @@ class DeviceCloud final : public ResidentCloud {
     const DeviceBuffer<int> places = upload(numbers.data(), count, stream);
     const auto take = [&](const DeviceBuffer<double>& from, Index cols, MatrixView<double> to) {
       DeviceBuffer<double> some(count * cols);
-      launch(take_rows_kernel, {element_blocks(count * cols), kSumThreads, 0, stream, "take rows"},
+      launch(take_rows_kernel<double>, {element_blocks(count * cols), kSumThreads, 0, stream, "take rows"},
              from.pointer(), places.pointer(), as_int(count), as_int(cols), some.pointer());
       cuda::download(some, to, stream);
     };
@@ -73,35 +73,30 @@ class DeviceCloud final : public ResidentCloud {
     Stream stream;
     const int n = as_int(rows_), d = as_int(cols_);
     const bool density = has_density();
+    // Displacements and log-determinants become positions and log-densities where they are.
     DeviceBuffer<double> y(rows_ * cols_, "positions"), log_density(density ? rows_ : 0, "log-densities");
-    {
-      DeviceBuffer<double> displacement(rows_ * cols_, "displacements"), log_det(density ? rows_ : 0);
-      map_(net, theta, address(x_), n,
-           {.displacement = raw(displacement), .log_det = density ? raw(log_det) : nullptr}, stream);
-      const int blocks = DeviceValue::blocks(rows_);
-      DeviceBuffer<CarrySums> partial(blocks), sums(1);
-      DeviceBuffer<unsigned> ticket(1);
-      ticket.fill_zero(stream);
-      CarryArgs args{.x = address(x_), .displacement = raw(displacement)};
-      args.log_density = address(log_density_);
-      args.log_det = raw(log_det);
-      args.y = raw(y);
-      args.log_density_after = raw(log_density);
-      args.n = n;
-      args.d = d;
-      args.partial = raw(partial);
-      args.sums = raw(sums);
-      args.ticket = raw(ticket);
-      launch(carry_kernel, {blocks, kSumThreads, sizeof(SumShared), stream, "carry"}, args);
-      const CarrySums found = cuda::download(sums, stream).front();
-      Image out;
-      out.squares = found.squares;
-      if (density)
-        out.least_log_det =
-            found.undefined > 0 ? std::numeric_limits<double>::quiet_NaN() : found.least_log_det;
-      out.cloud = std::make_shared<DeviceCloud>(std::move(y), std::move(log_density), rows_, cols_, map_);
-      return out;
-    }
+    map_(net, theta, address(x_), n, {.displacement = raw(y), .log_det = raw(log_density)}, stream);
+    const int blocks = DeviceValue::blocks(rows_);
+    DeviceBuffer<CarrySums> partial(blocks), sums(1);
+    DeviceBuffer<unsigned> ticket(1);
+    ticket.fill_zero(stream);
+    CarryArgs<double> args{.x = address(x_), .log_density = address(log_density_)};
+    args.y = raw(y);
+    args.log_density_after = raw(log_density);
+    args.n = n;
+    args.d = d;
+    args.partial = raw(partial);
+    args.sums = raw(sums);
+    args.ticket = raw(ticket);
+    launch(carry_kernel<double>, {blocks, kSumThreads, sizeof(SumShared), stream, "carry"}, args);
+    const CarrySums found = cuda::download(sums, stream).front();
+    Image out;
+    out.squares = found.squares;
+    if (density)
+      out.least_log_det =
+          found.undefined > 0 ? std::numeric_limits<double>::quiet_NaN() : found.least_log_det;
+    out.cloud = std::make_shared<DeviceCloud>(std::move(y), std::move(log_density), rows_, cols_, map_);
+    return out;
   }
 
   ObjectiveValue value(const Objective& objective) const override {
@@ -162,7 +157,7 @@ class DeviceCloud final : public ResidentCloud {
     Stream stream;
     const DeviceBuffer<double> by = upload(shift.data(), cols_, stream);
     auto memory = std::make_shared<DeviceBuffer<T>>(rows_ * cols_, "the cloud of an inner problem");
-    launch(centre_kernel<T>, {element_blocks(rows_ * cols_), kSumThreads, 0, stream, "centre"}, x_.pointer(),
+    launch(shift_kernel<T>, {element_blocks(rows_ * cols_), kSumThreads, 0, stream, "centre"}, x_.pointer(),
            by.pointer(), as_int(rows_), as_int(cols_), memory->pointer());
     stream.synchronise();
     return {memory, MatrixView<const T>(raw(*memory), rows_, cols_)};

@@ -17,13 +17,12 @@ struct CarrySums {
   double undefined;      // how many log-determinants are not
 };
 
+template <class T>
 struct CarryArgs {
-  const double* x = nullptr;             // (n, d)
-  const double* displacement = nullptr;  // (n, d)
-  const double* log_density = nullptr;   // (n), or null
-  const double* log_det = nullptr;       // (n), where there are densities
-  double* y = nullptr;                   // (n, d): x + displacement
-  double* log_density_after = nullptr;   // (n)
+  const T* x = nullptr;                 // (n, d)
+  const double* log_density = nullptr;  // (n), or null
+  T* y = nullptr;                       // (n, d): displacements before, x + displacements after
+  double* log_density_after = nullptr;  // (n), where there are densities: log-determinants before
   int n = 0, d = 0;
   CarrySums* partial = nullptr;  // (grid)
   CarrySums* sums = nullptr;
@@ -37,20 +36,21 @@ BRENIER_DEVICE inline CarrySums reduce_carry(const CarrySums& of_thread, BlockSc
   return {squares, least, block_reduce_sum(of_thread.undefined, scratch)};
 }
 
-BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) inline void carry_kernel(BRENIER_ARGUMENT CarryArgs args) {
+template <class T>
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) void carry_kernel(BRENIER_ARGUMENT CarryArgs<T> args) {
   SumShared& shared = shared_storage<SumShared>();
   constexpr double infinity = std::numeric_limits<double>::infinity();
   CarrySums sums{0, infinity, 0};
   const Index threads = Index{grid_size()} * block_size();
   for (Index i = Index{block_index()} * block_size() + thread_index(); i < args.n; i += threads) {
     for (Index k = i * args.d; k < (i + 1) * args.d; ++k) {
-      const double y = args.x[k] + args.displacement[k];
+      const T y = args.x[k] + args.y[k];
       const double step = y - args.x[k];
       sums.squares = fma(step, step, sums.squares);
       args.y[k] = y;
     }
     if (!args.log_density) continue;
-    const double log_det = args.log_det[i];
+    const double log_det = args.log_density_after[i];
     args.log_density_after[i] = args.log_density[i] - log_det;
     sums.undefined += log_det == log_det ? 0 : 1;  // NaN
     sums.least_log_det = log_det < sums.least_log_det ? log_det : sums.least_log_det;
@@ -65,17 +65,17 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) inline void carry_kernel(BRENI
 
 /// out (n, d) = x - shift, rounded to T after the difference.
 template <class T>
-BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) void centre_kernel(const double* x, const double* shift,
-                                                                     int n, int d, T* out) {
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) void shift_kernel(const double* x, const double* shift,
+                                                                    int n, int d, T* out) {
   const Index threads = Index{grid_size()} * block_size();
   for (Index k = Index{block_index()} * block_size() + thread_index(); k < Index{n} * d; k += threads)
     out[k] = static_cast<T>(x[k] - shift[k % d]);
 }
 
 /// out (count, d) = rows of x (n, d).
-BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) inline void take_rows_kernel(const double* x,
-                                                                               const int* rows, int count,
-                                                                               int d, double* out) {
+template <class T>
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) void take_rows_kernel(const T* x, const int* rows,
+                                                                        int count, int d, T* out) {
   const Index threads = Index{grid_size()} * block_size();
   for (Index k = Index{block_index()} * block_size() + thread_index(); k < Index{count} * d; k += threads)
     out[k] = x[Index{rows[k / d]} * d + k % d];
