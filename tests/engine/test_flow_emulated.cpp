@@ -186,15 +186,14 @@ TEST_CASE("between its steps a flow of first order leaves its cloud on the devic
   const Index n = kReduced ? 5000 : 8000;
   const Density initial = Density::gaussian(1, 0.5, 0.3);
   const Functional functional = potential("sum(x^2)", 1) + entropy();
-  for (const char* solver : {"adam", "auto"}) {
+  for (const std::string solver : {"adam", "auto"}) {
     CAPTURE(solver);
     const NothingHeld held;
     FlowOptions options;
     options.network.hidden = {6, 5};
     options.tau = 0.02;
     options.inner.iterations = 8;
-    options.inner.solver =
-        solver == std::string("auto") ? InnerOptions::Solver::automatic : InnerOptions::Solver::adam;
+    options.inner.solver = solver == "auto" ? InnerOptions::Solver::automatic : InnerOptions::Solver::adam;
     options.threads = 1;
     const auto flow_on = [&](const char* device) {
       options.device = device;
@@ -249,15 +248,17 @@ TEST_CASE("the density of a flow on a device") {
     };
     FlowDensity expected = density_on("cpu"), actual = density_on("cuda");
     const Matrix<double> y = initial.sample(9, Sampling::random, 8).x;
+    // Up to ten maps after each other, each with the rounding of sums over its network.
+    const double tolerance = tol<double>(1e4);
     const std::uint64_t before = emulator::device_launches(0);
-    CHECK_CLOSE(actual.push(y), expected.push(y), tol<double>(1e3));
+    CHECK_CLOSE(actual.push(y), expected.push(y), tolerance);
     CHECK_CLOSE(actual.pull(y).x, expected.pull(y).x, 1e-11);
     CHECK_CLOSE(actual.log_density(y).values, expected.log_density(y).values, 1e-11);
     const Cloud sample = actual.sample(7);
-    CHECK_CLOSE(sample.x, expected.sample(7).x, tol<double>(1e3));
-    CHECK_CLOSE(sample.log_density, expected.sample(7).log_density, tol<double>(1e3));
+    CHECK_CLOSE(sample.x, expected.sample(7).x, tolerance);
+    CHECK_CLOSE(sample.log_density, expected.sample(7).log_density, tolerance);
     const Expression square = Expression::potential("sum(x^2)", 1);
-    CHECK_REL(actual.expectation(square, 50).value, expected.expectation(square, 50).value, tol<double>(1e3));
+    CHECK_REL(actual.expectation(square, 50).value, expected.expectation(square, 50).value, tolerance);
     CHECK(emulator::device_launches(0) > before);
   }
 }
@@ -317,7 +318,7 @@ TEST_CASE("a run that outgrows the device's memory keeps its steps and goes on e
     options.on_step = [&scarce, when](int step) {
       if (step != when) return;
       emulator::Options now = emulator::options();
-      now.memory = 20'000;
+      now.memory = 60'000;  // enough for maps and F
       scarce.emplace(now);
     };
   };
@@ -334,7 +335,7 @@ TEST_CASE("a run that outgrows the device's memory keeps its steps and goes on e
     CHECK(result.status == RunStatus::failed);
     CHECK(result.steps == 2);
     check_contains(result.reason,
-                   {"step 3", "64 particles", "19.5 KiB", "no minibatch would fit", "\"cpu\""});
+                   {"step 3", "64 particles", "58.6 KiB", "no minibatch would fit", "\"cpu\""});
     const nlohmann::json summary = summary_of(options.out);
     CHECK(summary["status"] == "failed");
     CHECK(summary["reason"] == result.reason);

@@ -582,7 +582,7 @@ void Flow<T>::State::check(const InnerTask& task, const std::vector<T>& solved, 
   InnerProblem<T> inner = problem(task, options.inner.adam.rate);
   report.log_det_method = inner.log_det.method;
   if (options.inner.log_det.method == LogDetOptions::Method::exact) return;
-  const Matrix<T> x = centred<T>(task.cloud.x(), inner.shift);
+  const Matrix<T> x = centred<T>(task.cloud.take(log_det_rows(task.cloud.rows())), inner.shift);
   inner.x = x;
   const LogDetCheck found = check_log_det(ops, exact, inner, solved, team);
   report.log_det_error = found.error;

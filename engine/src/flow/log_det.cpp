@@ -11,17 +11,15 @@ namespace brenier {
 template <class T>
 LogDetCheck check_log_det(const Operations<T>& ops, const Operations<double>& exact,
                           const InnerProblem<T>& problem, const std::vector<T>& theta, Team& team) {
-  constexpr Index kParticles = 64;
   constexpr int kProbes = 8;
   constexpr int kSteps = 15;
   const Icnn& net = *problem.net;
   const int d = net.dim();
-  const Index all = problem.x.rows;
-  const Index n = std::min(all, kParticles);
+  const Index n = problem.x.rows;
   Matrix<T> x(n, d), probes(n, Index{kProbes} * d);
   const RademacherProbes signs(problem.seed, problem.step, static_cast<std::uint32_t>(problem.iterations), d);
   for (Index i = 0; i < n; ++i) {
-    for (int c = 0; c < d; ++c) x(i, c) = problem.x(i * all / n, c) / static_cast<T>(problem.scale);
+    for (int c = 0; c < d; ++c) x(i, c) = problem.x(i, c) / static_cast<T>(problem.scale);
     for (int k = 0; k < kProbes; ++k) {
       signs.for_components(static_cast<std::uint64_t>(i), k, [&](int c, bool negative) {
         probes(i, Index{k} * d + c) = negative ? T(-1) : T(1);

@@ -647,7 +647,7 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     alone.potential = objective.potential;
     alone.network = objective.network;
     alone.black_box = objective.black_box;
-    CloudObjective potentials(alone, ops);
+    CloudObjective potentials(alone, objective.network.empty() ? for_few_points(ops) : ops);
     Matrix<double> forces(n, d);
     potentials.force(z, forces, team);
     for (std::size_t k = 0; k < r.elements().size(); ++k) r.elements()[k] += forces.elements()[k];
