@@ -3,7 +3,6 @@
 // (a crash, another exception, a result that contradicts itself) is a fault and ends the process.
 #pragma once
 
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -12,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <string>
+#include <string_view>
 
 #include "brenier/base/error.hpp"
 
@@ -35,35 +35,20 @@ bool accepted(Action&& action) {
   }
 }
 
-/// A file in memory, with a name that can be opened.
-class MemoryFile {
- public:
-  MemoryFile() : descriptor_(::memfd_create("fuzz", 0)) { require(descriptor_ >= 0, "memfd_create"); }
-  ~MemoryFile() { ::close(descriptor_); }
-  MemoryFile(const MemoryFile&) = delete;
-  MemoryFile& operator=(const MemoryFile&) = delete;
-
-  void put(const std::string& bytes) {
-    require(::ftruncate(descriptor_, 0) == 0, "ftruncate");
-    const auto written = ::pwrite(descriptor_, bytes.data(), bytes.size(), 0);
-    require(written == static_cast<ssize_t>(bytes.size()), "pwrite");
-  }
-  std::filesystem::path path() const { return "/proc/self/fd/" + std::to_string(descriptor_); }
-
- private:
-  int descriptor_;
-};
-
-/// A name for files that are written; one for each process. In memory where the system has such a file system: a disk
-/// takes longer for each fsync than all else together.
-inline std::filesystem::path scratch(const char* name) {
-  static const bool memory = ::access("/dev/shm", W_OK | X_OK) == 0;
-  const std::filesystem::path folder =
-      (memory ? std::filesystem::path("/dev/shm") : std::filesystem::temp_directory_path()) /
-      ("brenier-fuzz-" + std::to_string(::getpid()));
-  std::filesystem::create_directories(folder);
-  return folder / name;
+/// The name of this process's folder for files that are read and written. They lie in memory (memory_files.cpp); the folder
+/// is not there unless a target makes it.
+inline const std::string& scratch_folder() {
+  static const std::string folder =
+      (std::filesystem::temp_directory_path() / ("brenier-fuzz-" + std::to_string(::getpid()))).string();
+  return folder;
 }
+
+inline std::filesystem::path scratch(const char* name) {
+  return std::filesystem::path(scratch_folder()) / name;
+}
+
+/// A file of scratch() has these bytes from now on. Returns its name.
+const std::filesystem::path& put(const std::filesystem::path& file, std::string_view bytes);
 
 /// A .safetensors file: the input as it is, or, where its first byte asks for that, as a header before data of our own,
 /// so that mutations of the text need not keep the lengths right. Byte 1 and 2: how many numbers.

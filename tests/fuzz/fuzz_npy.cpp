@@ -23,16 +23,15 @@ std::string file_of(const std::uint8_t* data, std::size_t size) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static MemoryFile file;
-  static const std::filesystem::path copy = scratch("copy.npy");
-  file.put(file_of(data, size));
+  static const std::filesystem::path file = scratch("file"), copy = scratch("copy.npy");
+  put(file, file_of(data, size));
   NpyInfo info;
   Matrix<double> x;
-  const bool has_info = accepted([&] { info = read_npy_info(file.path()); });
+  const bool has_info = accepted([&] { info = read_npy_info(file); });
   // An error takes longer than all else: what the first reader refuses is not always shown to the others.
   const bool all = has_info || size % 8 == 0;
-  const bool is_array = all && accepted([&] { x = read_npy(file.path()); });
-  const bool is_vector = all && accepted([&] { read_npy_vector(file.path()); });
+  const bool is_array = all && accepted([&] { x = read_npy(file); });
+  const bool is_vector = all && accepted([&] { read_npy_vector(file); });
   const bool may_not_fit = info.dtype.ends_with("int64");
   require(is_array ? has_info : !has_info || may_not_fit, "a header that is right for one reader only");
   require(!is_vector || is_array, "a vector that is no array");

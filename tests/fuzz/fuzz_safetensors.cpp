@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // .safetensors files as tensors, maps, potentials and checkpoints.
 #include <cmath>
+#include <fstream>
 
-#include "brenier/atomic_file.hpp"
 #include "brenier/base/team.hpp"
 #include "brenier/map.hpp"
 #include "brenier/potential.hpp"
@@ -58,29 +58,28 @@ void check_potential(const LearnedPotential& potential, Team& team) {
 app::RunFolder run_folder() {
   const std::filesystem::path path = scratch("run");
   for (const char* part : {"clouds", "maps", "figures"}) std::filesystem::create_directories(path / part);
-  write_file_atomically(path / "config.toml", std::span<const std::byte>());
+  std::ofstream(path / "config.toml").flush();
   return app::RunFolder::open(path);
 }
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static MemoryFile file;
-  static const std::filesystem::path copy = scratch("copy.safetensors");
+  static const std::filesystem::path file = scratch("file"), copy = scratch("copy.safetensors");
   static const app::RunFolder folder = run_folder();
   static Team team(1);
   const std::string bytes = safetensors_of(data, size);
-  file.put(bytes);
+  put(file, bytes);
   TensorFile content;
-  if (!accepted([&] { content = read_safetensors(file.path()); })) return 0;
+  if (!accepted([&] { content = read_safetensors(file); })) return 0;
   check_tensors(content, copy);
   BrenierMap map{Icnn(Architecture{}), {}};
-  if (accepted([&] { map = read_map(file.path()); })) check_map(map, copy, team);
+  if (accepted([&] { map = read_map(file); })) check_map(map, copy, team);
   LearnedPotential potential{Icnn(Architecture{}), {}};
-  if (accepted([&] { potential = read_potential(file.path()); })) check_potential(potential, team);
+  if (accepted([&] { potential = read_potential(file); })) check_potential(potential, team);
   const auto found = content.metadata.find("format");
   if (found == content.metadata.end() || !found->second.starts_with("brenier check")) return 0;
-  write_file_atomically(folder.checkpoint(), std::as_bytes(std::span(bytes)));
+  put(folder.checkpoint(), bytes);
   for (const bool second_order : {false, true}) {
     accepted([&] {
       const app::Saved saved = folder.read_checkpoint(second_order);

@@ -121,10 +121,13 @@ struct Read {
   }
 };
 
-std::string header() {
-  std::string out;
-  for (const Column& column : kColumns) out += (out.empty() ? "" : ",") + std::string(column.name);
-  return out;
+const std::string& header() {
+  static const std::string text = [] {
+    std::string out;
+    for (const Column& column : kColumns) (out += out.empty() ? "" : ",") += column.name;
+    return out;
+  }();
+  return text;
 }
 
 using Json = nlohmann::ordered_json;

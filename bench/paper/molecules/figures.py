@@ -47,7 +47,7 @@ def confusion(matrix: list[list[int]], folder: Path, name: str) -> None:
 def frontier(report: Report, folder: Path) -> None:
     """Median QED against SD and against validity x uniqueness, flow and descents."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    flows = [run for name, runs in report.flows.items() if name.startswith("sinkhorn") and "tau" not in name for run in runs]
+    flows = [run for name, runs in report.flows.items() if name.startswith("sweep") for run in runs]
     descents = [run for runs in report.direct.values() for run in runs]
     for label, runs, colour, marker in (("direct optimisation", descents, plot.ORANGE, "x"), ("flow", flows, plot.BLUE, "o")):
         rows = [(run.end.sd, run.end.decoded.row()) for run in runs if not run.failed]

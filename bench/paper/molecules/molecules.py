@@ -10,6 +10,9 @@
 came about is in weights.md. Molecules are fetched once. Tables go to report.md in the folder that is named at the end, and
 figures beside it; everything is kept there, so that a second call goes on where the first was stopped.
 
+Decoding: beam search of 4. V: the logit of a convex classifier fitted to draws of the posterior, multiplied such that its
+gradient at the start is that of the authors' V, for which lambda_2, tau and rates are.
+
 Validity: RDKit reads the string, and it is not empty. Uniqueness: different canonical strings among the valid. QED: of
 the valid. SD: entropic transport between the initial and the final cloud, epsilon = 0.0025, not debiased.
 Exit status: 0, 1 where --quick finds something that must not be, 2 where something cannot be run, 77 where there is no network to fetch molecules from.

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 # pylint: disable=wrong-import-position
 from autoencoder import BEGIN, END, LONGEST, VOCABULARY, Autoencoder, tokens_of, unit
 from chemistry import Decoded, kept
-from experiment import potential_gradient, take_at_mean
+from experiment import multiply, potential_gradient, take_at_mean
 from plain import Network, accuracy
 
 
@@ -124,7 +124,10 @@ def check_gradient(random: np.random.Generator) -> None:
         take_at_mean(Path(folder) / "v.safetensors", codes)
         taken = potential_gradient(Path(folder) / "v.safetensors", points)
         save_file(w, Path(folder) / "v.safetensors")
-        there = potential_gradient(Path(folder) / "v.safetensors", np.c_[points[:, :-1], np.full(len(points), 0.3)])
+        at_mean = np.c_[points[:, :-1], np.full(len(points), 0.3)]
+        there = potential_gradient(Path(folder) / "v.safetensors", at_mean)
+        multiply(Path(folder) / "v.safetensors", 3.0)
+        assert np.allclose(potential_gradient(Path(folder) / "v.safetensors", at_mean), 3 * there, atol=1e-12)
     assert np.allclose(taken[:, :-1], there[:, :-1], atol=1e-12) and not taken[:, -1].any()
     for x, gradient in zip(points, found):
         for k in range(d):

@@ -44,8 +44,9 @@ KL_BAR, F_BAR, SECONDS_BAR = 0.01, 1e-3, 60
 POINTS = 100_000  # of KL
 # Why a bar is missed, where it is.
 # What is known of errors of F above their bar, and the largest error that was measured so.
-WHY = {"heat": ("every step misses some per mille of its decrease; twice the iterations halve it at first, not at the end", 2e-3),
-       "fokker_planck": ("stays near 0.0034 with both settings of the inner loop that were tried; why is open", 4e-3)}
+WHY = {"heat": ("what the networks miss: neither the time step nor the particles; twice the iterations halve it at first only",
+                2e-3),
+       "fokker_planck": ("what the networks miss: the time step makes 1e-4; late steps gain less than they cost", 4e-3)}
 
 
 class Mixture:

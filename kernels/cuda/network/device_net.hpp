@@ -82,6 +82,7 @@ class DeviceNet {
       // the device.
       grid_ = static_cast<int>(std::clamp<Index>(tiles, 1, kMaxBlocks));
       shared_bytes_ = tile_bytes<Form>(net_.view(), plan_);
+      tile_ = Form::kParticles;
     });
     if (tiling_ == Tiling::layered) {
       layered_ = layered_net<T>(net_.view(), task, particles, stream);
@@ -111,6 +112,8 @@ class DeviceNet {
   const PackedNet& net() const { return net_; }
   /// How many parts the sums over particles have.
   int grid() const { return grid_; }
+  /// Particles of a tile; 0 where there are none.
+  int tile() const { return tile_; }
   int packed() const { return net_.view().packed; }
   bool layered() const { return layered_ != nullptr; }
   /// tiled(form) launches tile kernels, layered(net) what takes their place where no tile fits. Kernels of
@@ -134,7 +137,7 @@ class DeviceNet {
   Tiling tiling_;
   DeviceBuffer<T> theta_;
   std::unique_ptr<LayeredNet<T>> layered_;
-  int grid_ = 1;
+  int grid_ = 1, tile_ = 0;
   std::size_t shared_bytes_ = 0;
 };
 

@@ -27,7 +27,7 @@ template <class T, class Policy>
 class DeviceStep {
  public:
   /// With `values`, launch_value() may be called, where log det H is not stochastic. `ranks`: the devices that form the
-  /// gradient together, or null, as it is with values.
+  /// gradient together, or null.
   DeviceStep(const InnerProblem<T>& problem, const T* theta, int iteration, Stream& stream,
              bool values = false, DeviceRanks* ranks = nullptr)
       : problem_(problem),
@@ -102,7 +102,7 @@ class DeviceStep {
   bool has_value() const { return value_.has_value(); }
 
   /// Launches the sums of one iteration's gradient, of the blocks of this process, and brings the rows of all blocks to
-  /// all; those of a step with values leave what these need.
+  /// all, with the maps that values need.
   void launch_gradient() {
     const StepArgs<T> args = arguments();
     if (log_det_) {
@@ -111,6 +111,10 @@ class DeviceStep {
       launch_exact(args);
     }
     gather(partial_.pointer(), net_.packed());
+    if (!has_value()) return;
+    const int maps = kept_.rounds * kept_.tile;
+    gather(displacement_.pointer(), maps * d_);
+    if (log_dets_.size() > 0) gather(log_dets_.pointer(), maps);
   }
   /// After launch_gradient(): the objective's value, up to a constant, behind the sums of its gradient.
   void launch_value() {
@@ -216,6 +220,7 @@ class DeviceStep {
     args.control = raw(control_);
     args.external = raw(forces_.external());
     if (!has_value()) return args;
+    args.kept = kept_;
     args.tile.displacement = raw(displacement_);
     args.tile.log_det = args.internal_terms > 0 ? raw(log_dets_) : nullptr;
     return args;
@@ -237,8 +242,14 @@ class DeviceStep {
   }
   void prepare_values() {
     value_.emplace(gradient_.pointer(net_.packed()), raw(control_), stream_);
-    displacement_ = DeviceBuffer<T>(Index{n_} * d_, "displacements of the particles");
-    log_dets_ = DeviceBuffer<double>(internal_host_.empty() ? 0 : n_);
+    Index maps = n_;
+    if (!net_.layered()) {
+      const int tiles = (n_ + net_.tile() - 1) / net_.tile();
+      kept_ = {net_.tile(), (tiles + net_.grid() - 1) / net_.grid()};
+      maps = Index{blocks_} * kept_.rounds * kept_.tile;
+    }
+    displacement_ = DeviceBuffer<T>(maps * d_, "displacements of the particles");
+    log_dets_ = DeviceBuffer<double>(internal_host_.empty() ? 0 : maps);
     const Index threads = DeviceValue::threads(n_);
     const Objective& objective = *problem_.objective;
     if (objective.has_potential())
@@ -332,6 +343,7 @@ class DeviceStep {
   std::vector<DivergenceForce<T>*> divergences_;  // among forces_
   // Of the value, where it is wanted.
   std::optional<DeviceValue> value_;
+  KeptOrder kept_;
   DeviceBuffer<T> displacement_, rows_;
   DeviceBuffer<double> log_dets_, internal_rows_;
   DeviceBuffer<InternalView> energies_;

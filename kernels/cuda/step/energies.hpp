@@ -43,7 +43,8 @@ struct ParticleEnergies {
     const int d = step.tile.net.dim;
     const int particle = particle_of(step, static_cast<int>(i));
     const T* x = step.tile.x + Index{particle} * d;
-    const T* move = step.tile.displacement + i * d;
+    const Index kept = step.kept.place(static_cast<int>(i), step.tile.blocks);
+    const T* move = step.tile.displacement + kept * d;
     double squares = 0;
     for (int c = 0; c < d; ++c) {
       squares = fma(static_cast<double>(move[c]), static_cast<double>(move[c]), squares);
@@ -57,7 +58,7 @@ struct ParticleEnergies {
       energy += static_cast<double>(program[step.potential.value * thread.count]);
     }
     for (int k = 0; k < step.internal_terms; ++k) {
-      energy += internal_energy(terms[k], step.log_density[particle] - step.tile.log_det[i],
+      energy += internal_energy(terms[k], step.log_density[particle] - step.tile.log_det[kept],
                                 internal_rows + thread.index, thread.count);
     }
     return energy;

@@ -12,6 +12,7 @@
 #include "kernels/cuda/step/device_step.hpp"
 #include "kernels/cuda/step/pace.hpp"
 #include "kernels/cuda/step/search_kernel.hpp"
+#include "kernels/cuda/step/shared_call.hpp"
 
 namespace brenier::cuda {
 
@@ -81,12 +82,15 @@ class DeviceLbfgs {
 
 template <class T, class Policy>
 LbfgsReport search(const InnerProblem<T>& problem, const SearchBounds<T>& bounds, const LbfgsOptions& options,
-                   std::vector<T>& theta, SinkhornReport& transports, Team&) {
+                   std::vector<T>& theta, SinkhornReport& transports, Team& team) {
   validate(options);
   Stream stream;
-  DeviceStep<T, Policy> step(problem, theta.data(), 0, stream, true);
+  const SharedCall call(team.ranks());
+  DeviceStep<T, Policy> step(problem, theta.data(), 0, stream, true, call.devices());
   if (!step.has_value()) return {.end = LbfgsReport::End::not_finite};
   DeviceLbfgs<T, Policy> lbfgs(bounds, options, theta, step, stream);
+  const SharedCall::End end{call};
+  call.agree();
   // The first evaluation loads kernels, and steers the schedules of divergences.
   lbfgs.launch();
   std::optional<Graph> graph;
@@ -101,8 +105,9 @@ LbfgsReport search(const InnerProblem<T>& problem, const SearchBounds<T>& bounds
     } else {
       lbfgs.launch();
     }
-    if (pace.launched(step.control(), stream)) break;
+    if (call.any(pace.launched(step.control(), stream))) break;
   }
+  call.agree();
   LbfgsReport report = lbfgs.read(theta);
   transports.add(step.transports());
   // The machine ends by itself but where the host has stopped launching.

@@ -19,6 +19,18 @@ struct InternalView {
   ProgramView program;  // of a general one: of the surrogate's weight; for values, of f
 };
 
+/// Where the maps of a step with values are kept: those of a block together, and so those of a process.
+struct KeptOrder {
+  int tile = 0;    // particles of a tile; 0: in the order of the batch
+  int rounds = 0;  // tiles of a block, at most
+
+  BRENIER_DEVICE Index place(int i, int blocks) const {
+    if (tile == 0) return i;
+    const int t = i / tile;
+    return (Index{t % blocks} * rounds + t / blocks) * tile + i % tile;
+  }
+};
+
 /// One JKO step; see InnerProblem.
 template <class T>
 struct StepArgs {
@@ -38,6 +50,7 @@ struct StepArgs {
   const T* force = nullptr;  // (n, d): weighted forces of the interactions, where tiles do not compute them
   const T* external = nullptr;  // (n, d): weighted forces of terms with launches of their own, or null
   PairTerms<T> pairs{};
+  KeptOrder kept{};
   const Control* control = nullptr;
 };
 
@@ -143,11 +156,14 @@ BRENIER_DEVICE void first_order_seeds(const TileType& tile, const StepArgs<T>& a
 
 /// What the value of the objective needs of a tile's maps, where somebody wants it.
 template <class TileType, class T>
-BRENIER_DEVICE void keep_map(const TileType& tile, const TileArgs<T>& args, int n, int begin) {
-  scatter(tile, tile.plan().displacement, args.displacement, n, begin, tile.net().dim);
-  if (!args.log_det) return;
+BRENIER_DEVICE void keep_map(const TileType& tile, const StepArgs<T>& args, int n, int begin) {
+  const int d = tile.net().dim;
+  const Index place = args.kept.place(begin, args.tile.blocks);
+  T* const displacement = args.tile.displacement + place * d;
+  scatter(tile, tile.plan().displacement, displacement, n - begin, 0, d);
+  if (!args.tile.log_det) return;
   tile.for_each(1, [&](int, int p) {
-    if (begin + p < n) args.log_det[begin + p] = tile.log_det(p);
+    if (begin + p < n) args.tile.log_det[place + p] = tile.log_det(p);
   });
 }
 
@@ -181,7 +197,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void step_ke
           true, [&](int p, double log_det) { return internal_weight(tile, args, begin + p, p, log_det); });
     }
     sync_block();
-    if (args.tile.displacement) keep_map(tile, args.tile, n, begin);
+    if (args.tile.displacement) keep_map(tile, args, n, begin);
     tile.second_order();
     tile.reverse();
     tile.accumulate(memory.sums);
