@@ -165,7 +165,7 @@ find_python_package() {
 # configure FOLDER [-DOPTION=VALUE...]: configures a build folder where it is new or the options are others; of the
 # project in project_folder, where a caller has set that, instead of the whole.
 configure() {
-  local folder="$root/$1" project="${project_folder:-$root}" wanted generator=()
+  local folder="$root/$1" project="${project_folder:-$root}" wanted was generator=()
   shift
   wanted="$project $compiler $PYTHON $*"
   # A repository that was moved or copied has a cache that belongs elsewhere.
@@ -175,6 +175,11 @@ configure() {
   fi
   if [[ -f "$folder/CMakeCache.txt" && -f "$folder/.configured" && "$(< "$folder/.configured")" == "$wanted" ]]; then
     return 0
+  fi
+  # So has one of another compiler: cmake would begin anew and forget the options it was given.
+  if [[ -f "$folder/CMakeCache.txt" ]]; then
+    was="$(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' "$folder/CMakeCache.txt")"
+    [[ "$was" == "$compiler" || "$was" == "$(command -v "$compiler")" ]] || rm -rf "$folder"
   fi
   # A folder keeps the generator it began with.
   if [[ ! -f "$folder/CMakeCache.txt" ]] && command -v ninja > /dev/null; then generator=(-G Ninja); fi

@@ -23,10 +23,10 @@ std::string bytes_text(std::size_t bytes) {
 }
 
 template <class T>
-InnerProblemTooLarge does_not_fit(InnerProblem<T> problem, int step, const OutOfDeviceMemory& cause,
-                                  std::size_t (*memory)(const InnerProblem<T>& problem)) {
+InnerProblemTooLarge does_not_fit(const InnerProblem<T>& problem, int step, const OutOfDeviceMemory& cause,
+                                  std::size_t needed,
+                                  const std::function<std::size_t(Index n)>& with_minibatch) {
   const Index particles = problem.x.rows;
-  const std::size_t needed = memory(problem);
   const std::size_t free = cuda::memory_free();
   const auto count = [](Index n) { return std::to_string(n); };
   const std::string message =
@@ -41,8 +41,7 @@ InnerProblemTooLarge does_not_fit(InnerProblem<T> problem, int step, const OutOf
   constexpr Index kSmallest = 32;
   for (Index n = static_cast<Index>(std::bit_floor(static_cast<std::size_t>(now - 1))); n >= kSmallest;
        n /= 2) {
-    problem.minibatch = n;
-    const std::size_t less = memory(problem);
+    const std::size_t less = with_minibatch(n);
     if (less > free - free / 16) continue;
     return {message + "inner.minibatch = " + count(n) + ", which needs " + bytes_text(less) +
                 ", fewer particles, or the device \"cpu\"",
@@ -63,9 +62,9 @@ OutOfDeviceMemory evaluation_does_not_fit(Index particles, Index dim, int step,
           cause};
 }
 
-template InnerProblemTooLarge does_not_fit(InnerProblem<float>, int, const OutOfDeviceMemory&,
-                                           std::size_t (*)(const InnerProblem<float>&));
-template InnerProblemTooLarge does_not_fit(InnerProblem<double>, int, const OutOfDeviceMemory&,
-                                           std::size_t (*)(const InnerProblem<double>&));
+template InnerProblemTooLarge does_not_fit(const InnerProblem<float>&, int, const OutOfDeviceMemory&,
+                                           std::size_t, const std::function<std::size_t(Index)>&);
+template InnerProblemTooLarge does_not_fit(const InnerProblem<double>&, int, const OutOfDeviceMemory&,
+                                           std::size_t, const std::function<std::size_t(Index)>&);
 
 }  // namespace brenier

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 
 #include "brenier/base/error.hpp"
@@ -20,11 +21,12 @@ class InnerProblemTooLarge : public OutOfDeviceMemory {
 };
 
 /// The error for the inner problem of step `step` that ran out of the current device's memory: how large it
-/// is, how much it needs, how much is free, and the largest minibatch that fits. To be called after all that
-/// the problem held has been released. `memory`: what the solver takes for a problem (kernels/cuda_devices.hpp).
+/// is, how much it `needed`, how much is free, and the largest minibatch that fits, by what the solver takes that
+/// minibatches of n particles would have. To be called after all that the problem held has been released.
 template <class T>
-InnerProblemTooLarge does_not_fit(InnerProblem<T> problem, int step, const OutOfDeviceMemory& cause,
-                                  std::size_t (*memory)(const InnerProblem<T>& problem));
+InnerProblemTooLarge does_not_fit(const InnerProblem<T>& problem, int step, const OutOfDeviceMemory& cause,
+                                  std::size_t needed,
+                                  const std::function<std::size_t(Index n)>& with_minibatch);
 
 /// The error for evaluations of a cloud (N, d) that ran out of it: of F, of maps, of densities.
 OutOfDeviceMemory evaluation_does_not_fit(Index particles, Index dim, int step,

@@ -373,13 +373,26 @@ Trajectory::Base Flow<T>::State::fresh_base(MapBase kind, double ratio) {
   return out;
 }
 
+/// What a problem takes on the device with minibatches of n: a search has n particles and no others, and is asked for by
+/// name; automatic flows take Adam then.
+template <class T>
+std::size_t Flow<T>::State::memory_with_minibatch(InnerProblem<T> problem, Index n) const {
+  if (options.inner.solver == InnerOptions::Solver::lbfgs) {
+    problem.x.rows = n;
+    return cuda::search_memory(problem);
+  }
+  problem.minibatch = n;
+  return cuda::inner_loop_memory(problem);
+}
+
 /// Iterations on the flow's device.
 template <class T>
 InnerReport Flow<T>::State::iterate(const InnerProblem<T>& problem, InnerState<T>& state, int until) const {
   try {
     return ops.inner_loop(problem, state, until, team);
   } catch (const OutOfDeviceMemory& cause) {
-    throw does_not_fit(problem, steps + 1, cause, cuda::inner_loop_memory<T>);
+    throw does_not_fit(problem, steps + 1, cause, cuda::inner_loop_memory(problem),
+                       [&](Index n) { return memory_with_minibatch(problem, n); });
   }
 }
 
@@ -400,7 +413,8 @@ LbfgsReport Flow<T>::State::search_from(const InnerProblem<T>& inner, const Para
     solution.inner.sinkhorn = step->sinkhorn();
     return found;
   } catch (const OutOfDeviceMemory& cause) {
-    throw does_not_fit(inner, steps + 1, cause, cuda::search_memory<T>);
+    throw does_not_fit(inner, steps + 1, cause, cuda::search_memory(inner),
+                       [&](Index n) { return memory_with_minibatch(inner, n); });
   }
 }
 
@@ -450,7 +464,8 @@ double Flow<T>::State::first_gradient(const InnerTask& task) const {
   try {
     ops.objective_gradient(inner, at.data(), 0, gradient.data(), team);
   } catch (const OutOfDeviceMemory& cause) {
-    throw does_not_fit(inner, steps + 1, cause, cuda::inner_loop_memory<T>);
+    throw does_not_fit(inner, steps + 1, cause, cuda::inner_loop_memory(inner),
+                       [&](Index n) { return memory_with_minibatch(inner, n); });
   }
   double squares = 0;
   for (const ParameterTensor& tensor : net.tensors()) {

@@ -164,6 +164,7 @@ struct Flow<T>::State {
   Start start(const InnerTask& task, const BrenierMap& like, const Trajectory& from, double before) const;
   bool uses_lbfgs() const;
   Trajectory::Base fresh_base(MapBase kind, double ratio);
+  std::size_t memory_with_minibatch(InnerProblem<T> problem, Index n) const;
   InnerReport iterate(const InnerProblem<T>& problem, InnerState<T>& state, int until) const;
   Solution adam(const InnerTask& task, const Start& start, double rate, int iterations, StepReport& report);
   LbfgsReport search_from(const InnerProblem<T>& inner, const ParameterMetric<T>& parameters,
