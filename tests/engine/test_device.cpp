@@ -398,8 +398,13 @@ void check_advice(InnerOptions::Solver solver) {
     const Index minibatch = advised(message);
     CHECK(minibatch >= 32);
     CHECK(minibatch < particles);
-    Flow<T> smaller = small_flow<T>("cuda", minibatch, particles, solver);
-    CHECK(smaller.step().has_value());
+    {
+      // Beside the cloud of `flow`, in whose place it would be.
+      const std::size_t cloud = static_cast<std::size_t>(particles) * 3 * sizeof(double);
+      const emulator::ScopedOptions beside(with_memory(memory + cloud));
+      Flow<T> smaller = small_flow<T>("cuda", minibatch, particles, solver);
+      CHECK(smaller.step().has_value());
+    }
 
     // On the way out: the same step, on the CPU.
     Flow<T> elsewhere = small_flow<T>("cpu", 0, particles, solver);

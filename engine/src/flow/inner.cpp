@@ -378,7 +378,12 @@ Trajectory::Base Flow<T>::State::fresh_base(MapBase kind, double ratio) {
 template <class T>
 std::size_t Flow<T>::State::memory_with_minibatch(InnerProblem<T> problem, Index n) const {
   if (options.inner.solver == InnerOptions::Solver::lbfgs) {
-    problem.x.rows = n;
+    // They come from the host, wherever the cloud lies.
+    const Matrix<T> x(n, problem.x.cols);
+    const std::vector<double> log_density(problem.log_density ? static_cast<std::size_t>(n) : 0);
+    problem.x = x;
+    problem.log_density = log_density.empty() ? nullptr : log_density.data();
+    problem.resident = false;
     return cuda::search_memory(problem);
   }
   problem.minibatch = n;
