@@ -30,6 +30,8 @@
 
 namespace brenier {
 
+class ResidentCloud;
+
 /// What evaluate() may compute at each x_i; outputs that are not wanted stay empty.
 template <class T>
 struct MapOutputs {
@@ -79,8 +81,12 @@ struct SearchBounds {
 template <class T>
 struct Operations {
   const char* name;
-  /// Whether objectives may have black boxes, which only the host's own code can call.
-  bool black_boxes = false;
+  /// Whether it computes in host memory. Objectives may then have black boxes, which only the host's own code can call.
+  bool host = false;
+  /// Brings a cloud x (N, d) with its log-densities (N), or null, to the backend's device, where it may stay from step to
+  /// step (kernels/resident_cloud.hpp). Null where the device's memory is the host's.
+  std::shared_ptr<const ResidentCloud> (*reside)(MatrixView<const double> x,
+                                                 const double* log_density) = nullptr;
 
   /// u, grad u, Hessian and log-determinant at every particle.
   void (*evaluate)(const Icnn& net, const T* theta, MatrixView<const T> x, const MapOutputs<T>& out,

@@ -242,7 +242,7 @@ void interaction(const PairKernel& kernel, MatrixView<const T> y, double* energy
 template <class T>
 const Operations<T>& table() {
   static constexpr Operations<T> operations = {.name = BRENIER_ISA_NAME,
-                                               .black_boxes = true,
+                                               .host = true,
                                                .evaluate = evaluate<T>,
                                                .hessian_vector = hessian_vector<T>,
                                                .solve_hessian = solve_hessian<T>,

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/cuda/cloud/clouds.hpp"
+#include "kernels/cuda/cloud/resident.hpp"
 #include "kernels/cuda/network/device_net.hpp"
 #include "kernels/cuda/network/solve_kernels.hpp"
 #include "kernels/cuda/network/tile_kernels.hpp"
@@ -14,24 +15,34 @@
 
 namespace brenier::cuda {
 
+/// evaluate() at particles x (n, d) on the device, to outputs there. Waits.
+template <class T, class Policy>
+void evaluate_on_device(const Icnn& net, const T* theta, const T* x, int n, const DeviceMapOutputs<T>& out,
+                        Stream& stream) {
+  const bool curvature = out.hessian || out.log_det;
+  DeviceNet<T, Policy> device(net, theta, n, {.directions = curvature ? Directions::unit : Directions::none},
+                              stream);
+  TileArgs<T> args = device.args(x, n);
+  args.potential = out.potential;
+  args.displacement = out.displacement;
+  args.hessian = out.hessian;
+  args.log_det = out.log_det;
+  device.run([&](auto form) { launch(evaluate_kernel<decltype(form)>, device.shape("evaluate"), args); },
+             [&](LayeredNet<T>& layered) { layered.evaluate(args, stream); });
+}
+
 template <class T, class Policy>
 void evaluate(const Icnn& net, const T* theta, MatrixView<const T> x, const MapOutputs<T>& out, Team&) {
   Stream stream;
   const int n = as_int(x.rows);
   const int d = net.dim();
-  const bool curvature = out.hessian || out.log_det;
-  DeviceNet<T, Policy> device(net, theta, n, {.directions = curvature ? Directions::unit : Directions::none},
-                              stream);
   DeviceBuffer<T> cloud = upload<T>(x, stream);
-  DeviceBuffer<T> potential(n), displacement(Index{n} * d), hessian(curvature ? Index{n} * d * d : 1);
-  DeviceBuffer<double> log_det(n);
-  TileArgs<T> args = device.args(raw(cloud), n);
-  if (out.potential) args.potential = raw(potential);
-  if (out.displacement) args.displacement = raw(displacement);
-  if (out.hessian) args.hessian = raw(hessian);
-  if (out.log_det) args.log_det = raw(log_det);
-  device.run([&](auto form) { launch(evaluate_kernel<decltype(form)>, device.shape("evaluate"), args); },
-             [&](LayeredNet<T>& layered) { layered.evaluate(args, stream); });
+  // What nobody asks for takes no memory.
+  DeviceBuffer<T> potential(out.potential ? n : 0), displacement(out.displacement ? Index{n} * d : 0),
+      hessian(out.hessian ? Index{n} * d * d : 0);
+  DeviceBuffer<double> log_det(out.log_det ? n : 0);
+  evaluate_on_device<T, Policy>(net, theta, raw(cloud), n,
+                                {raw(potential), raw(displacement), raw(hessian), raw(log_det)}, stream);
   if (out.potential) download(potential, MatrixView<T>(out.potential, n, 1), stream);
   if (out.displacement) download(displacement, out.displacement, stream);
   if (out.hessian) download(hessian, out.hessian, stream);
@@ -142,10 +153,27 @@ void jet_gradient(const Icnn& net, const T* theta, MatrixView<const T> x, const 
   device.net().unpack(download(sum, stream).data(), gradient);
 }
 
+/// See Operations::reside.
+template <class Policy>
+std::shared_ptr<const ResidentCloud> reside(MatrixView<const double> x, const double* log_density) {
+  return resident_cloud(x, log_density, evaluate_on_device<double, Policy>);
+}
+
+/// Clouds reside in double.
+template <class T, class Policy>
+constexpr auto residence() {
+  if constexpr (std::is_same_v<T, double>) {
+    return reside<Policy>;
+  } else {
+    return nullptr;
+  }
+}
+
 template <class T, class Policy>
 const Operations<T>& table() {
   constexpr const char* name = kTiled<Policy> ? "cuda" : "cuda-cublas";
   static constexpr Operations<T> table = {.name = name,
+                                          .reside = residence<T, Policy>(),
                                           .evaluate = evaluate<T, Policy>,
                                           .hessian_vector = hessian_vector<T, Policy>,
                                           .solve_hessian = solve_hessian<T, Policy>,

@@ -16,6 +16,7 @@ inline namespace BRENIER_DIALECT {
 namespace {
 
 std::atomic<std::uint64_t> synchronisations{0};
+std::atomic<std::uint64_t> traffic{0};
 
 /// Throws DeviceError in CUDA's words. Clears the error, so that the next call does not meet it again.
 void check(cudaError_t status, const std::string& what) {
@@ -148,6 +149,9 @@ std::size_t most_shared_bytes(int blocks) {
 
 std::uint64_t host_synchronisations() noexcept {
   return synchronisations;
+}
+std::uint64_t host_traffic() noexcept {
+  return traffic;
 }
 
 // --- streams and events ------------------------------------------------------------------------------------
@@ -338,6 +342,7 @@ void copy_to_device(Address to, const void* from, std::size_t bytes, Stream& str
   if (bytes > 0)
     check(cudaMemcpyAsync(pointer(to), from, bytes, cudaMemcpyHostToDevice, native(stream)),
           "copy_to_device");
+  traffic += bytes;
   stream.synchronise();
 }
 
@@ -348,6 +353,7 @@ void copy_to_host(void* to, Address from, std::size_t bytes, Stream& stream) {
   }
   if (bytes > 0)
     check(cudaMemcpyAsync(to, pointer(from), bytes, cudaMemcpyDeviceToHost, native(stream)), "copy_to_host");
+  traffic += bytes;
   stream.synchronise();
 }
 

@@ -64,6 +64,8 @@ std::size_t most_shared_bytes(int blocks);
 /// Calls so far that made the host of this process wait for the device, or could have: copies to and from the
 /// host, synchronise(), allocation and release. For tests and reports; take the difference of two readings.
 std::uint64_t host_synchronisations() noexcept;
+/// Bytes so far that copies brought from the host of this process to its devices, and back. Likewise.
+std::uint64_t host_traffic() noexcept;
 
 /// An address on the device. It can be passed about and offset on the host, but only device code can
 /// dereference it (get(), []): under CUDA this does not compile on the host, under emulation it throws.

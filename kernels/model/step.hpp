@@ -24,9 +24,10 @@ struct InnerProblem {
   MatrixView<const T> x;                // (N, d): the cloud the step starts from, minus m: small numbers
                                         // keep their digits in T wherever the cloud lies
   const double* log_density = nullptr;  // (N): log rho(x_i); only where there are internal terms
-  std::vector<double> shift;            // m (d)
-  double scale = 1;                     // S > 0
-  double tau = 1e-3;                    // > 0, time units of the PDE
+  bool resident = false;      // x, without gaps between rows, and log_density lie on the backend's device
+  std::vector<double> shift;  // m (d)
+  double scale = 1;           // S > 0
+  double tau = 1e-3;          // > 0, time units of the PDE
   const Objective* objective = nullptr;
   AdamOptions adam;
   int iterations = 400;  // n_u, also the length of the rate schedule

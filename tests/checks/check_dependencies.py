@@ -6,7 +6,8 @@
   and also between the rooms inside a room (INNER).
 * Only kernels/cpu includes kernels/cpu. What users include lies in the folders include/brenier and is included as
   "brenier/..."; such a header includes neither what is not installed nor third-party code.
-* The library never prints and never ends the process.
+* The library never prints and never ends the process. The engine takes operations from backend(), not those of the CPU
+  whatever the device; two places say why they do (OF_THE_CPU).
 * No file is longer than 900 lines, no folder has more than 20 files of C++; every source names its licence; no file
   has a path of somebody's machine.
 * Streams throw where memory is out (exceptions(std::ios::badbit)): by themselves they end early, and say nothing.
@@ -41,9 +42,17 @@ INNER = {
     "kernels/device": ("kernels/base",),
     "kernels/operations.hpp": ("kernels/model",),
     "kernels/cuda_devices.hpp": ("kernels/model",),
+    "kernels/resident_cloud.hpp": ("kernels/model",),
     "kernels/ref": ("kernels/base", "kernels/model", "kernels/operations.hpp"),
     "kernels/cpu": ("kernels/base", "kernels/model", "kernels/operations.hpp"),
-    "kernels/cuda": ("kernels/base", "kernels/model", "kernels/operations.hpp", "kernels/cuda_devices.hpp", "kernels/device"),
+    "kernels/cuda": (
+        "kernels/base",
+        "kernels/model",
+        "kernels/operations.hpp",
+        "kernels/cuda_devices.hpp",
+        "kernels/resident_cloud.hpp",
+        "kernels/device",
+    ),
     "engine/src/checks": (),
     "engine/src/device": (),
     "engine/src/files": ("engine/src/checks",),
@@ -69,6 +78,8 @@ PRINTS = re.compile(
     r"\bstd::(?:cout|cerr|clog)\b|\b(?:v?f?printf|v?dprintf|f?puts|putchar|perror)\s*\("
     r"|(?<![\w.>])(?:std::)?_?(?:exit|_Exit|quick_exit|abort|terminate)\s*\("
 )
+# The backends themselves, and few points of a flow on a device, which are faster here.
+OF_THE_CPU = {"engine/src/device/device.cpp", "engine/src/flow/cloud_objective.hpp"}
 STREAM = re.compile(r"\s*std::(?:[io]?stringstream|[io]?fstream) (\w+)\b(?!.*\w+,)")
 NULL_JSON = re.compile(r"\s*(?:Json|(?:nlohmann::)?(?:ordered_)?json) \w+;")
 # Written in parts, so that this file passes its own check.
@@ -188,6 +199,8 @@ def check_file(path: Path, root: Path) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(stripped(text).split("\n"), 1):
             if PRINTS.search(line):
                 yield number, f"the library neither prints nor ends the process: {line.strip()}"
+            if inside.parts[0] == "engine" and "cpu::operations" in line and inside.as_posix() not in OF_THE_CPU:
+                yield number, f"operations of the CPU whatever the device: {line.strip()}"
 
 
 # Programs that a text shows and the tests build.
@@ -256,6 +269,7 @@ PLANTED = {
     ("kernels/print.cpp", 'void f() { std::printf("x"); }\n'): "neither prints nor ends",
     ("engine/src/print.cpp", "void f() { std::cerr << 1; }\n"): "neither prints nor ends",
     ("engine/src/end.cpp", "void f() { std::exit(1); }\n"): "neither prints nor ends",
+    ("engine/src/cpu.cpp", "auto& f() { return cpu::operations<double>(); }\n"): "whatever the device",
     ("autodiff/end.cpp", "/* no */ void f() { abort(); }\n"): "neither prints nor ends",
     ("tools/path.cpp", "// see " + "/home" + "/somebody/x\n"): "somebody's machine",
     ("bench/paper/path.toml", 'file = "' + "/work" + '/x.npy"\n'): "somebody's machine",

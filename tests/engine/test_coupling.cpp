@@ -64,7 +64,7 @@ TEST_CASE_TEMPLATE(
     "a step's objective has the same value and gradient with V as a function and as an expression", T, float,
     double) {
   for (const Backend<T>& backend : all_backends<T>()) {
-    if (!backend.ops->black_boxes) continue;
+    if (!backend.ops->host) continue;
     CAPTURE(backend.ops->name);
     Team team(backend.threads);
     for (const Index minibatch : {0, 40}) {

@@ -365,10 +365,11 @@ void check_advice(InnerOptions::Solver solver) {
   const auto checkpoint = flow.checkpoint();
   const Matrix<double> x = flow.trajectory().x();
 
-  // Two thirds of what the step takes: found from below.
+  // Two thirds of what the step takes, found from below, beside the clouds of these two.
+  const std::size_t held = emulator::memory_in_use();
   std::size_t enough = 4096;
   for (bool fits = false; !fits; enough += fits ? 0 : enough / 8) {
-    const emulator::ScopedOptions scarce(with_memory(enough));
+    const emulator::ScopedOptions scarce(with_memory(held + enough));
     Flow<T> probe = small_flow<T>("cuda", 0, particles, solver);
     try {
       fits = probe.step().has_value();
@@ -376,16 +377,17 @@ void check_advice(InnerOptions::Solver solver) {
     }
   }
   std::string message;
+  const std::size_t memory = held + enough * 2 / 3;
   {
-    const emulator::ScopedOptions scarce(with_memory(enough * 2 / 3));
+    const emulator::ScopedOptions scarce(with_memory(memory));
     try {
       flow.step();
     } catch (const OutOfDeviceMemory& error) {
       message = error.what();
-      CHECK(error.total == enough * 2 / 3);
+      CHECK(error.total == memory);
       CHECK(error.requested > error.free);
     }
-    CHECK(emulator::memory_in_use() == 0);
+    CHECK(emulator::memory_in_use() == held);
     check_contains(message, {"step 2", std::to_string(particles) + " particles in dimension 2", "needs",
                              "are free", "fewer particles", "inner.minibatch = ", "\"cpu\""});
     CHECK(flow.steps() == 1);
@@ -396,8 +398,13 @@ void check_advice(InnerOptions::Solver solver) {
     const Index minibatch = advised(message);
     CHECK(minibatch >= 32);
     CHECK(minibatch < particles);
-    Flow<T> smaller = small_flow<T>("cuda", minibatch, particles, solver);
-    CHECK(smaller.step().has_value());
+    {
+      // Beside the cloud of `flow`, in whose place it would be.
+      const std::size_t cloud = static_cast<std::size_t>(particles) * 3 * sizeof(double);
+      const emulator::ScopedOptions beside(with_memory(memory + cloud));
+      Flow<T> smaller = small_flow<T>("cuda", minibatch, particles, solver);
+      CHECK(smaller.step().has_value());
+    }
 
     // On the way out: the same step, on the CPU.
     Flow<T> elsewhere = small_flow<T>("cpu", 0, particles, solver);

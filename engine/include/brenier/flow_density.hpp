@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "brenier/density.hpp"
@@ -28,6 +29,7 @@ struct FlowDensityOptions {
   int iterations = 100;      // Newton steps of each inversion, >= 1
   Index particles = 1024;    // of rho_0, from which order 2 starts; the given ones are thinned to that many
   int threads = 0;           // 0: all processors
+  std::string device = "auto";  // where maps are evaluated, in double precision; see backend()
 };
 
 /// rho_k for every step k of a flow, to evaluate and to sample. Not thread-safe: it has its own threads, and

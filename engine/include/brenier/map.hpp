@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -11,11 +12,14 @@
 
 #include "brenier/base/team.hpp"
 #include "brenier/density.hpp"
+#include "brenier/device.hpp"
 #include "brenier/export.h"
 #include "brenier/model/icnn.hpp"
 #include "brenier/newton.hpp"
 
 namespace BRENIER_API brenier {
+
+class ResidentCloud;
 
 /// From which points a map of a flow is applied.
 enum class MapBase {
@@ -38,15 +42,16 @@ struct BrenierMap {
 
   /// Displacements grad u(x) - x (N, d) and, where wanted, log det of the Hessian (N) and the Hessian (N,
   /// d*d). ShapeError: x.cols is not the dimension, results of other shapes, theta of another length. ValueError: a
-  /// log-determinant of a network that is not smooth.
+  /// log-determinant of a network that is not smooth. `ops`: where it is evaluated; all matrices are in host memory.
   void evaluate(MatrixView<const double> x, MatrixView<double> displacement, double* log_det,
-                MatrixView<double> hessian, Team& team) const;
+                MatrixView<double> hessian, Team& team,
+                const Operations<double>& ops = backend<double>("cpu")) const;
 
   /// x (N, d) with grad u(x_i) = y_i, by Newton's method from x = y. See invert_gradient() for how it ends.
   /// ShapeError: columns of y or x that are not the dimension, or other rows; theta of another length.
   /// ValueError: a network that is not smooth.
   NewtonReport inverse(MatrixView<const double> y, MatrixView<double> x, const NewtonOptions& options,
-                       Team& team) const;
+                       Team& team, const Operations<double>& ops = backend<double>("cpu")) const;
 };
 
 /// One map as a .safetensors file: a tensor for each parameter (names as in Icnn::tensors()), shape and role
@@ -71,18 +76,38 @@ class Trajectory {
   /// Jacobians at the second order. ShapeError: log-densities of another length.
   Trajectory(Cloud start, bool second_order, std::optional<bool> jacobians = {});
 
-  const Matrix<double>& x() const { return x_; }                           // (N, d)
-  const std::vector<double>& log_density() const { return log_density_; }  // N, or empty
-  const Matrix<double>& previous() const { return previous_; }             // before the last step, or empty
+  /// (N, d). A cloud that lies on a device (run_on()) is brought here by the first call after a map: not by two threads
+  /// at once.
+  const Matrix<double>& x() const {
+    if (!here_) bring();
+    return x_;
+  }
+  /// N, or empty; likewise.
+  const std::vector<double>& log_density() const {
+    if (!here_) bring();
+    return log_density_;
+  }
+  Index size() const { return rows_; }                          // N
+  Index dim() const { return cols_; }                           // d
+  const Matrix<double>& previous() const { return previous_; }  // before the last step, or empty
   const Matrix<double>& jacobian() const { return jacobian_; }  // (N, d*d) of the last step, or empty
-  bool has_density() const { return !log_density_.empty(); }
+  bool has_density() const { return density_; }
   bool has_previous() const { return !previous_.empty(); }
+
+  /// Where maps are applied from now on, that of the CPU at first: backend<double>() of a device, which is current
+  /// whenever the trajectory moves (DeviceScope). A first-order cloud lies there from its first map on, and its copies
+  /// share what does not change.
+  void run_on(const Operations<double>& ops);
+  /// The cloud on the device, or null.
+  const ResidentCloud* resident() const { return resident_.get(); }
 
   /// Points and log-densities that a map of this kind starts from.
   struct Base {
     Matrix<double> x;
     std::vector<double> log_density;  // empty where not known
     bool admissible = true;           // false: the extrapolation is known not to be monotone at some particle
+    /// Of a cloud that lies on a device; x and log_density are empty then.
+    std::shared_ptr<const ResidentCloud> resident{};
   };
   /// `ratio` as in BrenierMap, > 0. ValueError: an extrapolation without a step before.
   Base base(MapBase kind, double ratio, Team& team) const;
@@ -94,6 +119,8 @@ class Trajectory {
 
   /// Smallest log det H that the last map had on this cloud; 0 before, and where densities are not carried.
   double min_log_det() const { return min_log_det_; }
+  /// Sum of the squared distances by which the last map moved the particles; 0 before.
+  double squares() const { return squares_; }
 
   /// Restores a saved trajectory, between two steps, without Jacobians where it had none. ShapeError: shapes
   /// that do not agree. ValueError: densities without Jacobians after a step of the second order.
@@ -101,10 +128,17 @@ class Trajectory {
                             Matrix<double> jacobian, bool second_order);
 
  private:
-  Matrix<double> x_, previous_, step_start_, jacobian_, pending_jacobian_;
-  std::vector<double> log_density_;
-  bool second_order_ = false, jacobians_ = false;
-  double min_log_det_ = 0;
+  void bring() const;
+
+  mutable Matrix<double> x_;
+  Matrix<double> previous_, step_start_, jacobian_, pending_jacobian_;
+  mutable std::vector<double> log_density_;
+  Index rows_ = 0, cols_ = 0;
+  bool second_order_ = false, jacobians_ = false, density_ = false;
+  double min_log_det_ = 0, squares_ = 0;
+  mutable std::shared_ptr<const ResidentCloud> resident_;
+  mutable bool here_ = true;                        // x and log_density are as they are on the device
+  const Operations<double>* operations_ = nullptr;  // null: those of the CPU
 };
 
 }  // namespace brenier

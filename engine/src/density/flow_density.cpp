@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "brenier/base/error.hpp"
+#include "brenier/device.hpp"
 #include "engine/src/checks/shape_check.hpp"
 #include "engine/src/flow/origins.hpp"
 #include "kernels/base/moments.hpp"
@@ -65,8 +66,8 @@ FlowDensity::State::State(std::vector<BrenierMap> all, std::optional<Density> de
       initial(std::move(density)),
       rho0(std::move(function)),
       particles(std::move(points)),
-      options(o),
-      team(o.threads) {
+      options(std::move(o)),
+      team(options.threads) {
   if (!(options.tolerance > 0) || !std::isfinite(options.tolerance)) {
     throw ValueError("flow density: tolerance = " + show(options.tolerance) + "; it must be above 0");
   }
@@ -96,7 +97,7 @@ FlowDensity::State::State(std::vector<BrenierMap> all, std::optional<Density> de
     throw ValueError(
         "flow density: the first map starts from an extrapolation; give all maps from the start");
   }
-  origin = {options.tolerance, options.iterations, spread(particles)};
+  origin = {options.tolerance, options.iterations, spread(particles), &backend<double>(options.device)};
 }
 
 Maps FlowDensity::State::upto(int step) const {
@@ -118,14 +119,16 @@ void FlowDensity::State::check(MatrixView<const double> points) const {
 const Carried& FlowDensity::State::carry_particles(int step) {
   if (step == last) step = steps();
   if (!carried || carried_step != step) {
-    carried = carry(upto(step), particles, team);
+    carried = carry(upto(step), particles, *origin.ops, team);
     carried_step = step;
   }
   return *carried;
 }
 
 Trajectory FlowDensity::State::carry_points(Maps through, Cloud cloud) {
+  const DeviceScope scope(options.device);
   Trajectory out(std::move(cloud), std::any_of(through.begin(), through.end(), is_extrapolated));
+  out.run_on(*origin.ops);
   for (const BrenierMap& map : through) out.advance(map, team);
   return out;
 }
@@ -138,6 +141,7 @@ double FlowDensity::State::log_rho0(const double* x) const {
 FlowDensity::Origins FlowDensity::State::origins(MatrixView<const double> y, int step,
                                                  std::vector<double>* log_density) {
   check(y);
+  const DeviceScope scope(options.device);
   const Maps through = upto(step);
   const bool second_order = std::any_of(through.begin(), through.end(), is_extrapolated);
   Origins out{Matrix<double>(y.rows, dim(), std::numeric_limits<double>::quiet_NaN()), {}, 0};
@@ -196,6 +200,7 @@ FlowDensity::Mean FlowDensity::State::mean(const F& values, Index n, std::uint64
   if (n < 2) throw ValueError("flow density: a mean over " + std::to_string(n) + " particles; at least 2");
   if (!initial) throw ValueError("flow density: the initial density cannot be sampled; give a Density");
   const Maps through = upto(step);
+  const DeviceScope scope(options.device);
   Matrix<double> x = initial->sample(n, Sampling::random, seed).x;
   std::vector<double> f(n);
   const Index block = std::clamp<Index>((Index{1} << 22) / (dim() * dim()), 64, 65536);
@@ -290,7 +295,7 @@ FlowDensity::Mean FlowDensity::expectation(const Expression& potential, Index n,
   }
   return state_->mean(
       [&](const Matrix<double>& x, double* out) {
-        cpu::operations<double>().evaluate_program(potential.program(), x, out, {}, state_->team);
+        state_->origin.ops->evaluate_program(potential.program(), x, out, {}, state_->team);
       },
       n, seed, step);
 }

@@ -23,9 +23,9 @@ std::string bytes_text(std::size_t bytes) {
 }
 
 template <class T>
-OutOfDeviceMemory does_not_fit(const InnerProblem<T>& problem, int step, const OutOfDeviceMemory& cause,
-                               std::size_t needed,
-                               const std::function<std::size_t(Index n)>& with_minibatch) {
+InnerProblemTooLarge does_not_fit(const InnerProblem<T>& problem, int step, const OutOfDeviceMemory& cause,
+                                  std::size_t needed,
+                                  const std::function<std::size_t(Index n)>& with_minibatch) {
   const Index particles = problem.x.rows;
   const std::size_t free = cuda::memory_free();
   const auto count = [](Index n) { return std::to_string(n); };
@@ -51,9 +51,20 @@ OutOfDeviceMemory does_not_fit(const InnerProblem<T>& problem, int step, const O
           cause};
 }
 
-template OutOfDeviceMemory does_not_fit(const InnerProblem<float>&, int, const OutOfDeviceMemory&,
-                                        std::size_t, const std::function<std::size_t(Index)>&);
-template OutOfDeviceMemory does_not_fit(const InnerProblem<double>&, int, const OutOfDeviceMemory&,
-                                        std::size_t, const std::function<std::size_t(Index)>&);
+OutOfDeviceMemory evaluation_does_not_fit(Index particles, Index dim, int step,
+                                          const OutOfDeviceMemory& cause) {
+  return {"flow: step " + std::to_string(step) + ": F and the maps of " + std::to_string(particles) +
+              " particles in dimension " + std::to_string(dim) +
+              ", in double precision, do not fit the CUDA device: " + bytes_text(cause.requested) + " for " +
+              cause.purpose + " were refused, and " + bytes_text(cause.free) + " of " +
+              bytes_text(cause.total) +
+              " are free; use fewer particles, a smaller network or the device \"cpu\"",
+          cause};
+}
+
+template InnerProblemTooLarge does_not_fit(const InnerProblem<float>&, int, const OutOfDeviceMemory&,
+                                           std::size_t, const std::function<std::size_t(Index)>&);
+template InnerProblemTooLarge does_not_fit(const InnerProblem<double>&, int, const OutOfDeviceMemory&,
+                                           std::size_t, const std::function<std::size_t(Index)>&);
 
 }  // namespace brenier

@@ -187,6 +187,9 @@ void Flow<T>::load(std::span<const std::byte> bytes) {
   s.cloud = std::move(cloud);
   s.tracked = std::move(tracked);
   s.judged = std::move(judged);
+  s.cloud.run_on(s.exact);
+  for (Trajectory& held_out : s.tracked) held_out.run_on(s.exact);
+  s.judged.run_on(s.exact);
   s.maps = std::move(maps);
   s.theta.assign(theta.begin(), theta.end());
   s.gradient_scale = gradient_scale;

@@ -7,6 +7,7 @@
 #include "kernels/base/subset.hpp"
 #include "kernels/model/black_box.hpp"
 #include "kernels/operations.hpp"
+#include "kernels/resident_cloud.hpp"
 
 namespace brenier {
 
@@ -37,9 +38,25 @@ ObjectiveValue CloudObjective::value(const Matrix<double>& x, const std::vector<
   if (pair_limit > 0 && n > pair_limit && pairs) {
     some = subset(x, pair_limit, seed_);
   }
+  add_pairs(some.empty() ? x : some, out, team);
+  out.internal = internal(log_density, team).value;
+  return out;
+}
+
+ObjectiveValue CloudObjective::value(const CloudView& cloud, Index pair_limit, Team& team) {
+  if (!cloud.resident()) return value(cloud.x(), cloud.log_density(), pair_limit, team);
+  ObjectiveValue out = cloud.resident()->value(objective_);
+  if (objective_.interaction.empty() && objective_.divergence.empty()) return out;
+  const bool all = pair_limit <= 0 || cloud.rows() <= pair_limit;
+  add_pairs(all ? cloud.x() : cloud.subset(pair_limit, seed_), out, team);
+  return out;
+}
+
+/// Interactions and divergences of particles x (n, d).
+void CloudObjective::add_pairs(const Matrix<double>& x, ObjectiveValue& out, Team& team) {
   for (const InteractionTerm& term : objective_.interaction) {
     double energy = 0;
-    ops_.interaction(term.kernel, some.empty() ? x : some, &energy, {}, team);
+    ops_.interaction(term.kernel, x, &energy, {}, team);
     out.interaction += term.weight * energy;
   }
   for (std::size_t k = 0; k < objective_.divergence.size(); ++k) {
@@ -48,14 +65,12 @@ ObjectiveValue CloudObjective::value(const Matrix<double>& x, const std::vector<
     state.has_reference = states_[k].has_reference;
     state.reference_value = states_[k].reference_value;
     double value = 0;
-    ops_.divergence(objective_.divergence[k], {some.empty() ? x : some}, &value, {}, &state, team);
+    ops_.divergence(objective_.divergence[k], {x}, &value, {}, &state, team);
     out.divergence += objective_.divergence[k].weight * value;
     out.distances.push_back(value);
     states_[k].has_reference = state.has_reference;
     states_[k].reference_value = state.reference_value;
   }
-  out.internal = internal(log_density, team).value;
-  return out;
 }
 
 CloudObjective::Internal CloudObjective::internal(const std::vector<double>& log_density, Team& team) const {

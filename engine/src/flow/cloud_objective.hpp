@@ -5,9 +5,17 @@
 #include <cstdint>
 #include <vector>
 
+#include "engine/src/flow/cloud/cloud_view.hpp"
 #include "kernels/operations.hpp"
 
 namespace brenier {
+
+/// For a few thousand points at most, and one evaluation after another: operations themselves, or, where these are of
+/// another device, those of the CPU. A call there has to bring its points and its program, a tenth of a millisecond
+/// and more, which here they do not take.
+inline const Operations<double>& for_few_points(const Operations<double>& ops) {
+  return ops.host ? ops : cpu::operations<double>();
+}
 
 /// Evaluates an objective, and keeps what its divergences know of their references and last plans. Not
 /// thread-safe. The objective must outlive it.
@@ -26,6 +34,9 @@ class CloudObjective {
   ObjectiveValue value(const Matrix<double>& x, const std::vector<double>& log_density, Index pair_limit,
                        Team& team);
 
+  /// The same wherever the cloud lies: on a device that is the one of the operations.
+  ObjectiveValue value(const CloudView& cloud, Index pair_limit, Team& team);
+
   /// The gradient of the first variation of all terms but the internal ones, (N, d): N times dF/dx_i; and
   /// their value, or null, up to a constant. Divergences start from the plans of the call before; returns what
   /// became of their solves.
@@ -43,6 +54,8 @@ class CloudObjective {
   Internal internal(const std::vector<double>& log_density, Team& team) const;
 
  private:
+  void add_pairs(const Matrix<double>& x, ObjectiveValue& out, Team& team);
+
   const Objective& objective_;
   const Operations<double>& ops_;
   std::uint64_t seed_;

@@ -14,6 +14,7 @@
 #include "brenier/oracles.hpp"
 #include "brenier/version.hpp"
 #include "engine/src/checks/shape_check.hpp"
+#include "engine/src/device/device_memory.hpp"
 #include "engine/src/flow/extrapolation.hpp"
 #include "engine/src/flow/options.hpp"
 #include "engine/src/flow/solve/scale.hpp"
@@ -194,7 +195,15 @@ Flow<T>& Flow<T>::operator=(Flow&&) noexcept = default;
 
 template <class T>
 std::optional<StepReport> Flow<T>::step() {
-  return state_->together([&] { return take_step(); });
+  return state_->together([&] {
+    try {
+      return take_step();
+    } catch (const InnerProblemTooLarge&) {
+      throw;
+    } catch (const OutOfDeviceMemory& cause) {
+      throw evaluation_does_not_fit(trajectory().size(), trajectory().dim(), steps() + 1, cause);
+    }
+  });
 }
 
 template <class T>
@@ -330,14 +339,14 @@ ObjectiveValue Flow<T>::functional() const {
 template <class T>
 ObjectiveValue Flow<T>::functional_of(const Trajectory& cloud, Index pair_limit) const {
   return state_->together([&] {
-    if (cloud.x().cols() != state_->net.dim()) {
-      throw ShapeError("flow: a cloud of dimension " + std::to_string(cloud.x().cols()) +
+    if (cloud.dim() != state_->net.dim()) {
+      throw ShapeError("flow: a cloud of dimension " + std::to_string(cloud.dim()) +
                        " in a flow of dimension " + std::to_string(state_->net.dim()));
     }
     if (state_->functional.needs_density() && !cloud.has_density()) {
       throw ValueError("flow: the functional needs log-densities, and this cloud has none");
     }
-    return times(state_->options.mass, state_->value(cloud.x(), cloud.log_density(), pair_limit));
+    return times(state_->options.mass, state_->value(cloud, pair_limit));
   });
 }
 
@@ -348,6 +357,7 @@ std::size_t Flow<T>::track(Cloud held_out) {
       throw ValueError(
           "flow: a held-out cloud with method = particles, whose steps are no maps; use method = network");
     Trajectory cloud(state_->carried(std::move(held_out)), state_->options.order == 2);
+    cloud.run_on(state_->exact);
     if (cloud.x().cols() != state_->net.dim()) {
       throw ShapeError("flow: a held-out cloud of dimension " + std::to_string(cloud.x().cols()) +
                        " in a flow of dimension " + std::to_string(state_->net.dim()));
@@ -386,6 +396,7 @@ void Flow<T>::set_initial_density(const Density& initial) {
                      " steps");
   s.judged = JudgedParticles(initial, s.cloud.x(), !s.objective.internal.empty(),
                              !s.objective.interaction.empty(), s.options.order == 2, s.options.seed);
+  s.judged.run_on(s.exact);
 }
 
 template <class T>
@@ -401,6 +412,7 @@ void Flow<T>::set_cloud(Cloud cloud) {
   }
   Trajectory given(s.carried(std::move(cloud)), s.options.order == 2, s.net.smooth());
   s.check_cloud(given);
+  given.run_on(s.exact);
   s.cloud = std::move(given);
   s.tracked.clear();
   s.maps.clear();
@@ -471,6 +483,7 @@ void Flow<T>::restore(Trajectory cloud, std::vector<BrenierMap> maps, const Chec
     }
     s.agree();
     s.cloud = std::move(cloud);
+    s.cloud.run_on(s.exact);
     s.maps = std::move(maps);
     s.steps = s.maps.empty() ? checkpoint.step : s.maps.back().step;
     s.first_step = s.maps.empty() ? (s.options.keep_maps ? s.steps : 0) : s.maps.front().step - 1;

@@ -26,6 +26,7 @@
 #include "kernels/cuda_devices.hpp"
 #include "kernels/model/black_box.hpp"
 #include "kernels/operations.hpp"
+#include "kernels/resident_cloud.hpp"
 #include "solvers/dense.hpp"
 
 namespace brenier {
@@ -41,6 +42,29 @@ Matrix<T> centred(const Matrix<double>& x, const std::vector<double>& shift) {
   return out;
 }
 
+/// The particles of an inner problem where they are wanted: on the device, if the cloud lies there.
+template <class T>
+class InnerCloud {
+ public:
+  /// Gives them to the problem, which has its shift; this and `base` must outlive it.
+  void give(const Trajectory::Base& base, InnerProblem<T>& problem) {
+    if (base.resident) {
+      resident_ = base.resident->centred<T>(problem.shift);
+      problem.x = resident_.x;
+      problem.log_density = base.resident->log_density();
+      problem.resident = true;
+      return;
+    }
+    x_ = centred<T>(base.x, problem.shift);
+    problem.x = x_;
+    problem.log_density = base.log_density.empty() ? nullptr : base.log_density.data();
+  }
+
+ private:
+  Matrix<T> x_;
+  ResidentCloud::Centred<T> resident_;
+};
+
 }  // namespace
 
 template <class T>
@@ -50,6 +74,7 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
       net(architecture(options, initial)),
       objective(functional.at(options.start_time).objective(options.mass)),
       ops(backend<T>(options.device)),
+      exact(backend<double>(options.device)),
       team(options.threads),
       ranks(options.communicator && options.communicator->size() > 1
                 ? std::make_unique<Ranks>(*options.communicator)
@@ -58,7 +83,8 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
       clock(options.start_time),
       last_length(options.tau),
       next_tau(options.tau),
-      evaluation(objective, cpu::operations<double>(), options.seed) {
+      evaluation(objective, exact, options.seed) {
+  cloud.run_on(exact);
   if (ranks) ranks->listen(&interrupted);
   check_functional();
 }
@@ -87,7 +113,7 @@ void Flow<T>::State::check_functional() const {
         "it must be "
         "0 (all particles) or at least 2");
   }
-  if (!objective.black_box.empty() && !ops.black_boxes) {
+  if (!objective.black_box.empty() && !ops.host) {
     throw NotAvailable("flow: potential " + objective.black_box.front().name +
                        " is a function of this program, which the device \"" + options.device +
                        "\" cannot call; use device = \"cpu\", or write V as an expression");
@@ -138,7 +164,7 @@ void Flow<T>::State::check_curvature() const {
     if (1 / tau + potential <= 0) refuse(potential, "the potential curves down");
   }
   double pairs = 0;
-  const double n = static_cast<double>(cloud.x().rows());
+  const double n = static_cast<double>(cloud.size());
   for (const InteractionTerm& term : objective.interaction) {
     if (term.kernel.form == PairKernel::Form::quadratic_log && n > 1)
       pairs += 2 * term.weight * term.kernel.quadratic * n / (n - 1);
@@ -152,7 +178,7 @@ void Flow<T>::State::check_curvature() const {
 /// from all particles.
 template <class T>
 void Flow<T>::State::check_far(const InnerTask& task) const {
-  const Matrix<double> some = subset(task.base.x, 128, options.seed);
+  const Matrix<double> some = task.cloud.subset(128, options.seed);
   if (!objective.internal.empty() || !objective.divergence.empty() || !objective.black_box.empty()) return;
   std::vector<double> mean;
   double scale = 1;
@@ -168,7 +194,7 @@ void Flow<T>::State::check_far(const InnerTask& task) const {
         transport += move * move / (2 * task.tau * static_cast<double>(y.rows()));
       }
     }
-    const double now = value(y, {}, 0).total() + transport;
+    const double now = value(y, 0).total() + transport;
     if (factor == 1.0) {
       before = last = now;
       continue;
@@ -193,9 +219,8 @@ Architecture Flow<T>::State::architecture(const FlowOptions& options, const Clou
 
 /// F without the mass.
 template <class T>
-ObjectiveValue Flow<T>::State::value(const Matrix<double>& x, const std::vector<double>& log_density,
-                                     Index pair_limit) const {
-  return evaluation.value(x, log_density, pair_limit, team);
+ObjectiveValue Flow<T>::State::value(const CloudView& some, Index pair_limit) const {
+  return evaluation.value(some, pair_limit, team);
 }
 
 template <class T>
@@ -217,7 +242,7 @@ InnerProblem<T> Flow<T>::State::problem(const InnerTask& task, double rate) cons
   out.interrupt = &stop();
   out.shift.assign(net.dim(), 0.0);
   if (options.normalise) {
-    Moments cloud_moments = moments(task.base.x);
+    Moments cloud_moments = task.cloud.moments();
     out.shift = std::move(cloud_moments.mean);
     out.scale = usable_scale(cloud_moments.deviation);
   }
@@ -284,13 +309,13 @@ typename Flow<T>::State::Start Flow<T>::State::start(const InnerTask& task, cons
     best = {theta, "warm", finite(moved.value())};
     // Plans cost as much in the search as in the step itself.
     if (affine && std::isfinite(best.value) && objective.divergence.empty()) {
-      const AffineMap more = best_affine(objective, moved.cloud.x(), moved.cloud.log_density(), task.base.x,
-                                         task.tau, family, team);
+      const AffineMap more =
+          best_affine(objective, moved.cloud, task.cloud, task.tau, family, for_few_points(exact), team);
       if (more.decrease > 0) {
-        const Matrix<double> some = subset(task.base.x, 256, options.seed);
+        const Matrix<double> some = task.cloud.subset(256, options.seed);
         Matrix<double> displacement(some.rows(), some.cols()),
             hessians(some.rows(), some.cols() * some.cols());
-        map.evaluate(some, displacement, nullptr, hessians, team);
+        map.evaluate(some, displacement, nullptr, hessians, team, for_few_points(exact));
         Matrix<double> hessian(some.cols(), some.cols());
         for (Index i = 0; i < some.rows(); ++i) {
           for (Index k = 0; k < hessians.cols(); ++k)
@@ -298,7 +323,7 @@ typename Flow<T>::State::Start Flow<T>::State::start(const InnerTask& task, cons
         }
         const std::vector<double> moved_theta =
             followed_by(net, std::vector<double>(theta.begin(), theta.end()), more, hessian,
-                        moments(moved.cloud.x()).mean, inner.shift, inner.scale);
+                        CloudView(moved.cloud).moments().mean, inner.shift, inner.scale);
         Start other{{moved_theta.begin(), moved_theta.end()}, "affine", 0};
         other.value = value_of(other.theta);
         if (other.value < best.value) best = std::move(other);
@@ -309,10 +334,10 @@ typename Flow<T>::State::Start Flow<T>::State::start(const InnerTask& task, cons
   }
   if (affine && !(warm && best.value < before)) {
     const AffineMap map =
-        best_affine(objective, task.base.x, task.base.log_density, {}, task.tau, family, team);
+        best_affine(objective, task.cloud, task.cloud, task.tau, family, for_few_points(exact), team);
     if (before - map.decrease < best.value) {
-      const std::vector<double> exact(first.begin(), first.end());
-      const std::vector<double> moved = with_affine(net, exact, map, inner.scale);
+      const std::vector<double> precise(first.begin(), first.end());
+      const std::vector<double> moved = with_affine(net, precise, map, inner.scale);
       Start other{{moved.begin(), moved.end()}, "affine", 0};
       other.value = value_of(other.theta);
       if (other.value < best.value) best = std::move(other);
@@ -330,15 +355,18 @@ typename Flow<T>::State::Start Flow<T>::State::start(const InnerTask& task, cons
 template <class T>
 Trajectory::Base Flow<T>::State::fresh_base(MapBase kind, double ratio) {
   Cloud drawn = source(++draws);
-  if (drawn.x.cols() != cloud.x().cols() || drawn.log_density.empty() == cloud.has_density()) {
+  if (drawn.x.cols() != cloud.dim() || drawn.log_density.empty() == cloud.has_density()) {
     throw ShapeError(
         "flow: a redrawn cloud differs from the initial one in dimension or in having log-densities");
   }
-  const bool entropies =
-      std::all_of(objective.internal.begin(), objective.internal.end(),
-                  [](const InternalTerm& term) { return term.form == InternalTerm::Form::entropy; });
+  // A device has the log-determinants beside the positions.
+  const bool entropies = !exact.reside && std::all_of(objective.internal.begin(), objective.internal.end(),
+                                                      [](const InternalTerm& term) {
+                                                        return term.form == InternalTerm::Form::entropy;
+                                                      });
   if (entropies) drawn.log_density.clear();
   Trajectory fresh(std::move(drawn), options.order == 2, !entropies);
+  fresh.run_on(exact);
   for (const BrenierMap& map : maps) fresh.advance(map, team);
   Trajectory::Base out = fresh.base(kind, ratio, team);
   if (entropies && cloud.has_density()) out.log_density.assign(out.x.rows(), 0.0);  // any
@@ -350,17 +378,21 @@ Trajectory::Base Flow<T>::State::fresh_base(MapBase kind, double ratio) {
 template <class T>
 std::size_t Flow<T>::State::memory_with_minibatch(InnerProblem<T> problem, Index n) const {
   if (options.inner.solver == InnerOptions::Solver::lbfgs) {
-    problem.x.rows = n;
+    // They come from the host, wherever the cloud lies.
+    const Matrix<T> x(n, problem.x.cols);
+    const std::vector<double> log_density(problem.log_density ? static_cast<std::size_t>(n) : 0);
+    problem.x = x;
+    problem.log_density = log_density.empty() ? nullptr : log_density.data();
+    problem.resident = false;
     return cuda::search_memory(problem);
   }
   problem.minibatch = n;
   return cuda::inner_loop_memory(problem);
 }
 
-/// Iterations on the flow's device. The host program's own CUDA device is current again afterwards.
+/// Iterations on the flow's device.
 template <class T>
 InnerReport Flow<T>::State::iterate(const InnerProblem<T>& problem, InnerState<T>& state, int until) const {
-  const DeviceScope scope(options.device);
   try {
     return ops.inner_loop(problem, state, until, team);
   } catch (const OutOfDeviceMemory& cause) {
@@ -373,7 +405,6 @@ InnerReport Flow<T>::State::iterate(const InnerProblem<T>& problem, InnerState<T
 template <class T>
 LbfgsReport Flow<T>::State::search_from(const InnerProblem<T>& inner, const ParameterMetric<T>& parameters,
                                         const LbfgsOptions& search, Solution& solution) const {
-  const DeviceScope scope(options.device);
   try {
     if (ops.search) {
       return ops.search(inner, {parameters.lower, parameters.metric}, search, solution.theta,
@@ -400,20 +431,15 @@ typename Flow<T>::State::Solution Flow<T>::State::adam(const InnerTask& task, co
   inner.iterations = iterations;
   InnerState<T> state{from.theta, std::vector<T>(from.theta.size(), T(0)),
                       std::vector<T>(from.theta.size(), T(0)), 0};
-  Matrix<T> x;
+  InnerCloud<T> particles;
   Trajectory::Base fresh;
-  const auto use = [&](const Trajectory::Base& base) {
-    x = centred<T>(base.x, inner.shift);
-    inner.x = x;
-    inner.log_density = base.log_density.empty() ? nullptr : base.log_density.data();
-  };
-  use(task.base);
+  particles.give(task.base, inner);
   const int segment = options.inner.refresh > 0 ? options.inner.refresh : inner.iterations;
   Solution solution;
   for (bool first = true; state.iteration < inner.iterations; first = false) {
     if (!first) {
       fresh = fresh_base(task.kind, task.ratio);
-      use(fresh);
+      particles.give(fresh, inner);
     }
     const double first_gradient = solution.inner.first_gradient;
     solution.inner = iterate(inner, state, std::min(state.iteration + segment, inner.iterations));
@@ -436,12 +462,10 @@ typename Flow<T>::State::Solution Flow<T>::State::adam(const InnerTask& task, co
 template <class T>
 double Flow<T>::State::first_gradient(const InnerTask& task) const {
   InnerProblem<T> inner = problem(task, options.inner.adam.rate);
-  const Matrix<T> x = centred<T>(task.base.x, inner.shift);
-  inner.x = x;
-  inner.log_density = task.base.log_density.empty() ? nullptr : task.base.log_density.data();
+  InnerCloud<T> particles;
+  particles.give(task.base, inner);
   const std::vector<T> at = identity(task.number);
   std::vector<double> gradient(at.size());
-  const DeviceScope scope(options.device);
   try {
     ops.objective_gradient(inner, at.data(), 0, gradient.data(), team);
   } catch (const OutOfDeviceMemory& cause) {
@@ -465,19 +489,16 @@ typename Flow<T>::State::Solution Flow<T>::State::lbfgs(const InnerTask& task, c
                                                         int evaluations, double before, double noise,
                                                         StepReport& report) {
   InnerProblem<T> inner = problem(task, options.inner.adam.rate);
-  Matrix<double> particles = task.base.x;
-  std::vector<double> log_density = task.base.log_density;
-  if (options.inner.minibatch > 0 && options.inner.minibatch < particles.rows()) {
+  Trajectory::Base some;
+  const bool all = options.inner.minibatch == 0 || options.inner.minibatch >= task.cloud.rows();
+  if (!all) {
     const std::vector<Index> rows =
-        spread(particles.rows(), options.inner.minibatch, options.seed + task.number);
-    particles = subset(particles, options.inner.minibatch, options.seed + task.number);
-    for (std::size_t k = 0; k < rows.size() && !log_density.empty(); ++k)
-      log_density[k] = log_density[rows[k]];
+        spread(task.cloud.rows(), options.inner.minibatch, options.seed + task.number);
+    some.x = task.cloud.take(rows, &some.log_density);
   }
   inner.minibatch = 0;
-  const Matrix<T> x = centred<T>(particles, inner.shift);
-  inner.x = x;
-  inner.log_density = log_density.empty() ? nullptr : log_density.data();
+  InnerCloud<T> particles;
+  particles.give(all ? task.base : some, inner);
 
   const ParameterMetric<T> parameters(net, from.theta);
   Solution solution;
@@ -486,13 +507,13 @@ typename Flow<T>::State::Solution Flow<T>::State::lbfgs(const InnerTask& task, c
     solution.theta[k] = std::max(solution.theta[k], parameters.lower[k]);
   std::vector<double> mean;
   double scale = 1;
-  location_and_scale(task.base.x, mean, scale);
+  task.cloud.location_and_scale(mean, scale);
   const double negligible = 1e-4 * square(kRoundedMove * scale) * net.dim() / (2 * task.tau);
-  const bool exact = !std::is_same_v<T, float> && objective.internal.empty();
+  const bool noiseless = !std::is_same_v<T, float> && objective.internal.empty();
   const LbfgsOptions search{.evaluations = evaluations,
                             // More decrease is noise in float; of internal energies it fits particles,
                             // not their law; else it is worth having.
-                            .tolerance = exact ? 1e-10 : 3e-8,
+                            .tolerance = noiseless ? 1e-10 : 3e-8,
                             .reference = before,
                             // The objective has a constant of its own; F + transport is known here.
                             .start = from.value,
@@ -539,19 +560,20 @@ void Flow<T>::State::check_finite(const Trajectory::Base& base, const ObjectiveV
   if (std::isfinite(value.total())) return;
   std::string what = "F is " + show(value.total()) + " before step " + std::to_string(steps + 1);
   if (!std::isfinite(value.potential)) {
-    std::vector<double> v(static_cast<std::size_t>(base.x.rows()), 0.0);
-    if (objective.has_potential())
-      cpu::operations<double>().evaluate_program(objective.potential, base.x, v.data(), {}, team);
+    const CloudView seen(base);
+    const Matrix<double>& x = seen.x();
+    std::vector<double> v(static_cast<std::size_t>(x.rows()), 0.0);
+    if (objective.has_potential()) exact.evaluate_program(objective.potential, x, v.data(), {}, team);
     for (const BlackBoxTerm& term : objective.black_box) {
       std::vector<double> one(v.size());
-      evaluate_black_box(term, base.x, one.data(), {});
+      evaluate_black_box(term, x, one.data(), {});
       for (std::size_t i = 0; i < v.size(); ++i) v[i] += term.weight * one[i];
     }
-    for (Index i = 0; i < base.x.rows(); ++i) {
+    for (Index i = 0; i < x.rows(); ++i) {
       if (std::isfinite(v[i])) continue;
       what += ": at particle " + std::to_string(i) + ", x = (";
-      for (Index c = 0; c < base.x.cols() && c < 8; ++c) what += (c > 0 ? ", " : "") + show(base.x(i, c));
-      what += base.x.cols() > 8 ? ", ...), V = " + show(v[i]) : "), V = " + show(v[i]);
+      for (Index c = 0; c < x.cols() && c < 8; ++c) what += (c > 0 ? ", " : "") + show(x(i, c));
+      what += x.cols() > 8 ? ", ...), V = " + show(v[i]) : "), V = " + show(v[i]);
       break;
     }
     throw NumericalError("flow: " + what + "; V must be finite wherever particles are");
@@ -568,13 +590,8 @@ Trial Flow<T>::State::trial(const Trajectory& from, const Trajectory::Base& base
                             const BrenierMap& map) const {
   Trial out{from, {}, 0};
   out.cloud.advance(map, base, team);
-  out.functional = value(out.cloud.x(), out.cloud.log_density(), kPairLimit);
-  double squares = 0;
-  for (std::size_t k = 0; k < base.x.elements().size(); ++k) {
-    const double step = out.cloud.x().elements()[k] - base.x.elements()[k];
-    squares += step * step;
-  }
-  out.transport = squares / (2 * map.tau * static_cast<double>(base.x.rows()));
+  out.functional = value(out.cloud, kPairLimit);
+  out.transport = out.cloud.squares() / (2 * map.tau * static_cast<double>(out.cloud.size()));
   return out;
 }
 
@@ -585,10 +602,9 @@ void Flow<T>::State::check(const InnerTask& task, const std::vector<T>& solved, 
   InnerProblem<T> inner = problem(task, options.inner.adam.rate);
   report.log_det_method = inner.log_det.method;
   if (options.inner.log_det.method == LogDetOptions::Method::exact) return;
-  const Matrix<T> x = centred<T>(task.base.x, inner.shift);
+  const Matrix<T> x = centred<T>(task.cloud.take(log_det_rows(task.cloud.rows())), inner.shift);
   inner.x = x;
-  const DeviceScope scope(options.device);
-  const LogDetCheck found = check_log_det(ops, inner, solved, team);
+  const LogDetCheck found = check_log_det(ops, exact, inner, solved, team);
   report.log_det_error = found.error;
   report.log_det_deviation = found.deviation;
 }
@@ -613,10 +629,9 @@ typename Flow<T>::State::Candidate Flow<T>::State::judge(const InnerTask& task, 
     out.solved = std::isfinite(decrease);
     return out;
   }
-  out.missed = missed_share(objective,
-                            {task.base.x, out.moved.cloud.x(), out.moved.cloud.log_density(), task.tau,
-                             decrease, task.noise, options.inner.accept},
-                            judged_base, out.judged, options.seed, team);
+  out.missed = missed_share(
+      objective, {task.cloud, out.moved.cloud, task.tau, decrease, task.noise, options.inner.accept},
+      judged_base, out.judged, options.seed, exact, team);
   const double accept = options.inner.accept;
   out.solved = !(out.missed.worst_share() > accept) && !(out.missed.displacement > 10 * accept);
   return out;
@@ -740,7 +755,7 @@ void Flow<T>::State::keep(Search& search, Trajectory& next) {
   report.min_log_det = taken.moved.cloud.min_log_det();
   search.laps.add_to(report.cloud_seconds);
   if (options.certificates) {
-    const MapCertificates checked = certify(taken.map, search.task.base.x, team);
+    const MapCertificates checked = certify(taken.map, search.task.cloud, for_few_points(exact), team);
     report.min_eigenvalue = std::fmin(report.min_eigenvalue, checked.min_eigenvalue);
     report.round_trip = std::fmax(report.round_trip, checked.round_trip);
     describe(search.task, taken, search.before, report);
@@ -762,20 +777,20 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
   InnerTask task{base, like.base, like.ratio, like.tau, problems};
   Search search{task, next, like, 0, report};
   const bool same = like.base == MapBase::current && known;
-  const ObjectiveValue parts = same ? *known : value(base.x, base.log_density, kPairLimit);
+  const ObjectiveValue parts = same ? *known : value(task.cloud, kPairLimit);
   check_finite(base, parts);
   search.before = parts.total();
   std::vector<double> mean;
   double scale = 1;
-  location_and_scale(base.x, mean, scale);
+  task.cloud.location_and_scale(mean, scale);
   // Sums of that many terms of this size, each rounded in T.
   task.noise = static_cast<double>(std::numeric_limits<T>::epsilon()) *
                (std::abs(parts.potential) + std::abs(parts.interaction) + std::abs(parts.internal) +
                 std::abs(parts.divergence)) /
-               std::sqrt(static_cast<double>(base.x.rows()));
+               std::sqrt(static_cast<double>(task.cloud.rows()));
   if (!far_checked) check_far(task);
   far_checked = true;
-  report.coincident = coincident<T>(objective, base.x, mean, team);
+  report.coincident = coincident<T>(objective, task.cloud, mean, for_few_points(exact), team);
   if (gradient_scale == 0) gradient_scale = first_gradient(task);
   search.laps.add_to(report.cloud_seconds);
   search.first = start(task, like, next, search.before);
@@ -785,7 +800,7 @@ bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const 
   // A rise is a divergence where it is worth moving the cloud by 3 % of its size, a measure that does not see
   // constants in F. The start of the inner loop may lie above `before` as well: the first map is the identity
   // only nearly.
-  const double slack = 1e-3 * scale * scale * static_cast<double>(base.x.cols()) / (2 * task.tau);
+  const double slack = 1e-3 * scale * scale * static_cast<double>(task.cloud.cols()) / (2 * task.tau);
   const bool whole = uses_lbfgs() ? search_lbfgs(search)
                                   : search_adam(search, std::max(search.before + slack, search.first.value));
   if (!whole) return false;
@@ -815,11 +830,11 @@ void Flow<T>::State::describe(const InnerTask& task, const Candidate& taken, dou
   bool solved = taken.solved;
   // Plans and pairs take many times as long as the step itself: some steps tell what the network can reach.
   const bool quick = objective.divergence.empty() && objective.interaction.empty();
-  if (!solved && objective.internal.empty() && task.base.x.rows() <= kPairLimit &&
+  if (!solved && objective.internal.empty() && task.cloud.rows() <= kPairLimit &&
       (quick || report.step % 10 == 1)) {
     // Without an internal energy the step can be solved on the particles alone: what the network could reach at most.
     const ParticleStep optimum =
-        solve_on_particles(objective, task.base.x, task.tau, {.interrupt = &stop()}, team);
+        solve_on_particles(objective, task.cloud.x(), task.tau, {.interrupt = &stop()}, exact, team);
     const double decrease = before - taken.moved.value();
     if (optimum.decrease > decrease) {
       report.particle_decrease = optimum.decrease;

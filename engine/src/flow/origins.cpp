@@ -127,7 +127,7 @@ class Shooting {
     const Index n = static_cast<Index>(active.size());
     Matrix<double> trial(n, dim());
     for (Index i = 0; i < n; ++i) std::copy_n(active[i]->trial.data(), dim(), trial.row(i));
-    const Carried end = carry(maps_, std::move(trial), team_);
+    const Carried end = carry(maps_, std::move(trial), *options_.ops, team_);
     for_each(active, [&](Index i, Shot& shot) {
       const Vector difference = VectorView(end.x.row(i), dim()) - shot.y;
       const double residual = difference.norm();
@@ -175,7 +175,7 @@ void find_outside(const BrenierMap& last, MatrixView<const double> y, std::vecto
   Matrix<double> x(target.rows(), target.cols());
   const NewtonOptions newton{
       .tolerance = options.tolerance, .scale = options.scale, .iterations = options.iterations};
-  const NewtonReport report = last.inverse(target, x, newton, team);
+  const NewtonReport report = last.inverse(target, x, newton, team, *options.ops);
   for (std::size_t i = 0; i < open.size(); ++i) {
     if (report.status[i] == InverseStatus::outside) status[open[i]] = InverseStatus::outside;
   }
@@ -183,7 +183,7 @@ void find_outside(const BrenierMap& last, MatrixView<const double> y, std::vecto
 
 }  // namespace
 
-Carried carry(Maps maps, Matrix<double> start, Team& team) {
+Carried carry(Maps maps, Matrix<double> start, const Operations<double>& ops, Team& team) {
   const Index n = start.rows();
   const Index d = start.cols();
   Carried out;
@@ -193,6 +193,7 @@ Carried carry(Maps maps, Matrix<double> start, Team& team) {
     for (Index c = 0; c < d; ++c) out.jacobian(i, c * (d + 1)) = 1;
   }
   Trajectory cloud(Cloud{std::move(start), {}}, true, true);
+  cloud.run_on(ops);
   for (const BrenierMap& map : maps) {
     const Matrix<double>& r = cloud.jacobian();
     const Trajectory::Base base = cloud.base(map, team);
@@ -237,7 +238,7 @@ std::vector<InverseStatus> origins_by_map(Maps maps, MatrixView<const double> y,
       .tolerance = options.tolerance, .scale = options.scale, .iterations = options.iterations};
   for (auto map = maps.rbegin(); map != maps.rend() && !open.empty(); ++map) {
     Matrix<double> before(at.rows(), at.cols());
-    const NewtonReport report = map->inverse(at, before, newton, team);
+    const NewtonReport report = map->inverse(at, before, newton, team, *options.ops);
     std::vector<Index> still, kept;
     for (std::size_t i = 0; i < open.size(); ++i) {
       status[open[i]] = report.status[i];

@@ -22,13 +22,14 @@ struct Carried {
   Matrix<double> jacobian;       // (N, d*d): dx_k/dx_0
   std::vector<char> admissible;  // N: no extrapolation folds space at this particle
 };
-Carried carry(Maps maps, Matrix<double> start, Team& team);
+Carried carry(Maps maps, Matrix<double> start, const Operations<double>& ops, Team& team);
 
-/// Newton's options with a length, > 0.
+/// Newton's options with a length, > 0, and what evaluates the maps.
 struct OriginOptions {
   double tolerance = 1e-12;
   int iterations = 100;
   double scale = 1;
+  const Operations<double>* ops = nullptr;
 };
 
 /// x (N, d) for the rows of y (N, d), map by map from the last to the first; all bases are current.

@@ -13,12 +13,6 @@
 
 namespace brenier {
 
-/// Operations of this flow's device in double precision.
-template <class T>
-const Operations<double>& Flow<T>::State::particle_operations() const {
-  return options.device == "auto" ? cpu::operations<double>() : backend<double>(options.device);
-}
-
 template <class T>
 void Flow<T>::State::check_particles() const {
   if (options.method != FlowOptions::Method::particles) return;
@@ -37,16 +31,16 @@ bool Flow<T>::State::move_particles(Trajectory& next, StepReport& report) {
   const double begin = now();
   const Trajectory::Base base{next.x(), {}, true};
   const InnerTask task{base, MapBase::current, 1, report.tau, problems};
-  const ObjectiveValue parts = known ? *known : value(base.x, {}, kPairLimit);
+  const ObjectiveValue parts = known ? *known : value(base.x, kPairLimit);
   check_finite(base, parts);
   if (!far_checked) check_far(task);
   far_checked = true;
-  report.coincident = coincident<double>(objective, base.x, std::vector<double>(base.x.cols(), 0.0), team);
+  report.coincident = coincident<double>(objective, base, std::vector<double>(base.x.cols(), 0.0),
+                                         for_few_points(exact), team);
   report.start = "identity";
   report.solver = InnerOptions::Solver::lbfgs;
   ParticleOptions search{.evaluations = options.inner.iterations, .tolerance = 1e-8, .interrupt = &stop()};
-  search.operations = &particle_operations();
-  ParticleStep found = solve_on_particles(objective, base.x, report.tau, search, team);
+  ParticleStep found = solve_on_particles(objective, base.x, report.tau, search, exact, team);
   if (found.interrupted) return false;
   report.inner_seconds = now() - begin;
   if (!std::isfinite(found.decrease))
@@ -56,7 +50,7 @@ bool Flow<T>::State::move_particles(Trajectory& next, StepReport& report) {
   report.sinkhorn = found.sinkhorn;
   report.converged = found.converged;
   next = Trajectory::restore(std::move(found.y), {}, {}, {}, false);
-  report.functional = value(next.x(), {}, kPairLimit);
+  report.functional = value(next, kPairLimit);
   for (std::size_t k = 0; k < base.x.elements().size(); ++k) {
     const double move = next.x().elements()[k] - base.x.elements()[k];
     report.transport += move * move / (2 * report.tau * static_cast<double>(base.x.rows()));
@@ -69,9 +63,9 @@ bool Flow<T>::State::move_particles(Trajectory& next, StepReport& report) {
         std::numeric_limits<double>::epsilon() *
         (std::abs(parts.potential) + std::abs(parts.interaction) + std::abs(parts.divergence));
     // At single particles: no displacement is too rough for them.
-    const Missed missed = missed_share(
-        objective, {base.x, next.x(), {}, report.tau, report.decrease, noise, options.inner.accept}, {}, {},
-        options.seed, team);
+    const Missed missed =
+        missed_share(objective, {base, next, report.tau, report.decrease, noise, options.inner.accept}, {},
+                     {}, options.seed, exact, team);
     report.basis = StepBasis::residual;
     report.floor = missed.floor;
     report.missed_share = missed.share;
@@ -90,8 +84,6 @@ bool Flow<T>::State::move_particles(Trajectory& next, StepReport& report) {
   return true;
 }
 
-template const Operations<double>& Flow<float>::State::particle_operations() const;
-template const Operations<double>& Flow<double>::State::particle_operations() const;
 template void Flow<float>::State::check_particles() const;
 template void Flow<double>::State::check_particles() const;
 template bool Flow<float>::State::move_particles(Trajectory&, StepReport&);

@@ -3,7 +3,9 @@
 // that are made of it (engine/src/flow/flow.cpp). For .cpp files only.
 #pragma once
 
+#include "brenier/device.hpp"
 #include "brenier/flow.hpp"
+#include "engine/src/flow/cloud/cloud_view.hpp"
 #include "engine/src/flow/cloud_objective.hpp"
 #include "engine/src/flow/solve/metric.hpp"
 #include "engine/src/flow/solve/missed.hpp"
@@ -23,6 +25,7 @@ struct InnerTask {
   double tau;
   std::uint32_t number;
   double noise = 0;  // deviation of F by rounding
+  CloudView cloud{base};
 };
 
 /// A trajectory moved through one map, and what the inner problem says of it.
@@ -57,6 +60,7 @@ struct Flow<T>::State {
   Icnn net;
   Objective objective;
   const Operations<T>& ops;
+  const Operations<double>& exact;  // of the same device: maps, densities and F
   mutable Team team;
   std::unique_ptr<Ranks> ranks;  // null: this process alone
   Trajectory cloud;
@@ -122,9 +126,10 @@ struct Flow<T>::State {
     interrupted = false;
     if (ranks) ranks->forget_interrupt();
   }
-  /// Runs a body that all processes run; what one of them throws ends it on all.
+  /// Runs a body on this flow's device that all processes run; what one of them throws ends it on all.
   template <class Body>
   auto together(Body&& body) const {
+    const DeviceScope scope(options.device);  // what the host program's own is, is current again afterwards
     if (!ranks || team.ranks()) return body();
     struct Joined {
       Team& team;
@@ -153,8 +158,7 @@ struct Flow<T>::State {
   static Architecture architecture(const FlowOptions& options, const Cloud& cloud);
   bool adaptive() const { return options.adaptive.tolerance > 0; }
   double time() const;
-  ObjectiveValue value(const Matrix<double>& x, const std::vector<double>& log_density,
-                       Index pair_limit) const;
+  ObjectiveValue value(const CloudView& cloud, Index pair_limit) const;
   InnerProblem<T> problem(const InnerTask& task, double rate) const;
   std::vector<T> identity(std::uint32_t number) const;
   Start start(const InnerTask& task, const BrenierMap& like, const Trajectory& from, double before) const;
@@ -182,7 +186,6 @@ struct Flow<T>::State {
   bool take(Trajectory& next, const Trajectory::Base& base, const BrenierMap& like, StepReport& report);
   bool start_up(Trajectory& next, StepReport& report);
   bool advance(Trajectory& next, StepReport& report);
-  const Operations<double>& particle_operations() const;
   void check_particles() const;
   bool move_particles(Trajectory& next, StepReport& report);
 };

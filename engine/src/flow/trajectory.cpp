@@ -13,33 +13,40 @@
 #include "engine/src/flow/extrapolation.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/operations.hpp"
+#include "kernels/resident_cloud.hpp"
 
 namespace brenier {
 namespace {
 
 constexpr Index kBlock = 16384;  // particles at a time, to bound the memory for Hessians
 
+/// Whether points of dimension d can be mapped, with log-determinants.
+void check_map(const BrenierMap& map, Index d, bool log_det) {
+  if (d != map.net.dim()) {
+    throw ShapeError("map: points have dimension " + std::to_string(d) + ", the map is of dimension " +
+                     std::to_string(map.net.dim()));
+  }
+  check_parameters("map", map.net, map.theta);
+  if (log_det) check_smooth("map: a log-determinant", map.net);
+}
+
 }  // namespace
 
 void BrenierMap::evaluate(MatrixView<const double> x, MatrixView<double> displacement, double* log_det,
-                          MatrixView<double> hessian, Team& team) const {
-  if (x.cols != net.dim()) {
-    throw ShapeError("map: points have dimension " + std::to_string(x.cols) + ", the map is of dimension " +
-                     std::to_string(net.dim()));
-  }
-  check_parameters("map", net, theta);
-  if (log_det) check_smooth("map: a log-determinant", net);
+                          MatrixView<double> hessian, Team& team, const Operations<double>& ops) const {
+  check_map(*this, x.cols, log_det != nullptr);
   check_result("map: displacements", displacement, x.rows, x.cols);
   check_result("map: Hessians", hessian, x.rows, x.cols * x.cols);
   MapOutputs<double> out;
   out.displacement = displacement;
   out.log_det = log_det;
   out.hessian = hessian;
-  cpu::operations<double>().evaluate(net, theta.data(), x, out, team);
+  ops.evaluate(net, theta.data(), x, out, team);
 }
 
 NewtonReport BrenierMap::inverse(MatrixView<const double> y, MatrixView<double> x,
-                                 const NewtonOptions& options, Team& team) const {
+                                 const NewtonOptions& options, Team& team,
+                                 const Operations<double>& ops) const {
   if (y.cols != net.dim() || x.cols != y.cols || x.rows != y.rows) {
     throw ShapeError("map: the inverse at " + std::to_string(y.rows) + " points of dimension " +
                      std::to_string(y.cols) + ", into " + std::to_string(x.rows) + " of dimension " +
@@ -47,14 +54,17 @@ NewtonReport BrenierMap::inverse(MatrixView<const double> y, MatrixView<double> 
   }
   check_parameters("map", net, theta);
   check_smooth("map: the inverse", net);
-  return invert_gradient(cpu::operations<double>(), net, theta.data(), y, x, false, options, team);
+  return invert_gradient(ops, net, theta.data(), y, x, false, options, team);
 }
 
 Trajectory::Trajectory(Cloud start, bool second_order, std::optional<bool> jacobians)
     : x_(std::move(start.x)),
       log_density_(std::move(start.log_density)),
+      rows_(x_.rows()),
+      cols_(x_.cols()),
       second_order_(second_order),
-      jacobians_(second_order && jacobians.value_or(has_density())) {
+      jacobians_(second_order && jacobians.value_or(!log_density_.empty())),
+      density_(!log_density_.empty()) {
   if (x_.rows() < 1 || x_.cols() < 1) throw ValueError("cloud: no particles; at least one is needed");
   if (!log_density_.empty() && static_cast<Index>(log_density_.size()) != x_.rows()) {
     throw ShapeError("cloud: " + std::to_string(log_density_.size()) + " log-densities for " +
@@ -78,7 +88,28 @@ Trajectory::Trajectory(Cloud start, bool second_order, std::optional<bool> jacob
   }
 }
 
+void Trajectory::run_on(const Operations<double>& ops) {
+  if (!here_) bring();
+  resident_.reset();
+  operations_ = &ops;
+}
+
+void Trajectory::bring() const {
+  x_ = Matrix<double>(rows_, cols_);
+  if (density_) log_density_.resize(static_cast<std::size_t>(rows_));
+  resident_->download(x_, density_ ? log_density_.data() : nullptr);
+  here_ = true;
+}
+
 Trajectory::Base Trajectory::base(MapBase kind, double ratio, Team& team) const {
+  if (operations_ && operations_->reside && !second_order_ && kind == MapBase::current) {
+    if (resident_ && !resident_->reachable()) {  // the flow has moved to another device
+      if (!here_) bring();
+      resident_.reset();
+    }
+    if (!resident_) resident_ = operations_->reside(x_, density_ ? log_density_.data() : nullptr);
+    return {{}, {}, true, resident_};
+  }
   Base out{x_, log_density_, true};
   if (kind == MapBase::current) return out;
   if (!has_previous()) throw ValueError("trajectory: an extrapolated step needs a step before it");
@@ -103,8 +134,20 @@ Trajectory::Base Trajectory::base(MapBase kind, double ratio, Team& team) const 
 }
 
 void Trajectory::advance(const BrenierMap& map, const Base& from, Team& team) {
+  if (from.resident) {
+    check_map(map, from.resident->cols(), density_);
+    ResidentCloud::Image image = from.resident->image(map.net, map.theta.data());
+    resident_ = std::move(image.cloud);
+    min_log_det_ = image.least_log_det;
+    squares_ = image.squares;
+    here_ = false;
+    x_ = {};
+    log_density_ = {};
+    return;
+  }
   const Index n = x_.rows();
   const Index d = x_.cols();
+  squares_ = 0;
   Matrix<double> displacement(std::min(n, kBlock), d);
   std::vector<double> log_det(has_density() ? std::min(n, kBlock) : 0);
   Matrix<double> hessian(jacobians_ ? std::min(n, kBlock) : 0, d * d);
@@ -117,10 +160,15 @@ void Trajectory::advance(const BrenierMap& map, const Base& from, Team& team) {
     const Index count = std::min(kBlock, n - begin);
     const MatrixView<const double> x = from.x.view().rows_from(begin, count);
     map.evaluate(x, displacement.view().rows_from(0, count), has_density() ? log_det.data() : nullptr,
-                 jacobians_ ? hessian.view().rows_from(0, count) : MatrixView<double>(), team);
+                 jacobians_ ? hessian.view().rows_from(0, count) : MatrixView<double>(), team,
+                 operations_ ? *operations_ : backend<double>("cpu"));
     for (Index i = 0; i < count; ++i) {
       const Index particle = begin + i;
-      for (Index c = 0; c < d; ++c) x_(particle, c) = from.x(particle, c) + displacement(i, c);
+      for (Index c = 0; c < d; ++c) {
+        x_(particle, c) = from.x(particle, c) + displacement(i, c);
+        const double step = x_(particle, c) - from.x(particle, c);
+        squares_ += step * step;
+      }
       if (!has_density()) continue;
       log_density_[particle] = from.log_density[particle] - log_det[i];
       min_log_det_ = std::isnan(log_det[i]) ? log_det[i] : std::min(min_log_det_, log_det[i]);

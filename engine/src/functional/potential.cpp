@@ -2,6 +2,7 @@
 #include "brenier/potential.hpp"
 
 #include "brenier/base/error.hpp"
+#include "brenier/device.hpp"
 #include "brenier/safetensors.hpp"
 #include "engine/src/checks/shape_check.hpp"
 #include "engine/src/files/network_file.hpp"
@@ -17,7 +18,7 @@ void LearnedPotential::evaluate(MatrixView<const double> x, double* value, Matri
   }
   check_parameters("learned potential", net, theta);
   check_result("learned potential: gradients", gradient, x.rows, x.cols);
-  const Operations<double>& exact = cpu::operations<double>();
+  const Operations<double>& exact = backend<double>("cpu");
   if (value) {
     MapOutputs<double> out;
     out.potential = value;

@@ -90,10 +90,9 @@ class DeviceNet {
     }
     // Two sets, see update.hpp; operations without an inner loop use the first.
     theta_ = DeviceBuffer<T>(2 * net_.size());
-    const std::vector<T> packed = net_.pack(theta);
-    std::vector<T> sets = packed;
-    sets.insert(sets.end(), packed.begin(), packed.end());
-    theta_.copy_to_device(sets, stream);
+    set_theta(theta);
+    const DeviceBuffer<T>& first = theta_;
+    copy_on_device(theta_.pointer(net_.size()), first.pointer(), net_.size(), stream);
   }
 
   TileArgs<T> args(const T* x, int n) {

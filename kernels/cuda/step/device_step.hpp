@@ -41,8 +41,10 @@ class DeviceStep {
         share_(ranks_ ? (net_.grid() + ranks_->size() - 1) / ranks_->size() : net_.grid()),
         first_(ranks_ ? std::min(ranks_->rank() * share_, net_.grid()) : 0),
         blocks_(ranks_ ? ranks_->size() * share_ : net_.grid()),
-        cloud_(upload<T>(problem.x, stream)),
-        log_density_(upload(problem.log_density, problem.log_density ? problem.x.rows : 0, stream)),
+        cloud_(problem.resident ? DeviceBuffer<T>() : upload<T>(problem.x, stream)),
+        log_density_(problem.resident
+                         ? DeviceBuffer<double>()
+                         : upload(problem.log_density, problem.log_density ? problem.x.rows : 0, stream)),
         partial_(Index{blocks_} * net_.packed()),
         gradient_(net_.packed() + 1),
         reports_(!log_det_        ? 0
@@ -197,14 +199,16 @@ class DeviceStep {
   }
   /// Of the kernels that compute an iteration's gradient.
   StepArgs<T> arguments() {
-    StepArgs<T> args{.tile = net_.args(raw(cloud_), n_)};
+    StepArgs<T> args{.tile = net_.args(problem_.resident ? problem_.x.data : raw(cloud_), n_)};
     args.tile.partial = raw(partial_);
     args.tile.first = first_;
     args.cloud = as_int(problem_.x.rows);
     args.minibatch = as_int(problem_.minibatch);
     args.seed = problem_.seed;
     args.step = problem_.step;
-    args.log_density = problem_.log_density ? raw(log_density_) : nullptr;
+    args.log_density = problem_.resident      ? problem_.log_density
+                       : problem_.log_density ? raw(log_density_)
+                                              : nullptr;
     args.shift = raw(shift_);
     args.scale = static_cast<T>(problem_.scale);
     args.inertia = static_cast<T>(problem_.scale * problem_.scale / problem_.tau);
@@ -323,8 +327,8 @@ class DeviceStep {
   DeviceNet<T, Policy> net_;
   DeviceRanks* ranks_;          // null where this process computes all by itself
   int share_, first_, blocks_;  // blocks of a process, the first one here, and of all with what fills them up
-  DeviceBuffer<T> cloud_;
-  DeviceBuffer<double> log_density_;
+  DeviceBuffer<T> cloud_;       // where the problem's does not reside on the device
+  DeviceBuffer<double> log_density_;  // likewise
   DeviceBuffer<T> image_, force_, partial_;
   DeviceBuffer<double> gradient_;  // (packed), and the value
   DeviceBuffer<CgReport> reports_;

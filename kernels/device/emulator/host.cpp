@@ -18,6 +18,7 @@ namespace brenier::device::emulator {
 namespace {
 
 std::atomic<std::uint64_t> synchronisations{0};
+std::atomic<std::uint64_t> traffic{0};
 std::atomic<int> captures{0};             // open in this process
 std::atomic<bool> capture_broken{false};  // by a call that cannot be recorded
 constexpr int kMaxDevices = 8;
@@ -207,6 +208,9 @@ std::size_t most_shared_bytes(int blocks) {
 std::uint64_t host_synchronisations() noexcept {
   return emulator::synchronisations;
 }
+std::uint64_t host_traffic() noexcept {
+  return emulator::traffic;
+}
 
 Stream::Stream(StreamOptions options) : state_(new State{.options = options}) {}
 void Stream::Delete::operator()(State* state) const noexcept {
@@ -359,6 +363,7 @@ void set_shared_limit(const void* kernel, std::size_t bytes) {
 void copy_to_device(Address to, const void* from, std::size_t bytes, Stream& stream) {
   if (MemoryProbe::active()) return;
   emulator::count_synchronisation("copy_to_device");
+  emulator::traffic += bytes;
   emulator::check_range(to, bytes, "copy_to_device");
   emulator::drain(stream.state().queue);
   emulator::throw_failure();
@@ -372,6 +377,7 @@ void copy_to_host(void* to, Address from, std::size_t bytes, Stream& stream) {
     return;
   }
   emulator::count_synchronisation("copy_to_host");
+  emulator::traffic += bytes;
   emulator::check_range(from, bytes, "copy_to_host");
   emulator::drain(stream.state().queue);
   emulator::throw_failure();

@@ -382,7 +382,7 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
 template <class T>
 const Operations<T>& operations() {
   static constexpr Operations<T> table = {.name = "ref",
-                                          .black_boxes = true,
+                                          .host = true,
                                           .evaluate = evaluate<T>,
                                           .hessian_vector = hessian_vector<T>,
                                           .solve_hessian = solve_hessian<T>,

@@ -19,8 +19,8 @@ namespace {
 class Search {
  public:
   Search(const Objective& objective, Matrix<double> x, std::vector<double> log_density, Matrix<double> from,
-         double tau, const AffineOptions& options, Team& team)
-      : evaluation_(objective, cpu::operations<double>()),
+         double tau, const AffineOptions& options, const Operations<double>& ops, Team& team)
+      : evaluation_(objective, ops),
         x_(std::move(x)),
         log_density_(std::move(log_density)),
         from_(std::move(from)),
@@ -151,21 +151,19 @@ class Search {
 
 }  // namespace
 
-AffineMap best_affine(const Objective& objective, const Matrix<double>& x,
-                      const std::vector<double>& log_density, const Matrix<double>& from, double tau,
-                      const AffineOptions& options, Team& team) {
+AffineMap best_affine(const Objective& objective, const CloudView& x, const CloudView& from, double tau,
+                      const AffineOptions& options, const Operations<double>& ops, Team& team) {
   Index count = std::max(options.particles, 8 * x.cols());
   if (!objective.interaction.empty()) count = std::min<Index>(count, 512);
   if (!objective.divergence.empty()) count = std::min<Index>(count, 256);
   AffineOptions used = options;
   if (count < 4 * x.cols() || x.rows() < 4 * x.cols()) used.full = false;  // too few for a whole matrix
+  const std::vector<Index> rows = spread(x.rows(), count, options.seed);
   std::vector<double> some_density;
-  if (!log_density.empty()) {
-    for (const Index i : spread(x.rows(), count, options.seed)) some_density.push_back(log_density[i]);
-  }
-  Matrix<double> some = subset(x, count, options.seed);
-  Matrix<double> some_from = from.empty() ? some : subset(from, count, options.seed);
-  Search search(objective, std::move(some), std::move(some_density), std::move(some_from), tau, used, team);
+  Matrix<double> some = x.take(rows, &some_density);
+  Matrix<double> some_from = &from == &x ? some : from.take(rows);
+  Search search(objective, std::move(some), std::move(some_density), std::move(some_from), tau, used, ops,
+                team);
   std::vector<double> p = search.start();
   const std::vector<double> lower(p.size(), -std::numeric_limits<double>::infinity());
   const std::vector<double> metric(p.size(), 1.0);

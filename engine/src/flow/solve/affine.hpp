@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "engine/src/flow/cloud/cloud_view.hpp"
 #include "engine/src/flow/cloud_objective.hpp"
 
 namespace brenier {
@@ -27,10 +28,10 @@ struct AffineOptions {
 };
 
 /// Lowest F + 1/(2 tau) E |y - from|^2 of maps that move particles from x (N, d), with log-densities where there are
-/// internal terms. `from` (N, d) are the points that transport is measured from, x itself where empty. The objective
-/// must outlive the call. NumericalError where F + transport falls without end: no step has a minimum there.
-AffineMap best_affine(const Objective& objective, const Matrix<double>& x,
-                      const std::vector<double>& log_density, const Matrix<double>& from, double tau,
-                      const AffineOptions& options, Team& team);
+/// internal terms. `from` (N, d) are the points that transport is measured from; it may be x. The objective must
+/// outlive the call. `ops` evaluate it, on a few points and many times. NumericalError where F + transport falls without
+/// end: no step has a minimum there.
+AffineMap best_affine(const Objective& objective, const CloudView& x, const CloudView& from, double tau,
+                      const AffineOptions& options, const Operations<double>& ops, Team& team);
 
 }  // namespace brenier

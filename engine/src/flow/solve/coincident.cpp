@@ -12,7 +12,7 @@ namespace brenier {
 namespace {
 
 /// Whether W has no limit at 0. No value there alone is no such sign: r^2 log r has none, and goes to 0.
-bool is_singular(const PairKernel& kernel, Index d, double scale, Team& team) {
+bool is_singular(const PairKernel& kernel, Index d, double scale, const Operations<double>& ops, Team& team) {
   if (kernel.form == PairKernel::Form::quadratic_log) return kernel.log_coefficient != 0;
   // At 0, and near it on the way there: in a direction that is on no axis.
   const bool radial = kernel.form == PairKernel::Form::radial;
@@ -22,22 +22,24 @@ bool is_singular(const PairKernel& kernel, Index d, double scale, Team& team) {
       z(row, c) = r * scale * (radial ? 1.0 : 1 + 0.37 * static_cast<double>(c));
   }
   double w[3];
-  cpu::operations<double>().evaluate_program(kernel.program, z, w, {}, team);
+  ops.evaluate_program(kernel.program, z, w, {}, team);
   return !std::isfinite(w[0]) && !(std::abs(w[1]) <= std::abs(w[2]));
 }
 
 }  // namespace
 
 template <class T>
-Index coincident(const Objective& objective, const Matrix<double>& x, const std::vector<double>& shift,
-                 Team& team) {
-  const Index n = x.rows(), d = x.cols();
+Index coincident(const Objective& objective, const CloudView& cloud, const std::vector<double>& shift,
+                 const Operations<double>& ops, Team& team) {
+  const Index n = cloud.rows(), d = cloud.cols();
   std::vector<double> mean;
   double scale = 1;
-  location_and_scale(x, mean, scale);
-  if (std::none_of(objective.interaction.begin(), objective.interaction.end(),
-                   [&](const InteractionTerm& term) { return is_singular(term.kernel, d, scale, team); }))
+  cloud.location_and_scale(mean, scale);
+  if (std::none_of(
+          objective.interaction.begin(), objective.interaction.end(),
+          [&](const InteractionTerm& term) { return is_singular(term.kernel, d, scale, ops, team); }))
     return 0;
+  const Matrix<double>& x = cloud.x();
   Matrix<T> seen(n, d);
   for (Index i = 0; i < n; ++i) {
     for (Index c = 0; c < d; ++c) seen(i, c) = static_cast<T>(x(i, c) - shift[static_cast<std::size_t>(c)]);
@@ -57,7 +59,9 @@ Index coincident(const Objective& objective, const Matrix<double>& x, const std:
   return count;
 }
 
-template Index coincident<float>(const Objective&, const Matrix<double>&, const std::vector<double>&, Team&);
-template Index coincident<double>(const Objective&, const Matrix<double>&, const std::vector<double>&, Team&);
+template Index coincident<float>(const Objective&, const CloudView&, const std::vector<double>&,
+                                 const Operations<double>&, Team&);
+template Index coincident<double>(const Objective&, const CloudView&, const std::vector<double>&,
+                                  const Operations<double>&, Team&);
 
 }  // namespace brenier

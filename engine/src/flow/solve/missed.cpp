@@ -23,14 +23,6 @@ Index judged_count(Index d) {
   return std::clamp<Index>(1024 / (2 * d + 1), 12, 256);
 }
 
-double deviation(const Matrix<double>& x, Index c) {
-  double mean = 0, squares = 0;
-  const double share = 1 / static_cast<double>(x.rows());
-  for (Index i = 0; i < x.rows(); ++i) mean += share * x(i, c);
-  for (Index i = 0; i < x.rows(); ++i) squares += share * (x(i, c) - mean) * (x(i, c) - mean);
-  return std::sqrt(squares);
-}
-
 Matrix<double> rows_of(const Matrix<double>& x, Index first, Index count) {
   Matrix<double> out(count, x.cols());
   std::copy_n(x.row(first), count * x.cols(), out.elements().begin());
@@ -76,10 +68,10 @@ Matrix<double> stacked(const Matrix<double>& a, const Matrix<double>& b) {
 /// Hessians of V (N, d*d) at z: of expressions and black boxes by central differences of the gradient, of networks
 /// exact.
 Matrix<double> potential_hessians(const Objective& objective, const Matrix<double>& z, double length,
-                                  Team& team) {
+                                  const Operations<double>& ops, Team& team) {
   const Index n = z.rows(), d = z.cols();
   Matrix<double> out(n, d * d);
-  const auto& ops = cpu::operations<double>();
+  const Operations<double>& few = for_few_points(ops);
   const auto add_differences = [&](double weight, auto&& gradient_at) {
     Matrix<double> moved = z, up(n, d), down(n, d);
     for (Index c = 0; c < d; ++c) {
@@ -99,7 +91,7 @@ Matrix<double> potential_hessians(const Objective& objective, const Matrix<doubl
   };
   if (objective.has_potential()) {
     add_differences(1, [&](const Matrix<double>& at, Matrix<double>& gradient) {
-      ops.evaluate_program(objective.potential, at, nullptr, gradient, team);
+      few.evaluate_program(objective.potential, at, nullptr, gradient, team);
     });
   }
   for (const BlackBoxTerm& term : objective.black_box) {
@@ -153,14 +145,12 @@ constexpr double kFitted = 0.25;
 /// E[f(rho)/rho] to second order by e^2/2 E[w tr G^2 + (rho f'' - w) (tr G)^2], w = f' - f/rho.
 class SmoothFields {
  public:
-  SmoothFields(const Matrix<double>& cloud, std::uint64_t seed) : d_(cloud.cols()) {
+  SmoothFields(const CloudView& cloud, std::uint64_t seed) : d_(cloud.cols()) {
     const Random random(seed, RandomStream::probes);
-    for (Index c = 0; c < d_; ++c) {
-      double mean = 0;
-      for (Index i = 0; i < cloud.rows(); ++i) mean += cloud(i, c) / static_cast<double>(cloud.rows());
-      mean_.push_back(mean);
-      deviation_.push_back(std::max(deviation(cloud, c), std::numeric_limits<double>::min()));
-    }
+    CloudView::Widths widths = cloud.widths();
+    mean_ = std::move(widths.mean);
+    for (const double width : widths.deviation)
+      deviation_.push_back(std::max(width, std::numeric_limits<double>::min()));
     waves_ = d_ == 1 ? 16 : 40;
     for (Index k = 0; k < waves_; ++k) {
       // Half waves of 1/2 to 8 to the deviation, in random directions where there are any.
@@ -402,7 +392,7 @@ double upward_trace(const Matrix<double>& hessians) {
 
 /// (M, d): grad W(at - y_j), 0 for pairs in one place.
 Matrix<double> pair_forces(const PairKernel& kernel, const double* at, MatrixView<const double> y,
-                           Team& team) {
+                           const Operations<double>& ops, Team& team) {
   const Index n = y.rows, d = y.cols;
   const bool program = kernel.form != PairKernel::Form::quadratic_log;
   const bool vector = kernel.form == PairKernel::Form::vector;
@@ -416,7 +406,7 @@ Matrix<double> pair_forces(const PairKernel& kernel, const double* at, MatrixVie
     if (distance.rows() > 0) distance(j, 0) = std::sqrt(squares[j]);
   }
   if (program) {
-    cpu::operations<double>().evaluate_program(kernel.program, vector ? z : distance, nullptr, slope, team);
+    for_few_points(ops).evaluate_program(kernel.program, vector ? z : distance, nullptr, slope, team);
   }
   for (Index j = 0; j < n; ++j) {
     const bool apart = squares[j] > 0;
@@ -433,12 +423,12 @@ Matrix<double> pair_forces(const PairKernel& kernel, const double* at, MatrixVie
 
 /// The trace of the Hessian of W*rho by the virial of pairs, 1/2 E|z.grad W(z)| over the size squared, which is that of a
 /// quadratic W and finite for singular ones.
-double pair_stiffness(const PairKernel& kernel, const Matrix<double>& y, double length, std::uint64_t seed,
-                      Team& team) {
-  const Matrix<double> some = subset(y, 32, seed), others = subset(y, 1024, seed);
+double pair_stiffness(const PairKernel& kernel, const CloudView& y, double length, std::uint64_t seed,
+                      const Operations<double>& ops, Team& team) {
+  const Matrix<double> some = y.subset(32, seed), others = y.subset(1024, seed);
   double sum = 0;
   for (Index i = 0; i < some.rows(); ++i) {
-    const Matrix<double> forces = pair_forces(kernel, some.row(i), others, team);
+    const Matrix<double> forces = pair_forces(kernel, some.row(i), others, ops, team);
     for (Index j = 0; j < others.rows(); ++j) {
       double virial = 0;
       for (Index c = 0; c < y.cols(); ++c) virial += forces(j, c) * (some(i, c) - others(j, c));
@@ -451,18 +441,20 @@ double pair_stiffness(const PairKernel& kernel, const Matrix<double>& y, double 
 /// The slope of F + transport on the cloud itself along smooth displacements, which needs no score: what gradients can
 /// still see. Its sampling noise is that of the cloud, as in the search.
 std::vector<double> cloud_slopes(const Objective& objective, const JudgedStep& step,
-                                 const SmoothFields& fields, const CloudObjective& evaluation, Team& team) {
+                                 const SmoothFields& fields, const CloudObjective& evaluation,
+                                 const Operations<double>& ops, Team& team) {
   const Index n = step.y.rows(), d = step.y.cols(), count = fields.size();
   Objective external = objective;
   external.internal.clear();
-  CloudObjective forces(external, cpu::operations<double>());
+  CloudObjective forces(external, ops);
+  const Matrix<double>&y = step.y.x(), &base = step.base.x();
   Matrix<double> r(n, d), xi(count, d), q(count, d);
-  forces.force(step.y, r, team);
-  const CloudObjective::Internal energy = evaluation.internal(step.log_density, team);
+  forces.force(y, r, team);
+  const CloudObjective::Internal energy = evaluation.internal(step.y.log_density(), team);
   std::vector<double> out(static_cast<std::size_t>(count), 0.0), bend(out);
   for (Index i = 0; i < n; ++i) {
-    for (Index c = 0; c < d; ++c) r(i, c) += (step.y(i, c) - step.base(i, c)) / step.tau;
-    fields.at(step.y.row(i), xi.row(0), bend.data(), q.row(0));
+    for (Index c = 0; c < d; ++c) r(i, c) += (y(i, c) - base(i, c)) / step.tau;
+    fields.at(y.row(i), xi.row(0), bend.data(), q.row(0));
     for (Index j = 0; j < count; ++j) {
       double along = 0, square = 0;
       for (Index c = 0; c < d; ++c) {
@@ -544,21 +536,22 @@ std::vector<char> JudgedParticles::scores(Matrix<double>& score) const {
 }
 
 Missed missed_share(const Objective& objective, const JudgedStep& step, const Trajectory::Base& judged_base,
-                    const JudgedParticles& judged, std::uint64_t seed, Team& team) {
+                    const JudgedParticles& judged, std::uint64_t seed, const Operations<double>& ops,
+                    Team& team) {
   const Index d = step.y.cols();
   const bool internal = !objective.internal.empty();
   Missed out;
   std::vector<double> mean;
   double length = 1;
-  location_and_scale(step.y, mean, length);
-  const CloudObjective evaluation(objective, cpu::operations<double>());
+  step.y.location_and_scale(mean, length);
+  const CloudObjective evaluation(objective, ops);
   // `stiffness`: the mean of the trace of the Hessian of V, where that curves up.
   double curvature = 0;
   const bool pairs = !objective.interaction.empty();
   const auto set_floor = [&](double stiffness, double pressure) {
     double of_energy = std::max(0.0, pressure) * static_cast<double>(d) / (length * length);
     for (const InteractionTerm& term : objective.interaction)
-      of_energy += std::abs(term.weight) * pair_stiffness(term.kernel, step.y, length, seed, team);
+      of_energy += std::abs(term.weight) * pair_stiffness(term.kernel, step.y, length, seed, ops, team);
     // What particles leave open: all of their forces that are not those of a potential.
     const double open = internal ? stiffness + of_energy : of_energy;
     of_energy += stiffness;
@@ -577,10 +570,10 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
   if (internal && !judged.has_scores()) {
     out.basis = Missed::Basis::affine;
     const AffineMap more =
-        best_affine(objective, step.y, step.log_density, step.base, step.tau, {.seed = seed}, team);
-    const Matrix<double> some = subset(step.y, judged_count(d), seed);
-    set_floor(upward_trace(potential_hessians(objective, some, 1e-4 * length, team)),
-              evaluation.internal(step.log_density, team).pressure);
+        best_affine(objective, step.y, step.base, step.tau, {.seed = seed}, for_few_points(ops), team);
+    const Matrix<double> some = step.y.subset(judged_count(d), seed);
+    set_floor(upward_trace(potential_hessians(objective, some, 1e-4 * length, ops, team)),
+              evaluation.internal(step.y.log_density(), team).pressure);
     out.share = share(more.decrease);
     return out;
   }
@@ -603,11 +596,13 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
   std::vector<Index> rows(static_cast<std::size_t>(n), -1);
   std::vector<double> weights(static_cast<std::size_t>(n), 1.0);
   std::vector<char> held_out(static_cast<std::size_t>(n), 0), known(static_cast<std::size_t>(n), 1);
-  for (Index i = 0; i < own; ++i) {
-    rows[i] = cloud_rows[i];
-    std::copy_n(step.y.row(cloud_rows[i]), d, z.row(i));
-    std::copy_n(step.base.row(cloud_rows[i]), d, from.row(i));
+  if (own > 0) {
+    const Matrix<double> own_y = step.y.take(cloud_rows), own_base = step.base.take(cloud_rows);
+    std::copy(cloud_rows.begin(), cloud_rows.end(), rows.begin());
+    std::copy_n(own_y.data(), own * d, z.data());
+    std::copy_n(own_base.data(), own * d, from.data());
   }
+  const CloudView judged_from(judged_base);
   std::vector<double> log_density;
   const std::vector<char> scored = internal ? judged.scores(score) : std::vector<char>();
   for (std::size_t k = 0; k < others.size(); ++k) {
@@ -616,7 +611,7 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     weights[i] = judged.weight(others[k]);
     rows[i] = judged.cloud_row(others[k]);
     std::copy_n(judged.x().row(row), d, z.row(i));
-    std::copy_n(judged_base.x.row(row), d, from.row(i));
+    std::copy_n(judged_from.x().row(row), d, from.row(i));
     if (!internal) continue;
     log_density.push_back(judged.log_density()[row]);
     known[i] = scored[others[k]];
@@ -626,8 +621,8 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     // The force of a plan depends on the whole cloud; those that are judged beside it join it.
     Objective alone;
     alone.divergence = objective.divergence;
-    CloudObjective distances(alone, cpu::operations<double>());
-    const Matrix<double> cloud = subset(step.y, kPairLimit, seed);
+    CloudObjective distances(alone, ops);
+    const Matrix<double> cloud = step.y.subset(kPairLimit, seed);
     Matrix<double> extra(n - own, d);
     for (Index i = own; i < n; ++i) std::copy_n(z.row(i), d, extra.row(i - own));
     const Matrix<double> all = extra.rows() > 0 ? stacked(cloud, extra) : cloud;
@@ -652,7 +647,7 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     alone.potential = objective.potential;
     alone.network = objective.network;
     alone.black_box = objective.black_box;
-    CloudObjective potentials(alone, cpu::operations<double>());
+    CloudObjective potentials(alone, objective.network.empty() ? for_few_points(ops) : ops);
     Matrix<double> forces(n, d);
     potentials.force(z, forces, team);
     for (std::size_t k = 0; k < r.elements().size(); ++k) r.elements()[k] += forces.elements()[k];
@@ -668,14 +663,14 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     for (Index c = 0; c < d; ++c) r(i, c) += (z(i, c) - from(i, c)) / step.tau;
   }
   for (const InteractionTerm& term : objective.interaction) {
-    const Matrix<double> cloud = subset(step.y, kPairLimit, seed);
+    const Matrix<double> cloud = step.y.subset(kPairLimit, seed);
     const std::vector<Index> taken = spread(step.y.rows(), kPairLimit, seed);
     Matrix<double> forces(cloud.rows(), d);
-    cpu::operations<double>().interaction(term.kernel, cloud, nullptr, forces, team);
+    ops.interaction(term.kernel, cloud, nullptr, forces, team);
     for (Index i = 0; i < n; ++i) {
       if (held_out[i]) {
         const Matrix<double>& law = judged.law();
-        const Matrix<double> own_forces = pair_forces(term.kernel, z.row(i), law, team);
+        const Matrix<double> own_forces = pair_forces(term.kernel, z.row(i), law, ops, team);
         const double part = term.weight * static_cast<double>(kBatches) / static_cast<double>(law.rows());
         for (Index j = 0; j < law.rows(); ++j) {
           for (Index c = 0; c < d; ++c) batches(i, j % kBatches * d + c) += part * own_forces(j, c);
@@ -704,7 +699,7 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     }
   }
 
-  const Matrix<double> hessians = potential_hessians(objective, z, 1e-4 * length, team);
+  const Matrix<double> hessians = potential_hessians(objective, z, 1e-4 * length, ops, team);
   double gain[2] = {}, distance[2] = {}, moved[2] = {}, count[2] = {};
   std::vector<double> move(static_cast<std::size_t>(d));
   Matrix<double> moves(kBatches, d), gains(kBatches, kBatches), distances(kBatches, kBatches);
@@ -776,7 +771,7 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
       out.smooth = true;
       // All pairs of a large cloud, for a hint, are too many.
       if (internal && (quick || step.y.rows() <= kPairLimit)) {
-        fitted = smooth.agreement(cloud_slopes(objective, step, fields, evaluation, team)) < kFitted;
+        fitted = smooth.agreement(cloud_slopes(objective, step, fields, evaluation, ops, team)) < kFitted;
       }
     }
     if (half == 1 && !internal) fitted = out.share <= step.accept;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "brenier/map.hpp"
+#include "engine/src/flow/cloud/cloud_view.hpp"
 #include "engine/src/flow/cloud_objective.hpp"
 
 namespace brenier {
@@ -22,13 +23,14 @@ class JudgedParticles {
   /// Above this dimension neighbours cost more than the step, and scores are not known.
   static constexpr Index kScoreDim = 64;
   static constexpr Index kLawParticles = 2048;
+  static constexpr Index kFew = 8192;  // coordinates that are not worth the way to a device and back
 
   JudgedParticles() = default;
   /// At the start of a flow; x (N, d) is its cloud.
   JudgedParticles(const Density& initial, const Matrix<double>& x, bool scores, bool pairs, bool second_order,
                   std::uint64_t seed);
 
-  bool empty() const { return points_.x().rows() == 0; }
+  bool empty() const { return points_.size() == 0; }
 
   /// All of it, for files. restore(parts()) is the same again; nothing is checked.
   struct Parts {
@@ -51,6 +53,11 @@ class JudgedParticles {
     out.distance_ = std::move(parts.distance);
     return out;
   }
+  /// Where maps are applied from now on; see Trajectory::run_on().
+  void run_on(const Operations<double>& ops) {
+    for (Trajectory* some : {&points_, &law_})
+      some->run_on(some->size() * some->dim() > kFew ? ops : for_few_points(ops));
+  }
   void advance(const BrenierMap& map, Team& team) {
     points_.advance(map, team);
     if (has_law()) law_.advance(map, team);
@@ -65,7 +72,7 @@ class JudgedParticles {
   double weight(Index i) const { return weights_[static_cast<std::size_t>(i)]; }
   bool held_out(Index i) const { return held_out_[static_cast<std::size_t>(i)] != 0; }
   bool has_scores() const { return neighbours_ > 0; }
-  bool has_law() const { return law_.x().rows() > 0; }
+  bool has_law() const { return law_.size() > 0; }
   /// Independent particles of the law (kLawParticles, d), where has_law().
   const Matrix<double>& law() const { return law_.x(); }
   /// Rows of the particles in x() and in base().
@@ -117,9 +124,8 @@ struct Missed {
 
 /// The step from `base` to `y`, the cloud's images with their log-densities.
 struct JudgedStep {
-  const Matrix<double>& base;
-  const Matrix<double>& y;
-  const std::vector<double>& log_density;
+  CloudView base;
+  CloudView y;
   double tau;
   double decrease;  // of F + transport on the cloud
   double noise;     // deviation of F by rounding
@@ -134,6 +140,7 @@ struct JudgedStep {
 /// particles they come from others of the law, so that what a few particles leave open of them is seen, and their noise is
 /// taken out: batches of these have it independently. `judged` before and after the map, or empty ones.
 Missed missed_share(const Objective& objective, const JudgedStep& step, const Trajectory::Base& judged_base,
-                    const JudgedParticles& judged, std::uint64_t seed, Team& team);
+                    const JudgedParticles& judged, std::uint64_t seed, const Operations<double>& ops,
+                    Team& team);
 
 }  // namespace brenier

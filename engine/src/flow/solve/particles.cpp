@@ -10,9 +10,9 @@
 namespace brenier {
 
 ParticleStep solve_on_particles(const Objective& objective, const Matrix<double>& x, double tau,
-                                const ParticleOptions& options, Team& team) {
+                                const ParticleOptions& options, const Operations<double>& ops, Team& team) {
   const Index n = x.rows(), d = x.cols();
-  CloudObjective evaluation(objective, options.operations ? *options.operations : cpu::operations<double>());
+  CloudObjective evaluation(objective, ops);
   ParticleStep out;
   Matrix<double> force(n, d);
   // Over displacements: small steps keep their digits wherever the cloud lies.

@@ -10,7 +10,6 @@
 namespace brenier {
 
 struct ParticleOptions {
-  const Operations<double>* operations = nullptr;  // null: of the CPU
   int evaluations = 200;
   double tolerance = 1e-6;                // of the decrease, see LbfgsOptions
   const Matrix<double>* start = nullptr;  // images to start from; null: the particles themselves
@@ -26,8 +25,8 @@ struct ParticleStep {
   SinkhornReport sinkhorn;
 };
 
-/// The minimum over the images y of the particles x (N, d), by L-BFGS. `decrease` is from the start.
+/// The minimum over the images y of the particles x (N, d), by L-BFGS. `decrease` is from the start. `ops` evaluate F.
 ParticleStep solve_on_particles(const Objective& objective, const Matrix<double>& x, double tau,
-                                const ParticleOptions& options, Team& team);
+                                const ParticleOptions& options, const Operations<double>& ops, Team& team);
 
 }  // namespace brenier

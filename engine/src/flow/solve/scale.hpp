@@ -15,6 +15,15 @@ inline double square(double x) {
   return x * x;
 }
 
+/// Standard deviation of a coordinate.
+inline double deviation(const Matrix<double>& x, Index c) {
+  double mean = 0, squares = 0;
+  const double share = 1 / static_cast<double>(x.rows());
+  for (Index i = 0; i < x.rows(); ++i) mean += share * x(i, c);
+  for (Index i = 0; i < x.rows(); ++i) squares += share * (x(i, c) - mean) * (x(i, c) - mean);
+  return std::sqrt(squares);
+}
+
 /// Mean and root mean square deviation over particles and components. A cloud in one place, to the rounding of its
 /// coordinates, has no size of its own: `scale` is then the distance of that place from the origin, or 1.
 inline void location_and_scale(const Matrix<double>& x, std::vector<double>& mean, double& scale) {

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT
+#include "kernels/cuda/cloud/resident.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/cuda/cloud/clouds.hpp"
+#include "kernels/cuda/cloud/resident_kernels.hpp"
+#include "kernels/cuda/transfer.hpp"
+#include "kernels/cuda_devices.hpp"
+
+namespace brenier::cuda {
+namespace {
+
+/// Blocks of a kernel whose threads take elements in turn.
+int element_blocks(Index count) {
+  return static_cast<int>(std::clamp<Index>((count + kSumThreads - 1) / kSumThreads, 1, 8 * kSumBlocks));
+}
+
+class DeviceCloud final : public ResidentCloud {
+ public:
+  DeviceCloud(DeviceBuffer<double> x, DeviceBuffer<double> log_density, Index rows, Index cols, DeviceMap map)
+      : x_(std::move(x)), log_density_(std::move(log_density)), rows_(rows), cols_(cols), map_(map) {}
+
+  Index rows() const override { return rows_; }
+  Index cols() const override { return cols_; }
+  bool has_density() const override { return log_density_.size() > 0; }
+  bool reachable() const override { return current_device() == device_; }
+  const double* log_density() const override { return address(log_density_); }
+
+  void download(MatrixView<double> x, double* log_density) const override {
+    const ScopedDevice there(device_);
+    Stream stream;
+    if (x) cuda::download(x_, x, stream);
+    if (log_density) cuda::download(log_density_, MatrixView<double>(log_density, rows_, 1), stream);
+  }
+
+  void download(std::span<const Index> rows, MatrixView<double> x, double* log_density) const override {
+    const ScopedDevice there(device_);
+    Stream stream;
+    const std::vector<int> numbers(rows.begin(), rows.end());
+    const Index count = static_cast<Index>(numbers.size());
+    const DeviceBuffer<int> places = upload(numbers.data(), count, stream);
+    const auto take = [&](const DeviceBuffer<double>& from, Index cols, MatrixView<double> to) {
+      DeviceBuffer<double> some(count * cols);
+      launch(take_rows_kernel<double>, {element_blocks(count * cols), kSumThreads, 0, stream, "take rows"},
+             from.pointer(), places.pointer(), as_int(count), as_int(cols), some.pointer());
+      cuda::download(some, to, stream);
+    };
+    if (x) take(x_, cols_, x);
+    if (log_density) take(log_density_, 1, MatrixView<double>(log_density, count, 1));
+  }
+
+  Spread spread() const override {
+    Stream stream;
+    DeviceBuffer<PairMoments> moments(cols_);
+    launch(pair_moments_kernel<double>,
+           {as_int(cols_), kMomentThreads, sizeof(MomentsShared), stream, "moments"}, x_.pointer(),
+           as_int(rows_), as_int(cols_), moments.pointer());
+    Spread out;
+    for (const PairMoments& of : cuda::download(moments, stream)) {
+      out.mean.push_back(of.origin + of.offset);
+      out.squares.push_back(of.square);
+      const double largest = std::isfinite(of.square) ? std::max(std::abs(of.low), std::abs(of.high))
+                                                      : std::numeric_limits<double>::quiet_NaN();
+      out.largest = std::isnan(out.largest) || largest <= out.largest ? out.largest : largest;
+    }
+    return out;
+  }
+
+  Image image(const Icnn& net, const double* theta) const override {
+    Stream stream;
+    const int n = as_int(rows_), d = as_int(cols_);
+    const bool density = has_density();
+    // Displacements and log-determinants become positions and log-densities where they are.
+    DeviceBuffer<double> y(rows_ * cols_, "positions"), log_density(density ? rows_ : 0, "log-densities");
+    map_(net, theta, address(x_), n, {.displacement = raw(y), .log_det = raw(log_density)}, stream);
+    const int blocks = DeviceValue::blocks(rows_);
+    DeviceBuffer<CarrySums> partial(blocks), sums(1);
+    DeviceBuffer<unsigned> ticket(1);
+    ticket.fill_zero(stream);
+    CarryArgs<double> args{.x = address(x_), .log_density = address(log_density_)};
+    args.y = raw(y);
+    args.log_density_after = raw(log_density);
+    args.n = n;
+    args.d = d;
+    args.partial = raw(partial);
+    args.sums = raw(sums);
+    args.ticket = raw(ticket);
+    launch(carry_kernel<double>, {blocks, kSumThreads, sizeof(SumShared), stream, "carry"}, args);
+    const CarrySums found = cuda::download(sums, stream).front();
+    Image out;
+    out.squares = found.squares;
+    if (density)
+      out.least_log_det =
+          found.undefined > 0 ? std::numeric_limits<double>::quiet_NaN() : found.least_log_det;
+    out.cloud = std::make_shared<DeviceCloud>(std::move(y), std::move(log_density), rows_, cols_, map_);
+    return out;
+  }
+
+  ObjectiveValue value(const Objective& objective) const override {
+    Stream stream;
+    const double share = 1.0 / static_cast<double>(rows_);
+    const Index threads = DeviceValue::threads(rows_);
+    DeviceBuffer<double> sums(2);
+    sums.fill_zero(stream);
+    DeviceValue potential(sums.pointer(0), nullptr, stream), internal(sums.pointer(1), nullptr, stream);
+    bool potentials = false;
+    // Kept until the sums are here.
+    std::vector<DeviceProgram> programs;
+    std::vector<DeviceBuffer<double>> memory;
+    if (objective.has_potential()) {
+      programs.emplace_back(objective.potential, stream);
+      memory.emplace_back(threads * programs.back().view.rows);
+      potential.add("potential", share, rows_,
+                    ProgramValues{programs.back().view, address(x_), raw(memory.back())}, stream);
+      potentials = true;
+    }
+    for (const NetworkTerm& term : objective.network) {
+      memory.emplace_back(rows_, "values of a learned potential");
+      map_(*term.net, term.theta->data(), address(x_), as_int(rows_), {.potential = raw(memory.back())},
+           stream);
+      potential.add("learned potential", term.weight * share, rows_, Numbers{raw(memory.back())}, stream);
+      potentials = true;
+    }
+    for (const InternalTerm& term : objective.internal) {
+      programs.emplace_back(term.program, stream);
+      memory.emplace_back(threads * std::max<Index>(programs.back().view.rows, 1));
+      internal.add("internal energy", share, rows_,
+                   InternalValues{{term.form, term.weight, term.exponent, programs.back().view},
+                                  address(log_density_),
+                                  raw(memory.back())},
+                   stream);
+    }
+    ObjectiveValue out;
+    if (!potentials && objective.internal.empty()) return out;
+    const std::vector<double> found = cuda::download(sums, stream);
+    out.potential = found[0];
+    out.internal = found[1];
+    return out;
+  }
+
+  Centred<float> centred_float(const std::vector<double>& shift) const override {
+    return centre<float>(shift);
+  }
+  Centred<double> centred_double(const std::vector<double>& shift) const override {
+    return centre<double>(shift);
+  }
+
+ private:
+  static const double* address(const DeviceBuffer<double>& buffer) {
+    return reinterpret_cast<const double*>(buffer.pointer().address());
+  }
+  template <class T>
+  Centred<T> centre(const std::vector<double>& shift) const {
+    Stream stream;
+    const DeviceBuffer<double> by = upload(shift.data(), cols_, stream);
+    auto memory = std::make_shared<DeviceBuffer<T>>(rows_ * cols_, "the cloud of an inner problem");
+    launch(shift_kernel<T>, {element_blocks(rows_ * cols_), kSumThreads, 0, stream, "centre"}, x_.pointer(),
+           by.pointer(), as_int(rows_), as_int(cols_), memory->pointer());
+    stream.synchronise();
+    return {memory, MatrixView<const T>(raw(*memory), rows_, cols_)};
+  }
+
+  DeviceBuffer<double> x_, log_density_;
+  Index rows_, cols_;
+  DeviceMap map_;
+  int device_ = current_device();
+};
+
+}  // namespace
+
+std::shared_ptr<const ResidentCloud> resident_cloud(MatrixView<const double> x, const double* log_density,
+                                                    DeviceMap map) {
+  Stream stream;
+  DeviceBuffer<double> positions = upload<double>(x, stream);
+  DeviceBuffer<double> densities = log_density ? upload(log_density, x.rows, stream) : DeviceBuffer<double>();
+  return std::make_shared<DeviceCloud>(std::move(positions), std::move(densities), x.rows, x.cols, map);
+}
+
+}  // namespace brenier::cuda
