@@ -28,6 +28,7 @@
 #include "engine/src/flow/solve/affine.hpp"
 #include "engine/src/flow/solve/particles.hpp"
 #include "engine/src/flow/solve/scale.hpp"
+#include "kernels/operations.hpp"
 
 namespace {
 
@@ -159,6 +160,7 @@ class Judge {
                 std::size_t maps_before) {
     const Objective objective = problem_.functional.objective(1);
     Team team(1);
+    const Operations<double>& exact = cpu::operations<double>();
     const double tau = problem_.tau;
     double before = 0, after = 0, best = 0, distance = 0;
     const Matrix<double>& x = cloud_before.x();
@@ -170,8 +172,8 @@ class Judge {
         const ParticleOptions longest{.evaluations = 1000, .tolerance = 1e-9};
         ParticleOptions from_end = longest;
         from_end.start = &y;
-        const ParticleStep one = solve_on_particles(objective, x, tau, longest, team);
-        const ParticleStep two = solve_on_particles(objective, x, tau, from_end, team);
+        const ParticleStep one = solve_on_particles(objective, x, tau, longest, exact, team);
+        const ParticleStep two = solve_on_particles(objective, x, tau, from_end, exact, team);
         best = std::min(before - one.decrease, after - two.decrease);
         const Matrix<double>& optimum = before - one.decrease < after - two.decrease ? one.y : two.y;
         distance = std::sqrt(transport(optimum, y, tau) / std::max(transport(x, optimum, tau), 1e-300));
@@ -199,8 +201,8 @@ class Judge {
         before = flow.functional_of(law_before).total();
         after =
             flow.functional_of(flow.tracked(0)).total() + transport(law_before.x(), flow.tracked(0).x(), tau);
-        const AffineMap map = best_affine(objective, law_before.x(), law_before.log_density(), {}, tau,
-                                          {.full = true, .particles = 4096, .evaluations = 200}, team);
+        const AffineMap map = best_affine(objective, law_before, law_before, tau,
+                                          {.full = true, .particles = 4096, .evaluations = 200}, exact, team);
         best = std::min(after, before - map.decrease);
         break;
       }
