@@ -267,7 +267,8 @@ Tape::Pole Tape::pole_of(const Instruction& step) const {
     case OpCode::log:
       return worst != Pole::none || !nonzero_[step.a] ? Pole::logarithmic : Pole::none;
     case OpCode::div:
-      return !nonzero_[step.b] ? std::max(worst, Pole::algebraic) : worst;
+      // Over a literal 0 a value is infinite everywhere, and its slope as its value: no steeper than one of exp.
+      return nonzero_[step.b] || known(step.b) ? worst : std::max(worst, Pole::algebraic);
     case OpCode::pow: {
       const bool falls = !(known(step.b) && nonnegative_[step.b]) && !nonzero_[step.a];
       return std::max({of(step.a), exponential(of(step.b)), falls ? Pole::algebraic : Pole::none});

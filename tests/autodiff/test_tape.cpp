@@ -328,6 +328,7 @@ TEST_CASE("tape: a pole below a function that no longer changes has the slope of
   } table[] = {
       {"over a literal 0", [](Var x) { return sigmoid(x / 0.0); }, 2, 1},
       {"over a literal 0, below", [](Var x) { return sigmoid(x / 0.0); }, -2, 0},
+      {"below a literal 0", [](Var x) { return 3.0 / (x / 0.0); }, 0.5, 0},
       {"a vector over a literal 0",
        [](Var x) {
          return sum(tanh(x * x.constant({1, 2}) / 0.0));
