@@ -74,7 +74,7 @@ bool header_has_key(std::string_view text, std::size_t at) {
   return letter || apart || std::string_view("_-\"']").find(c) != std::string_view::npos;
 }
 
-/// Whether the quote at `at` begins a text or a name; within a word, as in /home/o'neil, it is one of its letters.
+/// Whether the quote at `at` begins a text or a name; within a word, as in /data/o'neil, it is one of its letters.
 bool begins_text(std::string_view text, std::size_t at) {
   return at == 0 || std::string_view(" \t\r\n=[{,.").find(text[at - 1]) != std::string_view::npos ||
          (at == 3 && text.starts_with("\xEF\xBB\xBF"));
