@@ -46,14 +46,16 @@ TEST_CASE("configuration: malformed TOML and unknown names have their line and a
     check_contains(config_error("seed = 1\n" + std::string(header)), {"a.toml:2:", "name of a table"});
   check_contains(config_error("seed = 1\na = \x18"), {"a.toml:2:", "control character", "24"});
   // A quote within a word begins no text, in which letters would be free.
-  for (const char* quote : {"1\"", "1'", "a\"\"\"", "\"a\"\"", "true'''"}) {
+  for (const char* quote : {"1\"", "1'", "2[\"", "1.\"", "a\"\"\"", "\"a\"\"", "true'''", "[1]\""}) {
     const std::string value = std::string(quote) + "\xCA\x9C=6x";
     check_contains(config_error("seed = 1\na = " + value), {"a.toml:2:", "outside of ASCII"});
     check_contains(config_error(kTiny, {"seed=" + value}), {"--set seed=", "outside of ASCII"});
   }
   for (const char* text :
-       {"a = \"\xCA\x9C\"", "\xEF\xBB\xBF\"\xCA\x9C\"=1", "a = [\"b\",'\xCA\x9C']", "a.'\xCA\x9C' = 1"})
+       {"a = \"\xCA\x9C\"", "\xEF\xBB\xBF\"\xCA\x9C\"=1", "a = [\"b\",'\xCA\x9C']", "a = {'\xCA\x9C' = 1}"})
     CHECK(config_error(text).find("outside of ASCII") == std::string::npos);
+  for (const char* list : {"[}", "[1, }", "{a = [1}", "{a = 1]"})
+    check_contains(config_error("seed = 1\na = " + std::string(list)), {"a.toml:2:", "is to be closed"});
   CHECK(config_error("seed = 1\n[ [a]]").find("name of a table") == std::string::npos);
   for (const char* list : {"[+7, 5]", "[\n  +7,\n 5]", "[[[7]]]", "[{a = 1}]"}) {  // lists are no headers
     CHECK(config_error(tiny_with("[7, 5]", list)).find("name of a table") == std::string::npos);

@@ -74,25 +74,21 @@ bool header_has_key(std::string_view text, std::size_t at) {
   return letter || apart || std::string_view("_-\"']").find(c) != std::string_view::npos;
 }
 
-/// Whether the quote at `at` begins a text or a name; within a word, as in /data/o'neil, it is one of its letters.
-bool begins_text(std::string_view text, std::size_t at) {
-  return at == 0 || std::string_view(" \t\r\n=[{,.").find(text[at - 1]) != std::string_view::npos ||
-         (at == 3 && text.starts_with("\xEF\xBB\xBF"));
-}
-
 /// Walks through TOML before its parser does, which recurses with the depth of a document (its destructor too), and
-/// takes control characters, letters outside of ASCII and headers without a key where there can be none. Returns what
-/// is wrong, with the line in front; empty where nothing is.
+/// takes control characters, letters outside of ASCII, headers without a key and brackets that close no list where there
+/// can be none. Returns what is wrong, with the line in front; empty where nothing is.
 std::string too_much(std::string_view text) {
   if (text.size() > kMostText)
     return std::to_string(text.size()) + " bytes; a configuration has at most " + std::to_string(kMostText);
-  int depth = 0, dots = 0;
+  std::string open;  // the brackets that are
+  int dots = 0;
   std::size_t line = 1;
   bool starts = true;  // nothing but blanks on the line so far
+  bool word = false;   // within a word, quotes and brackets are letters, as in /home/o'neil
   const auto found = [&](const std::string& what) { return std::to_string(line) + ": " + what; };
-  for (std::size_t i = 0; i < text.size(); ++i) {
+  for (std::size_t i = text.starts_with("\xEF\xBB\xBF") ? 3 : 0; i < text.size(); ++i) {
     const char c = text[i];
-    if ((c == '"' || c == '\'') && begins_text(text, i)) {
+    if ((c == '"' || c == '\'') && !word) {
       const std::string three(3, c);
       const bool block = text.substr(i, 3) == three;
       std::size_t end = i + (block ? 3 : 1);
@@ -108,6 +104,7 @@ std::string too_much(std::string_view text) {
       }
       starts = end < text.size() && text[end] == '\n';
       if (starts) ++line;
+      word = !starts;
       i = end;
       continue;
     }
@@ -118,15 +115,18 @@ std::string too_much(std::string_view text) {
     if (c == '\n') ++line;
     if ((c >= 0 && c < ' ' && c != '\t' && c != '\n' && c != '\r') || c == 0x7f)
       return found("a control character, with the number " + std::to_string(int{c}));
-    if (c == '[' && starts && depth <= 0 && !header_has_key(text, i))
+    if (c == '[' && starts && open.empty() && !header_has_key(text, i))
       return found("the name of a table must follow its bracket");
-    starts = c == '\n' ||
-             (starts && (c == ' ' || c == '\t' || c == '\r' || static_cast<unsigned char>(c) >= 0x80));
-    if (static_cast<unsigned char>(c) >= 0x80 && !(i < 3 && text.starts_with("\xEF\xBB\xBF")))
-      return found("a letter outside of ASCII must be in quotes");
-    depth += (c == '[' || c == '{') - (c == ']' || c == '}');
+    starts = c == '\n' || (starts && (c == ' ' || c == '\t' || c == '\r'));
+    if (static_cast<unsigned char>(c) >= 0x80) return found("a letter outside of ASCII must be in quotes");
+    const bool opens = !word && (c == '[' || c == '{'), closes = c == ']' || c == '}';
+    if (closes && !open.empty() && (open.back() == '[') != (c == ']'))
+      return found(std::string("a ") + c + " where a " + open.back() + " is to be closed");
+    if (opens) open += c;
+    if (closes && !open.empty()) open.pop_back();
+    word = !opens && std::string_view(" \t\r\n=,").find(c) == std::string_view::npos;
     dots = c == '.' ? dots + 1 : std::string_view("\n=,[]{}").find(c) != std::string_view::npos ? 0 : dots;
-    if (depth > kDeepest || dots > kDeepest)
+    if (static_cast<int>(open.size()) > kDeepest || dots > kDeepest)
       return found("nested more than " + std::to_string(kDeepest) + " levels deep");
   }
   return "";
