@@ -64,10 +64,15 @@ Cloud brought(const ResidentCloud& resident) {
   resident.download(out.x, resident.has_density() ? out.log_density.data() : nullptr);
   return out;
 }
-Cloud brought(const DeviceCloud& cloud, const std::string& device) {
-  const Operations<double>& ops = backend<double>(device);
-  const DeviceScope scope(device);
-  return brought(*gathered(cloud, ops, device));
+Cloud brought(const DeviceCloud& cloud, const FlowOptions& options) {
+  try {
+    const Operations<double>& ops = backend<double>(options.device);
+    const DeviceScope scope(options.device);
+    return brought(*gathered(cloud, ops, options.device));
+  } catch (...) {
+    Ranks::tell(options.communicator.get());
+    throw;
+  }
 }
 
 /// Whether a step moved the cloud by more than a network in T rounds.
@@ -212,7 +217,7 @@ Flow<T>::Flow(Functional functional, Cloud initial, FlowOptions options) {
 }
 template <class T>
 Flow<T>::Flow(Functional functional, const DeviceCloud& initial, FlowOptions options)
-    : Flow(std::move(functional), brought(initial, options.device), options) {}
+    : Flow(std::move(functional), brought(initial, options), options) {}
 template <class T>
 Flow<T>::~Flow() = default;
 template <class T>
