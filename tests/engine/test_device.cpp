@@ -400,9 +400,9 @@ TEST_CASE("addresses on the device through C") {
         BRENIER_OK);
   CHECK(found.read_log_density() == log_density);
   for (std::size_t k = 0; k < x.size(); ++k) CHECK(found.read().elements()[k] == static_cast<float>(x[k]));
-  const auto refused = [](int status, const char* text) {
+  const auto refused = [](int status, const char* expected) {
     CHECK(status == BRENIER_VALUE_ERROR);
-    check_contains(brenier_last_error(), {text});
+    check_contains(brenier_last_error(), {expected});
   };
   refused(brenier_flow_set_device_cloud(flow, 50, BRENIER_DOUBLE, x.data(), 2, 1, nullptr, nullptr),
           "no memory");
