@@ -88,6 +88,10 @@ struct Operations {
   std::shared_ptr<const ResidentCloud> (*reside)(MatrixView<const double> x,
                                                  const double* log_density) = nullptr;
 
+  /// The same from a host program's arrays on that device; they may change afterwards. Shapes agree. ValueError: an address
+  /// that is not of the device, coordinates that are not finite, log-densities that are NaN or +inf.
+  std::shared_ptr<const ResidentCloud> (*gather)(const DeviceCloud& cloud) = nullptr;
+
   /// u, grad u, Hessian and log-determinant at every particle.
   void (*evaluate)(const Icnn& net, const T* theta, MatrixView<const T> x, const MapOutputs<T>& out,
                    Team& team);

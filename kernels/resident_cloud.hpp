@@ -34,6 +34,11 @@ class ResidentCloud {
   /// Brings some rows, x (rows.size(), d) and their log-densities, or null.
   virtual void download(std::span<const Index> rows, MatrixView<double> x, double* log_density) const = 0;
 
+  /// Rounds positions and log-densities into a host program's arrays on its device, each where it is given, of the shapes of
+  /// this cloud, no element in the place of another. Does not wait; the program's stream does. ValueError: an address that is
+  /// not of the device.
+  virtual void write(const DeviceResults& to) const = 0;
+
   /// Of each coordinate; brings them.
   struct Spread {
     std::vector<double> mean;     // (d)

@@ -11,6 +11,7 @@ tools/resource_report compares with kernels/cuda/machine_code.txt and writes it.
     loop blocks   basic blocks of the loop with the most exponentials: 1 is a loop without a branch
     loop reads    16-byte reads of memory in that loop
     loop exp      exponentials in that loop
+    thousands     of instructions, rounded up: a block of a small cloud runs each once, and reads it
 """
 
 from __future__ import annotations
@@ -138,8 +139,11 @@ def reads_ahead(code: list[Instruction]) -> Facts:
 
 # Which facts of which kernels are recorded, and what must be true of them.
 STEP = r"(?:step|image)_kernel<TileForm<float, Tf32x3, (?:8|16|32)> >"
+LINE = r"step_kernel<LineForm<float, Tf32x3> >"
+MOST_THOUSANDS = 16
 WATCHED = [
     (STEP, tensor_cores),
+    (LINE, lambda code: tensor_cores(code) | {"thousands": -(-len(code) // 1000)}),
     (r"soft_minimum_kernel<float, true>", busiest_loop),
     (r"update_kernel<float>", reads_ahead),
 ]
@@ -158,6 +162,8 @@ def complaints(name: str, facts: Facts) -> list[str]:
         wrong.append(f"the loop of {name} has {facts['loop reads']} reads of 16 bytes, not two of each of three arrays")
     if facts.get("reads ahead", 12) < 12:
         wrong.append(f"{name} waits after {facts['reads ahead']} reads")
+    if facts.get("thousands", 0) > MOST_THOUSANDS:
+        wrong.append(f"{name} has {facts['thousands']} thousand instructions, more than {MOST_THOUSANDS}")
     if facts.get("fences", 0) > 0:
         wrong.append(f"{name} has a fence that waits for everything")
     return wrong
@@ -235,5 +241,7 @@ def self_test() -> None:
         (1, {"splits": 0, "in three": 0}),
         (2, {"loop blocks": 2, "loop reads": 2}),
         (2, {"reads ahead": 1, "fences": 1}),
+        (0, {"splits": 1, "in three": 1, "thousands": MOST_THOUSANDS}),
+        (1, {"splits": 1, "in three": 1, "thousands": MOST_THOUSANDS + 1}),
     ):
         assert len(complaints("k", bad)) == number, bad

@@ -36,6 +36,7 @@ int run(bool check, double seconds) {
   const double peak_double = bench::device_peak_flops<double>(seconds);
   const bench::CopyRates copy = bench::device_copy_rates(std::size_t{1} << 30, seconds);
   const bench::LaunchCosts cost = bench::device_launch_costs(6 * seconds);
+  const bench::SumCosts sums = bench::device_sum_costs(4 * seconds);
   const auto row = [](const char* what, double value, const char* unit) {
     std::printf("%-64s %10.2f %s\n", what, value, unit);
   };
@@ -48,6 +49,10 @@ int run(bool check, double seconds) {
   row("graph of 3 empty kernels, replayed", cost.three_nodes * 1e6, "us");
   row("one empty kernel of a long graph", cost.node * 1e6, "us");
   row("one sum of 132 partial gradients of 2361 floats, of a long graph", cost.reduction * 1e6, "us");
+  row("sum of 1e6 doubles in double, of a long graph: sum_kernel", sums.own_sum * 1e6, "us");
+  row("the same by CUB, DeviceReduce::Sum", sums.cub_sum * 1e6, "us");
+  row("gradient out of 132 partial ones of 2361 floats: update_kernel", sums.own_columns * 1e6, "us");
+  row("the same by CUB, DeviceSegmentedReduce::Sum, transposed", sums.cub_columns * 1e6, "us");
   row("host: launch of a graph of 2 kernels", cost.host_graph * 1e6, "us");
   row("host: launch of a kernel", cost.host_kernel * 1e6, "us");
   const nlohmann::ordered_json line = {{"device", name},
@@ -60,6 +65,10 @@ int run(bool check, double seconds) {
                                        {"node_seconds", cost.node},
                                        {"reduction_seconds", cost.reduction},
                                        {"reduction_floats", cost.reduced},
+                                       {"sum_seconds", sums.own_sum},
+                                       {"sum_cub_seconds", sums.cub_sum},
+                                       {"columns_seconds", sums.own_columns},
+                                       {"columns_cub_seconds", sums.cub_columns},
                                        {"host_graph_seconds", cost.host_graph},
                                        {"host_kernel_seconds", cost.host_kernel},
                                        {"version", BRENIER_VERSION}};

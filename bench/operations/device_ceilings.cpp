@@ -2,13 +2,24 @@
 // Written in the device dialect: compiled as CUDA for a GPU, and for the emulated device.
 #include "bench/operations/device_ceilings.hpp"
 
+#if defined(__CUDACC__)
+#include <thrust/iterator/counting_iterator.h>
+#include <thrust/iterator/transform_iterator.h>
+
+#include <cub/device/device_reduce.cuh>
+#include <cub/device/device_segmented_reduce.cuh>
+#endif
+
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <vector>
 
 #include "bench/timing.hpp"
 #include "brenier/base/error.hpp"
+#include "kernels/cuda/cloud/value.hpp"
+#include "kernels/cuda/step/update.hpp"
 #include "kernels/device/device.hpp"
 
 namespace brenier::bench {
@@ -242,6 +253,96 @@ LaunchCosts device_launch_costs(double seconds) {
   return costs;
 }
 
+namespace {
+
+/// Launches the sum of `count` doubles.
+void launch_sum(cuda::DeviceValue& value, const DeviceBuffer<double>& numbers, Stream& stream) {
+  value.begin();
+  value.add("sum", 1, numbers.size(),
+            cuda::Numbers{reinterpret_cast<const double*>(numbers.pointer().address())}, stream);
+}
+
+/// Launches the sums of the columns of (rows, columns) floats, as the end of an inner iteration has them.
+void launch_columns(int rows, Index columns, DeviceBuffer<float>& partial, DeviceBuffer<double>& gradient,
+                    Stream& stream) {
+  cuda::UpdateArgs<float> args{};
+  args.partial = cuda::raw(partial);
+  args.blocks = rows;
+  args.packed = static_cast<int>(columns);
+  args.gradient = cuda::raw(gradient);
+  launch(
+      cuda::update_kernel<float>,
+      {cuda::update_blocks(args.packed), cuda::kUpdateThreads, sizeof(cuda::UpdateShared), stream, "update"},
+      args);
+}
+
+#if defined(__CUDACC__)
+/// Where a segment of CUB's begins.
+struct SegmentStart {
+  int length;
+  __host__ __device__ int operator()(int segment) const { return segment * length; }
+};
+
+/// call(memory, its bytes), as CUB has it: first asked for the bytes, then launched.
+template <class Call>
+void with_storage(DeviceBuffer<unsigned char>& storage, const Call& call) {
+  std::size_t bytes = 0;
+  if (storage.size() == 0) {
+    call(nullptr, bytes);
+    storage = DeviceBuffer<unsigned char>(static_cast<Index>(std::max<std::size_t>(bytes, 1)));
+  }
+  bytes = static_cast<std::size_t>(storage.size());
+  if (call(cuda::raw(storage), bytes) != cudaSuccess) throw DeviceError("CUB has refused a sum");
+}
+#endif
+
+}  // namespace
+
+SumCosts device_sum_costs(double seconds) {
+  constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+  SumCosts costs{
+      .count = 1'000'000, .cub_sum = kNone, .rows = kPartials, .columns = kReduced, .cub_columns = kNone};
+  Stream stream;
+  DeviceBuffer<double> numbers(costs.count), sum(1), gradient(kReduced);
+  DeviceBuffer<float> partial(kPartials * kReduced), reduced(kReduced);
+  launch_fill(partial, stream);
+  numbers.copy_to_device(std::vector<double>(static_cast<std::size_t>(costs.count), 0.125), stream);
+  cuda::DeviceValue value(sum.pointer(), nullptr, stream);
+  const auto time = [&](const std::function<void()>& node) {
+    Graph graph = Graph::capture(stream, [&] {
+      for (int k = 0; k < kGraphNodes; ++k) node();
+    });
+    return device_seconds(stream, seconds / 4, [&] { graph.launch(stream); }) / kGraphNodes;
+  };
+  costs.own_sum = time([&] { launch_sum(value, numbers, stream); });
+  costs.own_columns = time([&] { launch_columns(kPartials, kReduced, partial, gradient, stream); });
+#if defined(__CUDACC__)
+  const auto queue = static_cast<cudaStream_t>(stream.native());
+  DeviceBuffer<unsigned char> storage, more;
+  const auto cub_sum = [&] {
+    with_storage(storage, [&](void* memory, std::size_t& bytes) {
+      return cub::DeviceReduce::Sum(memory, bytes, cuda::raw(numbers), cuda::raw(sum),
+                                    static_cast<int>(costs.count), queue);
+    });
+  };
+  const auto starts = [](int shift) {
+    return thrust::make_transform_iterator(thrust::counting_iterator<int>(shift), SegmentStart{kPartials});
+  };
+  const auto cub_columns = [&] {
+    with_storage(more, [&](void* memory, std::size_t& bytes) {
+      return cub::DeviceSegmentedReduce::Sum(memory, bytes, cuda::raw(partial), cuda::raw(reduced),
+                                             static_cast<int>(kReduced), starts(0), starts(1), queue);
+    });
+  };
+  cub_sum();  // takes the storage
+  cub_columns();
+  stream.synchronise();
+  costs.cub_sum = time(cub_sum);
+  costs.cub_columns = time(cub_columns);
+#endif
+  return costs;
+}
+
 void check_device_kernels() {
   check_fma<float>();
   check_fma<double>();
@@ -265,6 +366,19 @@ void check_device_kernels() {
     expected[i % expected.size()] += values[i];  // integers: exact
   sum.copy_to_host(sums, stream);
   require(sums == expected, "reduce_rows");
+
+  DeviceBuffer<double> gradient(columns);
+  launch_columns(rows, columns, partial, gradient, stream);
+  std::vector<double> sums_in_double(expected.size());
+  gradient.copy_to_host(sums_in_double, stream);
+  require(std::equal(expected.begin(), expected.end(), sums_in_double.begin()), "update");
+  DeviceBuffer<double> numbers(5001), total(1);
+  numbers.copy_to_device(std::vector<double>(5001, 3.0), stream);
+  cuda::DeviceValue value(total.pointer(), nullptr, stream);
+  launch_sum(value, numbers, stream);
+  std::vector<double> totals(1);
+  total.copy_to_host(totals, stream);
+  require(totals[0] == 3.0 * 5001, "sum");
 
   launch_fill(partial, stream);
   values.resize(static_cast<std::size_t>(partial.size()));

@@ -37,6 +37,17 @@ struct LaunchCosts {
 };
 LaunchCosts device_launch_costs(double seconds = 0.2);
 
+/// Sums by the library's kernels, and by CUB (NaN in builds without CUDA): seconds on the device of one within a graph of 200,
+/// medians. What CUB sums lies as it likes it best.
+struct SumCosts {
+  Index count = 0;                  // doubles, into one number
+  double own_sum = 0, cub_sum = 0;  // sum_kernel, DeviceReduce::Sum
+  Index rows = 0, columns = 0;      // floats: partial gradients of blocks, into the gradient
+  double own_columns = 0,
+         cub_columns = 0;  // update_kernel, DeviceSegmentedReduce::Sum over the transposed matrix
+};
+SumCosts device_sum_costs(double seconds = 0.2);
+
 /// Runs every kernel of this file on small inputs and compares with the host; NumericalError where one is
 /// wrong.
 void check_device_kernels();

@@ -159,11 +159,25 @@ std::shared_ptr<const ResidentCloud> reside(MatrixView<const double> x, const do
   return resident_cloud(x, log_density, evaluate_on_device<double, Policy>);
 }
 
+/// See Operations::gather.
+template <class Policy>
+std::shared_ptr<const ResidentCloud> gather(const DeviceCloud& from) {
+  return gathered_cloud(from, evaluate_on_device<double, Policy>);
+}
+
 /// Clouds reside in double.
 template <class T, class Policy>
 constexpr auto residence() {
   if constexpr (std::is_same_v<T, double>) {
     return reside<Policy>;
+  } else {
+    return nullptr;
+  }
+}
+template <class T, class Policy>
+constexpr auto gathering() {
+  if constexpr (std::is_same_v<T, double>) {
+    return gather<Policy>;
   } else {
     return nullptr;
   }
@@ -174,6 +188,7 @@ const Operations<T>& table() {
   constexpr const char* name = kTiled<Policy> ? "cuda" : "cuda-cublas";
   static constexpr Operations<T> table = {.name = name,
                                           .reside = residence<T, Policy>(),
+                                          .gather = gathering<T, Policy>(),
                                           .evaluate = evaluate<T, Policy>,
                                           .hessian_vector = hessian_vector<T, Policy>,
                                           .solve_hessian = solve_hessian<T, Policy>,

@@ -147,6 +147,18 @@ std::size_t most_shared_bytes(int blocks) {
   return std::min(most_shared_bytes(), static_cast<std::size_t>(std::max(all / blocks - reserved, 0)));
 }
 
+int device_of(const void* address) {
+  cudaPointerAttributes found{};
+  const cudaError_t status = cudaPointerGetAttributes(&found, address);
+  if (status == cudaErrorInvalidValue) {  // what CUDA before 11 said of other memory
+    static_cast<void>(cudaGetLastError());
+    return -1;
+  }
+  check(status, "cudaPointerGetAttributes");
+  if (found.type == cudaMemoryTypeManaged) return current_device();
+  return found.type == cudaMemoryTypeDevice ? found.device : -1;
+}
+
 std::uint64_t host_synchronisations() noexcept {
   return synchronisations;
 }
@@ -172,6 +184,26 @@ void Stream::synchronise() {
 void Stream::wait(const Event& event) {
   if (MemoryProbe::active()) return;
   check(cudaStreamWaitEvent(state_->stream, event.state().event), "cudaStreamWaitEvent");
+}
+namespace {
+/// Later work of `then` starts after all that `first` has been given so far.
+void order(cudaStream_t first, cudaStream_t then) {
+  if (MemoryProbe::active()) return;
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+  const cudaError_t recorded = cudaEventRecord(event, first);
+  const cudaError_t waits = recorded == cudaSuccess ? cudaStreamWaitEvent(then, event) : cudaSuccess;
+  cudaEventDestroy(event);  // what waits for it goes on waiting
+  check(recorded, "cudaEventRecord in a stream of the host program");
+  check(waits, "cudaStreamWaitEvent by a stream of the host program");
+}
+}  // namespace
+
+void Stream::follow(void* other) {
+  order(static_cast<cudaStream_t>(other), state_->stream);
+}
+void Stream::lead(void* other) {
+  order(state_->stream, static_cast<cudaStream_t>(other));
 }
 bool Stream::capturing() const {
   if (MemoryProbe::active()) return false;

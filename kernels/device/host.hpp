@@ -61,6 +61,10 @@ std::size_t most_shared_bytes();
 /// The shared memory that a block may have where `blocks` of them are to be on a multiprocessor at once.
 std::size_t most_shared_bytes(int blocks);
 
+/// The device whose memory an address lies in; -1 for memory of the host, and for what is nobody's. What CUDA moves between
+/// them is on the current one.
+int device_of(const void* address);
+
 /// Calls so far that made the host of this process wait for the device, or could have: copies to and from the
 /// host, synchronise(), allocation and release. For tests and reports; take the difference of two readings.
 std::uint64_t host_synchronisations() noexcept;
@@ -170,13 +174,18 @@ class Stream {
   void synchronise();
   /// Later work of this stream starts after what `event` recorded.
   void wait(const Event& event);
+  /// Later work of this stream starts after all that `other` has been given so far: a stream of the host program as
+  /// native() has it, or null for CUDA's default stream.
+  void follow(void* other);
+  /// Later work of `other` starts after all that this stream has been given so far.
+  void lead(void* other);
   /// Between the start and the end of Graph::capture.
   bool capturing() const;
   const StreamOptions& options() const;
 
   struct State;
   State& state() const { return *state_; }
-  void* native() const;  // cudaStream_t; null under emulation
+  void* native() const;  // cudaStream_t; under emulation, where no other stream is the default, the state
 
  private:
   struct Delete {

@@ -423,6 +423,36 @@ TEST_CASE("a stream waits for the event of another one") {
   });
 }
 
+TEST_CASE("which device an address is of") {
+  const DeviceBuffer<float> some(10);
+  const auto at = [&](Index k) { return reinterpret_cast<const void*>(some.pointer(k).address()); };
+  CHECK(device::device_of(at(0)) == device::current_device());
+  CHECK(device::device_of(at(9)) == device::current_device());
+  const float here = 0;
+  CHECK(device::device_of(&here) == -1);
+  CHECK(device::device_of(nullptr) == -1);
+  CHECK(device::device_of(at(Index{1} << 45)) == -1);
+  const std::vector<float> heap(1000);
+  CHECK(device::device_of(heap.data()) == -1);
+}
+
+TEST_CASE("a stream waits for another one as it is, and lets it wait") {
+  DeviceBuffer<float> x(1000), y(1000);
+  Stream first, second;
+  x.copy_to_device(std::vector<float>(1000, 1.0f), first);
+  y.fill_zero(first);
+  second.follow(first.native());
+  launch(axpy<float>, {2, 64, 0, second, "axpy"}, Index{1000}, 2.0f, x.pointer(), y.pointer());
+  second.lead(first.native());
+  launch(axpy<float>, {2, 64, 0, first, "axpy"}, Index{1000}, 2.0f, y.pointer(), x.pointer());
+  std::vector<float> found(1000);
+  x.copy_to_host(found, first);
+  CHECK(found == std::vector<float>(1000, 5.0f));
+  second.follow(nullptr);  // the default stream, which has nothing
+  second.lead(nullptr);
+  second.synchronise();
+}
+
 TEST_CASE("handles of matrix products are used again, one at a time") {
   device::Blas first;
   const auto made = [](const auto& work) {

@@ -2,6 +2,7 @@
 // Which device computes: every name, in builds without the cuda backend, with it where there is no device,
 // and (built for the emulated device) with one and with several devices; what happens where the memory of one
 // is full.
+#include <brenier/brenier.h>
 #include <doctest/doctest.h>
 
 #include <brenier/brenier.hpp>
@@ -242,6 +243,180 @@ TEST_CASE("a flow computes on its device and leaves the program's own choice alo
   }
   CHECK(device::current_device() == 2);
   device::use_device(0);
+}
+
+namespace {
+
+/// A host program's particles, in rows on the current device.
+template <class T>
+class ParticlesThere {
+ public:
+  explicit ParticlesThere(const Cloud& cloud)
+      : rows_(cloud.x.rows()),
+        cols_(cloud.x.cols()),
+        x_(rows_ * cols_),
+        log_density_(static_cast<Index>(cloud.log_density.size())) {
+    x_.copy_to_device(cast<T>(cloud.x).elements(), stream_);
+    log_density_.copy_to_device(cloud.log_density, stream_);
+  }
+  T* x() { return reinterpret_cast<T*>(x_.pointer().address()); }
+  double* log_density() { return reinterpret_cast<double*>(log_density_.pointer().address()); }
+  DeviceCloud cloud() {
+    return {{static_cast<const T*>(x()), rows_, cols_},
+            {static_cast<const double*>(log_density()), rows_, 1},
+            stream()};
+  }
+  DeviceResults results() { return {{x(), rows_, cols_}, {log_density(), rows_, 1}, stream()}; }
+  Matrix<double> read() {
+    Matrix<T> out(rows_, cols_);
+    x_.copy_to_host(out.elements(), stream_);
+    return cast<double>(out);
+  }
+  std::vector<double> read_log_density() {
+    std::vector<double> out(static_cast<std::size_t>(rows_));
+    log_density_.copy_to_host(out, stream_);
+    return out;
+  }
+
+  void* stream() const { return stream_.native(); }
+
+ private:
+  device::Stream stream_;
+  Index rows_, cols_;
+  device::DeviceBuffer<T> x_;
+  device::DeviceBuffer<double> log_density_;
+};
+
+FlowOptions short_steps(int order) {
+  FlowOptions options{.tau = 1e-2, .order = order, .device = "cuda", .threads = 1, .certificates = false};
+  options.network.hidden = {9, 5};
+  options.inner.iterations = 3;
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("a cloud from the memory of the device, and back there", T, float, double) {
+  const Index n = kReduced ? 30 : 70;
+  const auto sample = [&](std::uint64_t seed) {
+    Cloud cloud = Density::gaussian(2, 0.0, 1.0).sample(n, Sampling::random, seed);
+    cloud.x = cast<double>(cast<T>(cloud.x));
+    return cloud;
+  };
+  const Cloud first = sample(3), second = sample(4);
+  ParticlesThere<T> start(first), other(second), found(second);
+  for (const int order : {1, 2}) {
+    CAPTURE(order);
+    const FlowOptions options = short_steps(order);
+    Flow<float> expected(porous_medium(2), first, options), actual(porous_medium(2), start.cloud(), options);
+    const auto check_alike = [&] {
+      REQUIRE(expected.step().has_value());
+      REQUIRE(actual.step().has_value());
+      actual.get_cloud(found.results());
+      CHECK(found.read().elements() == cast<double>(cast<T>(expected.trajectory().x())).elements());
+      CHECK(found.read_log_density() == expected.trajectory().log_density());
+    };
+    check_alike();
+    expected.set_cloud(second);
+    const std::uint64_t before = device::host_traffic();
+    actual.set_cloud(other.cloud());
+    actual.get_cloud(found.results());
+    if (order == 1) CHECK(device::host_traffic() - before < 64);
+    CHECK(found.read().elements() == second.x.elements());
+    CHECK_FALSE(actual.has_initial_cloud());
+    CHECK(actual.maps().empty());
+    check_alike();
+    CHECK(actual.functional().total() == expected.functional().total());
+    actual.get_cloud({{found.x(), n, 2}, {}, found.stream()});  // some of it
+    Cloud shifted = second;
+    for (double& value : shifted.x.elements()) value += 100;
+    expected.set_cloud(shifted);
+    actual.set_cloud(shifted);  // by way of the host after all
+    check_alike();
+  }
+}
+
+TEST_CASE("clouds on the device that a flow refuses, which is then as it was") {
+  const Cloud cloud = Density::gaussian(2, 0.0, 1.0).sample(50, Sampling::random, 3);
+  ParticlesThere<double> there(cloud);
+  Flow<float> flow(porous_medium(2), cloud, short_steps(1));
+  REQUIRE(flow.step().has_value());
+  const Matrix<double> x = flow.trajectory().x();
+  const auto with = [&](auto&& change) {
+    DeviceCloud changed = there.cloud();
+    change(changed);
+    flow.set_cloud(changed);
+  };
+  CHECK_ERROR(with([&](DeviceCloud& c) { c.x.data = cloud.x.data(); }), ValueError,
+              "no memory of a CUDA device");
+  CHECK_ERROR(with([](DeviceCloud& c) { c.x = {}; }), ShapeError, "dimension 0");
+  CHECK_ERROR(with([](DeviceCloud& c) { c.x.rows = 0; }), ValueError, "no particles");
+  CHECK_ERROR(with([](DeviceCloud& c) { c.x.cols = 3; }), ShapeError, "dimension 3");
+  CHECK_ERROR(with([](DeviceCloud& c) { c.log_density.rows = 49; }), ShapeError,
+              "(49, 1); they must be (50, 1)");
+  CHECK_ERROR(with([](DeviceCloud& c) { c.log_density = {}; }), ValueError, "log-density");
+  DeviceResults to = there.results();
+  to.x.rows = 40;
+  CHECK_ERROR(flow.get_cloud(to), ShapeError, "(40, 2); they must be (50, 2)");
+  to.x.rows = 50;
+  to.x.row_stride = 0;
+  CHECK_ERROR(flow.get_cloud(to), ValueError, "strides of results must not be 0");
+  CHECK(flow.trajectory().x().elements() == x.elements());
+  CHECK(flow.maps().size() == 1);
+
+  Flow<float> bare(potential("sum(x^2)", 2), {cloud.x, {}}, short_steps(1));
+  CHECK_ERROR(bare.get_cloud(there.results()), ValueError, "not known");
+  FlowOptions on_cpu = short_steps(1);
+  on_cpu.device = "cpu";
+  Flow<float> elsewhere(porous_medium(2), cloud, on_cpu);
+  CHECK_ERROR(elsewhere.set_cloud(there.cloud()), ValueError, "\"cpu\"; use device = \"cuda\"");
+  CHECK_ERROR(elsewhere.get_cloud(there.results()), ValueError, "\"cpu\"; use device = \"cuda\"");
+  CHECK_ERROR(Flow<float>(porous_medium(2), there.cloud(), on_cpu), ValueError, "\"cpu\"");
+  const emulator::ScopedOptions two(with_devices(2));
+  FlowOptions second = short_steps(1);
+  second.device = "cuda:1";
+  Flow<float> next(porous_medium(2), cloud, second);
+  CHECK_ERROR(next.set_cloud(there.cloud()), ValueError, "the memory of CUDA device 0");
+}
+
+TEST_CASE("addresses on the device through C") {
+  const Cloud cloud = Density::gaussian(2, 0.0, 1.0).sample(50, Sampling::random, 3);
+  ParticlesThere<float> there(cloud), found(cloud);
+  brenier_settings* settings = nullptr;
+  brenier_flow* flow = nullptr;
+  const char* text =
+      "device = \"cuda\"\nthreads = 1\n[[functional]]\nterm = \"entropy\"\n[flow]\ntau = 0.01\n"
+      "[network]\nhidden = [9, 5]\n[inner]\niterations = 3\n";
+  REQUIRE(brenier_settings_create(&settings, text, nullptr) == BRENIER_OK);
+  REQUIRE(brenier_flow_create(&flow, settings, 50, 2, BRENIER_DOUBLE, cloud.x.data(), 2, 1,
+                              cloud.log_density.data()) == BRENIER_OK);
+  CHECK(brenier_flow_set_device_cloud(flow, 50, BRENIER_FLOAT, there.x(), 2, 1, there.log_density(),
+                                      there.stream()) == BRENIER_OK);
+  CHECK(brenier_flow_particles(flow) == 50);
+  CHECK(brenier_flow_step(flow) == BRENIER_OK);
+  std::vector<double> x(100), log_density(50);
+  CHECK(brenier_flow_get_cloud(flow, BRENIER_DOUBLE, x.data(), 2, 1, log_density.data()) == BRENIER_OK);
+  CHECK(brenier_flow_get_device_cloud(flow, BRENIER_FLOAT, found.x(), 2, 1, found.log_density(),
+                                      found.stream()) == BRENIER_OK);
+  CHECK(found.read_log_density() == log_density);
+  for (double& value : x) value = static_cast<float>(value);
+  CHECK(found.read().elements() == x);
+  const auto refused = [](int status, const char* expected) {
+    CHECK(status == BRENIER_VALUE_ERROR);
+    check_contains(brenier_last_error(), {expected});
+  };
+  refused(brenier_flow_set_device_cloud(flow, 50, BRENIER_DOUBLE, x.data(), 2, 1, nullptr, nullptr),
+          "no memory");
+  refused(brenier_flow_set_device_cloud(flow, 50, 5, there.x(), 2, 1, nullptr, nullptr), "type = 5");
+  refused(brenier_flow_set_device_cloud(flow, 50, BRENIER_FLOAT, nullptr, 2, 1, nullptr, nullptr), "NULL");
+  refused(brenier_flow_get_device_cloud(flow, BRENIER_DOUBLE, nullptr, 2, 1, log_density.data(), nullptr),
+          "no memory");
+  brenier_maps* maps = nullptr;
+  CHECK(brenier_maps_of_flow(&maps, flow) == BRENIER_OK);
+  CHECK(brenier_maps_push(maps, 50, BRENIER_DOUBLE, cloud.x.data(), 2, 1, x.data(), 2, 1) == BRENIER_OK);
+  brenier_maps_destroy(maps);
+  brenier_flow_destroy(flow);
+  brenier_settings_destroy(settings);
 }
 
 TEST_CASE_TEMPLATE("what fits the shared memory of one device and not of another goes layer by layer there",

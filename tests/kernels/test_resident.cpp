@@ -2,9 +2,12 @@
 // Clouds that stay on a device, against the same in host memory with the reference.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <brenier/brenier.hpp>
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <utility>
 
 #include "engine/src/flow/cloud/cloud_view.hpp"
 #include "engine/src/flow/cloud_objective.hpp"
@@ -31,17 +34,206 @@ std::vector<double> log_densities(Index n) {
   return out;
 }
 
-/// body(ops, what they reside) for every backend that has clouds of its own.
+/// A matrix of a host program on the device, with any strides: memory before and behind it is watched.
+template <class T>
+class OnDevice {
+ public:
+  OnDevice(Index rows, Index cols, Index row_stride, Index col_stride)
+      : rows_(rows), cols_(cols), down_(row_stride), across_(col_stride) {
+    const Index down = (rows - 1) * row_stride, across = (cols - 1) * col_stride;
+    first_ = kAround - std::min<Index>(down, 0) - std::min<Index>(across, 0);
+    memory_ =
+        device::DeviceBuffer<T>(first_ + std::max<Index>(down, 0) + std::max<Index>(across, 0) + 1 + kAround);
+    fill([](Index, Index) { return kGuard; });
+  }
+  template <class Value>
+  void fill(const Value& value) {
+    std::vector<T> all(static_cast<std::size_t>(memory_.size()), kGuard);
+    for (Index i = 0; i < rows_; ++i) {
+      for (Index c = 0; c < cols_; ++c) all[place(i, c)] = value(i, c);
+    }
+    device::Stream stream;
+    memory_.copy_to_device(all, stream);
+  }
+  /// Of the elements; the rest has to be as it was.
+  Matrix<double> read(device::Stream& stream) const {
+    std::vector<T> all(static_cast<std::size_t>(memory_.size()));
+    memory_.copy_to_host(all, stream);
+    Matrix<double> out(rows_, cols_);
+    for (Index i = 0; i < rows_; ++i) {
+      for (Index c = 0; c < cols_; ++c) out(i, c) = std::exchange(all[place(i, c)], kGuard);
+    }
+    CHECK(std::count(all.begin(), all.end(), kGuard) == memory_.size());
+    return out;
+  }
+  T* data() const { return reinterpret_cast<T*>(memory_.pointer(first_).address()); }
+  DeviceArray<const void> array() const { return {data(), rows_, cols_, down_, across_}; }
+  DeviceArray<void> results() { return {data(), rows_, cols_, down_, across_}; }
+
+ private:
+  static constexpr Index kAround = 5;
+  static constexpr T kGuard = T(-12345.5);
+  std::size_t place(Index i, Index c) const {
+    return static_cast<std::size_t>(first_ + i * down_ + c * across_);
+  }
+  Index rows_, cols_, down_, across_, first_ = 0;
+  device::DeviceBuffer<T> memory_;
+};
+
+/// body(ops) for every backend that has clouds of its own.
 template <class Body>
-void for_residents(MatrixView<const double> x, const double* log_density, const Body& body) {
+void for_residing(const Body& body) {
   for (const Backend<double>& backend : backends<double>()) {
     if (!backend.ops->reside) continue;
     CAPTURE_BOUND(backend.ops->name);
-    body(*backend.ops->reside(x, log_density));
+    body(*backend.ops);
   }
 }
 
+/// body(ops, what they reside) for every backend that has clouds of its own.
+template <class Body>
+void for_residents(MatrixView<const double> x, const double* log_density, const Body& body) {
+  for_residing([&](const Operations<double>& ops) { body(*ops.reside(x, log_density)); });
+}
+
 }  // namespace
+
+TEST_CASE_TEMPLATE(
+    "particles of a host program on the device: any strides, and nothing beside them is touched", T, float,
+    double) {
+  for (const Index n : kSizes) {
+    const Index d = 3;
+    Numbers numbers(3);
+    Matrix<double> x = numbers.matrix<double>(n, d, -2, 1);
+    for (double& value : x.elements()) value = static_cast<T>(value);
+    std::vector<double> log_density = log_densities(n);
+    log_density[0] = -std::numeric_limits<double>::infinity();
+    OnDevice<double> densities(n, 1, 2, 0);
+    densities.fill([&](Index i, Index) { return log_density[static_cast<std::size_t>(i)]; });
+    // Rows, rows with gaps, columns, backwards.
+    const std::pair<Index, Index> strides[] = {{d, 1}, {d + 2, 1}, {1, n}, {-2, -2 * n - 1}};
+    for (const auto& [down, across] : strides) {
+      CAPTURE(n);
+      CAPTURE(down);
+      OnDevice<T> from(n, d, down, across), to(n, d, across == 1 ? 1 : d, across == 1 ? n : 1);
+      OnDevice<T> density(n, 1, -3, 1);
+      from.fill([&](Index i, Index c) { return static_cast<T>(x(i, c)); });
+      for_residing([&](const Operations<double>& ops) {
+        const auto cloud = ops.gather({from.array(), densities.array()});
+        Matrix<double> found(n, d);
+        std::vector<double> found_densities(static_cast<std::size_t>(n));
+        cloud->download(found, found_densities.data());
+        CHECK(found.elements() == x.elements());
+        CHECK(found_densities == log_density);
+        device::Stream stream;
+        cloud->write({to.results(), density.results(), stream.native()});
+        CHECK(to.read(stream).elements() == x.elements());
+        const Matrix<double> rounded = density.read(stream);
+        for (Index i = 0; i < n; ++i)
+          CHECK(rounded(i, 0) == static_cast<T>(log_density[static_cast<std::size_t>(i)]));
+        const auto bare = ops.gather({from.array()});
+        CHECK_FALSE(bare->has_density());
+        CHECK(bare->rows() == n);
+        CHECK(bare->cols() == d);
+      });
+    }
+  }
+}
+
+TEST_CASE("particles that are no numbers are refused by their number") {
+  const double bad[] = {std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity(),
+                        std::numeric_limits<double>::quiet_NaN()};
+  OnDevice<double> x(300, 2, 2, 1), densities(300, 1, 1, 1);
+  const DeviceCloud cloud{x.array(), densities.array()};
+  for_residing([&](const Operations<double>& ops) {
+    for (const double value : bad) {
+      densities.fill([](Index, Index) { return 0.5; });
+      x.fill([&](Index i, Index c) { return c == 1 && (i == 17 || i == 290) ? value : 0.25; });
+      CHECK_ERROR(ops.gather(cloud), ValueError, "particle 17 has a coordinate");
+      x.fill([](Index, Index) { return 0.25; });
+      densities.fill([&](Index i, Index) { return i >= 200 ? value : 0.5; });
+      if (value == bad[1])
+        CHECK(ops.gather(cloud)->has_density());
+      else
+        CHECK_ERROR(ops.gather(cloud), ValueError, "particle 200 has a log-density");
+    }
+  });
+}
+
+TEST_CASE("addresses that are not of the device are refused") {
+  std::vector<double> host(60);
+  OnDevice<double> there(20, 3, 3, 1);
+  for_residing([&](const Operations<double>& ops) {
+    const auto cloud = ops.gather({there.array()});
+    CHECK_ERROR(ops.gather({{host.data(), 20, 3}}), ValueError, "no memory of a CUDA device");
+    CHECK_ERROR(ops.gather({there.array(), {host.data(), 20, 1}}), ValueError, "the log-densities");
+    CHECK_ERROR(cloud->write({{host.data(), 20, 3}}), ValueError, "the positions");
+    // Ends that lie outside.
+    double* const first = there.data();
+    constexpr Index far = Index{1} << 40;
+    CHECK_ERROR(ops.gather({{first, 20, 3, far, 1}}), ValueError, "the last byte of the positions");
+    CHECK_ERROR(cloud->write({{first, 20, 3, 3, -far}}), ValueError, "the first byte of the positions");
+    const auto* odd = reinterpret_cast<const double*>(reinterpret_cast<std::uintptr_t>(first) + 4);
+    CHECK_ERROR(ops.gather({{odd, 2, 3}}), ValueError, "no multiple of 8");
+  });
+#if defined(BRENIER_TEST_EMULATED)
+  device::emulator::Options options = device::emulator::options();
+  options.devices = 2;
+  const device::emulator::ScopedOptions two(options);
+  for_residing([&](const Operations<double>& ops) {
+    device::use_device(1);
+    CHECK_ERROR(ops.gather({there.array()}), ValueError, "the memory of CUDA device 0");
+    CHECK_ERROR(ops.gather({there.array()}), ValueError, "on device 1");
+    {
+      OnDevice<double> here(20, 3, 3, 1);
+      const auto cloud = ops.gather({here.array()});
+      device::use_device(0);
+      cloud->write({here.results()});  // on the cloud's own device, whichever is current
+      CHECK_ERROR(cloud->write({there.results()}), ValueError, "the memory of CUDA device 0");
+    }
+  });
+#endif
+}
+
+#if defined(BRENIER_TEST_EMULATED)
+TEST_CASE("the host program's stream is waited for, and waits") {
+  device::emulator::Options options = device::emulator::options();
+  options.delay = true;
+  const device::emulator::ScopedOptions late(options);
+  OnDevice<double> x(50, 2, 2, 1), before(50, 2, 2, 1), after(50, 2, 2, 1);
+  before.fill([](Index i, Index c) { return static_cast<double>(2 * i + c); });
+  const auto copy = [](OnDevice<double>& to, const OnDevice<double>& from, device::Stream& stream) {
+    const auto pointer = [](const double* at) {
+      return device::DevicePointer<double>(reinterpret_cast<std::uintptr_t>(at));
+    };
+    device::copy_on_device<double>(pointer(to.data()), pointer(from.data()), 100, stream);
+  };
+  for_residing([&](const Operations<double>& ops) {
+    device::Stream stream;
+    x.fill([](Index, Index) { return 7.0; });
+    copy(x, before, stream);  // has not run yet
+    const auto cloud = ops.gather({x.array(), {}, stream.native()});
+    Matrix<double> found(50, 2);
+    cloud->download(found, nullptr);
+    CHECK(found(49, 1) == 99);
+    x.fill([](Index, Index) { return 7.0; });
+    cloud->write({x.results(), {}, stream.native()});
+    copy(after, x, stream);
+    CHECK(after.read(stream)(49, 1) == 99);
+    // Work of the program that still reads what is to be written, on a device that runs late streams as they lie in memory:
+    // that of write() takes the place of an earlier one.
+    auto earlier = std::make_unique<device::Stream>();
+    device::Stream last;
+    x.fill([](Index, Index) { return 7.0; });
+    copy(after, x, last);
+    earlier.reset();
+    cloud->write({x.results(), {}, last.native()});
+    { const device::DeviceBuffer<double> released(1); }  // waits for all
+    CHECK(after.read(last)(49, 1) == 7);
+    CHECK(x.read(last)(49, 1) == 99);
+  });
+}
+#endif
 
 TEST_CASE("a cloud on a device moves through a map as on the host") {
   Team team(1);

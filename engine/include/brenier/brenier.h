@@ -111,6 +111,17 @@ BRENIER_API int brenier_flow_get_cloud(const brenier_flow* flow, int type, void*
 BRENIER_API int brenier_flow_set_cloud(brenier_flow* flow, ptrdiff_t n, int type, const void* x,
                                        ptrdiff_t particle_stride, ptrdiff_t component_stride,
                                        const double* log_density);
+/* Both for addresses in the memory of the CUDA device that the flow runs on (device = "cuda" or "cuda:K"): x and log_density,
+ * of which the particles stay on the device from step to step at order 1. `stream` is the cudaStream_t in which the host works
+ * with them, NULL the default one: its earlier work is waited for, and its later work waits for what get writes; that call
+ * returns before. BRENIER_VALUE_ERROR: an address of the host or of another device, or an array that ends outside of its
+ * memory. */
+BRENIER_API int brenier_flow_get_device_cloud(const brenier_flow* flow, int type, void* x,
+                                              ptrdiff_t particle_stride, ptrdiff_t component_stride,
+                                              double* log_density, void* stream);
+BRENIER_API int brenier_flow_set_device_cloud(brenier_flow* flow, ptrdiff_t n, int type, const void* x,
+                                              ptrdiff_t particle_stride, ptrdiff_t component_stride,
+                                              const double* log_density, void* stream);
 /* Another F from here on, that of these settings; nothing else of them is used. */
 BRENIER_API int brenier_flow_set_functional(brenier_flow* flow, const brenier_settings* settings);
 

@@ -173,6 +173,8 @@ class Flow {
   /// ValueError, ShapeError: options or a cloud that do not fit (also: no log-densities where an internal
   /// energy needs them, particles that are not finite). NotAvailable: the device.
   Flow(Functional functional, Cloud initial, FlowOptions options = {});
+  /// From arrays on the device of the options, once through host memory. ValueError as of set_cloud().
+  Flow(Functional functional, const DeviceCloud& initial, FlowOptions options = {});
   ~Flow();
   Flow(Flow&&) noexcept;
   Flow& operator=(Flow&&) noexcept;
@@ -217,6 +219,14 @@ class Flow {
   /// go on. ShapeError: its dimension. ValueError: as for the constructor; inner.refresh > 0, which draws from rho_0. The
   /// flow is then as it was.
   void set_cloud(Cloud cloud);
+  /// The same from arrays of the host program in the memory of the flow's CUDA device, float or double, with any strides: at
+  /// order 1 nothing of it crosses the bus but a few bytes. The stream's earlier work is waited for, and when the call returns
+  /// the arrays may change. ValueError: an address, or an end of an array, that is not on that device; another device.
+  void set_cloud(const DeviceCloud& cloud);
+  /// trajectory() into such arrays, each where its address is given: positions (N, d) and log-densities (N, 1), rounded to
+  /// their type. The call does not wait: later work of the stream does. ShapeError; ValueError likewise, and for log-densities
+  /// that are not known.
+  void get_cloud(const DeviceResults& to) const;
   /// Whether the cloud is still the one that the flow was made with, carried by its steps: what a law of that is worth.
   bool has_initial_cloud() const;
   /// Another functional from here on; the network stays as it is. Errors as of the constructor; the flow is then as

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "brenier/base/team.hpp"
+#include "brenier/base/view.hpp"
 #include "brenier/density.hpp"
 #include "brenier/device.hpp"
 #include "brenier/export.h"
@@ -100,6 +101,10 @@ class Trajectory {
   void run_on(const Operations<double>& ops);
   /// The cloud on the device, or null.
   const ResidentCloud* resident() const { return resident_.get(); }
+  /// A first-order one that lies on the device of `ops`, see run_on(), from the start: its particles are finite.
+  static Trajectory on(const Operations<double>& ops, std::shared_ptr<const ResidentCloud> cloud);
+  /// Its particles into arrays of the host program on that device: what Flow::get_cloud() does.
+  void write(const DeviceResults& to) const;
 
   /// Points and log-densities that a map of this kind starts from.
   struct Base {

@@ -28,6 +28,7 @@
 #include "brenier/version.hpp"
 #include "engine/src/c/settings.hpp"
 #include "engine/src/config/config.hpp"
+#include "engine/src/flow/cloud/cloud_view.hpp"
 #include "engine/src/flow/report_fields.hpp"
 #include "kernels/base/nearest_name.hpp"
 #include "kernels/base/ranks.hpp"
@@ -135,10 +136,13 @@ struct Points {
   int type;
   ptrdiff_t particle_stride, component_stride;
 
-  template <class Visit>
-  void visit(Index n, Index d, Visit&& visit) const {
+  void check_type() const {
     if (type != BRENIER_DOUBLE && type != BRENIER_FLOAT)
       throw ValueError("type = " + std::to_string(type) + "; it must be BRENIER_DOUBLE or BRENIER_FLOAT");
+  }
+  template <class Visit>
+  void visit(Index n, Index d, Visit&& visit) const {
+    check_type();
     const auto each = [&]<class T>(T* first) {
       for (Index i = 0; i < n; ++i) {
         for (Index c = 0; c < d; ++c) visit(first[i * particle_stride + c * component_stride], i, c);
@@ -271,10 +275,39 @@ void load(brenier_flow* flow, std::span<const std::byte> bytes) {
 }
 
 /// Particles that densities of order 2 start from.
-Matrix<double> some_of(const Matrix<double>& x) {
-  const Index n = std::min<Index>(x.rows(), 1024), d = x.cols();
-  Matrix<double> out(n, d);
-  for (Index i = 0; i < n; ++i) std::copy_n(x.row(x.rows() * i / n), d, out.row(i));
+Matrix<double> some_of(const CloudView& cloud) {
+  std::vector<Index> rows(static_cast<std::size_t>(std::min<Index>(cloud.rows(), 1024)));
+  const Index n = static_cast<Index>(rows.size());
+  for (Index i = 0; i < n; ++i) rows[static_cast<std::size_t>(i)] = cloud.rows() * i / n;
+  return cloud.take(rows);
+}
+
+/// Another cloud, of the host or on the device.
+template <class Particles>
+void set_cloud(brenier_flow* flow, Particles cloud) {
+  with(flow, [&](auto& f) {
+    f.set_cloud(std::move(cloud));
+    const DeviceScope scope(f.options().device);
+    flow->start = some_of(f.trajectory());
+  });
+  flow->law.reset();
+  flow->held_out = false;
+}
+
+/// Points and log-densities at addresses of the device.
+template <class Address, class Density>
+DeviceParticles<Address> on_device(const Points<Address>& points, Index n, Index d, Density* log_density,
+                                   void* stream) {
+  points.check_type();
+  DeviceParticles<Address> out;
+  using Float = std::conditional_t<std::is_const_v<Address>, const float, float>;
+  const auto [data, type, down, across] = points;
+  if (type == BRENIER_FLOAT)
+    out.x = {static_cast<Float*>(data), n, d, down, across};
+  else
+    out.x = {static_cast<Density*>(data), n, d, down, across};
+  out.log_density = {log_density, n, 1};
+  out.stream = stream;
   return out;
 }
 
@@ -567,7 +600,7 @@ int brenier_flow_dim(const brenier_flow* flow) {
   return flow ? flow->config.cloud.dim : 0;
 }
 ptrdiff_t brenier_flow_particles(const brenier_flow* flow) {
-  return flow ? with(flow, [](const auto& f) { return f.trajectory().x().rows(); }) : 0;
+  return flow ? with(flow, [](const auto& f) { return f.trajectory().size(); }) : 0;
 }
 int brenier_flow_steps(const brenier_flow* flow) {
   return flow ? with(flow, [](const auto& f) { return f.steps(); }) : 0;
@@ -593,11 +626,29 @@ int brenier_flow_set_cloud(brenier_flow* flow, ptrdiff_t n, int type, const void
     need(flow, "flow");
     Cloud cloud =
         cloud_of({x, type, particle_stride, component_stride}, n, flow->config.cloud.dim, log_density);
-    Matrix<double> start = some_of(cloud.x);
-    with(flow, [&](auto& f) { f.set_cloud(std::move(cloud)); });
-    flow->start = std::move(start);
-    flow->law.reset();
-    flow->held_out = false;
+    set_cloud(flow, std::move(cloud));
+    return BRENIER_OK;
+  });
+}
+int brenier_flow_get_device_cloud(const brenier_flow* flow, int type, void* x, ptrdiff_t particle_stride,
+                                  ptrdiff_t component_stride, double* log_density, void* stream) {
+  return guarded([&] {
+    with(flow, [&](const auto& f) {
+      const Index n = f.trajectory().size(), d = f.trajectory().dim();
+      f.get_cloud(on_device<void>({x, type, particle_stride, component_stride}, n, d, log_density, stream));
+    });
+    return BRENIER_OK;
+  });
+}
+int brenier_flow_set_device_cloud(brenier_flow* flow, ptrdiff_t n, int type, const void* x,
+                                  ptrdiff_t particle_stride, ptrdiff_t component_stride,
+                                  const double* log_density, void* stream) {
+  return guarded([&] {
+    need(flow, "flow");
+    need(x, "the address of the points");
+    const DeviceCloud cloud = on_device<const void>({x, type, particle_stride, component_stride}, n,
+                                                    flow->config.cloud.dim, log_density, stream);
+    set_cloud(flow, cloud);
     return BRENIER_OK;
   });
 }

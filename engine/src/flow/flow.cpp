@@ -14,6 +14,7 @@
 #include "brenier/oracles.hpp"
 #include "brenier/version.hpp"
 #include "engine/src/checks/shape_check.hpp"
+#include "engine/src/device/device_arrays.hpp"
 #include "engine/src/device/device_memory.hpp"
 #include "engine/src/flow/extrapolation.hpp"
 #include "engine/src/flow/options.hpp"
@@ -23,6 +24,7 @@
 #include "kernels/base/show.hpp"
 #include "kernels/base/wall_clock.hpp"
 #include "kernels/model/keys.hpp"
+#include "kernels/resident_cloud.hpp"
 
 namespace brenier {
 namespace {
@@ -44,6 +46,33 @@ NumericalError no_step_length(const StepReport& report, double tolerance, int re
                         show(report.tau) + " has the error " + show(report.time_error) +
                         "; use a larger adaptive.tolerance, or more inner iterations and particles: their " +
                         "noise in the velocities counts as error");
+}
+
+/// A host program's cloud on the current device, which is that of `ops`.
+std::shared_ptr<const ResidentCloud> gathered(const DeviceCloud& cloud, const Operations<double>& ops,
+                                              const std::string& device) {
+  if (!ops.gather) throw not_on_a_device(device);
+  if (!cloud.x || cloud.x.rows < 1 || cloud.x.cols < 1)
+    throw ValueError("cloud: no particles; at least one is needed");
+  check_device_arrays(cloud, cloud.x.rows, cloud.x.cols);
+  return ops.gather(cloud);
+}
+
+Cloud brought(const ResidentCloud& resident) {
+  Cloud out{Matrix<double>(resident.rows(), resident.cols()), {}};
+  if (resident.has_density()) out.log_density.resize(static_cast<std::size_t>(resident.rows()));
+  resident.download(out.x, resident.has_density() ? out.log_density.data() : nullptr);
+  return out;
+}
+Cloud brought(const DeviceCloud& cloud, const FlowOptions& options) {
+  try {
+    const Operations<double>& ops = backend<double>(options.device);
+    const DeviceScope scope(options.device);
+    return brought(*gathered(cloud, ops, options.device));
+  } catch (...) {
+    Ranks::tell(options.communicator.get());
+    throw;
+  }
 }
 
 /// Whether a step moved the cloud by more than a network in T rounds.
@@ -186,6 +215,9 @@ Flow<T>::Flow(Functional functional, Cloud initial, FlowOptions options) {
     return true;
   });
 }
+template <class T>
+Flow<T>::Flow(Functional functional, const DeviceCloud& initial, FlowOptions options)
+    : Flow(std::move(functional), brought(initial, options), options) {}
 template <class T>
 Flow<T>::~Flow() = default;
 template <class T>
@@ -399,27 +431,60 @@ void Flow<T>::set_initial_density(const Density& initial) {
   s.judged.run_on(s.exact);
 }
 
+/// Whether another cloud can take the place of this one.
+template <class T>
+void Flow<T>::State::check_replaced(Index dim) const {
+  if (dim != net.dim()) {
+    throw ShapeError("flow: a cloud of dimension " + std::to_string(dim) + " in a flow of dimension " +
+                     std::to_string(net.dim()));
+  }
+  if (options.inner.refresh > 0) {
+    throw ValueError("flow: another cloud with inner.refresh = " + std::to_string(options.inner.refresh) +
+                     "; clouds that are drawn again are of the initial density, so it must be 0");
+  }
+}
+
+template <class T>
+void Flow<T>::State::replace(Trajectory given) {
+  check_cloud(given);
+  given.run_on(exact);
+  cloud = std::move(given);
+  tracked.clear();
+  maps.clear();
+  judged = {};
+  known.reset();
+  first_step = steps;
+  replaced = true;
+}
+
 template <class T>
 void Flow<T>::set_cloud(Cloud cloud) {
   State& s = *state_;
-  if (cloud.x.cols() != s.net.dim()) {
-    throw ShapeError("flow: a cloud of dimension " + std::to_string(cloud.x.cols()) +
-                     " in a flow of dimension " + std::to_string(s.net.dim()));
+  s.check_replaced(cloud.x.cols());
+  s.replace(Trajectory(s.carried(std::move(cloud)), s.options.order == 2, s.net.smooth()));
+}
+
+template <class T>
+void Flow<T>::set_cloud(const DeviceCloud& cloud) {
+  State& s = *state_;
+  s.check_replaced(cloud.x.cols);
+  const DeviceScope scope(s.options.device);
+  DeviceCloud used = cloud;
+  if (!s.carries_density()) used.log_density = {};
+  std::shared_ptr<const ResidentCloud> given = gathered(used, s.exact, s.options.device);
+  if (s.options.order == 1) {
+    s.replace(Trajectory::on(s.exact, std::move(given)));
+  } else {
+    s.replace(Trajectory(brought(*given), true, s.net.smooth()));
   }
-  if (s.options.inner.refresh > 0) {
-    throw ValueError("flow: another cloud with inner.refresh = " + std::to_string(s.options.inner.refresh) +
-                     "; clouds that are drawn again are of the initial density, so it must be 0");
-  }
-  Trajectory given(s.carried(std::move(cloud)), s.options.order == 2, s.net.smooth());
-  s.check_cloud(given);
-  given.run_on(s.exact);
-  s.cloud = std::move(given);
-  s.tracked.clear();
-  s.maps.clear();
-  s.judged = {};
-  s.known.reset();
-  s.first_step = s.steps;
-  s.replaced = true;
+}
+
+template <class T>
+void Flow<T>::get_cloud(const DeviceResults& to) const {
+  const State& s = *state_;
+  if (!s.exact.reside) throw not_on_a_device(s.options.device);
+  const DeviceScope scope(s.options.device);
+  s.cloud.write(to);
 }
 
 template <class T>

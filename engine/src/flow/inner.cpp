@@ -92,7 +92,7 @@ Flow<T>::State::State(Functional f, Cloud initial, FlowOptions o)
 /// Without the log-densities that the maps of this flow cannot carry.
 template <class T>
 Cloud Flow<T>::State::carried(Cloud given) const {
-  if (!net.smooth() && options.method == FlowOptions::Method::network) given.log_density.clear();
+  if (!carries_density()) given.log_density.clear();
   return given;
 }
 

@@ -149,7 +149,10 @@ struct Flow<T>::State {
   void agree() const {
     if (ranks) ranks->agree();
   }
+  bool carries_density() const { return net.smooth() || options.method != FlowOptions::Method::network; }
   Cloud carried(Cloud given) const;
+  void check_replaced(Index dim) const;
+  void replace(Trajectory given);
   void check_functional() const;
   void check_cloud(const Trajectory& given) const;
   void check_curvature() const;

@@ -10,6 +10,7 @@
 #include "brenier/base/error.hpp"
 #include "brenier/map.hpp"
 #include "engine/src/checks/shape_check.hpp"
+#include "engine/src/device/device_arrays.hpp"
 #include "engine/src/flow/extrapolation.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/operations.hpp"
@@ -89,9 +90,34 @@ Trajectory::Trajectory(Cloud start, bool second_order, std::optional<bool> jacob
 }
 
 void Trajectory::run_on(const Operations<double>& ops) {
+  if (operations_ == &ops) return;
   if (!here_) bring();
   resident_.reset();
   operations_ = &ops;
+}
+
+Trajectory Trajectory::on(const Operations<double>& ops, std::shared_ptr<const ResidentCloud> cloud) {
+  Trajectory out;
+  out.rows_ = cloud->rows();
+  out.cols_ = cloud->cols();
+  out.density_ = cloud->has_density();
+  out.resident_ = std::move(cloud);
+  out.here_ = false;
+  out.operations_ = &ops;
+  return out;
+}
+
+void Trajectory::write(const DeviceResults& to) const {
+  check_device_arrays(to, rows_, cols_);
+  if (!operations_ || !operations_->reside)
+    throw ValueError("trajectory: arrays on a device, and its maps are applied on the host; see run_on()");
+  if (to.log_density && !density_)
+    throw ValueError("flow: the log-densities of this cloud are not known: it was given without");
+  if (resident_ && resident_->reachable()) {
+    resident_->write(to);
+  } else {
+    operations_->reside(x(), density_ ? log_density().data() : nullptr)->write(to);
+  }
 }
 
 void Trajectory::bring() const {

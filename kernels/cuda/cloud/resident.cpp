@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
 
 #include "kernels/cuda/cloud/clouds.hpp"
 #include "kernels/cuda/cloud/resident_kernels.hpp"
@@ -18,9 +19,58 @@ int element_blocks(Index count) {
   return static_cast<int>(std::clamp<Index>((count + kSumThreads - 1) / kSumThreads, 1, 8 * kSumBlocks));
 }
 
-class DeviceCloud final : public ResidentCloud {
+/// body(the first element) in the type that a host program's matrix has.
+template <class Address, class Body>
+void in_type(const DeviceArray<Address>& matrix, const Body& body) {
+  using Float = std::conditional_t<std::is_const_v<Address>, const float, float>;
+  using Double = std::conditional_t<std::is_const_v<Address>, const double, double>;
+  if (matrix.type == DeviceArray<Address>::Type::float32)
+    body(static_cast<Float*>(matrix.data));
+  else
+    body(static_cast<Double*>(matrix.data));
+}
+
+/// ValueError unless all of the host program's matrix lies on the current device.
+template <class Address>
+void check_place(const DeviceArray<Address>& matrix, const char* what) {
+  in_type(matrix, [&]<class T>(T* data) {
+    const Index down = (matrix.rows - 1) * matrix.row_stride, across = (matrix.cols - 1) * matrix.col_stride;
+    const Index low = std::min<Index>(down, 0) + std::min<Index>(across, 0);
+    const Index high = std::max<Index>(down, 0) + std::max<Index>(across, 0);
+    const auto first = reinterpret_cast<std::uintptr_t>(data);
+    if (first % sizeof(T) != 0)
+      throw ValueError(std::string("cloud: the address of ") + what + " is no multiple of " +
+                       std::to_string(sizeof(T)) + ", the size of an element");
+    const int here = current_device();
+    const std::uintptr_t ends[] = {first + static_cast<std::uintptr_t>(low) * sizeof(T),
+                                   first + static_cast<std::uintptr_t>(high + 1) * sizeof(T) - 1};
+    for (const std::uintptr_t end : ends) {
+      const int found = device_of(reinterpret_cast<const void*>(end));
+      if (found == here) continue;
+      throw ValueError(std::string("cloud: ") + (end == ends[0] ? "the first" : "the last") + " byte of " +
+                       what + " is in " +
+                       (found < 0 ? std::string("no memory of a CUDA device")
+                                  : "the memory of CUDA device " + std::to_string(found)) +
+                       "; addresses, sizes and strides must be of an array on device " +
+                       std::to_string(here) + ", where the flow runs");
+    }
+  });
+}
+
+/// out (rows * cols) on the device = the host program's matrix. Leaves in `refused` the number of rows from the first that
+/// has what is below `least`, infinite or NaN.
+void gather(const DeviceArray<const void>& from, double least, DeviceBuffer<double>& out,
+            DevicePointer<unsigned> refused, Stream& stream) {
+  in_type(from, [&]<class T>(const T* data) {
+    const GatherArgs<T> args{data,     from.row_stride, from.col_stride, as_int(from.rows), as_int(from.cols),
+                             raw(out), least,           raw(refused)};
+    launch(gather_kernel<T>, {element_blocks(from.rows * from.cols), kSumThreads, 0, stream, "gather"}, args);
+  });
+}
+
+class Resident final : public ResidentCloud {
  public:
-  DeviceCloud(DeviceBuffer<double> x, DeviceBuffer<double> log_density, Index rows, Index cols, DeviceMap map)
+  Resident(DeviceBuffer<double> x, DeviceBuffer<double> log_density, Index rows, Index cols, DeviceMap map)
       : x_(std::move(x)), log_density_(std::move(log_density)), rows_(rows), cols_(cols), map_(map) {}
 
   Index rows() const override { return rows_; }
@@ -50,6 +100,25 @@ class DeviceCloud final : public ResidentCloud {
     };
     if (x) take(x_, cols_, x);
     if (log_density) take(log_density_, 1, MatrixView<double>(log_density, count, 1));
+  }
+
+  void write(const DeviceResults& to) const override {
+    const ScopedDevice there(device_);
+    Stream stream;
+    const auto put = [&](const DeviceBuffer<double>& from, const DeviceArray<void>& matrix) {
+      in_type(matrix, [&]<class T>(T* data) {
+        const ScatterArgs<T> args{address(from), as_int(matrix.rows), as_int(matrix.cols),
+                                  data,          matrix.row_stride,   matrix.col_stride};
+        launch(scatter_kernel<T>,
+               {element_blocks(matrix.rows * matrix.cols), kSumThreads, 0, stream, "scatter"}, args);
+      });
+    };
+    if (to.x) check_place(to.x, "the positions");
+    if (to.log_density) check_place(to.log_density, "the log-densities");
+    stream.follow(to.stream);
+    if (to.x) put(x_, to.x);
+    if (to.log_density) put(log_density_, to.log_density);
+    stream.lead(to.stream);
   }
 
   Spread spread() const override {
@@ -95,7 +164,7 @@ class DeviceCloud final : public ResidentCloud {
     if (density)
       out.least_log_det =
           found.undefined > 0 ? std::numeric_limits<double>::quiet_NaN() : found.least_log_det;
-    out.cloud = std::make_shared<DeviceCloud>(std::move(y), std::move(log_density), rows_, cols_, map_);
+    out.cloud = std::make_shared<Resident>(std::move(y), std::move(log_density), rows_, cols_, map_);
     return out;
   }
 
@@ -176,7 +245,33 @@ std::shared_ptr<const ResidentCloud> resident_cloud(MatrixView<const double> x, 
   Stream stream;
   DeviceBuffer<double> positions = upload<double>(x, stream);
   DeviceBuffer<double> densities = log_density ? upload(log_density, x.rows, stream) : DeviceBuffer<double>();
-  return std::make_shared<DeviceCloud>(std::move(positions), std::move(densities), x.rows, x.cols, map);
+  return std::make_shared<Resident>(std::move(positions), std::move(densities), x.rows, x.cols, map);
+}
+
+std::shared_ptr<const ResidentCloud> gathered_cloud(const DeviceCloud& from, DeviceMap map) {
+  Stream stream;
+  const bool density = static_cast<bool>(from.log_density);
+  const Index rows = from.x.rows, cols = from.x.cols;
+  check_place(from.x, "the positions");
+  if (density) check_place(from.log_density, "the log-densities");
+  DeviceBuffer<double> x(rows * cols, "positions"), log_density(density ? rows : 0, "log-densities");
+  DeviceBuffer<unsigned> refused(2);
+  refused.fill_zero(stream);
+  stream.follow(from.stream);
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  gather(from.x, std::numeric_limits<double>::lowest(), x, refused.pointer(0), stream);
+  if (density) gather(from.log_density, -infinity, log_density, refused.pointer(1), stream);
+  const std::vector<unsigned> found = cuda::download(refused, stream);
+  const auto particle = [&](unsigned from_there) { return std::to_string(rows - Index{from_there}); };
+  if (found[0] > 0)
+    throw ValueError("cloud: particle " + particle(found[0]) +
+                     " has a coordinate that is infinite or NaN; all coordinates must be finite");
+  if (found[1] > 0)
+    throw ValueError(
+        "cloud: particle " + particle(found[1]) +
+        " has a log-density that is +inf or NaN; log-densities must be finite, or -inf where the density "
+        "vanishes");
+  return std::make_shared<Resident>(std::move(x), std::move(log_density), rows, cols, map);
 }
 
 }  // namespace brenier::cuda

@@ -27,4 +27,7 @@ using DeviceMap = void (*)(const Icnn& net, const double* theta, const double* x
 std::shared_ptr<const ResidentCloud> resident_cloud(MatrixView<const double> x, const double* log_density,
                                                     DeviceMap map);
 
+/// From a host program's arrays: see Operations::gather.
+std::shared_ptr<const ResidentCloud> gathered_cloud(const DeviceCloud& from, DeviceMap map);
+
 }  // namespace brenier::cuda

@@ -81,6 +81,47 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) void take_rows_kernel(const T*
     out[k] = x[Index{rows[k / d]} * d + k % d];
 }
 
+/// A host program's matrix (n, d), and where it is brought, without gaps.
+template <class T>
+struct GatherArgs {
+  const T* from;
+  Index row_stride, col_stride;  // in elements
+  int n, d;
+  double* out;        // (n, d)
+  double least;       // of what is allowed; nothing that is infinite or NaN otherwise
+  unsigned* refused;  // max with n - i for each row i that has something else
+};
+template <class T>
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) void gather_kernel(BRENIER_ARGUMENT GatherArgs<T> args) {
+  const Index threads = Index{grid_size()} * block_size();
+  for (Index k = Index{block_index()} * block_size() + thread_index(); k < Index{args.n} * args.d;
+       k += threads) {
+    const Index i = k / args.d;
+    const double value = args.from[i * args.row_stride + (k - i * args.d) * args.col_stride];
+    args.out[k] = value;
+    if (!(value >= args.least && value <= std::numeric_limits<double>::max()))
+      atomic_max(args.refused, static_cast<unsigned>(args.n - i));
+  }
+}
+
+/// The other way, rounded to T.
+template <class T>
+struct ScatterArgs {
+  const double* from;  // (n, d)
+  int n, d;
+  T* to;
+  Index row_stride, col_stride;
+};
+template <class T>
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) void scatter_kernel(BRENIER_ARGUMENT ScatterArgs<T> args) {
+  const Index threads = Index{grid_size()} * block_size();
+  for (Index k = Index{block_index()} * block_size() + thread_index(); k < Index{args.n} * args.d;
+       k += threads) {
+    const Index i = k / args.d;
+    args.to[i * args.row_stride + (k - i * args.d) * args.col_stride] = static_cast<T>(args.from[k]);
+  }
+}
+
 /// Elements of a sum: an expression at each particle. `rows`: workspace of the program.
 struct ProgramValues {
   ProgramView program;

@@ -57,6 +57,7 @@ class Elements {
 
   BRENIER_DEVICE const Net& net() const { return net_; }
   BRENIER_DEVICE const Plan& plan() const { return plan_; }
+  BRENIER_DEVICE int dim() const { return d_; }
   BRENIER_DEVICE T& at(int row, int p) const { return rows_.at(row, p); }
   /// Of rows, in elements, and of those of the double workspace.
   BRENIER_DEVICE int distance() const { return rows_.distance(); }

@@ -26,6 +26,14 @@ struct TileForm {
   /// Blocks that registers are kept for on a multiprocessor: small clouds have one block there and want them
   /// all.
   static constexpr int kResident = kParticles == 8 ? 1 : 2;
+  static constexpr bool kLine = false;
+};
+
+/// The small one for particles on the line that do not interact, nor have programs as internal energies: half the
+/// instructions, which a block of a small cloud runs once.
+template <class T, class Policy>
+struct LineForm : TileForm<T, Policy, 8> {
+  static constexpr bool kLine = true;
 };
 
 /// What all tile kernels need, and but for net and plan those of the layered form. Clouds are (n, d) without gaps; outputs that are not wanted are null.

@@ -232,6 +232,9 @@ class DeviceStep {
           args.pairs = pairs_.terms();
           if (needs_images()) launch(image_kernel<Form>, net_.shape("images"), args);
           forces_.launch(image_.pointer(), stream_);
+          if constexpr (Form::kParticles == 8) {
+            if (on_the_line()) return launch_tiles(step_kernel<LineForm<T, Policy>>, "step", args);
+          }
           launch_tiles(step_kernel<Form>, "step", args);
         },
         [&](LayeredNet<T>& layered) {
@@ -280,6 +283,13 @@ class DeviceStep {
     return args;
   }
   bool interacting() const { return !problem_.objective->interaction.empty(); }
+  /// What LineForm is for.
+  bool on_the_line() const {
+    const std::vector<InternalTerm>& internal = problem_.objective->internal;
+    return d_ == 1 && !interacting() &&
+           std::none_of(internal.begin(), internal.end(),
+                        [](const InternalTerm& term) { return term.form == InternalTerm::Form::general; });
+  }
   /// Whether some term of F sees all particles at once.
   bool needs_images() const { return interacting() || !forces_.empty(); }
   /// Layer by layer: all forces on the images.

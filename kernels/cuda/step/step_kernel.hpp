@@ -105,8 +105,8 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void image_k
 }
 
 /// -w(xi) of the particle at `place`: what H^{-1} is weighted with. In double: a density may be beyond the
-/// range of float.
-template <class TileType, class T>
+/// range of float. `kPrograms`: whether some energy may be a program.
+template <bool kPrograms = true, class TileType, class T>
 BRENIER_DEVICE double internal_weight(const TileType& tile, const StepArgs<T>& args, int place, int p,
                                       double log_det) {
   if (place >= args.tile.n) return 0.0;
@@ -115,7 +115,7 @@ BRENIER_DEVICE double internal_weight(const TileType& tile, const StepArgs<T>& a
   for (int k = 0; k < args.internal_terms; ++k) {
     const InternalView& term = args.internal[k];
     double w = surrogate_weight(term.form, term.exponent, log_xi, NumberMath());
-    if (surrogate_is_program(term.form, w)) {
+    if (kPrograms && surrogate_is_program(term.form, w)) {
       const double xi = w;
       run_program<double>(term.program, {&xi}, &tile.surrogate(0, p), tile.surrogate_distance());
       w = tile.surrogate(term.program.value, p);
@@ -174,6 +174,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void step_ke
   const TileLayout& plan = args.tile.plan;
   const TileMemory<Form> memory(args.tile, args.control->current);
   auto tile = make_tile<Form>(args.tile, memory);
+  if constexpr (Form::kLine) BRENIER_ASSUME(tile.dim() == 1 && plan.interacting == 0);
   const int n = args.control->stop ? 0 : args.tile.n;
   const int first = (args.tile.first + block_index()) * Form::kParticles;
   for (int begin = first; begin < n; begin += args.tile.blocks * Form::kParticles) {
@@ -182,7 +183,7 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void step_ke
     tile.adjoint();
     tile.displace();
     if (plan.directions == Directions::unit) tile.hessian();
-    if (plan.interacting) {
+    if (!Form::kLine && plan.interacting) {
       tile_forces<typename Form::Type, Form::kParticles>(
           args.pairs, args.image, n, begin, memory.scratch,
           [&](int p, int c, typename Form::Type force) { tile.at(plan.v + c, p) = force; });
@@ -193,8 +194,9 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kTileThreads, Form::kResident) void step_ke
       first_order_seeds(tile, args, begin, lane());
     }
     if (plan.directions == Directions::unit) {
-      tile.factorise(
-          true, [&](int p, double log_det) { return internal_weight(tile, args, begin + p, p, log_det); });
+      tile.factorise(true, [&](int p, double log_det) {
+        return internal_weight<!Form::kLine>(tile, args, begin + p, p, log_det);
+      });
     }
     sync_block();
     if (args.tile.displacement) keep_map(tile, args, n, begin);

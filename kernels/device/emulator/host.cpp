@@ -225,7 +225,32 @@ void Stream::synchronise() {
 void Stream::wait(const Event& event) {
   const std::shared_ptr<emulator::Mark> mark = event.state().mark;
   if (!mark) return;  // as CUDA: nothing to wait for
-  emulator::enqueue(*this, {.run = [mark] { emulator::drain(mark->queue, mark.get()); }});
+  emulator::enqueue(*state_, {.run = [mark] { emulator::drain(mark->queue, mark.get()); }});
+}
+namespace {
+/// A place in a stream, after all that it has been given so far.
+std::shared_ptr<emulator::Mark> mark_in(Stream::State& stream) {
+  const auto mark = std::make_shared<emulator::Mark>();
+  mark->queue = stream.queue;
+  emulator::enqueue(stream, {.run = [mark] {
+                      mark->time = std::chrono::steady_clock::now();
+                      mark->reached = true;
+                    }});
+  return mark;
+}
+/// Later work of `then` starts after all that `first` has been given so far.
+void order(void* first, void* then) {
+  if (MemoryProbe::active() || !first || !then) return;
+  const std::shared_ptr<emulator::Mark> mark = mark_in(*static_cast<Stream::State*>(first));
+  emulator::enqueue(*static_cast<Stream::State*>(then),
+                    {.run = [mark] { emulator::drain(mark->queue, mark.get()); }});
+}
+}  // namespace
+void Stream::follow(void* other) {
+  order(other, native());
+}
+void Stream::lead(void* other) {
+  order(native(), other);
 }
 bool Stream::capturing() const {
   return state_->recording != nullptr;
@@ -234,7 +259,7 @@ const StreamOptions& Stream::options() const {
   return state_->options;
 }
 void* Stream::native() const {
-  return nullptr;
+  return state_.get();
 }
 
 Event::Event() : state_(new State) {}
@@ -243,13 +268,7 @@ void Event::Delete::operator()(State* state) const noexcept {
 }
 void Event::record(Stream& stream) {
   if (MemoryProbe::active()) return;
-  const auto mark = std::make_shared<emulator::Mark>();
-  mark->queue = stream.state().queue;
-  state_->mark = mark;
-  emulator::enqueue(stream, {.run = [mark] {
-                      mark->time = std::chrono::steady_clock::now();
-                      mark->reached = true;
-                    }});
+  state_->mark = mark_in(stream.state());
 }
 void Event::synchronise() {
   if (MemoryProbe::active()) return;
@@ -301,7 +320,7 @@ void Graph::launch(Stream& stream) {
   for (const emulator::Task& node : state_->nodes) {
     if (node.kernel) emulator::check_shared_limit(node);
   }
-  for (const emulator::Task& node : state_->nodes) emulator::enqueue(stream, node);
+  for (const emulator::Task& node : state_->nodes) emulator::enqueue(stream.state(), node);
   if (stream.options().synchronise_launches) stream.synchronise();
 }
 
@@ -323,7 +342,7 @@ template <class T>
 void gemm(Blas&, Stream& stream, const Product<T>& product) {
   if (MemoryProbe::active()) return;
   emulator::enqueue(
-      stream, {.run = [product] {
+      stream.state(), {.run = [product] {
         const OpenMemory access;
         const auto& [m, n, k, a, b, c, ldc, alpha, beta] = product;
         const auto* a_at = reinterpret_cast<const T*>(a.data.address());
@@ -389,7 +408,7 @@ void copy_on_device(Address to, Address from, std::size_t bytes, Stream& stream)
   if (MemoryProbe::active()) return;
   emulator::check_range(to, bytes, "copy_on_device");
   emulator::check_range(from, bytes, "copy_on_device");
-  emulator::enqueue(stream, {.run = [=] {
+  emulator::enqueue(stream.state(), {.run = [=] {
                       const OpenMemory access;
                       if (bytes > 0)
                         std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
@@ -399,7 +418,7 @@ void copy_on_device(Address to, Address from, std::size_t bytes, Stream& stream)
 void fill_zero(Address to, std::size_t bytes, Stream& stream) {
   if (MemoryProbe::active()) return;
   emulator::check_range(to, bytes, "fill_zero");
-  emulator::enqueue(stream, {.run = [=] {
+  emulator::enqueue(stream.state(), {.run = [=] {
                       const OpenMemory access;
                       if (bytes > 0) std::memset(reinterpret_cast<void*>(to), 0, bytes);
                     }});
@@ -411,9 +430,8 @@ void fill_zero(Address to, std::size_t bytes, Stream& stream) {
 
 namespace brenier::device::emulator {
 
-void enqueue(Stream& stream, Task task) {
-  Stream::State& state = stream.state();
-  if (stream.capturing()) {
+void enqueue(Stream::State& state, Task task) {
+  if (state.recording) {
     state.recording->nodes.push_back(std::move(task));
     return;
   }
@@ -446,7 +464,7 @@ void submit(const void* kernel, const Launch& shape, std::size_t argument_bytes,
     Stream none{StreamOptions{}};
     run_launch({grid, block, bytes, none, name}, body);
   };
-  enqueue(shape.stream, std::move(task));
+  enqueue(shape.stream.state(), std::move(task));
   if (shape.stream.options().synchronise_launches && !shape.stream.capturing()) shape.stream.synchronise();
 }
 

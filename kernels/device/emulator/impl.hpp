@@ -76,7 +76,7 @@ struct Task {
   std::string name{};  // for messages
 };
 /// Executes `task` in stream order: at once, when something waits for it, or recorded.
-void enqueue(Stream& stream, Task task);
+void enqueue(Stream::State& stream, Task task);
 /// Executes what still waits in the streams of this process. What goes wrong is thrown by the next call that
 /// waits.
 void run_pending() noexcept;

@@ -8,6 +8,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "kernels/device/emulator/impl.hpp"
@@ -35,6 +36,7 @@ constexpr std::size_t round_up(std::size_t bytes) {
 struct Buffer {
   std::size_t bytes;
   std::size_t whole;
+  int device;  // that was current when it was allocated
 };
 
 struct Memory {
@@ -87,6 +89,18 @@ void forget_released(Memory& m, std::size_t keep) {
     m.buffers.erase(oldest);
     m.released.pop_front();
   }
+}
+
+/// The buffer that [address, address + bytes) lies in, or none.
+std::optional<Buffer> buffer_of(Address address, std::size_t bytes) {
+  Memory& m = memory();
+  std::lock_guard lock(m.mutex);
+  const std::size_t offset = address - reinterpret_cast<Address>(m.region);
+  auto after = m.buffers.upper_bound(offset);
+  if (after == m.buffers.begin()) return std::nullopt;
+  const auto& [at, buffer] = *--after;
+  const std::size_t inside = offset - at - kGuard;  // huge where the address is in the guard before
+  return inside <= buffer.bytes && bytes <= buffer.bytes - inside ? std::optional(buffer) : std::nullopt;
 }
 
 std::byte guard_byte(const std::byte* at) {
@@ -171,16 +185,7 @@ std::string check_device_guards() {
 }
 
 void check_range(Address address, std::size_t bytes, const char* what) {
-  Memory& m = memory();
-  std::lock_guard lock(m.mutex);
-  const std::size_t offset = address - reinterpret_cast<Address>(m.region);
-  auto after = m.buffers.upper_bound(offset);
-  if (after != m.buffers.begin()) {
-    const auto& [at, buffer] = *--after;
-    const std::size_t inside = offset - at - kGuard;  // huge where the address is in the guard before
-    if (inside <= buffer.bytes && bytes <= buffer.bytes - inside) return;
-  }
-  if (bytes == 0) return;
+  if (buffer_of(address, bytes) || bytes == 0) return;
   throw DeviceError(std::string(what) + ": " + std::to_string(bytes) +
                     " bytes do not lie inside one device buffer");
 }
@@ -213,6 +218,13 @@ std::string SharedMemory::check() const {
 
 namespace brenier::device {
 inline namespace BRENIER_DIALECT {
+
+int device_of(const void* address) {
+  const std::optional<emulator::Buffer> found =
+      emulator::buffer_of(reinterpret_cast<detail::Address>(address), 1);
+  return found ? found->device : -1;
+}
+
 namespace detail {
 
 using namespace emulator;
@@ -231,7 +243,7 @@ Address allocate(std::size_t bytes, const char* purpose) {
   const std::size_t at = first_gap(m, whole);
   if (at + whole > kRegion) throw OutOfDeviceMemory(purpose, bytes, free, limit);
   m.touched = std::max(m.touched, at + whole);
-  m.buffers.emplace(at, Buffer{bytes, whole});
+  m.buffers.emplace(at, Buffer{bytes, whole, current_device()});
   m.in_use += bytes;
 
   const OpenMemory access;

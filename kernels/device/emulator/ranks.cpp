@@ -39,7 +39,7 @@ void DeviceRanks::gather(detail::Address data, std::size_t share, Stream& stream
     throw DeviceError("DeviceRanks::gather: the first one must not be in the capture of a graph");
   state_->met = true;
   Communicator& communicator = state_->communicator;
-  emulator::enqueue(stream, {.run = [&communicator, data, share] {
+  emulator::enqueue(stream.state(), {.run = [&communicator, data, share] {
                       const emulator::OpenMemory access;
                       std::vector<std::size_t> offsets(static_cast<std::size_t>(communicator.size()) + 1);
                       for (std::size_t r = 0; r < offsets.size(); ++r) offsets[r] = r * share;

@@ -26,6 +26,7 @@
 #define BRENIER_UNROLL_BY(count) BRENIER_PRAGMA(unroll count)
 #define BRENIER_PRAGMA(text) _Pragma(#text)
 #define BRENIER_NOINLINE __noinline__
+#define BRENIER_ASSUME(condition) __builtin_assume(condition)
 #else
 #define BRENIER_CUDA 0
 #define BRENIER_DIALECT emulated
@@ -37,4 +38,5 @@
 #define BRENIER_UNROLL
 #define BRENIER_UNROLL_BY(count)
 #define BRENIER_NOINLINE
+#define BRENIER_ASSUME(condition) static_cast<void>(condition)
 #endif

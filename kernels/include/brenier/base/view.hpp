@@ -81,4 +81,44 @@ Matrix<To> cast(const Matrix<From>& from) {
   return to;
 }
 
+/// A matrix in the memory of a CUDA device, which a host program owns: element (i, j) lies i * row_stride + j * col_stride
+/// elements behind `data`. Address: const void to read from, void to write to.
+template <class Address>
+struct DeviceArray {
+  enum class Type { float64, float32 };
+  Address* data = nullptr;
+  Type type = Type::float64;
+  Index rows = 0, cols = 0;
+  Index row_stride = 0, col_stride = 0;
+
+  DeviceArray() = default;
+  template <class T>
+  requires(std::is_same_v<std::remove_const_t<T>, float> || std::is_same_v<std::remove_const_t<T>, double>)
+      DeviceArray(T* data_in, Index rows_in, Index cols_in, Index row_stride_in, Index col_stride_in)
+      : data(data_in),
+        type(std::is_same_v<std::remove_const_t<T>, float> ? Type::float32 : Type::float64),
+        rows(rows_in),
+        cols(cols_in),
+        row_stride(row_stride_in),
+        col_stride(col_stride_in) {}
+  /// Row-major, without gaps.
+  template <class T>
+  DeviceArray(T* data_in, Index rows_in, Index cols_in)
+      : DeviceArray(data_in, rows_in, cols_in, cols_in, 1) {}
+
+  explicit operator bool() const { return data != nullptr; }
+};
+
+/// Particles of a host program on a CUDA device: positions (N, d) and log-densities (N, 1), or none. `stream`, a cudaStream_t,
+/// is where the program works with them, null CUDA's default stream: what it was given before is waited for, and what it is
+/// given later waits.
+template <class Address>
+struct DeviceParticles {
+  DeviceArray<Address> x;
+  DeviceArray<Address> log_density{};
+  void* stream = nullptr;
+};
+using DeviceCloud = DeviceParticles<const void>;
+using DeviceResults = DeviceParticles<void>;
+
 }  // namespace brenier
