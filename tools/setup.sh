@@ -192,7 +192,7 @@ configure() {
 # The fuzz targets in build-fuzz/, with the compiler that find_clang has found, beside a finished build in build/.
 build_fuzz() {
   local compiler="$clang" project_folder="$root/tests/fuzz"
-  configure build-fuzz "-DBRENIER_BUILD=$root/build"
+  configure build-fuzz "-DBRENIER_BUILD=$root/build" "-DBRENIER_FUZZ_COMPARISONS=${FUZZ_COMPARISONS:-ON}"
   build build-fuzz
 }
 
