@@ -84,7 +84,7 @@ std::string too_much(std::string_view text) {
   int dots = 0;
   std::size_t line = 1;
   bool starts = true;  // nothing but blanks on the line so far
-  bool word = false;   // within a word, quotes and brackets are letters, as in /home/o'neil
+  bool word = false;   // within a word, quotes and brackets are letters, as in /data/o'neil
   const auto found = [&](const std::string& what) { return std::to_string(line) + ": " + what; };
   for (std::size_t i = text.starts_with("\xEF\xBB\xBF") ? 3 : 0; i < text.size(); ++i) {
     const char c = text[i];
