@@ -114,7 +114,7 @@ TEST_CASE_TEMPLATE(
     const std::pair<Index, Index> strides[] = {{d, 1}, {d + 2, 1}, {1, n}, {-2, -2 * n - 1}};
     for (const auto& [down, across] : strides) {
       CAPTURE(n);
-      CAPTURE(down);
+      CAPTURE_BOUND(down);
       OnDevice<T> from(n, d, down, across), to(n, d, across == 1 ? 1 : d, across == 1 ? n : 1);
       OnDevice<T> density(n, 1, -3, 1);
       from.fill([&](Index i, Index c) { return static_cast<T>(x(i, c)); });
