@@ -30,6 +30,11 @@ void in_type(const DeviceArray<Address>& matrix, const Body& body) {
     body(static_cast<Double*>(matrix.data));
 }
 
+template <class T, class Address>
+StridedMatrix<T> strided(T* data, const DeviceArray<Address>& matrix) {
+  return {data, as_int(matrix.rows), as_int(matrix.cols), matrix.row_stride, matrix.col_stride};
+}
+
 /// ValueError unless all of the host program's matrix lies on the current device.
 template <class Address>
 void check_place(const DeviceArray<Address>& matrix, const char* what) {
@@ -62,9 +67,8 @@ void check_place(const DeviceArray<Address>& matrix, const char* what) {
 void gather(const DeviceArray<const void>& from, double least, DeviceBuffer<double>& out,
             DevicePointer<unsigned> refused, Stream& stream) {
   in_type(from, [&]<class T>(const T* data) {
-    const GatherArgs<T> args{data,     from.row_stride, from.col_stride, as_int(from.rows), as_int(from.cols),
-                             raw(out), least,           raw(refused)};
-    launch(gather_kernel<T>, {element_blocks(from.rows * from.cols), kSumThreads, 0, stream, "gather"}, args);
+    launch(gather_kernel<T>, {element_blocks(from.rows * from.cols), kSumThreads, 0, stream, "gather"},
+           strided(data, from), out.pointer(), least, refused);
   });
 }
 
@@ -107,10 +111,9 @@ class Resident final : public ResidentCloud {
     Stream stream;
     const auto put = [&](const DeviceBuffer<double>& from, const DeviceArray<void>& matrix) {
       in_type(matrix, [&]<class T>(T* data) {
-        const ScatterArgs<T> args{address(from), as_int(matrix.rows), as_int(matrix.cols),
-                                  data,          matrix.row_stride,   matrix.col_stride};
         launch(scatter_kernel<T>,
-               {element_blocks(matrix.rows * matrix.cols), kSumThreads, 0, stream, "scatter"}, args);
+               {element_blocks(matrix.rows * matrix.cols), kSumThreads, 0, stream, "scatter"}, from.pointer(),
+               strided(data, matrix));
       });
     };
     if (to.x) check_place(to.x, "the positions");

@@ -81,45 +81,42 @@ BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) void take_rows_kernel(const T*
     out[k] = x[Index{rows[k / d]} * d + k % d];
 }
 
-/// A host program's matrix (n, d), and where it is brought, without gaps.
+/// A host program's matrix (n, d), wherever its elements lie.
 template <class T>
-struct GatherArgs {
-  const T* from;
-  Index row_stride, col_stride;  // in elements
+struct StridedMatrix {
+  T* data;
   int n, d;
-  double* out;        // (n, d)
-  double least;       // of what is allowed; nothing that is infinite or NaN otherwise
-  unsigned* refused;  // max with n - i for each row i that has something else
-};
-template <class T>
-BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) void gather_kernel(BRENIER_ARGUMENT GatherArgs<T> args) {
-  const Index threads = Index{grid_size()} * block_size();
-  for (Index k = Index{block_index()} * block_size() + thread_index(); k < Index{args.n} * args.d;
-       k += threads) {
-    const Index i = k / args.d;
-    const double value = args.from[i * args.row_stride + (k - i * args.d) * args.col_stride];
-    args.out[k] = value;
-    if (!(value >= args.least && value <= std::numeric_limits<double>::max()))
-      atomic_max(args.refused, static_cast<unsigned>(args.n - i));
+  Index row_stride, col_stride;  // in elements
+
+  /// body(element, k, row) for the k-th element, row by row: threads take them in turn.
+  template <class Body>
+  BRENIER_DEVICE void each(const Body& body) const {
+    const Index threads = Index{grid_size()} * block_size();
+    for (Index k = Index{block_index()} * block_size() + thread_index(); k < Index{n} * d; k += threads) {
+      const Index i = k / d;
+      body(data[i * row_stride + (k - i * d) * col_stride], k, i);
+    }
   }
+};
+
+/// out (n, d) = the matrix. `refused` becomes the maximum with n - i for each row i that has what is below `least`,
+/// infinite or NaN.
+template <class T>
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) void gather_kernel(
+    BRENIER_ARGUMENT StridedMatrix<const T> from, double* out, double least, unsigned* refused) {
+  from.each([&](T element, Index k, Index i) {
+    const double value = element;
+    out[k] = value;
+    if (!(value >= least && value <= std::numeric_limits<double>::max()))
+      atomic_max(refused, static_cast<unsigned>(from.n - i));
+  });
 }
 
-/// The other way, rounded to T.
+/// The matrix = from (n, d), rounded to T.
 template <class T>
-struct ScatterArgs {
-  const double* from;  // (n, d)
-  int n, d;
-  T* to;
-  Index row_stride, col_stride;
-};
-template <class T>
-BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) void scatter_kernel(BRENIER_ARGUMENT ScatterArgs<T> args) {
-  const Index threads = Index{grid_size()} * block_size();
-  for (Index k = Index{block_index()} * block_size() + thread_index(); k < Index{args.n} * args.d;
-       k += threads) {
-    const Index i = k / args.d;
-    args.to[i * args.row_stride + (k - i * args.d) * args.col_stride] = static_cast<T>(args.from[k]);
-  }
+BRENIER_KERNEL BRENIER_LAUNCH_BOUNDS(kSumThreads) void scatter_kernel(const double* from,
+                                                                      BRENIER_ARGUMENT StridedMatrix<T> to) {
+  to.each([&](T& element, Index k, Index) { element = static_cast<T>(from[k]); });
 }
 
 /// Elements of a sum: an expression at each particle. `rows`: workspace of the program.
