@@ -287,11 +287,13 @@ template <class Particles>
 void set_cloud(brenier_flow* flow, Particles cloud) {
   with(flow, [&](auto& f) {
     f.set_cloud(std::move(cloud));
+    // Nothing of the cloud before is left where the rest fails.
+    flow->law.reset();
+    flow->held_out = false;
+    flow->start = {};
     const DeviceScope scope(f.options().device);
     flow->start = some_of(f.trajectory());
   });
-  flow->law.reset();
-  flow->held_out = false;
 }
 
 /// Points and log-densities at addresses of the device.
