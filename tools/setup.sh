@@ -189,6 +189,11 @@ configure() {
   printf '%s\n' "$wanted" > "$folder/.configured"
 }
 
+# The Release build in build/, which tools/run, tools/test and tools/fuzz share; BRENIER_LONG_TESTS as $long says.
+configure_release() {
+  configure build -DCMAKE_BUILD_TYPE=Release "-DBRENIER_LONG_TESTS=${long:-OFF}" "$@" "${python_options[@]}"
+}
+
 # The fuzz targets in build-fuzz/, with the compiler that find_clang has found, beside a finished build in build/.
 build_fuzz() {
   local compiler="$clang" project_folder="$root/tests/fuzz"
