@@ -18,6 +18,24 @@
 
 namespace brenier {
 
+/// The parameters of a map in double precision and physical coordinates.
+class ResidentMap {
+ public:
+  virtual ~ResidentMap() = default;
+};
+
+/// What a device knows of the parameters of one network: the last few of those that it was given or has found itself. Where they
+/// are asked for, by their values, they need not go there again. Not for two threads at once.
+template <class T>
+class ResidentParameters {
+ public:
+  virtual ~ResidentParameters() = default;
+  /// S^2 u((x - m)/S) + m.x with u of theta (net.parameters()), as denormalised() has it; theta is brought where it is not
+  /// known, and m (d).
+  virtual std::shared_ptr<const ResidentMap> map(const std::vector<T>& theta,
+                                                 const std::vector<double>& shift, double scale) = 0;
+};
+
 /// Positions x (N, d) and log-densities (N), in double precision.
 class ResidentCloud {
  public:
@@ -54,6 +72,8 @@ class ResidentCloud {
     double squares = 0;        // sum of |y - x|^2
   };
   virtual Image image(const Icnn& net, const double* theta) const = 0;
+  /// The same without parameters that cross.
+  virtual Image image(const ResidentMap& map) const = 0;
 
   /// The parts of F that particles have by themselves: potentials and internal energies; black boxes are the host's.
   virtual ObjectiveValue value(const Objective& objective) const = 0;

@@ -289,6 +289,48 @@ TEST_CASE("a cloud on a device moves through a map as on the host") {
   }
 }
 
+TEST_CASE_TEMPLATE("a map that the device makes of normalised parameters is the one that the host makes", T,
+                   float, double) {
+  const double scale = 1.7;
+  for (const NetCase& one : net_cases()) {
+    const Icnn net(one.architecture);
+    if (!net.smooth()) continue;
+    CAPTURE_BOUND(one.name);
+    const Index n = 37, d = net.dim();
+    Numbers numbers(7);
+    const Matrix<double> x = numbers.matrix<double>(n, d, -2, 1);
+    std::vector<double> shift;
+    for (Index c = 0; c < d; ++c) shift.push_back(numbers(-1, 1));
+    for (const Backend<T>& backend : backends<T>()) {
+      if (!backend.ops->know) continue;
+      const std::unique_ptr<ResidentParameters<T>> known = backend.ops->know(net);
+      for_residents(x, nullptr, [&](const ResidentCloud& cloud) {
+        // Others in between: those that were there first are forgotten, and brought again.
+        for (int round = 0; round < 7; ++round) {
+          const std::vector<T> theta = generic_parameters<T>(net, 3 + round % 6);
+          const std::vector<double> physical =
+              denormalised(net, std::vector<double>(theta.begin(), theta.end()), shift, scale);
+          const std::uint64_t before = device::host_traffic();
+          const auto map = known->map(theta, shift, scale);
+          const std::uint64_t first = device::host_traffic() - before;
+          const auto again = known->map(theta, shift, scale);
+          CHECK(first >= theta.size() * sizeof(T));
+          CHECK(device::host_traffic() - before - first == static_cast<std::uint64_t>(d) * sizeof(double));
+          const ResidentCloud::Image expected = cloud.image(net, physical.data());
+          for (const auto& made : {map, again}) {
+            const ResidentCloud::Image image = cloud.image(*made);
+            Matrix<double> a(n, d), b(n, d);
+            image.cloud->download(a, nullptr);
+            expected.cloud->download(b, nullptr);
+            CHECK_CLOSE(a, b, net_tolerance<double>(net, n));
+            CHECK_REL(image.squares, expected.squares, net_tolerance<double>(net, n));
+          }
+        }
+      });
+    }
+  }
+}
+
 TEST_CASE("a map that is not convex at some particle leaves no density there, and says so") {
   const Icnn net({.dim = 1, .hidden = {3}});
   std::vector<double> theta = generic_parameters<double>(net, 3);

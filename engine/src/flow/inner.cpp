@@ -227,6 +227,7 @@ template <class T>
 InnerProblem<T> Flow<T>::State::problem(const InnerTask& task, double rate) const {
   InnerProblem<T> out;
   out.net = &net;
+  out.known = known_parameters.get();
   out.tau = task.tau;
   out.objective = &objective;
   out.adam = options.inner.adam;
@@ -291,8 +292,11 @@ typename Flow<T>::State::Start Flow<T>::State::start(const InnerTask& task, cons
   const auto finite = [](double value) {
     return std::isfinite(value) ? value : std::numeric_limits<double>::infinity();
   };
+  const auto trial_of = [&](const std::vector<T>& parameters) {
+    return trial(from, task.base, map_of(parameters), resident_map(parameters, inner).get());
+  };
   const auto value_of = [&](const std::vector<T>& parameters) {
-    return finite(trial(from, task.base, map_of(parameters)).value());
+    return finite(trial_of(parameters).value());
   };
   const Architecture& a = net.architecture();
   const AffineOptions family{.full = a.learn_alpha && net.rank() >= net.dim(),
@@ -305,7 +309,7 @@ typename Flow<T>::State::Start Flow<T>::State::start(const InnerTask& task, cons
   const bool warm = !theta.empty() && options.inner.warm_start;
   if (warm) {
     const BrenierMap map = map_of(theta);
-    const Trial moved = trial(from, task.base, map);
+    const Trial moved = trial_of(theta);
     best = {theta, "warm", finite(moved.value())};
     // Plans cost as much in the search as in the step itself.
     if (affine && std::isfinite(best.value) && objective.divergence.empty()) {
@@ -407,8 +411,7 @@ LbfgsReport Flow<T>::State::search_from(const InnerProblem<T>& inner, const Para
                                         const LbfgsOptions& search, Solution& solution) const {
   try {
     if (ops.search) {
-      return ops.search(inner, {parameters.lower, parameters.metric}, search, solution.theta,
-                        solution.inner.sinkhorn, team);
+      return ops.search(inner, {}, search, solution.theta, solution.inner.sinkhorn, team);
     }
     const std::unique_ptr<StepObjective<T>> step = ops.step_objective(inner, team);
     const BoundedProblem<T> bounded{
@@ -421,6 +424,14 @@ LbfgsReport Flow<T>::State::search_from(const InnerProblem<T>& inner, const Para
     throw does_not_fit(inner, steps + 1, cause, cuda::search_memory(inner),
                        [&](Index n) { return memory_with_minibatch(inner, n); });
   }
+}
+
+/// A solution's map in physical coordinates, here and where the cloud lies.
+template <class T>
+void Flow<T>::State::make_physical(Solution& solution, const InnerProblem<T>& inner) const {
+  const std::vector<double> normalised(solution.theta.begin(), solution.theta.end());
+  solution.physical = denormalised(net, normalised, inner.shift, inner.scale);
+  solution.there = resident_map(solution.theta, inner);
 }
 
 /// Adam once, at one rate.
@@ -442,7 +453,9 @@ typename Flow<T>::State::Solution Flow<T>::State::adam(const InnerTask& task, co
       particles.give(fresh, inner);
     }
     const double first_gradient = solution.inner.first_gradient;
-    solution.inner = iterate(inner, state, std::min(state.iteration + segment, inner.iterations));
+    const int until = std::min(state.iteration + segment, inner.iterations);
+    state.ends = until == inner.iterations;
+    solution.inner = iterate(inner, state, until);
     report.iterations += solution.inner.iterations;
     solution.iterations += solution.inner.iterations;
     report.cg.add(solution.inner.cg);
@@ -452,8 +465,7 @@ typename Flow<T>::State::Solution Flow<T>::State::adam(const InnerTask& task, co
     if (!solution.inner.finite || solution.inner.converged || solution.inner.interrupted) break;
   }
   solution.theta = std::move(state.theta);
-  const std::vector<double> normalised(solution.theta.begin(), solution.theta.end());
-  solution.physical = denormalised(net, normalised, inner.shift, inner.scale);
+  make_physical(solution, inner);
   return solution;
 }
 
@@ -531,8 +543,7 @@ typename Flow<T>::State::Solution Flow<T>::State::lbfgs(const InnerTask& task, c
   solution.inner.interrupted = found.end == End::interrupted;
   report.iterations += found.evaluations;
   report.sinkhorn.add(solution.inner.sinkhorn);
-  const std::vector<double> normalised(solution.theta.begin(), solution.theta.end());
-  solution.physical = denormalised(net, normalised, inner.shift, inner.scale);
+  make_physical(solution, inner);
   return solution;
 }
 
@@ -551,6 +562,7 @@ std::optional<typename Flow<T>::State::Solution> Flow<T>::State::stay(const Inne
   Solution out = other.solution;
   out.theta.assign(at.begin(), at.end());
   out.physical = denormalised(net, at, inner.shift, inner.scale);
+  out.there = resident_map(out.theta, inner);
   return out;
 }
 
@@ -585,11 +597,18 @@ void Flow<T>::State::check_finite(const Trajectory::Base& base, const ObjectiveV
                        " and the distances are " + show(value.divergence));
 }
 
+/// The map of normalised parameters, made on the device where its step's cloud lies there.
 template <class T>
-Trial Flow<T>::State::trial(const Trajectory& from, const Trajectory::Base& base,
-                            const BrenierMap& map) const {
+std::shared_ptr<const ResidentMap> Flow<T>::State::resident_map(const std::vector<T>& parameters,
+                                                                const InnerProblem<T>& inner) const {
+  return known_parameters ? known_parameters->map(parameters, inner.shift, inner.scale) : nullptr;
+}
+
+template <class T>
+Trial Flow<T>::State::trial(const Trajectory& from, const Trajectory::Base& base, const BrenierMap& map,
+                            const ResidentMap* there) const {
   Trial out{from, {}, 0};
-  out.cloud.advance(map, base, team);
+  out.cloud.advance(map, base, team, there);
   out.functional = value(out.cloud, kPairLimit);
   out.transport = out.cloud.squares() / (2 * map.tau * static_cast<double>(out.cloud.size()));
   return out;
@@ -604,7 +623,7 @@ void Flow<T>::State::check(const InnerTask& task, const std::vector<T>& solved, 
   if (options.inner.log_det.method == LogDetOptions::Method::exact) return;
   const Matrix<T> x = centred<T>(task.cloud.take(log_det_rows(task.cloud.rows())), inner.shift);
   inner.x = x;
-  const LogDetCheck found = check_log_det(ops, exact, inner, solved, team);
+  const LogDetCheck found = check_log_det(for_few_points(ops), for_few_points(exact), inner, solved, team);
   report.log_det_error = found.error;
   report.log_det_deviation = found.deviation;
 }
@@ -616,13 +635,13 @@ typename Flow<T>::State::Candidate Flow<T>::State::judge(const InnerTask& task, 
                                                          double before) const {
   Candidate out{.solution = std::move(solution), .map = like};
   out.map.theta = out.solution.physical;
-  out.moved = trial(from, task.base, out.map);
+  out.moved = trial(from, task.base, out.map, out.solution.there.get());
   out.judged = judged;
   out.solved = true;
   Trajectory::Base judged_base;
   if (!judged.empty()) {
     judged_base = judged.base(out.map, team);
-    out.judged.advance(out.map, team);
+    out.judged.advance(out.map, team, out.solution.there.get());
   }
   const double decrease = before - out.moved.value();
   if (!options.certificates || !std::isfinite(decrease)) {
@@ -697,7 +716,7 @@ bool Flow<T>::State::search_lbfgs(Search& search) {
     if (solution.inner.finite) {
       BrenierMap map = search.like;
       map.theta = solution.physical;
-      const double reached = trial(search.from, task.base, map).value();
+      const double reached = trial(search.from, task.base, map, solution.there.get()).value();
       if (reached < from.value) from = {solution.theta, from.name, reached};
     }
     solution = lbfgs(task, from, left, search.before, task.noise, report);
@@ -763,6 +782,7 @@ void Flow<T>::State::keep(Search& search, Trajectory& next) {
   check(search.task, solution.theta, report);
   search.laps.add_to(report.certificate_seconds);
   theta = solution.theta;
+  taken_map = solution.there;
   next = std::move(taken.moved.cloud);
   judged = std::move(taken.judged);
   maps.push_back(std::move(taken.map));
@@ -774,6 +794,8 @@ void Flow<T>::State::keep(Search& search, Trajectory& next) {
 template <class T>
 bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const BrenierMap& like,
                           StepReport& report) {
+  forget_parameters();
+  if (base.resident && ops.know) known_parameters = ops.know(net);
   InnerTask task{base, like.base, like.ratio, like.tau, problems};
   Search search{task, next, like, 0, report};
   const bool same = like.base == MapBase::current && known;

@@ -141,36 +141,11 @@ class Resident final : public ResidentCloud {
     return out;
   }
 
-  Image image(const Icnn& net, const double* theta) const override {
-    Stream stream;
-    const int n = as_int(rows_), d = as_int(cols_);
-    const bool density = has_density();
-    // Displacements and log-determinants become positions and log-densities where they are.
-    DeviceBuffer<double> y(rows_ * cols_, "positions"), log_density(density ? rows_ : 0, "log-densities");
-    map_(net, theta, address(x_), n, {.displacement = raw(y), .log_det = raw(log_density)}, stream);
-    const int blocks = DeviceValue::blocks(rows_);
-    DeviceBuffer<CarrySums> partial(blocks), sums(1);
-    DeviceBuffer<unsigned> ticket(1);
-    ticket.fill_zero(stream);
-    CarryArgs<double> args{.x = address(x_), .log_density = address(log_density_)};
-    args.y = raw(y);
-    args.log_density_after = raw(log_density);
-    args.n = n;
-    args.d = d;
-    args.partial = raw(partial);
-    args.sums = raw(sums);
-    args.ticket = raw(ticket);
-    launch(carry_kernel<double>, {blocks, kSumThreads, sizeof(SumShared), stream, "carry"}, args);
-    const CarrySums found = cuda::download(sums, stream).front();
-    Image out;
-    out.squares = found.squares;
-    if (density)
-      out.least_log_det =
-          found.undefined > 0 ? std::numeric_limits<double>::quiet_NaN() : found.least_log_det;
-    out.cloud = std::make_shared<Resident>(std::move(y), std::move(log_density), rows_, cols_, map_);
-    return out;
+  Image image(const Icnn& net, const double* theta) const override { return move(net, theta); }
+  Image image(const ResidentMap& map) const override {
+    const auto& there = static_cast<const DeviceMapParameters&>(map);
+    return move(there.net, there.theta.pointer());
   }
-
   ObjectiveValue value(const Objective& objective) const override {
     Stream stream;
     const double share = 1.0 / static_cast<double>(rows_);
@@ -191,7 +166,7 @@ class Resident final : public ResidentCloud {
     }
     for (const NetworkTerm& term : objective.network) {
       memory.emplace_back(rows_, "values of a learned potential");
-      map_(*term.net, term.theta->data(), address(x_), as_int(rows_), {.potential = raw(memory.back())},
+      map_(*term.net, {term.theta->data()}, address(x_), as_int(rows_), {.potential = raw(memory.back())},
            stream);
       potential.add("learned potential", term.weight * share, rows_, Numbers{raw(memory.back())}, stream);
       potentials = true;
@@ -221,6 +196,36 @@ class Resident final : public ResidentCloud {
   }
 
  private:
+  Image move(const Icnn& net, const NetParameters<double>& theta) const {
+    Stream stream;
+    const int n = as_int(rows_), d = as_int(cols_);
+    const bool density = has_density();
+    // Displacements and log-determinants become positions and log-densities where they are.
+    DeviceBuffer<double> y(rows_ * cols_, "positions"), log_density(density ? rows_ : 0, "log-densities");
+    map_(net, theta, address(x_), n, {.displacement = raw(y), .log_det = raw(log_density)}, stream);
+    const int blocks = DeviceValue::blocks(rows_);
+    DeviceBuffer<CarrySums> partial(blocks), sums(1);
+    DeviceBuffer<unsigned> ticket(1);
+    ticket.fill_zero(stream);
+    CarryArgs<double> args{.x = address(x_), .log_density = address(log_density_)};
+    args.y = raw(y);
+    args.log_density_after = raw(log_density);
+    args.n = n;
+    args.d = d;
+    args.partial = raw(partial);
+    args.sums = raw(sums);
+    args.ticket = raw(ticket);
+    launch(carry_kernel<double>, {blocks, kSumThreads, sizeof(SumShared), stream, "carry"}, args);
+    const CarrySums found = cuda::download(sums, stream).front();
+    Image out;
+    out.squares = found.squares;
+    if (density)
+      out.least_log_det =
+          found.undefined > 0 ? std::numeric_limits<double>::quiet_NaN() : found.least_log_det;
+    out.cloud = std::make_shared<Resident>(std::move(y), std::move(log_density), rows_, cols_, map_);
+    return out;
+  }
+
   static const double* address(const DeviceBuffer<double>& buffer) {
     return reinterpret_cast<const double*>(buffer.pointer().address());
   }

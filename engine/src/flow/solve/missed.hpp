@@ -58,9 +58,9 @@ class JudgedParticles {
     for (Trajectory* some : {&points_, &law_})
       some->run_on(some->size() * some->dim() > kFew ? ops : for_few_points(ops));
   }
-  void advance(const BrenierMap& map, Team& team) {
-    points_.advance(map, team);
-    if (has_law()) law_.advance(map, team);
+  void advance(const BrenierMap& map, Team& team, const ResidentMap* there = nullptr) {
+    points_.advance(map, team, there);
+    if (has_law()) law_.advance(map, team, there);
   }
   /// Points of the particles that a map starts from.
   Trajectory::Base base(const BrenierMap& map, Team& team) const { return points_.base(map, team); }
