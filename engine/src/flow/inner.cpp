@@ -308,7 +308,6 @@ typename Flow<T>::State::Start Flow<T>::State::start(const InnerTask& task, cons
   const std::vector<T> first = best.theta;
   const bool warm = !theta.empty() && options.inner.warm_start;
   if (warm) {
-    const BrenierMap map = map_of(theta);
     const Trial moved = trial_of(theta);
     best = {theta, "warm", finite(moved.value())};
     // Plans cost as much in the search as in the step itself.
@@ -316,17 +315,10 @@ typename Flow<T>::State::Start Flow<T>::State::start(const InnerTask& task, cons
       const AffineMap more =
           best_affine(objective, moved.cloud, task.cloud, task.tau, family, for_few_points(exact), team);
       if (more.decrease > 0) {
-        const Matrix<double> some = task.cloud.subset(256, options.seed);
-        Matrix<double> displacement(some.rows(), some.cols()),
-            hessians(some.rows(), some.cols() * some.cols());
-        map.evaluate(some, displacement, nullptr, hessians, team, for_few_points(exact));
-        Matrix<double> hessian(some.cols(), some.cols());
-        for (Index i = 0; i < some.rows(); ++i) {
-          for (Index k = 0; k < hessians.cols(); ++k)
-            hessian.elements()[k] += hessians(i, k) / static_cast<double>(some.rows());
-        }
         const std::vector<double> moved_theta =
-            followed_by(net, std::vector<double>(theta.begin(), theta.end()), more, hessian,
+            followed_by(net, std::vector<double>(theta.begin(), theta.end()), more,
+                        mean_hessian(map_of(theta), resident_map(theta, inner).get(), task.cloud,
+                                     options.seed, for_few_points(exact), team),
                         CloudView(moved.cloud).moments().mean, inner.shift, inner.scale);
         Start other{{moved_theta.begin(), moved_theta.end()}, "affine", 0};
         other.value = value_of(other.theta);
@@ -650,7 +642,8 @@ typename Flow<T>::State::Candidate Flow<T>::State::judge(const InnerTask& task, 
   }
   out.missed = missed_share(
       objective, {task.cloud, out.moved.cloud, task.tau, decrease, task.noise, options.inner.accept},
-      judged_base, out.judged, options.seed, exact, team);
+      judged_base.resident ? judged.centres() : out.judged.centres_of(judged_base), out.judged, options.seed,
+      exact, team);
   const double accept = options.inner.accept;
   out.solved = !(out.missed.worst_share() > accept) && !(out.missed.displacement > 10 * accept);
   return out;
@@ -774,7 +767,8 @@ void Flow<T>::State::keep(Search& search, Trajectory& next) {
   report.min_log_det = taken.moved.cloud.min_log_det();
   search.laps.add_to(report.cloud_seconds);
   if (options.certificates) {
-    const MapCertificates checked = certify(taken.map, search.task.cloud, for_few_points(exact), team);
+    const MapCertificates checked =
+        certify(taken.map, solution.there.get(), search.task.cloud, for_few_points(exact), team);
     report.min_eigenvalue = std::fmin(report.min_eigenvalue, checked.min_eigenvalue);
     report.round_trip = std::fmax(report.round_trip, checked.round_trip);
     describe(search.task, taken, search.before, report);
