@@ -31,6 +31,8 @@
 namespace brenier {
 
 class ResidentCloud;
+template <class T>
+class ResidentParameters;
 
 /// What evaluate() may compute at each x_i; outputs that are not wanted stay empty.
 template <class T>
@@ -70,7 +72,8 @@ class StepObjective {
   virtual SinkhornReport sinkhorn() const = 0;
 };
 
-/// Where the parameters of an inner problem may be, and how far they are expected to move.
+/// Where the parameters of an inner problem may be, and how far they are expected to move. Empty: the bounds of the network,
+/// and squared_length() of kernels/model/metric.hpp.
 template <class T>
 struct SearchBounds {
   std::span<const T> lower;        // (net.parameters()); -inf: no bound
@@ -91,6 +94,10 @@ struct Operations {
   /// The same from a host program's arrays on that device; they may change afterwards. Shapes agree. ValueError: an address
   /// that is not of the device, coordinates that are not finite, log-densities that are NaN or +inf.
   std::shared_ptr<const ResidentCloud> (*gather)(const DeviceCloud& cloud) = nullptr;
+
+  /// What the backend's device will know of a network's parameters (kernels/resident_cloud.hpp); the network must outlive it.
+  /// Null as reside is.
+  std::unique_ptr<ResidentParameters<T>> (*know)(const Icnn& net) = nullptr;
 
   /// u, grad u, Hessian and log-determinant at every particle.
   void (*evaluate)(const Icnn& net, const T* theta, MatrixView<const T> x, const MapOutputs<T>& out,

@@ -17,8 +17,8 @@ namespace brenier::cuda {
 
 /// evaluate() at particles x (n, d) on the device, to outputs there. Waits.
 template <class T, class Policy>
-void evaluate_on_device(const Icnn& net, const T* theta, const T* x, int n, const DeviceMapOutputs<T>& out,
-                        Stream& stream) {
+void evaluate_on_device(const Icnn& net, const NetParameters<T>& theta, const T* x, int n,
+                        const DeviceMapOutputs<T>& out, Stream& stream) {
   const bool curvature = out.hessian || out.log_det;
   DeviceNet<T, Policy> device(net, theta, n, {.directions = curvature ? Directions::unit : Directions::none},
                               stream);
@@ -165,6 +165,12 @@ std::shared_ptr<const ResidentCloud> gather(const DeviceCloud& from) {
   return gathered_cloud(from, evaluate_on_device<double, Policy>);
 }
 
+/// See Operations::know.
+template <class T>
+std::unique_ptr<ResidentParameters<T>> know(const Icnn& net) {
+  return std::make_unique<DeviceParameters<T>>(net);
+}
+
 /// Clouds reside in double.
 template <class T, class Policy>
 constexpr auto residence() {
@@ -189,6 +195,7 @@ const Operations<T>& table() {
   static constexpr Operations<T> table = {.name = name,
                                           .reside = residence<T, Policy>(),
                                           .gather = gathering<T, Policy>(),
+                                          .know = know<T>,
                                           .evaluate = evaluate<T, Policy>,
                                           .hessian_vector = hessian_vector<T, Policy>,
                                           .solve_hessian = solve_hessian<T, Policy>,

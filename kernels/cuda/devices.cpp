@@ -41,8 +41,20 @@ ScopedDevice::~ScopedDevice() {
   }
 }
 
+namespace {
+
+/// A problem whose parameters nobody knows: what is made under a MemoryProbe must not be kept.
 template <class T>
-std::size_t inner_loop_memory(const InnerProblem<T>& problem) {
+InnerProblem<T> by_itself(InnerProblem<T> problem) {
+  problem.known = nullptr;
+  return problem;
+}
+
+}  // namespace
+
+template <class T>
+std::size_t inner_loop_memory(const InnerProblem<T>& of) {
+  const InnerProblem<T> problem = by_itself(of);
   const std::vector<T> zeros(static_cast<std::size_t>(problem.net->parameters()), T(0));
   InnerState<T> state{zeros, zeros, zeros, 0};
   Team alone(1);
@@ -52,7 +64,8 @@ std::size_t inner_loop_memory(const InnerProblem<T>& problem) {
 }
 
 template <class T>
-std::size_t search_memory(const InnerProblem<T>& problem) {
+std::size_t search_memory(const InnerProblem<T>& of) {
+  const InnerProblem<T> problem = by_itself(of);
   const auto parameters = static_cast<std::size_t>(problem.net->parameters());
   std::vector<T> theta(parameters, T(0));
   const std::vector<double> metric(parameters, 1.0);

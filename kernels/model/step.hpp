@@ -15,6 +15,9 @@
 
 namespace brenier {
 
+template <class T>
+class ResidentParameters;
+
 /// One JKO step to be solved: minimise over theta
 ///     F((grad u)# rho) + 1/(2 tau) E |grad u(x) - x|^2
 /// with u(x) = S^2 u_theta((x - m)/S) + m.x, the network seen through normalised coordinates.
@@ -24,7 +27,9 @@ struct InnerProblem {
   MatrixView<const T> x;                // (N, d): the cloud the step starts from, minus m: small numbers
                                         // keep their digits in T wherever the cloud lies
   const double* log_density = nullptr;  // (N): log rho(x_i); only where there are internal terms
-  bool resident = false;      // x, without gaps between rows, and log_density lie on the backend's device
+  bool resident = false;  // x, without gaps between rows, and log_density lie on the backend's device
+  ResidentParameters<T>* known =
+      nullptr;                // of the network, on that device: these need not go there again; null: none
   std::vector<double> shift;  // m (d)
   double scale = 1;           // S > 0
   double tau = 1e-3;          // > 0, time units of the PDE
@@ -48,6 +53,7 @@ struct InnerState {
   std::vector<T> first_moment;
   std::vector<T> second_moment;
   int iteration = 0;  // iterations done; the loop goes on from here, up to `until`
+  bool ends = false;  // nobody asks for the moments afterwards: they may be left as they are
 };
 
 /// How far an inner loop is. The gradient is that of the last iteration, with components that push a weight

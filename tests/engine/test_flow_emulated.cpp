@@ -189,38 +189,83 @@ TEST_CASE_TEMPLATE("learned potentials on the device", T, float, double) {
 
 // Bytes are those of every build; the address sanitizer sees the kernels in test_resident.
 #if !defined(BRENIER_TEST_REDUCED)
+namespace {
+
+/// A flow of first order, in all that its bytes depend on.
+struct Residence {
+  std::string name;
+  Index d = 1;
+  std::string solver = "auto";
+  std::vector<int> hidden{6, 5};
+  int iterations = 8;
+  bool entropic = true;
+  bool judged = true;  // by particles of its law
+  bool solved = true;  // false: a step that misses too much looks at its whole cloud for the reason
+};
+
+std::vector<Residence> residences() {
+  std::vector<Residence> out;
+  for (const Index d : {1, 2, 12}) {
+    const std::string name = std::to_string(d) + (d == 1 ? " dimension" : " dimensions");
+    for (const std::string solver : {"adam", "auto"}) {
+      out.push_back({.name = name + ", " + solver, .d = d, .solver = solver});
+      // In a large network an iteration takes the emulator long, and no byte.
+      out.push_back({.name = name + ", large, " + solver,
+                     .d = d,
+                     .solver = solver,
+                     .hidden = {100, 20},
+                     .iterations = 2});
+    }
+    out.push_back({.name = name + ", no density", .d = d, .entropic = false});
+    out.push_back({.name = name + ", not judged", .d = d, .judged = false});
+    out.push_back({.name = name + ", not solved", .d = d, .iterations = 24, .solved = false});
+  }
+  return out;
+}
+
+}  // namespace
+
 TEST_CASE("between its steps a flow of first order leaves its cloud on the device") {
-  const Index n = 8000;
-  const Density initial = Density::gaussian(1, 0.5, 0.3);
-  const Functional functional = potential("sum(x^2)", 1) + entropy();
-  for (const std::string solver : {"adam", "auto"}) {
-    CAPTURE(solver);
+  const std::vector<Residence> cases = residences();
+  for (const Residence& one : cases) {
+    CAPTURE_BOUND(one.name);
     const NothingHeld held;
+    const Density initial = Density::gaussian(static_cast<int>(one.d), 0.5, 0.3);
+    const Functional v = potential("sum(x^2)", static_cast<int>(one.d));
+    const Functional functional = one.entropic ? v + entropy() : v;
     FlowOptions options;
-    options.network.hidden = {6, 5};
+    options.network.hidden = one.hidden;
     options.tau = 0.02;
-    options.inner.iterations = 8;
-    options.inner.accept = 1;  // a step that misses more looks at its whole cloud for the reason
-    options.inner.solver = solver == "auto" ? InnerOptions::Solver::automatic : InnerOptions::Solver::adam;
+    options.inner.iterations = one.iterations;
+    options.inner.accept = one.solved ? 1 : 1e-9;
+    // More than a step looks at of any cloud, and more than may cross; of large networks the parameters are what matters.
+    const bool small = one.hidden.front() < 100;
+    const Index n = !small ? 1100 : one.d == 1 ? 8000 : one.d == 2 ? 5000 : 1400;
+    options.inner.solver =
+        one.solver == "auto" ? InnerOptions::Solver::automatic : InnerOptions::Solver::adam;
     options.threads = 1;
     const auto flow_on = [&](const char* device) {
       options.device = device;
       Flow<float> flow(functional, initial.sample(n, Sampling::random, 3), options);
-      flow.set_initial_density(initial);
+      if (one.judged) flow.set_initial_density(initial);
       flow.track(initial.sample(100, Sampling::random, 4));
       return flow;
     };
     Flow<float> expected = flow_on("cpu"), actual = flow_on("cuda");
     const std::uint64_t bound = 64 * 1024 + 16 * static_cast<std::uint64_t>(actual.network().parameters());
-    const std::uint64_t cloud = static_cast<std::uint64_t>(n) * 2 * sizeof(double);
-    CHECK(bound < cloud);
-    for (int step = 1; step <= 3; ++step) {
+    const std::uint64_t cloud = static_cast<std::uint64_t>(n * (one.d + 1)) * sizeof(double);
+    if (small) CHECK(bound < cloud);
+    for (int step = 1; step <= (small ? 3 : 2); ++step) {
       CAPTURE(step);
       const std::uint64_t before = device::host_traffic();
-      REQUIRE(actual.step().has_value());
-      REQUIRE(expected.step().has_value());
+      const std::optional<StepReport> a = actual.step();
       const std::uint64_t crossed = device::host_traffic() - before;
-      MESSAGE(solver << " step " << step << ": " << crossed << " bytes, bound " << bound);
+      const std::optional<StepReport> e = expected.step();
+      REQUIRE(a.has_value());
+      REQUIRE(e.has_value());
+      CHECK(a->solved == one.solved);
+      CHECK(e->solved == one.solved);
+      MESSAGE(one.name << " step " << step << ": " << crossed << " bytes, bound " << bound);
       if (step == 1) {
         CHECK(crossed > cloud);  // the cloud has to come to the device
       } else {
@@ -229,12 +274,18 @@ TEST_CASE("between its steps a flow of first order leaves its cloud on the devic
     }
     // Whoever looks brings it back, once.
     std::uint64_t before = device::host_traffic();
-    CHECK(worst_error(actual.trajectory().x(), expected.trajectory().x()) < 1e-3);
+    const double away = worst_error(actual.trajectory().x(), expected.trajectory().x());
     CHECK(device::host_traffic() - before == cloud);
     before = device::host_traffic();
-    CHECK(worst_error(actual.trajectory().log_density(), expected.trajectory().log_density()) < 1e-2);
+    const double density_away =
+        worst_error(actual.trajectory().log_density(), expected.trajectory().log_density());
     CHECK(device::host_traffic() == before);
-    CHECK(worst_error(actual.tracked(0).x(), expected.tracked(0).x()) < 1e-3);
+    // A search in float, of many evaluations or in many directions, takes another path in the end, to the same value.
+    if (one.solver == "adam" || (one.solved && one.d == 1)) {
+      CHECK(away < 1e-3);
+      CHECK(density_away < 1e-2);
+      CHECK(worst_error(actual.tracked(0).x(), expected.tracked(0).x()) < 1e-3);
+    }
     CHECK_REL(actual.functional().total(), expected.functional().total(), 1e-3);
   }
 }

@@ -126,7 +126,8 @@ TEST_CASE("everything that an iteration launches has been launched once before i
       return device::emulator::device_launches(0) - before;
     };
     CHECK(launches(1) >= 4);
-    CHECK(3 * launches(1) == 2 * launches(2));
+    // But for what fills in the bounds, once a loop.
+    CHECK(3 * (launches(1) - 1) == 2 * (launches(2) - 1));
   }
 }
 

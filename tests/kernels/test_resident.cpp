@@ -11,9 +11,11 @@
 
 #include "engine/src/flow/cloud/cloud_view.hpp"
 #include "engine/src/flow/cloud_objective.hpp"
+#include "kernels/base/subset.hpp"
 #include "kernels/device/device.hpp"
 #include "kernels/operations.hpp"
 #include "kernels/resident_cloud.hpp"
+#include "solvers/dense.hpp"
 #include "tests/support/backends.hpp"
 #include "tests/support/capture.hpp"
 #include "tests/support/near.hpp"
@@ -289,6 +291,48 @@ TEST_CASE("a cloud on a device moves through a map as on the host") {
   }
 }
 
+TEST_CASE_TEMPLATE("a map that the device makes of normalised parameters is the one that the host makes", T,
+                   float, double) {
+  const double scale = 1.7;
+  for (const NetCase& one : net_cases()) {
+    const Icnn net(one.architecture);
+    if (!net.smooth()) continue;
+    CAPTURE_BOUND(one.name);
+    const Index n = 37, d = net.dim();
+    Numbers numbers(7);
+    const Matrix<double> x = numbers.matrix<double>(n, d, -2, 1);
+    std::vector<double> shift;
+    for (Index c = 0; c < d; ++c) shift.push_back(numbers(-1, 1));
+    for (const Backend<T>& backend : backends<T>()) {
+      if (!backend.ops->know) continue;
+      const std::unique_ptr<ResidentParameters<T>> known = backend.ops->know(net);
+      for_residents(x, nullptr, [&](const ResidentCloud& cloud) {
+        // Others in between: those that were there first are forgotten, and brought again.
+        for (int round = 0; round < 7; ++round) {
+          const std::vector<T> theta = generic_parameters<T>(net, 3 + round % 6);
+          const std::vector<double> physical =
+              denormalised(net, std::vector<double>(theta.begin(), theta.end()), shift, scale);
+          const std::uint64_t before = device::host_traffic();
+          const auto map = known->map(theta, shift, scale);
+          const std::uint64_t first = device::host_traffic() - before;
+          const auto again = known->map(theta, shift, scale);
+          CHECK(first >= theta.size() * sizeof(T));
+          CHECK(device::host_traffic() - before - first == static_cast<std::uint64_t>(d) * sizeof(double));
+          const ResidentCloud::Image expected = cloud.image(net, physical.data());
+          for (const auto& made : {map, again}) {
+            const ResidentCloud::Image image = cloud.image(*made);
+            Matrix<double> a(n, d), b(n, d);
+            image.cloud->download(a, nullptr);
+            expected.cloud->download(b, nullptr);
+            CHECK_CLOSE(a, b, net_tolerance<double>(net, n));
+            CHECK_REL(image.squares, expected.squares, net_tolerance<double>(net, n));
+          }
+        }
+      });
+    }
+  }
+}
+
 TEST_CASE("a map that is not convex at some particle leaves no density there, and says so") {
   const Icnn net({.dim = 1, .hidden = {3}});
   std::vector<double> theta = generic_parameters<double>(net, 3);
@@ -369,6 +413,17 @@ TEST_CASE("moments and rows of a cloud on a device, and what an inner problem ta
       Matrix<double> some(4, d);
       std::vector<double> densities(4);
       cloud.download(rows, some, densities.data());
+      // They do not cross again, alone nor together; others do.
+      const std::uint64_t crossed = device::host_traffic();
+      Matrix<double> again(4, d);
+      std::vector<double> densities_again(4);
+      cloud.download(rows, again, nullptr);
+      cloud.download(rows, {}, densities_again.data());
+      CHECK(device::host_traffic() == crossed);
+      CHECK(again.elements() == some.elements());
+      CHECK(densities_again == densities);
+      cloud.download(std::vector<Index>{0, 0, 0, 0}, again, nullptr);
+      CHECK(again(3, 1) == x(0, 1));
       for (std::size_t k = 0; k < rows.size(); ++k) {
         CHECK(densities[k] == log_density[rows[k]]);
         for (Index c = 0; c < d; ++c) CHECK(some(static_cast<Index>(k), c) == x(rows[k], c));
@@ -403,4 +458,226 @@ TEST_CASE("the moments of a cloud that has diverged are no numbers") {
     CHECK(std::isnan(cloud.spread().largest));
     CHECK_FALSE(std::isfinite(cloud.spread().squares[1]));
   });
+}
+
+TEST_CASE("rows of a cloud on a device that stand for all are those that the host takes") {
+  const Index n = 301, d = 3;
+  Numbers numbers(7);
+  const Matrix<double> x = numbers.matrix<double>(n, d, -2, 1);
+  const std::vector<double> log_density = log_densities(n);
+  for_residents(x, log_density.data(), [&](const ResidentCloud& cloud) {
+    for (const Index count : {1, 64, 300, 301, 1000}) {
+      CAPTURE(count);
+      for (const std::uint64_t seed : {std::uint64_t{0}, std::uint64_t{1} << 40}) {
+        const std::vector<Index> rows = spread(n, count, seed);
+        const auto some = cloud.subset(count, seed);
+        REQUIRE(some->rows() == static_cast<Index>(rows.size()));
+        Matrix<double> found(some->rows(), d);
+        std::vector<double> densities(rows.size());
+        some->download(found, densities.data());
+        CHECK(found.elements() == subset(x, count, seed).elements());
+        for (std::size_t k = 0; k < rows.size(); ++k)
+          CHECK(densities[k] == log_density[static_cast<std::size_t>(rows[k])]);
+      }
+    }
+  });
+}
+
+TEST_CASE("spectra of Hessians that stay on the device") {
+  Team team(1);
+  const auto check = [&](const Icnn& net, std::vector<double> theta, bool finite) {
+    const Index n = kReduced ? 37 : 301, d = net.dim();
+    Numbers numbers(7);
+    const Matrix<double> x = numbers.matrix<double>(n, d, -2, 1);
+    Matrix<double> displacement(n, d), hessians(n, d * d);
+    MapOutputs<double> out;
+    out.displacement = displacement;
+    out.hessian = hessians;
+    ref::operations<double>().evaluate(net, theta.data(), x, out, team);
+    std::vector<double> mean(static_cast<std::size_t>(d * d));
+    double least = std::numeric_limits<double>::infinity();
+    for (Index i = 0; i < n && finite; ++i) {
+      for (Index k = 0; k < d * d; ++k) mean[k] += hessians(i, k) / static_cast<double>(n);
+      least = std::min(least, dense::symmetric_eigen({hessians.row(i), d, d}, false).values.front());
+    }
+    const std::vector<double> origin(static_cast<std::size_t>(d));
+    for_residing([&](const Operations<double>& ops) {
+      const auto map = ops.know(net)->map(theta, origin, 1);
+      const auto cloud = ops.reside(x, nullptr);
+      if (!finite) {
+        CHECK(std::isnan(cloud->least_eigenvalue(*map)));
+        return;
+      }
+      const double tolerance = net_tolerance<double>(net, n);
+      CHECK_CLOSE(cloud->mean_hessian(*map), mean, tolerance);
+      const double size = std::abs(*std::max_element(mean.begin(), mean.end()));
+      CHECK(std::abs(cloud->least_eigenvalue(*map) - least) <= tolerance * size);
+    });
+  };
+  for (const NetCase& one : net_cases()) {
+    const Icnn net(one.architecture);
+    if (!net.smooth()) continue;
+    CAPTURE_BOUND(one.name);
+    check(net, generic_parameters<double>(net, 3), true);
+  }
+  // More dimensions, and what is diagonal: nothing to reflect.
+  const Icnn wide({.dim = 12, .hidden = {6, 5}, .quadratic_rank = 12});
+  check(wide, generic_parameters<double>(wide, 3), true);
+  std::vector<double> plain(static_cast<std::size_t>(wide.parameters()));
+  plain[static_cast<std::size_t>(wide.alpha())] = 0.25;
+  check(wide, plain, true);
+  plain[static_cast<std::size_t>(wide.alpha())] = std::numeric_limits<double>::quiet_NaN();
+  check(wide, plain, false);
+}
+
+TEST_CASE("scores from neighbours on a device") {
+  for (const Index d : {1, 2, 5, 12}) {
+    CAPTURE_BOUND(d);
+    const Index groups = 9, neighbours = 2 * d;
+    Numbers numbers(7);
+    Matrix<double> x(groups * (neighbours + 1), d);
+    std::vector<double> log_density;
+    for (Index i = 0; i < groups; ++i) {
+      for (Index k = 0; k <= neighbours; ++k) {
+        for (Index c = 0; c < d; ++c) {
+          // Where maps have taken them: along no axis, and at distances of many sizes.
+          const double side = k == 0 ? 0 : k % 2 == 1 ? 1 : -1;
+          const double far = c % 2 == 0 ? 1e-4 : 1e-8;
+          x(i * (neighbours + 1) + k, c) =
+              static_cast<double>(i) +
+              side * far * ((k + 1) / 2 - 1 == c ? 1 + numbers(0, 1) : numbers(-0.3, 0.3));
+        }
+        log_density.push_back(numbers(-2, 1));
+      }
+    }
+    log_density[static_cast<std::size_t>(3 * (neighbours + 1) + 1)] =
+        -std::numeric_limits<double>::infinity();
+    for_residents(x, log_density.data(), [&](const ResidentCloud& cloud) {
+      Matrix<double> score(groups, d);
+      cloud.scores(score);
+      for (Index i = 0; i < groups; ++i) {
+        Matrix<double> rows(d, d);
+        std::vector<double> slope(static_cast<std::size_t>(d)), expected(slope),
+            found(score.row(i), score.row(i) + d);
+        for (Index c = 0; c < d; ++c) {
+          const Index up = i * (neighbours + 1) + 1 + 2 * c;
+          for (Index a = 0; a < d; ++a) rows(c, a) = (x(up, a) - x(up + 1, a)) * 1e4;
+          slope[c] =
+              (log_density[static_cast<std::size_t>(up)] - log_density[static_cast<std::size_t>(up + 1)]) *
+              1e4;
+        }
+        if (i == 3) {
+          CHECK(std::none_of(found.begin(), found.end(), [](double s) { return std::isfinite(s); }));
+          continue;
+        }
+        dense::lu_solve(rows, slope.data(), expected.data());
+        CHECK_CLOSE(found, expected, 1e-9);
+      }
+    });
+  }
+}
+
+TEST_CASE("residuals of a step on a device, summed against affine and smooth displacements") {
+  const Functional terms[] = {
+      potential("0.5*sum(x^2) + cos(x[0])", 2),
+      entropy() + 0.5 * porous_medium(2.5),
+      internal("t*log(t) + t^3") + potential("sum(x^4)", 2),
+  };
+  Team team(1);
+  for (const Functional& functional : terms) {
+    const Objective objective = functional.objective();
+    CHECK(has_residuals(objective));
+    CAPTURE_BOUND(functional.describe());
+    const bool internal_terms = !objective.internal.empty();
+    for (const Index n : kSizes) {
+      CAPTURE(n);
+      const Index d = 2;
+      const double tau = 0.3, share = 1 / static_cast<double>(n);
+      Numbers numbers(7);
+      const Matrix<double> x = numbers.matrix<double>(n, d, -2, 1),
+                           from = numbers.matrix<double>(n, d, -2, 1);
+      std::vector<double> log_density = log_densities(n);
+      if (n > 1) log_density[1] = -std::numeric_limits<double>::infinity();
+      const std::vector<double> centre{-0.4, 0.2}, shift{0.1, -0.3};
+      Matrix<double> a(d, d);
+      a(0, 0) = 1.2;
+      a(0, 1) = a(1, 0) = -0.3;
+      a(1, 1) = 0.8;
+      const double log_det = std::log(1.2 * 0.8 - 0.09);
+      CloudObjective reference(objective, ref::operations<double>());
+      // r, J and the pressure at some images.
+      const auto residuals = [&](const Matrix<double>& y, double lost, Matrix<double>& r, double& value) {
+        reference.force(y, r, team, &value);
+        std::vector<double> after = log_density;
+        for (double& one : after) one -= lost;
+        CloudObjective::Internal found = reference.internal(after, team);
+        value += found.value;
+        for (Index i = 0; i < n; ++i) {
+          for (Index c = 0; c < d; ++c) {
+            const double step = y(i, c) - from(i, c);
+            value += share * step * step / (2 * tau);
+            r(i, c) += step / tau;
+          }
+        }
+        return found;
+      };
+      Matrix<double> y(n, d), r(n, d);
+      for (Index i = 0; i < n; ++i) {
+        for (Index c = 0; c < d; ++c) {
+          y(i, c) = shift[c] + centre[c];
+          for (Index b = 0; b < d; ++b) y(i, c) += a(c, b) * (x(i, b) - centre[b]);
+        }
+      }
+      double value = 0;
+      const double pressure = residuals(y, log_det, r, value).pressure;
+      std::vector<double> by_shift(d);
+      Matrix<double> by_matrix(d, d);
+      for (Index i = 0; i < n; ++i) {
+        for (Index c = 0; c < d; ++c) {
+          by_shift[c] += share * r(i, c);
+          for (Index b = 0; b < d; ++b)
+            by_matrix(c, b) += share * (r(i, c) * (x(i, b) - centre[b]) + r(i, b) * (x(i, c) - centre[c]));
+        }
+      }
+      const std::vector<double> mean{0.1, -0.7}, deviation{1.5, 0.4}, wave{0.4, 2.0, -3.0, 0.5};
+      double still = 0;
+      Matrix<double> of_still(n, d);
+      const CloudObjective::Internal energy = residuals(x, 0, of_still, still);
+      std::vector<double> slopes(8);
+      for (Index i = 0; i < n; ++i) {
+        const double w = internal_terms ? energy.surrogate[static_cast<std::size_t>(i)] : 0;
+        for (Index c = 0; c < d; ++c) {
+          slopes[c] += share * of_still(i, c) * deviation[c];
+          slopes[d + c] += share * (of_still(i, c) * (x(i, c) - mean[c]) - w);
+        }
+        for (Index k = 0; k < 2; ++k) {
+          const double* q = wave.data() + 2 * k;
+          const double phase = q[0] * (x(i, 0) - mean[0]) + q[1] * (x(i, 1) - mean[1]);
+          const double square = q[0] * q[0] + q[1] * q[1],
+                       along = q[0] * of_still(i, 0) + q[1] * of_still(i, 1);
+          slopes[4 + 2 * k] += share * (std::sin(phase) / square * along - w * std::cos(phase));
+          slopes[5 + 2 * k] += share * (std::cos(phase) / square * along + w * std::sin(phase));
+        }
+      }
+      const double tolerance = tol<double>(200);
+      for_residing([&](const Operations<double>& ops) {
+        const auto there = ops.reside(x, log_density.data()), origin = ops.reside(from, nullptr);
+        const auto affine = there->affine(objective, origin, centre, tau);
+        for (int call = 0; call < 2; ++call) {
+          const ResidentCloud::Affine::Sums sums = affine->at(a, shift, log_det);
+          CHECK_REL(sums.value, value, tolerance);
+          CHECK(std::abs(sums.pressure - pressure) <= tolerance * std::abs(pressure));
+          CHECK_CLOSE(sums.shift, by_shift, tolerance);
+          CHECK_CLOSE(sums.matrix, by_matrix, tolerance);
+        }
+        CHECK_CLOSE(there->slopes(objective, *origin, tau, {mean, deviation, wave}), slopes, tolerance);
+        CHECK(std::abs(there->pressure(objective) - energy.pressure) <=
+              tolerance * std::abs(energy.pressure));
+      });
+    }
+  }
+  CHECK_FALSE(
+      has_residuals((entropy() + potential(2, [](MatrixView<const double>, double*, MatrixView<double>) {},
+                                           {.name = "field"}))
+                        .objective()));
 }

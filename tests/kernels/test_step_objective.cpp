@@ -8,6 +8,7 @@
 
 #include "engine/src/flow/cloud_objective.hpp"
 #include "engine/src/flow/solve/metric.hpp"
+#include "kernels/resident_cloud.hpp"
 #include "solvers/lbfgs.hpp"
 #include "tests/support/backends.hpp"
 #include "tests/support/step_case.hpp"
@@ -240,6 +241,14 @@ Found<T> search(const Operations<T>& ops, const StepCase<T>& step, const LbfgsOp
     SinkhornReport transports;
     out.report =
         ops.search(step.problem, {bounds.lower, bounds.metric}, options, out.theta, transports, team);
+    // The same by themselves, and where it lies already that the search starts from.
+    const std::unique_ptr<ResidentParameters<T>> known = ops.know(step.net);
+    InnerProblem<T> problem = step.problem;
+    problem.known = known.get();
+    std::vector<T> theta = step.theta;
+    known->map(theta, std::vector<double>(static_cast<std::size_t>(step.net.dim())), 1);
+    ops.search(problem, {}, options, theta, transports, team);
+    CHECK(theta == out.theta);
     return out;
   }
   const auto objective = ops.step_objective(step.problem, team);

@@ -21,6 +21,7 @@
 namespace BRENIER_API brenier {
 
 class ResidentCloud;
+class ResidentMap;
 
 /// From which points a map of a flow is applied.
 enum class MapBase {
@@ -118,9 +119,12 @@ class Trajectory {
   Base base(MapBase kind, double ratio, Team& team) const;
   Base base(const BrenierMap& map, Team& team) const { return base(map.base, map.ratio, team); }
 
-  /// Moves the cloud through a map that starts from `from` = base(map).
-  void advance(const BrenierMap& map, const Base& from, Team& team);
-  void advance(const BrenierMap& map, Team& team) { advance(map, base(map, team), team); }
+  /// Moves the cloud through a map that starts from `from` = base(map). `there`: the parameters of the map on the device, if
+  /// they are there and the cloud is.
+  void advance(const BrenierMap& map, const Base& from, Team& team, const ResidentMap* there = nullptr);
+  void advance(const BrenierMap& map, Team& team, const ResidentMap* there = nullptr) {
+    advance(map, base(map, team), team, there);
+  }
 
   /// Smallest log det H that the last map had on this cloud; 0 before, and where densities are not carried.
   double min_log_det() const { return min_log_det_; }

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "kernels/base/subset.hpp"
+#include "kernels/resident_cloud.hpp"
 #include "solvers/dense.hpp"
 
 namespace brenier {
@@ -45,13 +47,16 @@ double largest_round_trip(const BrenierMap& map, const Matrix<double>& x, const 
 
 }  // namespace
 
-MapCertificates certify(const BrenierMap& map, const CloudView& x, const Operations<double>& ops,
-                        Team& team) {
+MapCertificates certify(const BrenierMap& map, const ResidentMap* there, const CloudView& x,
+                        const Operations<double>& ops, Team& team) {
   const Index d = x.cols();
   // A few per cent of a step at most, also where it takes ten gradients and needs no Hessians.
   const Index spectra = std::clamp<Index>((Index{1} << 22) / (d * d * d), 16, 512);
   const Index trips = std::clamp<Index>((Index{1} << 18) / (d * d), 16, 64);
-  return {smallest_eigenvalue(map, x.subset(spectra, 0), ops, team),
+  std::optional<double> least;
+  if (there && x.resident() && d <= 64)  // of larger ones a few are looked at
+    least = where_there_is_room([&] { return x.resident()->subset(spectra, 0)->least_eigenvalue(*there); });
+  return {least ? *least : smallest_eigenvalue(map, x.subset(spectra, 0), ops, team),
           map.net.smooth() ? largest_round_trip(map, x.subset(trips, 0), ops, team)
                            : std::numeric_limits<double>::quiet_NaN()};
 }

@@ -16,6 +16,8 @@ struct MapCertificates {
 /// At points of the cloud x (N, d) of the map's bases, evenly spaced by number: eigenvalues at up to 1024
 /// or 2^22 / d^3 of them, round trips from grad u(x) alone at up to 256 or 2^18 / d^2, and at least 16 each.
 /// `ops` evaluate the map, at a few points and some ten times.
-MapCertificates certify(const BrenierMap& map, const CloudView& x, const Operations<double>& ops, Team& team);
+/// `there`: the map on the device of x, or null.
+MapCertificates certify(const BrenierMap& map, const ResidentMap* there, const CloudView& x,
+                        const Operations<double>& ops, Team& team);
 
 }  // namespace brenier

@@ -13,8 +13,9 @@ namespace brenier {
 /// For a few thousand points at most, and one evaluation after another: operations themselves, or, where these are of
 /// another device, those of the CPU. A call there has to bring its points and its program, a tenth of a millisecond
 /// and more, which here they do not take.
-inline const Operations<double>& for_few_points(const Operations<double>& ops) {
-  return ops.host ? ops : cpu::operations<double>();
+template <class T>
+const Operations<T>& for_few_points(const Operations<T>& ops) {
+  return ops.host ? ops : cpu::operations<T>();
 }
 
 /// Evaluates an objective, and keeps what its divergences know of their references and last plans. Not

@@ -246,6 +246,10 @@ std::optional<StepReport> Flow<T>::take_step() {
                      " takes new clouds, and there is no source of them; see set_source()");
   }
   const double start = now();
+  struct Forget {
+    State& state;
+    ~Forget() { state.forget_parameters(); }
+  } forget{s};
   const Checkpoint before = checkpoint();
   const std::size_t first_map = s.maps.size();
   const JudgedParticles judged_before = s.judged;
@@ -306,7 +310,8 @@ std::optional<StepReport> Flow<T>::take_step() {
   try {
     tracked = s.tracked;
     for (Trajectory& held_out : tracked) {
-      for (std::size_t m = first_map; m < s.maps.size(); ++m) held_out.advance(s.maps[m], s.team);
+      for (std::size_t m = first_map; m < s.maps.size(); ++m)
+        held_out.advance(s.maps[m], s.team, m + 1 == s.maps.size() ? s.taken_map.get() : nullptr);
     }
     s.check_together(next);
   } catch (...) {  // no memory, or ranks that disagree

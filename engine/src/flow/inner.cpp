@@ -227,6 +227,7 @@ template <class T>
 InnerProblem<T> Flow<T>::State::problem(const InnerTask& task, double rate) const {
   InnerProblem<T> out;
   out.net = &net;
+  out.known = known_parameters.get();
   out.tau = task.tau;
   out.objective = &objective;
   out.adam = options.inner.adam;
@@ -291,8 +292,11 @@ typename Flow<T>::State::Start Flow<T>::State::start(const InnerTask& task, cons
   const auto finite = [](double value) {
     return std::isfinite(value) ? value : std::numeric_limits<double>::infinity();
   };
+  const auto trial_of = [&](const std::vector<T>& parameters) {
+    return trial(from, task.base, map_of(parameters), resident_map(parameters, inner).get());
+  };
   const auto value_of = [&](const std::vector<T>& parameters) {
-    return finite(trial(from, task.base, map_of(parameters)).value());
+    return finite(trial_of(parameters).value());
   };
   const Architecture& a = net.architecture();
   const AffineOptions family{.full = a.learn_alpha && net.rank() >= net.dim(),
@@ -304,25 +308,17 @@ typename Flow<T>::State::Start Flow<T>::State::start(const InnerTask& task, cons
   const std::vector<T> first = best.theta;
   const bool warm = !theta.empty() && options.inner.warm_start;
   if (warm) {
-    const BrenierMap map = map_of(theta);
-    const Trial moved = trial(from, task.base, map);
+    const Trial moved = trial_of(theta);
     best = {theta, "warm", finite(moved.value())};
     // Plans cost as much in the search as in the step itself.
     if (affine && std::isfinite(best.value) && objective.divergence.empty()) {
       const AffineMap more =
           best_affine(objective, moved.cloud, task.cloud, task.tau, family, for_few_points(exact), team);
       if (more.decrease > 0) {
-        const Matrix<double> some = task.cloud.subset(256, options.seed);
-        Matrix<double> displacement(some.rows(), some.cols()),
-            hessians(some.rows(), some.cols() * some.cols());
-        map.evaluate(some, displacement, nullptr, hessians, team, for_few_points(exact));
-        Matrix<double> hessian(some.cols(), some.cols());
-        for (Index i = 0; i < some.rows(); ++i) {
-          for (Index k = 0; k < hessians.cols(); ++k)
-            hessian.elements()[k] += hessians(i, k) / static_cast<double>(some.rows());
-        }
         const std::vector<double> moved_theta =
-            followed_by(net, std::vector<double>(theta.begin(), theta.end()), more, hessian,
+            followed_by(net, std::vector<double>(theta.begin(), theta.end()), more,
+                        mean_hessian(map_of(theta), resident_map(theta, inner).get(), task.cloud,
+                                     options.seed, for_few_points(exact), team),
                         CloudView(moved.cloud).moments().mean, inner.shift, inner.scale);
         Start other{{moved_theta.begin(), moved_theta.end()}, "affine", 0};
         other.value = value_of(other.theta);
@@ -407,8 +403,7 @@ LbfgsReport Flow<T>::State::search_from(const InnerProblem<T>& inner, const Para
                                         const LbfgsOptions& search, Solution& solution) const {
   try {
     if (ops.search) {
-      return ops.search(inner, {parameters.lower, parameters.metric}, search, solution.theta,
-                        solution.inner.sinkhorn, team);
+      return ops.search(inner, {}, search, solution.theta, solution.inner.sinkhorn, team);
     }
     const std::unique_ptr<StepObjective<T>> step = ops.step_objective(inner, team);
     const BoundedProblem<T> bounded{
@@ -421,6 +416,14 @@ LbfgsReport Flow<T>::State::search_from(const InnerProblem<T>& inner, const Para
     throw does_not_fit(inner, steps + 1, cause, cuda::search_memory(inner),
                        [&](Index n) { return memory_with_minibatch(inner, n); });
   }
+}
+
+/// A solution's map in physical coordinates, here and where the cloud lies.
+template <class T>
+void Flow<T>::State::make_physical(Solution& solution, const InnerProblem<T>& inner) const {
+  const std::vector<double> normalised(solution.theta.begin(), solution.theta.end());
+  solution.physical = denormalised(net, normalised, inner.shift, inner.scale);
+  solution.there = resident_map(solution.theta, inner);
 }
 
 /// Adam once, at one rate.
@@ -442,7 +445,9 @@ typename Flow<T>::State::Solution Flow<T>::State::adam(const InnerTask& task, co
       particles.give(fresh, inner);
     }
     const double first_gradient = solution.inner.first_gradient;
-    solution.inner = iterate(inner, state, std::min(state.iteration + segment, inner.iterations));
+    const int until = std::min(state.iteration + segment, inner.iterations);
+    state.ends = until == inner.iterations;
+    solution.inner = iterate(inner, state, until);
     report.iterations += solution.inner.iterations;
     solution.iterations += solution.inner.iterations;
     report.cg.add(solution.inner.cg);
@@ -452,8 +457,7 @@ typename Flow<T>::State::Solution Flow<T>::State::adam(const InnerTask& task, co
     if (!solution.inner.finite || solution.inner.converged || solution.inner.interrupted) break;
   }
   solution.theta = std::move(state.theta);
-  const std::vector<double> normalised(solution.theta.begin(), solution.theta.end());
-  solution.physical = denormalised(net, normalised, inner.shift, inner.scale);
+  make_physical(solution, inner);
   return solution;
 }
 
@@ -531,8 +535,7 @@ typename Flow<T>::State::Solution Flow<T>::State::lbfgs(const InnerTask& task, c
   solution.inner.interrupted = found.end == End::interrupted;
   report.iterations += found.evaluations;
   report.sinkhorn.add(solution.inner.sinkhorn);
-  const std::vector<double> normalised(solution.theta.begin(), solution.theta.end());
-  solution.physical = denormalised(net, normalised, inner.shift, inner.scale);
+  make_physical(solution, inner);
   return solution;
 }
 
@@ -551,6 +554,7 @@ std::optional<typename Flow<T>::State::Solution> Flow<T>::State::stay(const Inne
   Solution out = other.solution;
   out.theta.assign(at.begin(), at.end());
   out.physical = denormalised(net, at, inner.shift, inner.scale);
+  out.there = resident_map(out.theta, inner);
   return out;
 }
 
@@ -585,11 +589,18 @@ void Flow<T>::State::check_finite(const Trajectory::Base& base, const ObjectiveV
                        " and the distances are " + show(value.divergence));
 }
 
+/// The map of normalised parameters, made on the device where its step's cloud lies there.
 template <class T>
-Trial Flow<T>::State::trial(const Trajectory& from, const Trajectory::Base& base,
-                            const BrenierMap& map) const {
+std::shared_ptr<const ResidentMap> Flow<T>::State::resident_map(const std::vector<T>& parameters,
+                                                                const InnerProblem<T>& inner) const {
+  return known_parameters ? known_parameters->map(parameters, inner.shift, inner.scale) : nullptr;
+}
+
+template <class T>
+Trial Flow<T>::State::trial(const Trajectory& from, const Trajectory::Base& base, const BrenierMap& map,
+                            const ResidentMap* there) const {
   Trial out{from, {}, 0};
-  out.cloud.advance(map, base, team);
+  out.cloud.advance(map, base, team, there);
   out.functional = value(out.cloud, kPairLimit);
   out.transport = out.cloud.squares() / (2 * map.tau * static_cast<double>(out.cloud.size()));
   return out;
@@ -604,7 +615,7 @@ void Flow<T>::State::check(const InnerTask& task, const std::vector<T>& solved, 
   if (options.inner.log_det.method == LogDetOptions::Method::exact) return;
   const Matrix<T> x = centred<T>(task.cloud.take(log_det_rows(task.cloud.rows())), inner.shift);
   inner.x = x;
-  const LogDetCheck found = check_log_det(ops, exact, inner, solved, team);
+  const LogDetCheck found = check_log_det(for_few_points(ops), for_few_points(exact), inner, solved, team);
   report.log_det_error = found.error;
   report.log_det_deviation = found.deviation;
 }
@@ -616,13 +627,13 @@ typename Flow<T>::State::Candidate Flow<T>::State::judge(const InnerTask& task, 
                                                          double before) const {
   Candidate out{.solution = std::move(solution), .map = like};
   out.map.theta = out.solution.physical;
-  out.moved = trial(from, task.base, out.map);
+  out.moved = trial(from, task.base, out.map, out.solution.there.get());
   out.judged = judged;
   out.solved = true;
   Trajectory::Base judged_base;
   if (!judged.empty()) {
     judged_base = judged.base(out.map, team);
-    out.judged.advance(out.map, team);
+    out.judged.advance(out.map, team, out.solution.there.get());
   }
   const double decrease = before - out.moved.value();
   if (!options.certificates || !std::isfinite(decrease)) {
@@ -631,7 +642,8 @@ typename Flow<T>::State::Candidate Flow<T>::State::judge(const InnerTask& task, 
   }
   out.missed = missed_share(
       objective, {task.cloud, out.moved.cloud, task.tau, decrease, task.noise, options.inner.accept},
-      judged_base, out.judged, options.seed, exact, team);
+      judged_base.resident ? judged.centres() : out.judged.centres_of(judged_base), out.judged, options.seed,
+      exact, team);
   const double accept = options.inner.accept;
   out.solved = !(out.missed.worst_share() > accept) && !(out.missed.displacement > 10 * accept);
   return out;
@@ -697,7 +709,7 @@ bool Flow<T>::State::search_lbfgs(Search& search) {
     if (solution.inner.finite) {
       BrenierMap map = search.like;
       map.theta = solution.physical;
-      const double reached = trial(search.from, task.base, map).value();
+      const double reached = trial(search.from, task.base, map, solution.there.get()).value();
       if (reached < from.value) from = {solution.theta, from.name, reached};
     }
     solution = lbfgs(task, from, left, search.before, task.noise, report);
@@ -755,7 +767,8 @@ void Flow<T>::State::keep(Search& search, Trajectory& next) {
   report.min_log_det = taken.moved.cloud.min_log_det();
   search.laps.add_to(report.cloud_seconds);
   if (options.certificates) {
-    const MapCertificates checked = certify(taken.map, search.task.cloud, for_few_points(exact), team);
+    const MapCertificates checked =
+        certify(taken.map, solution.there.get(), search.task.cloud, for_few_points(exact), team);
     report.min_eigenvalue = std::fmin(report.min_eigenvalue, checked.min_eigenvalue);
     report.round_trip = std::fmax(report.round_trip, checked.round_trip);
     describe(search.task, taken, search.before, report);
@@ -763,6 +776,7 @@ void Flow<T>::State::keep(Search& search, Trajectory& next) {
   check(search.task, solution.theta, report);
   search.laps.add_to(report.certificate_seconds);
   theta = solution.theta;
+  taken_map = solution.there;
   next = std::move(taken.moved.cloud);
   judged = std::move(taken.judged);
   maps.push_back(std::move(taken.map));
@@ -774,6 +788,8 @@ void Flow<T>::State::keep(Search& search, Trajectory& next) {
 template <class T>
 bool Flow<T>::State::take(Trajectory& next, const Trajectory::Base& base, const BrenierMap& like,
                           StepReport& report) {
+  forget_parameters();
+  if (base.resident && ops.know) known_parameters = ops.know(net);
   InnerTask task{base, like.base, like.ratio, like.tau, problems};
   Search search{task, next, like, 0, report};
   const bool same = like.base == MapBase::current && known;

@@ -12,6 +12,7 @@
 #include "kernels/base/ranks.hpp"
 #include "kernels/base/wall_clock.hpp"
 #include "kernels/operations.hpp"
+#include "kernels/resident_cloud.hpp"
 #include "solvers/lbfgs.hpp"
 
 namespace brenier {
@@ -67,6 +68,9 @@ struct Flow<T>::State {
   std::vector<Trajectory> tracked;
   std::vector<BrenierMap> maps;
   std::vector<T> theta;  // of the last inner problem, normalised coordinates
+  // Of a step whose cloud lies on a device: the parameters that are there, and the map that the step took.
+  std::unique_ptr<ResidentParameters<T>> known_parameters;
+  std::shared_ptr<const ResidentMap> taken_map;
   double gradient_scale = 0;
   JudgedParticles judged;
   std::uint32_t draws = 0;
@@ -91,8 +95,9 @@ struct Flow<T>::State {
   struct Solution {
     std::vector<T> theta;
     std::vector<double> physical;
-    InnerReport inner;   // of the last of its segments
-    int iterations = 0;  // of all
+    std::shared_ptr<const ResidentMap> there;  // the same on the device of the cloud, or null
+    InnerReport inner;                         // of the last of its segments
+    int iterations = 0;                        // of all
   };
   /// A solution, seen from the cloud.
   struct Candidate {
@@ -122,6 +127,11 @@ struct Flow<T>::State {
   void check_together(const Trajectory& next) const;
   /// Whether to end: on all processes at the same iteration.
   const std::atomic<bool>& stop() const { return ranks ? ranks->interrupted() : interrupted; }
+  /// What a device knows of a step that is over goes.
+  void forget_parameters() {
+    known_parameters.reset();
+    taken_map.reset();
+  }
   void forget_interrupt() {
     interrupted = false;
     if (ranks) ranks->forget_interrupt();
@@ -170,6 +180,7 @@ struct Flow<T>::State {
   std::size_t memory_with_minibatch(InnerProblem<T> problem, Index n) const;
   InnerReport iterate(const InnerProblem<T>& problem, InnerState<T>& state, int until) const;
   Solution adam(const InnerTask& task, const Start& start, double rate, int iterations, StepReport& report);
+  void make_physical(Solution& solution, const InnerProblem<T>& inner) const;
   LbfgsReport search_from(const InnerProblem<T>& inner, const ParameterMetric<T>& parameters,
                           const LbfgsOptions& search, Solution& solution) const;
   Solution lbfgs(const InnerTask& task, const Start& start, int evaluations, double before, double noise,
@@ -184,7 +195,10 @@ struct Flow<T>::State {
   std::optional<Solution> stay(const InnerTask& task, const Candidate& other) const;
   double first_gradient(const InnerTask& task) const;
   void check_finite(const Trajectory::Base& base, const ObjectiveValue& value) const;
-  Trial trial(const Trajectory& from, const Trajectory::Base& base, const BrenierMap& map) const;
+  std::shared_ptr<const ResidentMap> resident_map(const std::vector<T>& parameters,
+                                                  const InnerProblem<T>& inner) const;
+  Trial trial(const Trajectory& from, const Trajectory::Base& base, const BrenierMap& map,
+              const ResidentMap* there) const;
   void check(const InnerTask& task, const std::vector<T>& theta, StepReport& report) const;
   bool take(Trajectory& next, const Trajectory::Base& base, const BrenierMap& like, StepReport& report);
   bool start_up(Trajectory& next, StepReport& report);

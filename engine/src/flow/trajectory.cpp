@@ -159,10 +159,11 @@ Trajectory::Base Trajectory::base(MapBase kind, double ratio, Team& team) const 
   return out;
 }
 
-void Trajectory::advance(const BrenierMap& map, const Base& from, Team& team) {
+void Trajectory::advance(const BrenierMap& map, const Base& from, Team& team, const ResidentMap* there) {
   if (from.resident) {
     check_map(map, from.resident->cols(), density_);
-    ResidentCloud::Image image = from.resident->image(map.net, map.theta.data());
+    ResidentCloud::Image image =
+        there ? from.resident->image(*there) : from.resident->image(map.net, map.theta.data());
     resident_ = std::move(image.cloud);
     min_log_det_ = image.least_log_det;
     squares_ = image.squares;

@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <mutex>
 #include <string>
 
 #include "kernels/cuda/cloud/clouds.hpp"
 #include "kernels/cuda/cloud/resident_kernels.hpp"
+#include "kernels/cuda/cloud/residuals.hpp"
 #include "kernels/cuda/transfer.hpp"
 #include "kernels/cuda_devices.hpp"
 
@@ -72,7 +74,7 @@ void gather(const DeviceArray<const void>& from, double least, DeviceBuffer<doub
   });
 }
 
-class Resident final : public ResidentCloud {
+class Resident final : public ResidentCloud, public std::enable_shared_from_this<Resident> {
  public:
   Resident(DeviceBuffer<double> x, DeviceBuffer<double> log_density, Index rows, Index cols, DeviceMap map)
       : x_(std::move(x)), log_density_(std::move(log_density)), rows_(rows), cols_(cols), map_(map) {}
@@ -91,19 +93,10 @@ class Resident final : public ResidentCloud {
   }
 
   void download(std::span<const Index> rows, MatrixView<double> x, double* log_density) const override {
-    const ScopedDevice there(device_);
-    Stream stream;
-    const std::vector<int> numbers(rows.begin(), rows.end());
-    const Index count = static_cast<Index>(numbers.size());
-    const DeviceBuffer<int> places = upload(numbers.data(), count, stream);
-    const auto take = [&](const DeviceBuffer<double>& from, Index cols, MatrixView<double> to) {
-      DeviceBuffer<double> some(count * cols);
-      launch(take_rows_kernel<double>, {element_blocks(count * cols), kSumThreads, 0, stream, "take rows"},
-             from.pointer(), places.pointer(), as_int(count), as_int(cols), some.pointer());
-      cuda::download(some, to, stream);
-    };
-    if (x) take(x_, cols_, x);
-    if (log_density) take(log_density_, 1, MatrixView<double>(log_density, count, 1));
+    const std::lock_guard lock(brought_mutex_);
+    const Brought& found = bring(rows, static_cast<bool>(x), log_density != nullptr);
+    for (Index i = 0; x && i < x.rows; ++i) std::copy_n(found.x.row(i), cols_, x.row(i));
+    if (log_density) std::copy(found.log_density.begin(), found.log_density.end(), log_density);
   }
 
   void write(const DeviceResults& to) const override {
@@ -125,50 +118,67 @@ class Resident final : public ResidentCloud {
   }
 
   Spread spread() const override {
-    Stream stream;
-    DeviceBuffer<PairMoments> moments(cols_);
-    launch(pair_moments_kernel<double>,
-           {as_int(cols_), kMomentThreads, sizeof(MomentsShared), stream, "moments"}, x_.pointer(),
-           as_int(rows_), as_int(cols_), moments.pointer());
-    Spread out;
-    for (const PairMoments& of : cuda::download(moments, stream)) {
-      out.mean.push_back(of.origin + of.offset);
-      out.squares.push_back(of.square);
-      const double largest = std::isfinite(of.square) ? std::max(std::abs(of.low), std::abs(of.high))
-                                                      : std::numeric_limits<double>::quiet_NaN();
-      out.largest = std::isnan(out.largest) || largest <= out.largest ? out.largest : largest;
-    }
-    return out;
+    std::call_once(spread_known_, [this] { spread_ = find_spread(); });  // a step asks for it some five times
+    return spread_;
   }
 
-  Image image(const Icnn& net, const double* theta) const override {
+  Image image(const Icnn& net, const double* theta) const override { return move(net, theta); }
+  Image image(const ResidentMap& map) const override {
+    const auto& there = static_cast<const DeviceMapParameters&>(map);
+    return move(there.net, there.theta.pointer());
+  }
+  std::shared_ptr<const ResidentCloud> subset(Index count, std::uint64_t seed) const override {
     Stream stream;
-    const int n = as_int(rows_), d = as_int(cols_);
-    const bool density = has_density();
-    // Displacements and log-determinants become positions and log-densities where they are.
-    DeviceBuffer<double> y(rows_ * cols_, "positions"), log_density(density ? rows_ : 0, "log-densities");
-    map_(net, theta, address(x_), n, {.displacement = raw(y), .log_det = raw(log_density)}, stream);
-    const int blocks = DeviceValue::blocks(rows_);
-    DeviceBuffer<CarrySums> partial(blocks), sums(1);
-    DeviceBuffer<unsigned> ticket(1);
-    ticket.fill_zero(stream);
-    CarryArgs<double> args{.x = address(x_), .log_density = address(log_density_)};
-    args.y = raw(y);
-    args.log_density_after = raw(log_density);
-    args.n = n;
-    args.d = d;
-    args.partial = raw(partial);
-    args.sums = raw(sums);
-    args.ticket = raw(ticket);
-    launch(carry_kernel<double>, {blocks, kSumThreads, sizeof(SumShared), stream, "carry"}, args);
-    const CarrySums found = cuda::download(sums, stream).front();
-    Image out;
-    out.squares = found.squares;
-    if (density)
-      out.least_log_det =
-          found.undefined > 0 ? std::numeric_limits<double>::quiet_NaN() : found.least_log_det;
-    out.cloud = std::make_shared<Resident>(std::move(y), std::move(log_density), rows_, cols_, map_);
-    return out;
+    const DeviceBuffer<int> rows = spread_rows(rows_, count, seed, stream);
+    const Index taken = rows.size();
+    DeviceBuffer<double> x(taken * cols_), log_density(has_density() ? taken : 0);
+    const auto take = [&](const DeviceBuffer<double>& from, Index cols, DeviceBuffer<double>& to) {
+      launch(take_rows_kernel<double>, {element_blocks(taken * cols), kSumThreads, 0, stream, "take rows"},
+             from.pointer(), rows.pointer(), as_int(taken), as_int(cols), to.pointer());
+    };
+    take(x_, cols_, x);
+    if (has_density()) take(log_density_, 1, log_density);
+    stream.synchronise();
+    return std::make_shared<Resident>(std::move(x), std::move(log_density), taken, cols_, map_);
+  }
+
+  std::vector<double> mean_hessian(const ResidentMap& map) const override {
+    Stream stream;
+    DeviceBuffer<double> hessians = hessians_of(map, stream);
+    return mean_of(raw(hessians), as_int(rows_), as_int(cols_), stream);
+  }
+  double least_eigenvalue(const ResidentMap& map) const override {
+    Stream stream;
+    DeviceBuffer<double> hessians = hessians_of(map, stream);
+    return cuda::least_eigenvalue(raw(hessians), as_int(rows_), as_int(cols_), stream);
+  }
+  void scores(MatrixView<double> score) const override {
+    Stream stream;
+    scores_of(arrays(), score, stream);
+  }
+  std::unique_ptr<Affine> affine(const Objective& objective, const std::shared_ptr<const ResidentCloud>& from,
+                                 const std::vector<double>& centre, double tau) const override {
+    return affine_residuals(objective, shared_from_this(), arrays(), from,
+                            address(static_cast<const Resident&>(*from).x_), centre, tau);
+  }
+  std::vector<double> slopes(const Objective& objective, const ResidentCloud& from, double tau,
+                             const SmoothWaves& waves) const override {
+    Stream stream;
+    DeviceResiduals residuals(objective, arrays(), address(static_cast<const Resident&>(from).x_), tau,
+                              stream);
+    residuals.launch_at(nullptr, 0);
+    return residuals.slopes(waves);
+  }
+  double pressure(const Objective& objective) const override {
+    Stream stream;
+    Objective internal;
+    internal.internal = objective.internal;
+    // What stands still: residuals of no other term.
+    DeviceResiduals residuals(internal, arrays(), address(x_), 1, stream);
+    residuals.launch_at(nullptr, 0);
+    const std::vector<double> origin(static_cast<std::size_t>(cols_));
+    DeviceBuffer<double> centre = upload(origin.data(), cols_, stream);
+    return residuals.affine_sums(raw(centre))[1];
   }
 
   ObjectiveValue value(const Objective& objective) const override {
@@ -191,7 +201,7 @@ class Resident final : public ResidentCloud {
     }
     for (const NetworkTerm& term : objective.network) {
       memory.emplace_back(rows_, "values of a learned potential");
-      map_(*term.net, term.theta->data(), address(x_), as_int(rows_), {.potential = raw(memory.back())},
+      map_(*term.net, {term.theta->data()}, address(x_), as_int(rows_), {.potential = raw(memory.back())},
            stream);
       potential.add("learned potential", term.weight * share, rows_, Numbers{raw(memory.back())}, stream);
       potentials = true;
@@ -221,6 +231,103 @@ class Resident final : public ResidentCloud {
   }
 
  private:
+  Image move(const Icnn& net, const NetParameters<double>& theta) const {
+    Stream stream;
+    const int n = as_int(rows_), d = as_int(cols_);
+    const bool density = has_density();
+    // Displacements and log-determinants become positions and log-densities where they are.
+    DeviceBuffer<double> y(rows_ * cols_, "positions"), log_density(density ? rows_ : 0, "log-densities");
+    map_(net, theta, address(x_), n, {.displacement = raw(y), .log_det = raw(log_density)}, stream);
+    const int blocks = DeviceValue::blocks(rows_);
+    DeviceBuffer<CarrySums> partial(blocks), sums(1);
+    DeviceBuffer<unsigned> ticket(1);
+    ticket.fill_zero(stream);
+    CarryArgs<double> args{.x = address(x_), .log_density = address(log_density_)};
+    args.y = raw(y);
+    args.log_density_after = raw(log_density);
+    args.n = n;
+    args.d = d;
+    args.partial = raw(partial);
+    args.sums = raw(sums);
+    args.ticket = raw(ticket);
+    launch(carry_kernel<double>, {blocks, kSumThreads, sizeof(SumShared), stream, "carry"}, args);
+    const CarrySums found = cuda::download(sums, stream).front();
+    Image out;
+    out.squares = found.squares;
+    if (density)
+      out.least_log_det =
+          found.undefined > 0 ? std::numeric_limits<double>::quiet_NaN() : found.least_log_det;
+    out.cloud = std::make_shared<Resident>(std::move(y), std::move(log_density), rows_, cols_, map_);
+    return out;
+  }
+
+  /// Rows of the cloud that have come to the host: the images of a step are asked for by several of its certificates, and by the
+  /// next step as its particles.
+  struct Brought {
+    std::vector<Index> rows;
+    Matrix<double> x;                 // (rows.size(), d), or empty
+    std::vector<double> log_density;  // (rows.size()), or empty
+  };
+  const Brought& bring(std::span<const Index> rows, bool x, bool log_density) const {
+    constexpr std::size_t kKept = 4;
+    auto at = std::find_if(brought_.begin(), brought_.end(), [&](const Brought& one) {
+      return std::equal(one.rows.begin(), one.rows.end(), rows.begin(), rows.end());
+    });
+    if (at == brought_.end()) {
+      if (brought_.size() == kKept) brought_.erase(brought_.begin());
+      at = brought_.insert(brought_.end(), {{rows.begin(), rows.end()}, {}, {}});
+    }
+    x = x && at->x.empty();
+    log_density = log_density && at->log_density.empty();
+    if (!x && !log_density) return *at;
+    const ScopedDevice there(device_);
+    Stream stream;
+    const std::vector<int> numbers(rows.begin(), rows.end());
+    const Index count = static_cast<Index>(numbers.size());
+    const DeviceBuffer<int> places = upload(numbers.data(), count, stream);
+    const auto take = [&](const DeviceBuffer<double>& from, Index cols, MatrixView<double> to) {
+      DeviceBuffer<double> some(count * cols);
+      launch(take_rows_kernel<double>, {element_blocks(count * cols), kSumThreads, 0, stream, "take rows"},
+             from.pointer(), places.pointer(), as_int(count), as_int(cols), some.pointer());
+      cuda::download(some, to, stream);
+    };
+    if (x) {
+      Matrix<double> positions(count, cols_);
+      take(x_, cols_, positions);
+      at->x = std::move(positions);
+    }
+    if (log_density) {
+      std::vector<double> densities(static_cast<std::size_t>(count));
+      take(log_density_, 1, MatrixView<double>(densities.data(), count, 1));
+      at->log_density = std::move(densities);
+    }
+    return *at;
+  }
+  Spread find_spread() const {
+    Stream stream;
+    DeviceBuffer<PairMoments> moments(cols_);
+    launch(pair_moments_kernel<double>,
+           {as_int(cols_), kMomentThreads, sizeof(MomentsShared), stream, "moments"}, x_.pointer(),
+           as_int(rows_), as_int(cols_), moments.pointer());
+    Spread out;
+    for (const PairMoments& of : cuda::download(moments, stream)) {
+      out.mean.push_back(of.origin + of.offset);
+      out.squares.push_back(of.square);
+      const double largest = std::isfinite(of.square) ? std::max(std::abs(of.low), std::abs(of.high))
+                                                      : std::numeric_limits<double>::quiet_NaN();
+      out.largest = std::isnan(out.largest) || largest <= out.largest ? out.largest : largest;
+    }
+    return out;
+  }
+  CloudArrays arrays() const {
+    return {address(x_), has_density() ? address(log_density_) : nullptr, as_int(rows_), as_int(cols_)};
+  }
+  DeviceBuffer<double> hessians_of(const ResidentMap& map, Stream& stream) const {
+    const auto& there = static_cast<const DeviceMapParameters&>(map);
+    DeviceBuffer<double> out(rows_ * cols_ * cols_, "Hessians");
+    map_(there.net, there.theta.pointer(), address(x_), as_int(rows_), {.hessian = raw(out)}, stream);
+    return out;
+  }
   static const double* address(const DeviceBuffer<double>& buffer) {
     return reinterpret_cast<const double*>(buffer.pointer().address());
   }
@@ -239,6 +346,10 @@ class Resident final : public ResidentCloud {
   Index rows_, cols_;
   DeviceMap map_;
   int device_ = current_device();
+  mutable std::once_flag spread_known_;
+  mutable Spread spread_;
+  mutable std::mutex brought_mutex_;
+  mutable std::vector<Brought> brought_;
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "kernels/cuda/network/parameters.hpp"
 #include "kernels/device/device.hpp"
 #include "kernels/resident_cloud.hpp"
 
@@ -21,7 +22,7 @@ struct DeviceMapOutputs {
 };
 
 /// How maps are evaluated at particles x (n, d) on the device.
-using DeviceMap = void (*)(const Icnn& net, const double* theta, const double* x, int n,
+using DeviceMap = void (*)(const Icnn& net, const NetParameters<double>& theta, const double* x, int n,
                            const DeviceMapOutputs<double>& out, Stream& stream);
 
 std::shared_ptr<const ResidentCloud> resident_cloud(MatrixView<const double> x, const double* log_density,

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/cuda/layered/layered.hpp"
+#include "kernels/cuda/network/parameters.hpp"
 #include "kernels/cuda/network/tile_memory.hpp"
 #include "kernels/cuda/network/variants.hpp"
 #include "kernels/cuda/transfer.hpp"
@@ -72,7 +73,8 @@ std::pair<Tiling, TilePlan> choose_tiling(const NetView& net, const TileTask& ta
 template <class T, class Policy>
 class DeviceNet {
  public:
-  DeviceNet(const Icnn& net, const T* theta, Index particles, const TileTask& task, Stream& stream)
+  DeviceNet(const Icnn& net, const NetParameters<T>& theta, Index particles, const TileTask& task,
+            Stream& stream)
       : stream_(stream), net_(net), plan_(net_.view(), task, 8) {
     std::tie(tiling_, plan_) = choose_tiling<T, Policy>(net_.view(), task, particles);
     with_form<T, Policy, Kernels::of_steps>(tiling_, [&](auto form) {
@@ -88,16 +90,23 @@ class DeviceNet {
       layered_ = layered_net<T>(net_.view(), task, particles, stream);
       plan_ = layered_->plan();
     }
+    there_ = theta.packed;
+    if (there_) return;
     // Two sets, see update.hpp; operations without an inner loop use the first.
     theta_ = DeviceBuffer<T>(2 * net_.size());
-    set_theta(theta);
+    there_ = raw(theta_);
+    if (theta.known) {
+      copy_on_device(theta_.pointer(), theta.known->find(theta.host, stream), net_.size(), stream);
+    } else {
+      set_theta(theta.host);
+    }
     const DeviceBuffer<T>& first = theta_;
     copy_on_device(theta_.pointer(net_.size()), first.pointer(), net_.size(), stream);
   }
 
   TileArgs<T> args(const T* x, int n) {
     TileArgs<T> out{.net = for_tile(net_.view()), .plan = for_tile(plan_)};
-    out.theta = raw(theta_);
+    out.theta = there_;
     out.x = x;
     out.n = n;
     out.blocks = grid_;
@@ -136,6 +145,7 @@ class DeviceNet {
   TilePlan plan_;
   Tiling tiling_;
   DeviceBuffer<T> theta_;
+  const T* there_ = nullptr;  // its address, or that of somebody else's
   std::unique_ptr<LayeredNet<T>> layered_;
   int grid_ = 1, tile_ = 0;
   std::size_t shared_bytes_ = 0;

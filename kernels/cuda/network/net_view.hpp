@@ -46,6 +46,8 @@ class PackedNet {
 
   const NetView& view() const { return view_; }
   Index size() const { return view_.packed; }
+  /// Of parameter k of the flat ones.
+  std::size_t place(Index k) const { return place_[static_cast<std::size_t>(k)]; }
   /// From flat (net.parameters()) to packed (size()), gaps filled with `gap`; and back.
   template <class T>
   std::vector<T> pack(const T* flat, T gap = T(0)) const {

@@ -36,7 +36,7 @@ class DeviceStep {
         d_(as_int(problem.x.cols)),
         potential_(problem.objective->potential, stream),
         log_det_(log_det(problem)),
-        net_(*problem.net, theta, n_, task(*problem.objective, log_det_), stream),
+        net_(*problem.net, {theta, problem.known}, n_, task(*problem.objective, log_det_), stream),
         ranks_(net_.layered() ? nullptr : ranks),
         share_(ranks_ ? (net_.grid() + ranks_->size() - 1) / ranks_->size() : net_.grid()),
         first_(ranks_ ? std::min(ranks_->rank() * share_, net_.grid()) : 0),

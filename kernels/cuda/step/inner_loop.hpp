@@ -2,6 +2,7 @@
 // Adam's inner loop. Inside it the host launches, and looks where the device is while it still has work.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <optional>
 #include <vector>
@@ -20,15 +21,15 @@ class DeviceAdam {
              DeviceStep<T, Policy>& step, Stream& stream)
       : step_(step), first_iteration_(state.iteration) {
     const PackedNet& net = step.net().net();
-    m_ = two_sets(net.pack(state.first_moment.data()), stream);
-    v_ = two_sets(net.pack(state.second_moment.data()), stream);
-    std::vector<T> lower, rate;
-    for (const ParameterTensor& tensor : problem.net->tensors()) {
-      lower.insert(lower.end(), static_cast<std::size_t>(tensor.size()), static_cast<T>(tensor.lower));
-      rate.insert(rate.end(), static_cast<std::size_t>(tensor.size()), static_cast<T>(tensor.rate));
-    }
-    lower_ = upload(net.pack(lower.data()).data(), net.size(), stream);
-    rate_ = upload(net.pack(rate.data()).data(), net.size(), stream);
+    m_ = two_sets(net, state.first_moment, stream);
+    v_ = two_sets(net, state.second_moment, stream);
+    lower_ = DeviceBuffer<T>(net.size());
+    rate_ = DeviceBuffer<T>(net.size());
+    DeviceTensors tensors(*problem.net, net, stream);
+    BoundsArgs<T> fill = tensors.bounds<T>();
+    fill.lower = raw(lower_);
+    fill.rate = raw(rate_);
+    launch_bounds(fill, stream);
     std::vector<AdamStep<T>> table;
     for (int k = state.iteration; k < until; ++k) table.emplace_back(problem.adam, k, problem.iterations);
     table_ = upload(table.data(), static_cast<Index>(table.size()), stream);
@@ -54,23 +55,36 @@ class DeviceAdam {
     args.ticket = raw(ticket_);
     step_.launch_update(args);
   }
-  /// Reads the current set back.
-  void read(InnerState<T>& state, int current, Stream& stream) {
+  /// Reads the current set back; `known`, if any, knows its parameters from now on. Waits.
+  void read(InnerState<T>& state, int current, ResidentParameters<T>* known, Stream& stream) {
     const PackedNet& net = step_.net().net();
+    const auto set = [&](const DeviceBuffer<T>& of) { return of.pointer(current * net.size()); };
+    std::vector<T> packed(static_cast<std::size_t>(net.size()));
     const auto read = [&](const DeviceBuffer<T>& from, std::vector<T>& to) {
-      net.unpack(download(from, stream).data() + current * net.size(), to.data());
+      copy_to_host(std::span<T>(packed), set(from), stream);
+      net.unpack(packed.data(), to.data());
     };
     read(step_.net().theta(), state.theta);
+    if (known) {
+      static_cast<DeviceParameters<T>*>(known)->keep(state.theta.data(), set(step_.net().theta()), stream);
+      stream.synchronise();
+    }
+    if (state.ends) return;
     read(m_, state.first_moment);
     read(v_, state.second_moment);
   }
 
  private:
-  static DeviceBuffer<T> two_sets(std::vector<T> one, Stream& stream) {
-    const std::size_t size = one.size();
-    one.resize(2 * size);
-    std::copy_n(one.begin(), size, one.begin() + static_cast<std::ptrdiff_t>(size));
-    return upload(one.data(), static_cast<Index>(one.size()), stream);
+  static DeviceBuffer<T> two_sets(const PackedNet& net, const std::vector<T>& moments, Stream& stream) {
+    DeviceBuffer<T> out(2 * net.size());
+    if (std::all_of(moments.begin(), moments.end(), [](T m) { return m == T(0); })) {
+      out.fill_zero(stream);  // a loop that begins
+      return out;
+    }
+    copy_to_device(out.pointer(), net.pack(moments.data()), stream);
+    const DeviceBuffer<T>& first = out;
+    copy_on_device(out.pointer(net.size()), first.pointer(), net.size(), stream);
+    return out;
   }
 
   DeviceStep<T, Policy>& step_;
@@ -141,7 +155,7 @@ InnerReport inner_loop(const InnerProblem<T>& problem, InnerState<T>& state, int
   }
   call.agree();
   const Control control = download(step.control(), stream).front();
-  adam.read(state, control.current, stream);
+  adam.read(state, control.current, problem.known, stream);
   state.iteration = control.iteration;
   static_cast<LoopProgress&>(report) = control.progress;
   report.cg = step.solves();

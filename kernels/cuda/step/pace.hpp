@@ -2,7 +2,9 @@
 // How far the host launches ahead of a device that decides by itself when to stop.
 #pragma once
 
+#include <cstddef>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "kernels/cuda/step/control.hpp"
@@ -25,8 +27,11 @@ class LaunchPace {
     if (count_++ >= kAhead) {
       end.synchronise();
       if (!beside_) beside_.emplace();
-      // The device may be writing: of what comes only this aligned word, which is 0 or 1, means something.
-      stop = download(control, *beside_).front().stop != 0;
+      // The device may be writing: an aligned word comes whole.
+      int word = 0;
+      const DevicePointer<const int> there(control.pointer().address() + offsetof(Control, stop));
+      copy_to_host(std::span<int>(&word, 1), there, *beside_);
+      stop = word != 0;
     }
     end.record(stream);
     return stop;

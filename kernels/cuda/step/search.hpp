@@ -21,18 +21,29 @@ template <class T, class Policy>
 class DeviceLbfgs {
  public:
   /// From the parameters that `step` has.
-  DeviceLbfgs(const SearchBounds<T>& bounds, const LbfgsOptions& options, const std::vector<T>& start,
+  DeviceLbfgs(const Icnn& of, const SearchBounds<T>& bounds, const LbfgsOptions& options,
               DeviceStep<T, Policy>& step, Stream& stream)
       : step_(step), stream_(stream), n_(step.net().packed()) {
     const PackedNet& net = step.net().net();
-    // Gaps between parameters have the metric 0: they stay as they are.
-    std::vector<T> elements = net.pack(bounds.lower.data(), -std::numeric_limits<T>::infinity());
-    const std::vector<T> packed = net.pack(start.data());
-    for (int copy = 0; copy < 2; ++copy) elements.insert(elements.end(), packed.begin(), packed.end());
-    elements_ = upload(elements.data(), 3 * n_, stream);
+    elements_ = DeviceBuffer<T>(3 * n_, "points of L-BFGS");
+    const DeviceBuffer<T>& start = step.net().theta();
+    for (int copy = 1; copy < 3; ++copy)
+      copy_on_device(elements_.pointer(copy * n_), start.pointer(), n_, stream);
     const Index pairs = Index{options.memory} + 1;
     doubles_ = DeviceBuffer<double>((5 + 2 * pairs) * n_, "vectors of L-BFGS");
-    copy_to_device(doubles_.pointer(), net.pack(bounds.metric.data()), stream);
+    // Gaps between parameters have the metric 0: they stay as they are.
+    if (bounds.lower.empty()) {
+      DeviceTensors tensors(of, net, stream);
+      BoundsArgs<T> fill = tensors.bounds<T>();
+      fill.lower = raw(elements_);
+      fill.start = raw(elements_) + n_;
+      fill.metric = raw(doubles_);
+      launch_bounds(fill, stream);
+    } else {
+      copy_to_device(elements_.pointer(), net.pack(bounds.lower.data(), -std::numeric_limits<T>::infinity()),
+                     stream);
+      copy_to_device(doubles_.pointer(), net.pack(bounds.metric.data()), stream);
+    }
     const LbfgsState fresh;
     state_ = upload(&fresh, 1, stream);
     args_.options = options;
@@ -61,11 +72,13 @@ class DeviceLbfgs {
     step_.launch_evaluation();
     launch_search(args_, stream_);
   }
-  /// The lowest point so far; waits.
-  LbfgsReport read(std::vector<T>& theta) {
+  /// The lowest point so far, which `known`, if any, knows from now on; waits.
+  LbfgsReport read(std::vector<T>& theta, ResidentParameters<T>* known) {
     std::vector<T> best(static_cast<std::size_t>(n_));
-    copy_to_host(std::span<T>(best), std::as_const(elements_).pointer(2 * n_), stream_);
+    const DevicePointer<const T> there = std::as_const(elements_).pointer(2 * n_);
+    copy_to_host(std::span<T>(best), there, stream_);
     step_.net().net().unpack(best.data(), theta.data());
+    if (known) static_cast<DeviceParameters<T>*>(known)->keep(theta.data(), there, stream_);
     return download(state_, stream_).front().report;
   }
 
@@ -88,7 +101,7 @@ LbfgsReport search(const InnerProblem<T>& problem, const SearchBounds<T>& bounds
   const SharedCall call(team.ranks());
   DeviceStep<T, Policy> step(problem, theta.data(), 0, stream, true, call.devices());
   if (!step.has_value()) return {.end = LbfgsReport::End::not_finite};
-  DeviceLbfgs<T, Policy> lbfgs(bounds, options, theta, step, stream);
+  DeviceLbfgs<T, Policy> lbfgs(*problem.net, bounds, options, step, stream);
   const SharedCall::End end{call};
   call.agree();
   // The first evaluation loads kernels, and steers the schedules of divergences.
@@ -108,7 +121,7 @@ LbfgsReport search(const InnerProblem<T>& problem, const SearchBounds<T>& bounds
     if (call.any(pace.launched(step.control(), stream))) break;
   }
   call.agree();
-  LbfgsReport report = lbfgs.read(theta);
+  LbfgsReport report = lbfgs.read(theta, problem.known);
   transports.add(step.transports());
   // The machine ends by itself but where the host has stopped launching.
   if (!download(step.control(), stream).front().stop) report.end = LbfgsReport::End::interrupted;

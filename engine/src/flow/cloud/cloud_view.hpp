@@ -3,12 +3,25 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "brenier/base/error.hpp"
 #include "brenier/map.hpp"
 #include "kernels/base/moments.hpp"
 
 namespace brenier {
+
+/// What body() makes on a device, or nothing where no memory for it is left there: what is also done here, from some rows, ends
+/// no step.
+template <class Body>
+auto where_there_is_room(const Body& body) -> std::optional<decltype(body())> {
+  try {
+    return body();
+  } catch (const OutOfDeviceMemory&) {
+    return std::nullopt;
+  }
+}
 
 /// Particles in host memory, or on the flow's device, from where only what is asked for comes: some rows, sums, and
 /// all of them where there is no other way. Refers to what it is made of.
@@ -18,6 +31,7 @@ class CloudView {
   CloudView(const Trajectory::Base& base)
       : x_(&base.x), log_density_(&base.log_density), resident_(base.resident.get()) {}
   CloudView(const Trajectory& cloud);
+  explicit CloudView(const ResidentCloud& cloud) : resident_(&cloud) {}
 
   Index rows() const;
   Index cols() const;

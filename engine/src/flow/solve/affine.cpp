@@ -4,11 +4,15 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <optional>
+#include <utility>
 
 #include "brenier/base/error.hpp"
 #include "engine/src/flow/solve/scale.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/base/subset.hpp"
+#include "kernels/resident_cloud.hpp"
 #include "solvers/dense.hpp"
 #include "solvers/lbfgs.hpp"
 
@@ -30,6 +34,19 @@ class Search {
         d_(x_.cols()),
         internal_(!objective.internal.empty()) {
     location_and_scale(x_, centre_, scale_);
+  }
+
+  /// The particles on a device: x, with its log-densities, and what transport is measured from.
+  Search(const Objective& objective, const ResidentCloud& x, const std::shared_ptr<const ResidentCloud>& from,
+         double tau, const AffineOptions& options, const Operations<double>& ops, Team& team)
+      : evaluation_(objective, ops),
+        tau_(tau),
+        options_(options),
+        team_(team),
+        d_(x.cols()),
+        internal_(!objective.internal.empty()) {
+    CloudView(x).location_and_scale(centre_, scale_);
+    resident_ = x.affine(objective, from, centre_, tau);
   }
 
   std::size_t size() const {
@@ -69,6 +86,17 @@ class Search {
   /// F + transport and its gradient by p.
   double evaluate(const double* p, double* gradient) {
     const AffineMap affine = map(p);
+    const std::optional<dense::Cholesky> factor = dense::Cholesky::of(affine.matrix);
+    if (!factor) return std::numeric_limits<double>::quiet_NaN();
+    const double log_det = factor->log_determinant();
+    if (resident_) {
+      ResidentCloud::Affine::Sums sums = resident_->at(affine.matrix, affine.shift, log_det);
+      std::fill_n(gradient, size(), 0.0);
+      for (Index a = 0; a < d_; ++a) gradient[a] = scale_ * sums.shift[static_cast<std::size_t>(a)];
+      for (double& element : sums.matrix.elements()) element /= 2;
+      by_stretch(p, affine, sums.matrix, sums.pressure, gradient);
+      return sums.value;
+    }
     const Index n = x_.rows();
     Matrix<double> y(n, d_), force(n, d_);
     for (Index i = 0; i < n; ++i) {
@@ -82,10 +110,6 @@ class Search {
         y(i, a) = moved;
       }
     }
-    double log_det = 0;
-    const std::optional<dense::Cholesky> factor = dense::Cholesky::of(affine.matrix);
-    if (!factor) return std::numeric_limits<double>::quiet_NaN();
-    log_det = factor->log_determinant();
     double value = 0;
     evaluation_.force(y, force, team_, &value);
     double pressure = 0;
@@ -113,12 +137,20 @@ class Search {
         }
       }
     }
-    if (!options_.stretches) return value;
+    by_stretch(p, affine, by_matrix, pressure, gradient);
+    return value;
+  }
+
+ private:
+  /// The rest of the gradient from dJ/dA = by_matrix - pressure A^{-1}, of which the symmetric part counts.
+  void by_stretch(const double* p, const AffineMap& affine, const Matrix<double>& by_matrix, double pressure,
+                  double* gradient) const {
+    if (!options_.stretches) return;
     if (!options_.full) {
       const double factor_value = affine.matrix(0, 0);
       for (Index a = 0; a < d_; ++a) gradient[d_] += factor_value * by_matrix(a, a);
       gradient[d_] -= pressure * static_cast<double>(d_);
-      return value;
+      return;
     }
     const Matrix<double> inverse = dense::inverse(affine.matrix);
     const double* b = p + d_;
@@ -132,10 +164,8 @@ class Search {
         gradient[d_ + k * d_ + j] = sum;
       }
     }
-    return value;
   }
 
- private:
   CloudObjective evaluation_;
   Matrix<double> x_;
   std::vector<double> log_density_;
@@ -147,7 +177,11 @@ class Search {
   bool internal_;
   std::vector<double> centre_;
   double scale_ = 1;
+  std::unique_ptr<ResidentCloud::Affine> resident_;
 };
+
+/// Above this dimension a map has more numbers than particles have.
+constexpr Index kResidentDim = 64;
 
 }  // namespace
 
@@ -158,12 +192,25 @@ AffineMap best_affine(const Objective& objective, const CloudView& x, const Clou
   if (!objective.divergence.empty()) count = std::min<Index>(count, 256);
   AffineOptions used = options;
   if (count < 4 * x.cols() || x.rows() < 4 * x.cols()) used.full = false;  // too few for a whole matrix
-  const std::vector<Index> rows = spread(x.rows(), count, options.seed);
-  std::vector<double> some_density;
-  Matrix<double> some = x.take(rows, &some_density);
-  Matrix<double> some_from = &from == &x ? some : from.take(rows);
-  Search search(objective, std::move(some), std::move(some_density), std::move(some_from), tau, used, ops,
-                team);
+  const auto on_device = [&]() -> std::optional<Search> {
+    if (!x.resident() || !from.resident() || !has_residuals(objective) || x.cols() > kResidentDim)
+      return std::nullopt;
+    return where_there_is_room([&] {
+      const auto some = x.resident()->subset(count, options.seed);
+      const auto some_from = &from == &x ? some : from.resident()->subset(count, options.seed);
+      return Search(objective, *some, some_from, tau, used, ops, team);
+    });
+  };
+  std::optional<Search> where = on_device();
+  if (!where) {
+    const std::vector<Index> rows = spread(x.rows(), count, options.seed);
+    std::vector<double> some_density;
+    Matrix<double> some = x.take(rows, &some_density);
+    Matrix<double> some_from = &from == &x ? some : from.take(rows);
+    where.emplace(objective, std::move(some), std::move(some_density), std::move(some_from), tau, used, ops,
+                  team);
+  }
+  Search& search = *where;
   std::vector<double> p = search.start();
   const std::vector<double> lower(p.size(), -std::numeric_limits<double>::infinity());
   const std::vector<double> metric(p.size(), 1.0);

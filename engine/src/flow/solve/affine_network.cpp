@@ -3,7 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <utility>
 
+#include "kernels/resident_cloud.hpp"
 #include "solvers/dense.hpp"
 
 namespace brenier {
@@ -27,6 +30,29 @@ void set_quadratic(const Icnn& net, const Matrix<double>& q, double least, std::
 }
 
 }  // namespace
+
+Matrix<double> mean_hessian(const BrenierMap& map, const ResidentMap* there, const CloudView& x,
+                            std::uint64_t seed, const Operations<double>& ops, Team& team) {
+  constexpr Index kParticles = 256;
+  const Index d = x.cols();
+  Matrix<double> out(d, d);
+  if (there && x.resident()) {
+    std::optional<std::vector<double>> found =
+        where_there_is_room([&] { return x.resident()->subset(kParticles, seed)->mean_hessian(*there); });
+    if (found) {
+      out.elements() = std::move(*found);
+      return out;
+    }
+  }
+  const Matrix<double> some = x.subset(kParticles, seed);
+  Matrix<double> displacement(some.rows(), d), hessians(some.rows(), d * d);
+  map.evaluate(some, displacement, nullptr, hessians, team, ops);
+  for (Index i = 0; i < some.rows(); ++i) {
+    for (Index k = 0; k < hessians.cols(); ++k)
+      out.elements()[k] += hessians(i, k) / static_cast<double>(some.rows());
+  }
+  return out;
+}
 
 void scale_bends(const Icnn& net, double factor, std::vector<double>& theta) {
   for (int k = 0; k < net.layers().back().width; ++k) {

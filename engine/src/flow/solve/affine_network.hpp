@@ -2,12 +2,19 @@
 // Networks whose maps have an affine one in them: where steps start from. For .cpp files only.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
+#include "brenier/map.hpp"
 #include "brenier/model/icnn.hpp"
 #include "engine/src/flow/solve/affine.hpp"
 
 namespace brenier {
+
+/// The mean Hessian (d, d) of a map on a cloud, from some of its particles; by `ops`, or, `there` being the map on the device
+/// where x lies, there.
+Matrix<double> mean_hessian(const BrenierMap& map, const ResidentMap* there, const CloudView& x,
+                            std::uint64_t seed, const Operations<double>& ops, Team& team);
 
 /// Multiplies the part of the potential that bends, within the weights' floor.
 void scale_bends(const Icnn& net, double factor, std::vector<double>& theta);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "engine/src/flow/solve/affine.hpp"
@@ -13,6 +14,7 @@
 #include "kernels/base/moments.hpp"
 #include "kernels/base/subset.hpp"
 #include "kernels/model/black_box.hpp"
+#include "kernels/resident_cloud.hpp"
 #include "solvers/dense.hpp"
 
 namespace brenier {
@@ -170,6 +172,8 @@ class SmoothFields {
   }
 
   Index size() const { return 2 * d_ + 2 * waves_; }
+  /// For a device: the same, in the same order.
+  SmoothWaves waves() const { return {mean_, deviation_, wave_}; }
 
   /// Fields xi (size, d), their divergences and Hessians of rank 1: G = curvature q q^T, q (size, d).
   void at(const double* y, double* xi, double* curvature, double* q) const {
@@ -438,11 +442,28 @@ double pair_stiffness(const PairKernel& kernel, const CloudView& y, double lengt
   return sum / (2 * length * length * static_cast<double>(some.rows() * others.rows()));
 }
 
+/// E[f'(rho) - f(rho)/rho].
+double pressure_of(const Objective& objective, const CloudView& y, const CloudObjective& evaluation,
+                   Team& team) {
+  if (y.resident()) {
+    const std::optional<double> found =
+        where_there_is_room([&] { return y.resident()->pressure(objective); });
+    if (found) return *found;
+  }
+  return evaluation.internal(y.log_density(), team).pressure;
+}
+
 /// The slope of F + transport on the cloud itself along smooth displacements, which needs no score: what gradients can
 /// still see. Its sampling noise is that of the cloud, as in the search.
 std::vector<double> cloud_slopes(const Objective& objective, const JudgedStep& step,
                                  const SmoothFields& fields, const CloudObjective& evaluation,
                                  const Operations<double>& ops, Team& team) {
+  if (step.y.resident() && step.base.resident() && has_residuals(objective)) {
+    std::optional<std::vector<double>> found = where_there_is_room([&] {
+      return step.y.resident()->slopes(objective, *step.base.resident(), step.tau, fields.waves());
+    });
+    if (found) return std::move(*found);
+  }
   const Index n = step.y.rows(), d = step.y.cols(), count = fields.size();
   Objective external = objective;
   external.internal.clear();
@@ -514,9 +535,35 @@ JudgedParticles::JudgedParticles(const Density& initial, const Matrix<double>& x
   if (law > 0) law_ = Trajectory({rows_of(all, 16 * count, law), {}}, second_order, false);
 }
 
+std::vector<Index> JudgedParticles::rows() const {
+  std::vector<Index> out;
+  for (Index i = 0; i < size(); ++i) out.push_back(row(i));
+  return out;
+}
+
+const Matrix<double>& JudgedParticles::centres() const {
+  if (centres_.empty() && size() > 0) centres_ = CloudView(points_).take(rows(), &central_log_density_);
+  return centres_;
+}
+
+Matrix<double> JudgedParticles::centres_of(const Trajectory::Base& base) const {
+  return size() > 0 ? CloudView(base).take(rows()) : Matrix<double>();
+}
+
 std::vector<char> JudgedParticles::scores(Matrix<double>& score) const {
-  const Index d = points_.x().cols();
+  const Index d = points_.dim();
   std::vector<char> known(held_out_.size(), 1);
+  const CloudView seen(points_);
+  const auto by_device = [&] {
+    seen.resident()->scores(score);
+    return true;
+  };
+  if (seen.resident() && where_there_is_room(by_device)) {
+    for (Index i = 0; i < size(); ++i) {
+      known[i] = std::all_of(score.row(i), score.row(i) + d, [](double s) { return std::isfinite(s); });
+    }
+    return known;
+  }
   Matrix<double> transposed(d, d);
   std::vector<double> slope(static_cast<std::size_t>(d));
   for (Index i = 0; i < size(); ++i) {
@@ -535,7 +582,7 @@ std::vector<char> JudgedParticles::scores(Matrix<double>& score) const {
   return known;
 }
 
-Missed missed_share(const Objective& objective, const JudgedStep& step, const Trajectory::Base& judged_base,
+Missed missed_share(const Objective& objective, const JudgedStep& step, const Matrix<double>& judged_from,
                     const JudgedParticles& judged, std::uint64_t seed, const Operations<double>& ops,
                     Team& team) {
   const Index d = step.y.cols();
@@ -573,7 +620,7 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
         best_affine(objective, step.y, step.base, step.tau, {.seed = seed}, for_few_points(ops), team);
     const Matrix<double> some = step.y.subset(judged_count(d), seed);
     set_floor(upward_trace(potential_hessians(objective, some, 1e-4 * length, ops, team)),
-              evaluation.internal(step.y.log_density(), team).pressure);
+              pressure_of(objective, step.y, evaluation, team));
     out.share = share(more.decrease);
     return out;
   }
@@ -602,18 +649,17 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Tr
     std::copy_n(own_y.data(), own * d, z.data());
     std::copy_n(own_base.data(), own * d, from.data());
   }
-  const CloudView judged_from(judged_base);
   std::vector<double> log_density;
   const std::vector<char> scored = internal ? judged.scores(score) : std::vector<char>();
   for (std::size_t k = 0; k < others.size(); ++k) {
-    const Index i = own + static_cast<Index>(k), row = judged.row(others[k]);
+    const Index i = own + static_cast<Index>(k);
     held_out[i] = judged.held_out(others[k]);
     weights[i] = judged.weight(others[k]);
     rows[i] = judged.cloud_row(others[k]);
-    std::copy_n(judged.x().row(row), d, z.row(i));
-    std::copy_n(judged_from.x().row(row), d, from.row(i));
+    std::copy_n(judged.centres().row(others[k]), d, z.row(i));
+    std::copy_n(judged_from.row(others[k]), d, from.row(i));
     if (!internal) continue;
-    log_density.push_back(judged.log_density()[row]);
+    log_density.push_back(judged.log_density()[static_cast<std::size_t>(others[k])]);
     known[i] = scored[others[k]];
   }
 

@@ -58,9 +58,10 @@ class JudgedParticles {
     for (Trajectory* some : {&points_, &law_})
       some->run_on(some->size() * some->dim() > kFew ? ops : for_few_points(ops));
   }
-  void advance(const BrenierMap& map, Team& team) {
-    points_.advance(map, team);
-    if (has_law()) law_.advance(map, team);
+  void advance(const BrenierMap& map, Team& team, const ResidentMap* there = nullptr) {
+    centres_ = {};
+    points_.advance(map, team, there);
+    if (has_law()) law_.advance(map, team, there);
   }
   /// Points of the particles that a map starts from.
   Trajectory::Base base(const BrenierMap& map, Team& team) const { return points_.base(map, team); }
@@ -75,15 +76,25 @@ class JudgedParticles {
   bool has_law() const { return law_.size() > 0; }
   /// Independent particles of the law (kLawParticles, d), where has_law().
   const Matrix<double>& law() const { return law_.x(); }
-  /// Rows of the particles in x() and in base().
-  Index row(Index i) const { return i * (neighbours_ + 1); }
-  const Matrix<double>& x() const { return points_.x(); }
-  const std::vector<double>& log_density() const { return points_.log_density(); }
+  /// The particles without their neighbours (size, d), brought here once where they lie on a device; and their log-densities,
+  /// (size) or empty.
+  const Matrix<double>& centres() const;
+  const std::vector<double>& log_density() const {
+    centres();
+    return central_log_density_;
+  }
+  /// The same of base().
+  Matrix<double> centres_of(const Trajectory::Base& base) const;
   /// score (size, d); false for particles where it is not known: at the edge of a support.
   std::vector<char> scores(Matrix<double>& score) const;
 
  private:
+  Index row(Index i) const { return i * (neighbours_ + 1); }  // in points_ and in base()
+  std::vector<Index> rows() const;
+
   Trajectory points_, law_;
+  mutable Matrix<double> centres_;
+  mutable std::vector<double> central_log_density_;
   Index neighbours_ = 0;
   std::vector<char> held_out_;
   std::vector<double> weights_;
@@ -138,8 +149,9 @@ struct JudgedStep {
 /// is rough: above `accept` it is replaced by the gain of smooth displacements. Forces of pairs at single particles are
 /// noise where W is singular: those of the cloud are summed against smooth displacements over all of it. At held-out
 /// particles they come from others of the law, so that what a few particles leave open of them is seen, and their noise is
-/// taken out: batches of these have it independently. `judged` before and after the map, or empty ones.
-Missed missed_share(const Objective& objective, const JudgedStep& step, const Trajectory::Base& judged_base,
+/// taken out: batches of these have it independently. `judged` after the map, and where it moved them from (size, d), or empty
+/// ones.
+Missed missed_share(const Objective& objective, const JudgedStep& step, const Matrix<double>& judged_from,
                     const JudgedParticles& judged, std::uint64_t seed, const Operations<double>& ops,
                     Team& team);
 
