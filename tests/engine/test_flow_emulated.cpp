@@ -223,70 +223,81 @@ std::vector<Residence> residences() {
   return out;
 }
 
+template <class T>
+void check_residence(const Residence& one) {
+  CAPTURE_BOUND(one.name);
+  const NothingHeld held;
+  const Density initial = Density::gaussian(static_cast<int>(one.d), 0.5, 0.3);
+  const Functional v = potential("sum(x^2)", static_cast<int>(one.d));
+  const Functional functional = one.entropic ? v + entropy() : v;
+  FlowOptions options;
+  options.network.hidden = one.hidden;
+  options.tau = 0.02;
+  options.inner.iterations = one.iterations;
+  options.inner.accept = one.solved ? 1 : 1e-9;
+  // More than a step looks at of any cloud, and more than may cross; of large networks the parameters are what matters.
+  const bool small = one.hidden.front() < 100;
+  const Index n = !small ? 1100 : one.d == 1 ? 8000 : one.d == 2 ? 5000 : 1400;
+  options.inner.solver = one.solver == "auto" ? InnerOptions::Solver::automatic : InnerOptions::Solver::adam;
+  options.threads = 1;
+  const auto flow_on = [&](const char* device) {
+    options.device = device;
+    Flow<T> flow(functional, initial.sample(n, Sampling::random, 3), options);
+    if (one.judged) flow.set_initial_density(initial);
+    flow.track(initial.sample(100, Sampling::random, 4));
+    return flow;
+  };
+  Flow<T> expected = flow_on("cpu"), actual = flow_on("cuda");
+  const std::uint64_t bound = 64 * 1024 + 16 * static_cast<std::uint64_t>(actual.network().parameters());
+  const std::uint64_t cloud = static_cast<std::uint64_t>(n * (one.d + 1)) * sizeof(double);
+  if (small) CHECK(bound < cloud);
+  for (int step = 1; step <= (small && one.d == 1 ? 3 : 2); ++step) {
+    CAPTURE(step);
+    const std::uint64_t before = device::host_traffic();
+    const std::optional<StepReport> a = actual.step();
+    const std::uint64_t crossed = device::host_traffic() - before;
+    const std::optional<StepReport> e = expected.step();
+    REQUIRE(a.has_value());
+    REQUIRE(e.has_value());
+    CHECK(a->solved == one.solved);
+    CHECK(e->solved == one.solved);
+    MESSAGE(one.name << " step " << step << ": " << crossed << " bytes, bound " << bound);
+    if (step == 1) {
+      CHECK(crossed > cloud);  // the cloud has to come to the device
+    } else {
+      CHECK(crossed <= bound);
+    }
+  }
+  // Whoever looks brings it back, once.
+  std::uint64_t before = device::host_traffic();
+  const double away = worst_error(actual.trajectory().x(), expected.trajectory().x());
+  CHECK(device::host_traffic() - before == cloud);
+  before = device::host_traffic();
+  const double density_away =
+      worst_error(actual.trajectory().log_density(), expected.trajectory().log_density());
+  CHECK(device::host_traffic() == before);
+  // A search in float ends at another place where many evaluations or directions have told its path from the other's, with
+  // the same value.
+  const bool in_double = std::is_same_v<T, double>;
+  if (in_double || one.solver == "adam" || (one.solved && one.d == 1)) {
+    const double tolerance = in_double ? 1e-12 : 1e-3;
+    CHECK(away < tolerance);
+    CHECK(density_away < 10 * tolerance);
+    CHECK(worst_error(actual.tracked(0).x(), expected.tracked(0).x()) < tolerance);
+  }
+  CHECK_REL(actual.functional().total(), expected.functional().total(), in_double ? 1e-12 : 1e-3);
+}
+
 }  // namespace
 
 TEST_CASE("between its steps a flow of first order leaves its cloud on the device") {
-  const std::vector<Residence> cases = residences();
-  for (const Residence& one : cases) {
-    CAPTURE_BOUND(one.name);
-    const NothingHeld held;
-    const Density initial = Density::gaussian(static_cast<int>(one.d), 0.5, 0.3);
-    const Functional v = potential("sum(x^2)", static_cast<int>(one.d));
-    const Functional functional = one.entropic ? v + entropy() : v;
-    FlowOptions options;
-    options.network.hidden = one.hidden;
-    options.tau = 0.02;
-    options.inner.iterations = one.iterations;
-    options.inner.accept = one.solved ? 1 : 1e-9;
-    // More than a step looks at of any cloud, and more than may cross; of large networks the parameters are what matters.
-    const bool small = one.hidden.front() < 100;
-    const Index n = !small ? 1100 : one.d == 1 ? 8000 : one.d == 2 ? 5000 : 1400;
-    options.inner.solver =
-        one.solver == "auto" ? InnerOptions::Solver::automatic : InnerOptions::Solver::adam;
-    options.threads = 1;
-    const auto flow_on = [&](const char* device) {
-      options.device = device;
-      Flow<float> flow(functional, initial.sample(n, Sampling::random, 3), options);
-      if (one.judged) flow.set_initial_density(initial);
-      flow.track(initial.sample(100, Sampling::random, 4));
-      return flow;
-    };
-    Flow<float> expected = flow_on("cpu"), actual = flow_on("cuda");
-    const std::uint64_t bound = 64 * 1024 + 16 * static_cast<std::uint64_t>(actual.network().parameters());
-    const std::uint64_t cloud = static_cast<std::uint64_t>(n * (one.d + 1)) * sizeof(double);
-    if (small) CHECK(bound < cloud);
-    for (int step = 1; step <= (small && one.d == 1 ? 3 : 2); ++step) {
-      CAPTURE(step);
-      const std::uint64_t before = device::host_traffic();
-      const std::optional<StepReport> a = actual.step();
-      const std::uint64_t crossed = device::host_traffic() - before;
-      const std::optional<StepReport> e = expected.step();
-      REQUIRE(a.has_value());
-      REQUIRE(e.has_value());
-      CHECK(a->solved == one.solved);
-      CHECK(e->solved == one.solved);
-      MESSAGE(one.name << " step " << step << ": " << crossed << " bytes, bound " << bound);
-      if (step == 1) {
-        CHECK(crossed > cloud);  // the cloud has to come to the device
-      } else {
-        CHECK(crossed <= bound);
-      }
+  for (const Residence& one : residences()) {
+    // Of small networks what crosses in double is more; of large ones the parameters count, and the bound is for float.
+    if (one.hidden.front() < 100 && (one.d > 1 || !one.solved)) {
+      check_residence<double>(one);
+    } else {
+      check_residence<float>(one);
     }
-    // Whoever looks brings it back, once.
-    std::uint64_t before = device::host_traffic();
-    const double away = worst_error(actual.trajectory().x(), expected.trajectory().x());
-    CHECK(device::host_traffic() - before == cloud);
-    before = device::host_traffic();
-    const double density_away =
-        worst_error(actual.trajectory().log_density(), expected.trajectory().log_density());
-    CHECK(device::host_traffic() == before);
-    // A search in float, of many evaluations or in many directions, takes another path in the end, to the same value.
-    if (one.solver == "adam" || (one.solved && one.d == 1)) {
-      CHECK(away < 1e-3);
-      CHECK(density_away < 1e-2);
-      CHECK(worst_error(actual.tracked(0).x(), expected.tracked(0).x()) < 1e-3);
-    }
-    CHECK_REL(actual.functional().total(), expected.functional().total(), 1e-3);
   }
 }
 #endif
