@@ -291,8 +291,11 @@ def check_molecule_tables(binary: str, folder: Path, command: str) -> None:
     check_rejected(binary, *maps, "--points", f"{n + 1}")
     again = passed(sys.executable, *options[:-4], "--table=5")
     assert again.split("\n\n")[1].strip() in text, (again, text)  # the same numbers, from the same folders
-    passed(sys.executable, *options[:-4], "--literal")
-    rows = json.loads((folder / "runs" / "molecules.json").read_text())["tables"]["literal"]
+    passed(sys.executable, *options[:-4], "--literal", "--table=8")
+    tables = json.loads((folder / "runs" / "molecules.json").read_text())["tables"]
+    assert [row["points"] for row in tables["literal_8"]] == [50, 80], tables
+    assert all(a["sd_maps"] != b["sd_maps"] for a, b in zip(tables["literal_8"], tables["8"])), "maps of another network"
+    rows = tables["literal"]
     assert [row["case"] for row in rows] == ["literal", "literal_softplus"], rows
     for row in rows:
         assert len(row["sd_by_step"]) == 2, row

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 """The five flows in two dimensions of the paper's appendix C: judged, and their figure, densities over time.
 
-Runs the configurations beside this file with --binary into --out (a flow that is there already is not run again), judges
-their ends by what is known in closed form, and draws the clouds of each in a row, coloured by their running log-densities
-where the flow carries them.
+Runs the configurations beside this file with --binary into --out (a flow that is there already is not run again, one that
+was cut off goes on), judges their ends by what is known in closed form, and draws the clouds of each in a row, coloured by
+their running log-densities where the flow carries them.
 
     heat                     rho_t is a mixture of Gaussians of variance s + 2 t
     potential                x_0 + (x - x_0) exp(-2 t), a particle each
@@ -42,11 +42,6 @@ VARIANCE = 0.2  # the paper does not tell its cloud: bumps that are still apart
 CENTRE = np.array([1.0, 1.0])
 KL_BAR, F_BAR, SECONDS_BAR = 0.01, 1e-3, 60
 POINTS = 100_000  # of KL
-# Why a bar is missed, where it is.
-# What is known of errors of F above their bar, and the largest error that was measured so.
-WHY = {"heat": ("what the networks miss: neither the time step nor the particles; twice the iterations halve it at first only",
-                2e-3),
-       "fokker_planck": ("what the networks miss: the time step makes 1e-4; late steps gain less than they cost", 4e-3)}
 
 
 class Mixture:
@@ -152,15 +147,14 @@ def load_plot():
     return importlib.import_module("plot")
 
 
-def run_flows(binary, out, names):
-    """Runs that are not there. A run whose steps are not solved (exit status 3) is judged like the others."""
+def run_flows(binary, out, names, more=()):
+    """Runs what is not there, and to its end what was cut off; `more` are further words for the command. A run whose steps
+    are not solved (exit status 3) is judged like the others."""
     for name in names:
-        folder = out / name
-        if not (folder / "summary.json").exists():
-            words = [binary, "run", HERE / f"{name}.toml", "--out", folder, "--quiet"]
-            result = subprocess.run(words, check=False, capture_output=True, text=True)
-            if result.returncode not in (0, 3):
-                raise OSError(f"{name}: exit status {result.returncode}: {result.stderr.strip()}")
+        words = [binary, "run", HERE / f"{name}.toml", "--out", out / name, "--quiet", "--resume", *more]
+        result = subprocess.run(words, check=False, capture_output=True, text=True)
+        if result.returncode not in (0, 3):
+            raise OSError(f"{name}: exit status {result.returncode}: {result.stderr.strip()}")
 
 
 def draw(runs, chosen):
@@ -198,6 +192,7 @@ def main():
     parser.add_argument("--self-test", action="store_true", help="check the closed forms, and end")
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), help="flows")
     parser.add_argument("--json", type=Path, help="file for the numbers")
+    parser.add_argument("--threads", type=int, default=0, help="0: all processors")
     parser.add_argument("--out", type=Path, default=Path("runs/two_dimensional"), help="folder of the run folders")
     arguments = parser.parse_args()
     if arguments.self_test:
@@ -207,7 +202,7 @@ def main():
         parser.error("--binary is missing")
     binary = arguments.binary.resolve()
     try:
-        run_flows(binary, arguments.out, arguments.only)
+        run_flows(binary, arguments.out, arguments.only, ["--threads", str(arguments.threads)])
         rows = [judge(binary, name, arguments.out / name) for name in arguments.only]
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"two_dimensional: {error}", file=sys.stderr)
