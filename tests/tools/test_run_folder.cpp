@@ -253,6 +253,39 @@ TEST_CASE("a damaged history is not gone on with, a damaged cloud is said") {
   check_contains(read_text(run / "summary.json"), {"step_000002.npy"});
 }
 
+TEST_CASE("a finished run that is asked to go on ends at once, where its folder is whole") {
+  const TemporaryFolder folder;
+  const fs::path run = finished(folder, "run");
+  const std::string summary = read_text(run / "summary.json"), manifest = read_text(run / "manifest.json");
+  const auto processes = [&] {
+    return nlohmann::json::parse(read_text(run / "summary.json"))["runs"].size();
+  };
+
+  const Output again = command({"resume", run.string(), "--threads", "1", "--device", "cpu"});
+  CHECK(again.code == 0);
+  check_contains(again.out, {"5 steps were taken before", "F = ", "results in "});
+  CHECK(read_text(run / "summary.json") == summary);
+  CHECK(read_text(run / "manifest.json") == manifest);
+  CHECK(command({"resume", run.string(), "--quiet"}).out.empty());
+
+  // Another output is another folder.
+  CHECK(command({"resume", run.string(), "--set", "output.every=1"}).code == 0);
+  CHECK(processes() == 2);
+  CHECK(load_config(run / "config.toml").clouds_every == 1);
+  CHECK(command({"resume", run.string()}).code == 0);
+  CHECK(processes() == 2);
+
+  // What was damaged is said, and the end of the run made again.
+  const char* const cloud = "step_000000.npy";
+  fs::remove(run / "clouds" / cloud);
+  check_contains(command({"resume", run.string()}).out, {"WARNING", cloud});
+  CHECK(processes() == 3);
+  fs::remove(run / "maps" / "step_000003.safetensors");
+  const Output missing = command({"resume", run.string()});
+  CHECK(missing.code == 2);
+  check_contains(missing.err, {"map of step 3 is missing"});
+}
+
 TEST_CASE("folders of earlier versions are read, and said to be unchecked") {
   const TemporaryFolder folder;
   const fs::path run = finished(folder, "run");

@@ -594,6 +594,64 @@ bool has_failed(const RunFolder& folder) {
   }
 }
 
+/// The lines of a resolved configuration that say what a run folder holds, not where it is computed.
+std::vector<std::string> of_folder(const std::string& resolved) {
+  std::vector<std::string> lines = essence(resolved, false, true);
+  std::erase_if(lines, [](const std::string& line) {
+    return line.starts_with("threads =") || line.starts_with("device =");
+  });
+  return lines;
+}
+
+/// Whether it is so for all processes of a run.
+bool all_agree(const RunOptions& options, bool here) {
+  if (!options.communicator || options.communicator->size() == 1) return here;
+  double others = here ? 0 : 1;
+  options.communicator->sum({&others, 1});
+  return others == 0;
+}
+
+/// What a summary says to people who ask a finished run to go on.
+std::string text_of_ended(const nlohmann::json& summary, const RunFolder& folder) {
+  std::ostringstream out;
+  out.exceptions(std::ios::badbit);
+  out.precision(7);
+  out << summary.at("steps").get<int>() << " steps were taken before, and none is left: F = "
+      << summary.at("functional").at("total").get<double>();
+  if (const auto held_out = summary.find("heldout_functional");
+      held_out != summary.end() && held_out->is_number())
+    out << ", held-out " << held_out->get<double>();
+  for (const auto& warning : summary.value("warnings", nlohmann::json::array()))
+    out << "\nWARNING: " << warning.get<std::string>();
+  out << "\nresults in " << folder.path().string();
+  return out.str();
+}
+
+/// The result of a run that has come to its end with these very settings and whose folder is whole: no particle need go
+/// through its maps again. Nothing where something is left to do, or to say.
+std::optional<RunResult> ended(const Config& config, const RunFolder& folder, const Manifest& manifest,
+                               std::string& text) {
+  if (of_folder(config.resolved) != of_folder(manifest.settings) || !manifest.files.contains("summary.json"))
+    return std::nullopt;
+  try {
+    const auto summary = nlohmann::json::parse(read_text(folder.summary()));
+    const std::string status = summary.at("status");
+    if ((status != "done" && status != "unsolved") || !std::filesystem::exists(folder.checkpoint()))
+      return std::nullopt;
+    RunResult result;
+    result.status = status == "done" ? RunStatus::done : RunStatus::unsolved;
+    result.steps = summary.at("steps");
+    result.folder = folder.path();
+    if (config.flow.method == FlowOptions::Method::network) read_maps(folder.path(), result.steps);
+    text = text_of_ended(summary, folder);
+    return result;
+  } catch (const nlohmann::json::exception&) {
+    return std::nullopt;
+  } catch (const IoError&) {
+    return std::nullopt;  // said where the run goes on
+  }
+}
+
 template <class Action>
 RunResult with_precision(const Config& config, const RunOptions& options, Action&& action) {
   if (config.precision == "double") {
@@ -632,6 +690,13 @@ RunResult resume(const Config& config, const RunOptions& options) {
       damage.push_back("'" + (folder.path() / name).string() + "' has no checksum, and is read unchecked");
   }
   if (older) damage.push_back("'" + options.out.string() + "' has no manifest.json, and is read unchecked");
+  std::string text;
+  std::optional<RunResult> before;
+  if (damage.empty()) before = ended(config, folder, *manifest, text);
+  if (all_agree(options, before.has_value())) {
+    Progress(options.log, options.terminal, {}).line(text);
+    return *before;
+  }
   return with_precision(config, options, [&](auto& runner) {
     return runner.continue_in(folder, std::move(*manifest), std::move(damage));
   });

@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--sweep-seeds", type=int, default=1, help="of the sweep of lambda_2 (1)")
     parser.add_argument("--only", action="append", metavar="WORD", help="only tables with this word in the title")
     parser.add_argument("--size", action="append", metavar="NAME=N", default=[],
-                        help="another size: labelled, epochs, cloud, steps, every, measured")
+                        help="another size: labelled, epochs, cloud, steps, descent_steps, every, measured")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", default=[], help="a setting of every flow")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "molecules", help="folder (runs/molecules)")
     parser.add_argument("--programs", type=Path, default=ROOT / "build", help="build folder of brenier (build)")

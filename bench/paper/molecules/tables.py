@@ -219,7 +219,8 @@ class Report:
             if run.failed:
                 return False, -1.0
             row = run.end.decoded.row()
-            good = row["validity"] >= 0.93 and row["uniqueness"] >= 0.99
+            wanted = self.experiment.dataset
+            good = row["validity"] >= wanted.valid and row["uniqueness"] >= wanted.unique
             return good, row["qed_median"] * (1 if good else row["validity"] * row["uniqueness"])
 
         weight = max(weights, key=merit)
