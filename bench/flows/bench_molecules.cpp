@@ -250,7 +250,10 @@ class FloatMaps {
       MapOutputs<float> out;
       out.displacement = displacement;
       cpu::operations<float>().evaluate(maps_[m].net, theta_[m].data(), x, out, team);
-      for (std::size_t k = 0; k < x.elements().size(); ++k) x.elements()[k] += displacement.elements()[k];
+      team.run([&](int rank) {
+        const auto [first, last] = team.share(x.rows() * x.cols(), rank);
+        for (Index k = first; k < last; ++k) x.elements()[k] += displacement.elements()[k];
+      });
     }
   }
 

@@ -176,6 +176,7 @@ void Trajectory::advance(const BrenierMap& map, const Base& from, Team& team, co
   const Index d = x_.cols();
   squares_ = 0;
   Matrix<double> displacement(std::min(n, kBlock), d);
+  std::vector<double> squares(static_cast<std::size_t>(std::min(n, kBlock)));
   std::vector<double> log_det(has_density() ? std::min(n, kBlock) : 0);
   Matrix<double> hessian(jacobians_ ? std::min(n, kBlock) : 0, d * d);
   // R before this map is folded in: of the extrapolation, of earlier start-up maps, or the identity.
@@ -189,14 +190,24 @@ void Trajectory::advance(const BrenierMap& map, const Base& from, Team& team, co
     map.evaluate(x, displacement.view().rows_from(0, count), has_density() ? log_det.data() : nullptr,
                  jacobians_ ? hessian.view().rows_from(0, count) : MatrixView<double>(), team,
                  operations_ ? *operations_ : backend<double>("cpu"));
-    for (Index i = 0; i < count; ++i) {
-      const Index particle = begin + i;
-      for (Index c = 0; c < d; ++c) {
-        x_(particle, c) = from.x(particle, c) + displacement(i, c);
-        const double step = x_(particle, c) - from.x(particle, c);
-        squares_ += step * step;
+    team.run([&](int rank) {
+      const auto [first, last] = team.share(count, rank);
+      for (Index i = first; i < last; ++i) {
+        double square = 0;
+        for (Index c = 0; c < d; ++c) {
+          const double before = from.x(begin + i, c);
+          const double after = before + displacement(i, c);
+          x_(begin + i, c) = after;
+          const double step = after - before;
+          square += step * step;
+        }
+        squares[static_cast<std::size_t>(i)] = square;
       }
+    });
+    for (Index i = 0; i < count; ++i) {
+      squares_ += squares[static_cast<std::size_t>(i)];
       if (!has_density()) continue;
+      const Index particle = begin + i;
       log_density_[particle] = from.log_density[particle] - log_det[i];
       min_log_det_ = std::isnan(log_det[i]) ? log_det[i] : std::min(min_log_det_, log_det[i]);
     }

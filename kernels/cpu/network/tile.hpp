@@ -141,6 +141,9 @@ class TileNet {
   void flush_layer(int l, double* gradient);
   void flush_structure(double* gradient);
   void flush_quadratic(double* gradient);
+  void set_quadratic();
+  /// Whether B^T B is one product with (d, d) in place of two with (rank, d).
+  bool dense() const { return rank_ > 0 && 2 * rank_ >= d_; }
 
   // Rows of a tile, elementwise.
   static void set_row(T* row, T value) {
@@ -180,7 +183,8 @@ class TileNet {
   T *x_ = nullptr, *q_ = nullptr, *displacement_ = nullptr, *hessian_ = nullptr;
   T *z_last_ = nullptr, *z2_last_ = nullptr;
   T *temp_ = nullptr, *temp_t_ = nullptr;           // the widest layer's rows, plain and transposed
-  T *quadratic_ = nullptr, *projection_ = nullptr;  // alpha I + B^T B (d, d); B x (rank, 64)
+  T *quadratic_ = nullptr, *product_ = nullptr;     // alpha I + B^T B and, where dense(), B^T B: (d, d)
+  T* projection_ = nullptr;                         // B x (rank, 64)
   T *p_ = nullptr, *t_ = nullptr, *d1t_ = nullptr;  // structure: (h0, s), (d, h1, h0), (64, h0 padded)
   T *metric2_ = nullptr, *metric2t_ = nullptr;      // (s, 64) off-diagonal doubled; (64, s padded)
   T *grad_p_ = nullptr, *grad_t_ = nullptr;         // (h0, s padded), (d, h1, h0 padded)
@@ -253,6 +257,7 @@ void TileNet<T>::place(Carver& carver) {
   temp_ = carver.take<T>(widest * kLanes);
   temp_t_ = carver.take<T>(kLanes * pad(widest));
   quadratic_ = carver.take<T>(d_ * d_);
+  product_ = carver.take<T>(dense() ? d_ * d_ : 0);
   projection_ = carver.take<T>((rank_ > 0 ? rank_ : 1) * kLanes);
   if (plan_.directions == Directions::unit) hessian_ = carver.take<T>(s * kLanes);
   sp_ = pad(s);
@@ -281,6 +286,27 @@ void TileNet<T>::place(Carver& carver) {
 }
 
 template <class T>
+void TileNet<T>::set_quadratic() {
+  const T* factor = theta_ + net_.factor();
+  for (Index a = 0; a < d_; ++a) {
+    // Along a row: next to each other in memory.
+    T* row = quadratic_ + a * d_;
+    for (Index b = 0; b < d_; ++b) row[b] = T(0);
+    row[a] = theta_[net_.alpha()];
+    T square = T(0);
+    for (Index r = 0; r < rank_; ++r) {
+      const T* of_factor = factor + r * d_;
+      const T scale = of_factor[a];
+      for (Index b = 0; b < d_; ++b) row[b] += scale * of_factor[b];
+      square += scale * scale;
+    }
+    if (!dense()) continue;
+    for (Index b = 0; b < d_; ++b) product_[a * d_ + b] = row[b];
+    product_[a * d_ + a] = square;  // without alpha, which would take its digits
+  }
+}
+
+template <class T>
 void TileNet<T>::set_parameters(const T* theta) {
   theta_ = theta;
   for (int l = 0; l < depth_; ++l) {
@@ -299,15 +325,7 @@ void TileNet<T>::set_parameters(const T* theta) {
   for (Index i = 0; i < layers_[depth_ - 1].h; ++i) {
     set_row(layers_[depth_ - 1].g + i * kLanes, theta[net_.output_weight() + i]);
   }
-  for (Index a = 0; a < d_; ++a) {
-    for (Index b = 0; b < d_; ++b) {
-      T sum = a == b ? theta[net_.alpha()] : T(0);
-      for (Index r = 0; r < rank_; ++r) {
-        sum += theta[net_.factor() + r * d_ + a] * theta[net_.factor() + r * d_ + b];
-      }
-      quadratic_[a * d_ + b] = sum;
-    }
-  }
+  set_quadratic();
   if (!structured_) return;
   const Index h0 = layers_[0].h;
   const Index s = triangle(d_);
@@ -396,7 +414,9 @@ void TileNet<T>::adjoint() {
         set_row(hessian_ + triangle_index(c, b) * kLanes, quadratic_[c * d_ + b]);
     }
   }
-  if (rank_ > 0) {
+  if (dense()) {
+    gemm<T>(d_, kLanes, d_, as_is<T>(product_, d_), x_, kLanes, displacement_, kLanes, true);
+  } else if (rank_ > 0) {
     const T* b = theta_ + net_.factor();
     gemm<T>(rank_, kLanes, d_, as_is<T>(b, d_), x_, kLanes, projection_, kLanes);
     gemm<T>(d_, kLanes, rank_, transposed<T>(b, d_), projection_, kLanes, displacement_, kLanes, true);

@@ -64,7 +64,7 @@ void TileNet<T>::add_quadratic_product(const T* p, T* out) {
     for (Index i = 0; i < d_ * kLanes; i += w) store(out + i, load(out + i) + alpha * load(p + i));
     return;
   }
-  if (2 * rank_ >= d_) {
+  if (dense()) {
     gemm<T>(d_, kLanes, d_, as_is<T>(quadratic_, d_), p, kLanes, temp_, kLanes);
   } else {
     const T* b = theta_ + net_.factor();
