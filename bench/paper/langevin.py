@@ -23,6 +23,7 @@ def draw(result: dict, folder: Path, name: str = "figure_3.png") -> None:
     """MMD over time, each curve a mean over clouds with a band from the smallest to the largest."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "plot"))
     import plot
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     rows = result["rows"]
     times = [row["t"] for row in rows]
@@ -34,6 +35,10 @@ def draw(result: dict, folder: Path, name: str = "figure_3.png") -> None:
             low, high = zip(*(row[f"{key}_range"] for row in rows))
             axes.fill_between(times, low, high, color=colour, alpha=0.25, lw=0)
     axes.set(xlabel="t", ylabel="MMD to Langevin dynamics", yscale="log", title=f"R^{result['dim']}")
+    # Little more than a decade: 0.02, 0.05, 0.1, ...
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.legend()
     plot.save(figure, folder, name)
 

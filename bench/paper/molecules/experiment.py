@@ -221,12 +221,11 @@ class Experiment:
             file.with_suffix(".json").write_text(json.dumps(summary))
         return file, json.loads(file.with_suffix(".json").read_text())
 
-    def plain_accuracy(self) -> float:
-        """Of a network that need not be convex, on the same points."""
-        file = self.folder / "plain.json"
+    def plain_accuracy(self, name: str) -> float:
+        """Of a network that need not be convex, on the points of the classifier `name`."""
+        file = self.folder / f"plain_{name}.json"
         if not file.is_file():
-            self.classifier()
-            points, labels = (np.load(self.folder / f"qed_{kind}.npy") for kind in ("points", "labels"))
+            points, labels = (np.load(self.folder / f"{name}_{kind}.npy") for kind in ("points", "labels"))
             file.write_text(json.dumps({"accuracy": plain.accuracy(points, labels, self.size.epochs)}))
         return json.loads(file.read_text())["accuracy"]
 
