@@ -114,6 +114,10 @@ class Check:
         self.run(2, "resume", "part", "--steps", 2, "-q")
         self.run(0, "resume", "part", "--steps", 3, "-q")
         self.same("porous_medium", "part")
+        summary = (self.folder / "part" / "summary.json").read_bytes()
+        text = self.run(2, "resume", "part")
+        assert text.count("none is left") == 1, f"a finished run is not told once to be so:\n{text}"
+        assert (self.folder / "part" / "summary.json").read_bytes() == summary
 
     def messages(self) -> None:
         text = self.run(3, "run", "interaction.toml", "--out", "bad", "--set", "flow.tau=-1", code=None)

@@ -3,6 +3,7 @@
 // fit tiles, with padded rows.
 #include <doctest/doctest.h>
 
+#include <limits>
 #include <string_view>
 
 #include "bench/operations/cases.hpp"
@@ -97,6 +98,44 @@ TEST_CASE_TEMPLATE("evaluate and hessian_vector equal the reference", T, float, 
     CHECK(actual.hessian.guards_intact());
     CHECK(actual.hp.guards_intact());
   });
+}
+
+TEST_CASE_TEMPLATE("a displacement near the identity keeps its digits, for quadratic parts of any rank", T,
+                   float, double) {
+  // grad u - x = B^T B x, six digits smaller than x: a product with I + B^T B would leave none of them in float.
+  constexpr int d = 7;
+  constexpr Index n = 33;
+  for (const int rank : {1, 3, 4, 7, 9}) {
+    const Icnn net({.dim = d, .hidden = {3}, .quadratic_rank = rank});
+    Numbers numbers(41);
+    std::vector<T> theta(net.parameters(), T(0));
+    theta[net.alpha()] = 1;
+    for (int k = 0; k < rank * d; ++k) theta[net.factor() + k] = static_cast<T>(1e-3 * numbers(-1, 1));
+    const Matrix<T> x = numbers.matrix<T>(n, d, -2, 2);
+    std::vector<T> expected;
+    for (Index i = 0; i < n; ++i) {
+      for (int a = 0; a < d; ++a) {
+        double sum = 0;
+        for (int r = 0; r < rank; ++r) {
+          double projection = 0;
+          for (int b = 0; b < d; ++b) projection += double{theta[net.factor() + r * d + b]} * double{x(i, b)};
+          sum += double{theta[net.factor() + r * d + a]} * projection;
+        }
+        expected.push_back(static_cast<T>(sum));
+      }
+    }
+    for (const Backend<T>& backend : backends<T>()) {
+      CAPTURE(backend.ops->name);
+      CAPTURE(rank);
+      Team team(backend.threads);
+      Matrix<T> displacement(n, d);
+      MapOutputs<T> out;
+      out.displacement = displacement;
+      backend.ops->evaluate(net, theta.data(), x, out, team);
+      // Sums of d and rank terms, none of which is larger than the largest displacement by more than their number.
+      CHECK_CLOSE(displacement.elements(), expected, 4.0 * (d + rank) * std::numeric_limits<T>::epsilon());
+    }
+  }
 }
 
 TEST_CASE_TEMPLATE("log det is NaN where H is not positive definite", T, float, double) {
