@@ -52,8 +52,8 @@ LBFGS = ("inner.solver=lbfgs", "network.quadratic_rank=128")
 class Size:
     """How large everything is."""
 
-    labelled: int = 60_000  # molecules for the classifier
-    epochs: int = 100
+    labelled: int = 400_000  # molecules for the classifier, at most as many as there are: their number is what its errors hang on
+    epochs: int = 25
     cloud: int = 1000
     steps: int = 100  # of flows
     descent_steps: int = 100
