@@ -19,7 +19,12 @@
 namespace brenier {
 namespace {
 
-/// The search in t/S and the logarithm of a factor, or B with A = least I + B^T B: the same in every unit.
+/// Where a Newton step of B and t would see curvatures that differ by more than this, they are searched for in units that do not.
+constexpr double kStiff = 100;
+
+/// The search in t/S and the logarithm of a factor, or B with A = least I + B^T B: the same in every unit. Where the cloud is
+/// wide in some directions and narrow in others, or V stiff, in the principal axes of the cloud and in units of the curvature
+/// there: see find_units().
 class Search {
  public:
   Search(const Objective& objective, Matrix<double> x, std::vector<double> log_density, Matrix<double> from,
@@ -34,6 +39,7 @@ class Search {
         d_(x_.cols()),
         internal_(!objective.internal.empty()) {
     location_and_scale(x_, centre_, scale_);
+    find_units(x_);
   }
 
   /// The particles on a device: x, with its log-densities, and what transport is measured from.
@@ -47,7 +53,12 @@ class Search {
         internal_(!objective.internal.empty()) {
     CloudView(x).location_and_scale(centre_, scale_);
     resident_ = x.affine(objective, from, centre_, tau);
+    find_units(CloudView(x).x());
   }
+
+  /// Whether curvatures differ by more than kStiff.
+  bool stiff() const { return !units_.empty(); }
+  double narrowest() const { return narrowest_; }
 
   std::size_t size() const {
     const Index stretch = !options_.stretches ? 0 : options_.full ? d_ * d_ : 1;
@@ -57,7 +68,7 @@ class Search {
   std::vector<double> start() const {
     std::vector<double> out(size(), 0.0);
     for (Index c = 0; options_.stretches && options_.full && c < d_; ++c)
-      out[static_cast<std::size_t>(d_ + c * d_ + c)] = std::sqrt(1 - options_.least);
+      out[static_cast<std::size_t>(d_ + c * d_ + c)] = std::sqrt(1 - options_.least) / unit(d_ + c * d_ + c);
     return out;
   }
 
@@ -65,14 +76,15 @@ class Search {
     AffineMap out;
     out.centre = centre_;
     out.matrix = Matrix<double>(d_, d_);
-    for (Index c = 0; c < d_; ++c) out.shift.push_back(scale_ * p[c]);
+    for (Index c = 0; c < d_; ++c) out.shift.push_back(scale_ * unit(c) * p[c]);
+    if (stiff()) out.shift = from_axes(out.shift);
     for (Index a = 0; a < d_; ++a) out.matrix(a, a) = 1;
     if (!options_.stretches) return out;
     if (!options_.full) {
       for (Index a = 0; a < d_; ++a) out.matrix(a, a) = std::max(options_.least, std::exp(p[d_]));
       return out;
     }
-    const double* b = p + d_;
+    const std::vector<double> b = factor(p);
     for (Index i = 0; i < d_; ++i) {
       for (Index j = 0; j < d_; ++j) {
         double sum = i == j ? options_.least : 0;
@@ -80,6 +92,7 @@ class Search {
         out.matrix(i, j) = sum;
       }
     }
+    if (stiff()) out.matrix = rotated(out.matrix, true);
     return out;
   }
 
@@ -92,7 +105,7 @@ class Search {
     if (resident_) {
       ResidentCloud::Affine::Sums sums = resident_->at(affine.matrix, affine.shift, log_det);
       std::fill_n(gradient, size(), 0.0);
-      for (Index a = 0; a < d_; ++a) gradient[a] = scale_ * sums.shift[static_cast<std::size_t>(a)];
+      by_shift(std::move(sums.shift), gradient);
       for (double& element : sums.matrix.elements()) element /= 2;
       by_stretch(p, affine, sums.matrix, sums.pressure, gradient);
       return sums.value;
@@ -123,13 +136,14 @@ class Search {
     // r = force + (y - from)/tau; dJ/dt = E r, dJ/dA = E r (x - m)^T - pressure A^{-1}.
     const double share = 1 / static_cast<double>(n);
     std::fill_n(gradient, size(), 0.0);
+    std::vector<double> mean_residual(static_cast<std::size_t>(d_), 0.0);
     Matrix<double> by_matrix(d_, d_);
     for (Index i = 0; i < n; ++i) {
       for (Index a = 0; a < d_; ++a) {
         const double step = y(i, a) - from_(i, a);
         const double r = share * (force(i, a) + step / tau_);
         value += share * step * step / (2 * tau_);
-        gradient[a] += scale_ * r;
+        mean_residual[static_cast<std::size_t>(a)] += r;
         if (!options_.full) {
           by_matrix(a, a) += r * (x_(i, a) - centre_[a]);
         } else {
@@ -137,31 +151,125 @@ class Search {
         }
       }
     }
+    by_shift(std::move(mean_residual), gradient);
     by_stretch(p, affine, by_matrix, pressure, gradient);
     return value;
   }
 
  private:
+  /// What a parameter of 1 stands for.
+  double unit(Index k) const { return stiff() ? units_[static_cast<std::size_t>(k)] : 1; }
+  /// B, from the parameters.
+  std::vector<double> factor(const double* p) const {
+    std::vector<double> out(p + d_, p + d_ + d_ * d_);
+    for (Index k = 0; stiff() && k < d_ * d_; ++k) out[static_cast<std::size_t>(k)] *= unit(d_ + k);
+    return out;
+  }
+  /// Of a vector in the principal axes.
+  std::vector<double> from_axes(const std::vector<double>& v) const {
+    std::vector<double> out(v.size(), 0.0);
+    for (Index a = 0; a < d_; ++a) {
+      for (Index k = 0; k < d_; ++k) out[a] += axes_(a, k) * v[k];
+    }
+    return out;
+  }
+  std::vector<double> to_axes(const std::vector<double>& v) const {
+    std::vector<double> out(v.size(), 0.0);
+    for (Index k = 0; k < d_; ++k) {
+      for (Index a = 0; a < d_; ++a) out[k] += axes_(a, k) * v[a];
+    }
+    return out;
+  }
+  /// Q m Q^T of a matrix in the principal axes Q, or back: Q^T m Q.
+  Matrix<double> rotated(const Matrix<double>& m, bool from) const {
+    Matrix<double> q = axes_, transposed(d_, d_), half(d_, d_), out(d_, d_);
+    for (Index a = 0; a < d_; ++a) {
+      for (Index k = 0; k < d_; ++k) transposed(k, a) = q(a, k);
+    }
+    if (!from) std::swap(q, transposed);
+    dense::multiply(q, m, half);
+    dense::multiply(half, transposed, out);
+    return out;
+  }
+
+  /// The curvature of J by B_kj at the identity, in the principal axes: those of transport and of internal energies exactly, that
+  /// of V by its virial E[V_k (x - m)_k] = (H C)_kk, which is exact where V is quadratic.
+  void find_units(const Matrix<double>& x) {
+    if (!options_.stretches || !options_.full) return;
+    const Index n = x.rows();
+    Matrix<double> covariance(d_, d_);
+    const double share = 1 / (static_cast<double>(n) * square(scale_));
+    for (Index i = 0; i < n; ++i) {
+      for (Index a = 0; a < d_; ++a) {
+        for (Index b = 0; b <= a; ++b)
+          covariance(a, b) += share * (x(i, a) - centre_[a]) * (x(i, b) - centre_[b]);
+      }
+    }
+    const dense::SymmetricEigen spectrum = dense::symmetric_eigen(covariance, true);
+    if (!spectrum.converged || !(spectrum.values.front() > 1e-14 * spectrum.values.back())) return;
+    axes_ = spectrum.vectors;
+    narrowest_ = std::sqrt(spectrum.values.front());
+    std::vector<double> gradient(size()), width(static_cast<std::size_t>(d_)), virial(width);
+    const std::vector<double> identity = start();
+    virial_ = &virial;
+    evaluate(identity.data(), gradient.data());
+    virial_ = nullptr;
+    std::vector<double> curvature(size());
+    double least = std::numeric_limits<double>::infinity(), most = 0;
+    for (Index k = 0; k < d_; ++k) width[k] = square(scale_) * spectrum.values[static_cast<std::size_t>(k)];
+    for (Index k = 0; k < d_; ++k) {
+      curvature[k] = square(scale_) * (1 / tau_ + std::abs(virial[k]) / width[k]);
+      for (Index j = 0; j < d_; ++j) {
+        curvature[d_ + k * d_ + j] = (width[j] + width[k]) / tau_ +
+                                     std::abs(virial[k]) * width[j] / width[k] +
+                                     std::abs(virial[j]) * width[k] / width[j] + 2 * std::abs(pressure_);
+      }
+    }
+    for (const double one : curvature) {
+      least = std::min(least, one);
+      most = std::max(most, one);
+    }
+    if (!std::isfinite(most) || !(least > 0) || most < kStiff * least) return;
+    for (const double one : curvature) units_.push_back(std::sqrt(least / one));
+  }
+
+  void by_shift(std::vector<double> mean_residual, double* gradient) const {
+    if (stiff()) mean_residual = to_axes(mean_residual);
+    for (Index k = 0; k < d_; ++k)
+      gradient[k] = scale_ * unit(k) * mean_residual[static_cast<std::size_t>(k)];
+  }
+
   /// The rest of the gradient from dJ/dA = by_matrix - pressure A^{-1}, of which the symmetric part counts.
   void by_stretch(const double* p, const AffineMap& affine, const Matrix<double>& by_matrix, double pressure,
-                  double* gradient) const {
+                  double* gradient) {
     if (!options_.stretches) return;
+    if (virial_) {
+      const Matrix<double> along = rotated(by_matrix, false);
+      for (Index k = 0; k < d_; ++k) (*virial_)[static_cast<std::size_t>(k)] = along(k, k);
+      pressure_ = pressure;
+      return;
+    }
     if (!options_.full) {
       const double factor_value = affine.matrix(0, 0);
       for (Index a = 0; a < d_; ++a) gradient[d_] += factor_value * by_matrix(a, a);
       gradient[d_] -= pressure * static_cast<double>(d_);
       return;
     }
-    const Matrix<double> inverse = dense::inverse(affine.matrix);
-    const double* b = p + d_;
+    Matrix<double> inverse = dense::inverse(affine.matrix);
+    Matrix<double> slope = by_matrix;
+    if (stiff()) {
+      inverse = rotated(inverse, false);
+      slope = rotated(slope, false);
+    }
+    const std::vector<double> b = factor(p);
     for (Index k = 0; k < d_; ++k) {
       for (Index j = 0; j < d_; ++j) {
         double sum = 0;
         for (Index i = 0; i < d_; ++i) {
-          const double g = by_matrix(i, j) + by_matrix(j, i) - 2 * pressure * inverse(i, j);
+          const double g = slope(i, j) + slope(j, i) - 2 * pressure * inverse(i, j);
           sum += b[k * d_ + i] * g;
         }
-        gradient[d_ + k * d_ + j] = sum;
+        gradient[d_ + k * d_ + j] = unit(d_ + k * d_ + j) * sum;
       }
     }
   }
@@ -177,6 +285,10 @@ class Search {
   bool internal_;
   std::vector<double> centre_;
   double scale_ = 1;
+  Matrix<double> axes_;                    // (d, d), the principal axes of the cloud in columns
+  std::vector<double> units_;              // of the parameters; empty: 1, and in the coordinates of the cloud
+  std::vector<double>* virial_ = nullptr;  // where find_units() is asking
+  double pressure_ = 0, narrowest_ = 1;
   std::unique_ptr<ResidentCloud::Affine> resident_;
 };
 
@@ -216,9 +328,13 @@ AffineMap best_affine(const Objective& objective, const CloudView& x, const Clou
   const std::vector<double> metric(p.size(), 1.0);
   const BoundedProblem<double> problem{
       [&](const double* at, double* gradient) { return search.evaluate(at, gradient); }, lower, metric};
+  // Where directions differ much, a decrease next to nothing in one is all that there is in another.
+  const double tolerance = search.stiff() ? 1e-13 : 1e-3;
+  const int evaluations = search.stiff() ? 4 * used.evaluations : used.evaluations;
   const LbfgsReport found = minimise(
-      problem, {.evaluations = used.evaluations, .tolerance = 1e-3, .window = 2, .first_step = 0.1}, p);
+      problem, {.evaluations = evaluations, .tolerance = tolerance, .window = 2, .first_step = 0.1}, p);
   AffineMap out = search.map(p.data());
+  out.narrowest = search.narrowest();
   out.decrease = found.end == LbfgsReport::End::not_finite ? 0 : found.first - found.value;
   return out;
 }

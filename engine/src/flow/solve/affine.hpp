@@ -15,6 +15,8 @@ namespace brenier {
 struct AffineMap {
   std::vector<double> centre, shift;  // m, t (d)
   Matrix<double> matrix;              // A (d, d)
+  double narrowest =
+      1;  // least deviation along an axis over the size of the cloud, where all of A was asked for
   double decrease = 0;  // F before minus (F + transport) after, on the particles it was found on
 };
 

@@ -12,6 +12,8 @@
 namespace brenier {
 namespace {
 
+constexpr double kNarrow = 0.1;
+
 /// Writes alpha I + B^T B = q, with at least half of its smallest eigenvalue in alpha: only with learn_alpha and a
 /// rank of at least d.
 void set_quadratic(const Icnn& net, const Matrix<double>& q, double least, std::vector<double>& theta) {
@@ -73,10 +75,12 @@ std::vector<double> with_affine(const Icnn& net, std::vector<double> first, cons
     first[net.alpha()] = std::max(a.alpha_min, first[net.alpha()] * least);
     for (Index k = 0; k < Index{rank} * d; ++k) first[net.factor() + k] *= std::sqrt(least);
   }
-  scale_bends(net, least, first);
+  // Bends are of the size of the cloud: where it is narrow in some direction they would be wider than all of it there.
+  const double bends = least * (map.narrowest < kNarrow ? map.narrowest : 1);
+  scale_bends(net, bends, first);
   for (int c = 0; c < d; ++c) {
     double& slope = first[net.output_input() + c];
-    slope = slope * least + map.shift[c] / scale;
+    slope = slope * bends + map.shift[c] / scale;
   }
   return first;
 }

@@ -325,6 +325,12 @@ class SmoothGain {
     return {certain_square(gains), certain_square(moves), noise_of_mean(gains)};
   }
 
+  /// The displacement itself, as a combination of the fields: empty where C is not positive definite.
+  std::vector<double> combination() const {
+    const std::optional<Factor> c = factor();
+    return c ? c->solve(slope_) : std::vector<double>();
+  }
+
   /// The part of the gain that displacements by this residual's own would have with other slopes, E[r.xi].
   double agreement(const std::vector<double>& others) const {
     const std::optional<Factor> c = factor();
@@ -451,6 +457,142 @@ double pressure_of(const Objective& objective, const CloudView& y, const CloudOb
     if (found) return *found;
   }
   return evaluation.internal(y.log_density(), team).pressure;
+}
+
+/// What a step may miss in a single axis, of the cloud's deviation there: less is not looked at.
+constexpr double kAxisFloor = 0.01;
+constexpr Index kAxisRows = 4096;
+
+/// The principal axes of some particles, in columns, and deviations along them.
+struct Axes {
+  Matrix<double> vectors;
+  std::vector<double> mean, deviation;  // 0: of no width
+
+  /// Without internal energies nothing keeps a cloud wide, and `width`, of its size, is enough to be exact to.
+  Axes(const Matrix<double>& y, double width) : mean(moments(y).mean) {
+    const Index n = y.rows(), d = y.cols();
+    double largest = 0, farthest = 0, trace = 0;
+    for (Index i = 0; i < n; ++i) {
+      for (Index a = 0; a < d; ++a) {
+        largest = std::max(largest, std::abs(y(i, a) - mean[a]));
+        farthest = std::max(farthest, std::abs(y(i, a)));
+      }
+    }
+    // A cloud in one place, to the rounding of its coordinates.
+    const double rounding = 64 * std::numeric_limits<double>::epsilon() * farthest;
+    if (!(largest > rounding) || !std::isfinite(largest)) return;
+    Matrix<double> covariance(d, d);
+    for (Index i = 0; i < n; ++i) {
+      for (Index a = 0; a < d; ++a) {
+        for (Index b = 0; b <= a; ++b)
+          covariance(a, b) += (y(i, a) - mean[a]) / largest * ((y(i, b) - mean[b]) / largest);
+      }
+    }
+    dense::SymmetricEigen found = dense::symmetric_eigen(covariance, true);
+    if (!found.converged) return;
+    vectors = std::move(found.vectors);
+    for (const double value : found.values) trace += std::max(value, 0.0);
+    const double least = width * largest * std::sqrt(trace / static_cast<double>(n * d));
+    for (const double value : found.values) {
+      const double own = largest * std::sqrt(std::max(value, 0.0) / static_cast<double>(n));
+      deviation.push_back(own > rounding ? std::max(own, least) : 0);
+    }
+  }
+
+  Index size() const { return static_cast<Index>(deviation.size()); }
+  /// Along axis k.
+  double along(Index k, const double* v) const {
+    double sum = 0;
+    for (Index a = 0; a < size(); ++a) sum += vectors(a, k) * v[a];
+    return sum;
+  }
+};
+
+double least_width(const Objective& objective) {
+  return objective.internal.empty() ? kRoundedMove : 0;
+}
+
+/// Displacements by axis without translation, in deviations of the cloud along each.
+class AlongAxes {
+ public:
+  explicit AlongAxes(const Axes& axes) : axes_(axes), mean_(axes.deviation.size(), 0.0), square_(mean_) {}
+
+  void add(const double* v, double weight) {
+    weight_ += weight;
+    for (Index k = 0; k < axes_.size(); ++k) {
+      const double width = axes_.deviation[static_cast<std::size_t>(k)];
+      const double part = width > 0 ? axes_.along(k, v) / width : 0;
+      // Welford's update: a long way is no rounding of what is left without it.
+      const double off = part - mean_[static_cast<std::size_t>(k)];
+      mean_[static_cast<std::size_t>(k)] += weight / weight_ * off;
+      square_[static_cast<std::size_t>(k)] += weight * off * (part - mean_[static_cast<std::size_t>(k)]);
+    }
+  }
+  /// Root mean square along axis k.
+  double size(Index k) const {
+    return weight_ > 0 ? std::sqrt(std::max(0.0, square_[static_cast<std::size_t>(k)] / weight_)) : 0;
+  }
+
+ private:
+  const Axes& axes_;
+  std::vector<double> mean_, square_;
+  double weight_ = 0;
+};
+
+/// The share of the way that is left in one axis, of what is missed and done there; 0 where it is not worth a word.
+double axis_share(double missed, double done, double floor) {
+  return missed > floor ? missed / std::hypot(missed, done) : 0;
+}
+
+/// The largest of all axes.
+double axis_share(const AlongAxes& missed, const AlongAxes& done, Index axes, double floor) {
+  double worst = 0;
+  for (Index k = 0; k < axes; ++k) worst = std::max(worst, axis_share(missed.size(k), done.size(k), floor));
+  return worst;
+}
+
+/// The best affine map after the step, by axes: the share of the way there that is left. Decreases of F add up over all axes, so
+/// that those of one say nothing where those of another are much larger; this says it of each, in every unit.
+double axis_displacement(const Objective& objective, const JudgedStep& step, std::uint64_t seed,
+                         const Operations<double>& ops, Team& team) {
+  const Index n = step.y.rows(), d = step.y.cols();
+  const std::vector<Index> rows = spread(n, kAxisRows, seed);
+  const Matrix<double> y = step.y.take(rows), base = step.base.take(rows);
+  const Index count = y.rows();
+  if (count < 4 * d) return 0;
+  const Axes axes(y, least_width(objective));
+  if (axes.size() == 0) return 0;
+  const AffineMap more =
+      best_affine(objective, step.y, step.base, step.tau,
+                  {.full = true, .least = 1e-6, .particles = kAxisRows, .evaluations = 25, .seed = seed},
+                  for_few_points(ops), team);
+  Matrix<double> stretch(d, d), half(d, d);  // in the axes
+  for (Index a = 0; a < d; ++a) {
+    for (Index k = 0; k < d; ++k) {
+      for (Index b = 0; b < d; ++b) half(a, k) += (more.matrix(a, b) - (a == b ? 1 : 0)) * axes.vectors(b, k);
+    }
+  }
+  for (Index j = 0; j < d; ++j) {
+    for (Index k = 0; k < d; ++k) {
+      for (Index a = 0; a < d; ++a) stretch(j, k) += axes.vectors(a, j) * half(a, k);
+    }
+  }
+  const double noise = count < n ? 2 / std::sqrt(static_cast<double>(count)) : 0;
+  std::vector<double> way(static_cast<std::size_t>(d));
+  AlongAxes done(axes);
+  for (Index i = 0; i < count; ++i) {
+    for (Index a = 0; a < d; ++a) way[a] = y(i, a) - base(i, a);
+    done.add(way.data(), 1);
+  }
+  double worst = 0;
+  for (Index k = 0; k < d; ++k) {
+    const double width = axes.deviation[static_cast<std::size_t>(k)];
+    double missed = 0;
+    for (Index j = 0; width > 0 && j < d; ++j)
+      missed += square(stretch(k, j) * (axes.deviation[static_cast<std::size_t>(j)] / width));
+    worst = std::max(worst, axis_share(std::sqrt(missed), done.size(k), kAxisFloor + noise));
+  }
+  return worst;
 }
 
 /// The slope of F + transport on the cloud itself along smooth displacements, which needs no score: what gradients can
@@ -582,9 +724,11 @@ std::vector<char> JudgedParticles::scores(Matrix<double>& score) const {
   return known;
 }
 
-Missed missed_share(const Objective& objective, const JudgedStep& step, const Matrix<double>& judged_from,
-                    const JudgedParticles& judged, std::uint64_t seed, const Operations<double>& ops,
-                    Team& team) {
+namespace {
+
+Missed missed_of_all(const Objective& objective, const JudgedStep& step, const Matrix<double>& judged_from,
+                     const JudgedParticles& judged, std::uint64_t seed, const Operations<double>& ops,
+                     Team& team) {
   const Index d = step.y.cols();
   const bool internal = !objective.internal.empty();
   Missed out;
@@ -593,7 +737,7 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Ma
   step.y.location_and_scale(mean, length);
   const CloudObjective evaluation(objective, ops);
   // `stiffness`: the mean of the trace of the Hessian of V, where that curves up.
-  double curvature = 0;
+  double curvature = 0, open_share = 0;
   const bool pairs = !objective.interaction.empty();
   const auto set_floor = [&](double stiffness, double pressure) {
     double of_energy = std::max(0.0, pressure) * static_cast<double>(d) / (length * length);
@@ -603,11 +747,11 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Ma
     const double open = internal ? stiffness + of_energy : of_energy;
     of_energy += stiffness;
     curvature = static_cast<double>(d) / step.tau + of_energy;
+    open_share = open / curvature;
     const double share = 1 / static_cast<double>(step.y.rows());
     const auto cost = [&](double squares) { return 0.5 * squares * length * length * curvature; };
     out.floor = std::max(step.noise / step.accept, cost(kRoundedMove * kRoundedMove));
-    if (internal || pairs)
-      out.floor = std::max(out.floor, cost(kOpenModes * share * square(open / curvature)));
+    if (internal || pairs) out.floor = std::max(out.floor, cost(kOpenModes * share * square(open_share)));
   };
   const auto share = [&](double missed) {
     if (!std::isfinite(missed)) return 1.0;
@@ -747,7 +891,10 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Ma
 
   const Matrix<double> hessians = potential_hessians(objective, z, 1e-4 * length, ops, team);
   double gain[2] = {}, distance[2] = {}, moved[2] = {}, count[2] = {};
-  std::vector<double> move(static_cast<std::size_t>(d));
+  std::vector<double> move(static_cast<std::size_t>(d)), way(move);
+  const Axes axes(step.y.subset(kAxisRows, seed), least_width(objective));
+  AlongAxes missed_along[2] = {AlongAxes(axes), AlongAxes(axes)},
+            done_along[2] = {missed_along[0], missed_along[0]};
   Matrix<double> moves(kBatches, d), gains(kBatches, kBatches), distances(kBatches, kBatches);
   for (Index i = 0; i < n; ++i) {
     if (!known[i]) continue;
@@ -756,8 +903,11 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Ma
     for (Index c = 0; c < d; ++c) {
       gain[part] += weights[i] * 0.5 * r(i, c) * move[c];
       distance[part] += weights[i] * move[c] * move[c];
-      moved[part] += weights[i] * (z(i, c) - from(i, c)) * (z(i, c) - from(i, c));
+      way[c] = z(i, c) - from(i, c);
+      moved[part] += weights[i] * way[c] * way[c];
     }
+    missed_along[part].add(move.data(), weights[i]);
+    done_along[part].add(way.data(), weights[i]);
     count[part] += weights[i];
     if (!pairs || !held_out[i]) continue;
     const double* residuals = batches.row(i);
@@ -787,6 +937,27 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Ma
     }
     return smooth;
   };
+  // Noise of sampling as in the floor.
+  const auto axis_floor = [&] {
+    return kAxisFloor +
+           (internal ? std::sqrt(kOpenModes / static_cast<double>(step.y.rows())) * open_share : 0);
+  };
+  const auto axis_of_smooth = [&](const std::vector<double>& combination, int half) {
+    if (combination.empty()) return std::numeric_limits<double>::infinity();
+    AlongAxes missed(axes);
+    Matrix<double> xi(fields.size(), d), q(fields.size(), d);
+    std::vector<double> bend(static_cast<std::size_t>(fields.size()));
+    for (Index i = 0; i < n; ++i) {
+      if (!known[i] || held_out[i] != half) continue;
+      fields.at(z.row(i), xi.row(0), bend.data(), q.row(0));
+      std::fill(way.begin(), way.end(), 0.0);
+      for (Index j = 0; j < fields.size(); ++j) {
+        for (Index a = 0; a < d; ++a) way[a] += combination[static_cast<std::size_t>(j)] * xi(j, a);
+      }
+      missed.add(way.data(), weights[i]);
+    }
+    return axis_share(missed, done_along[half], axes.size(), axis_floor());
+  };
   set_floor(upward_trace(hessians), internal ? energy.pressure : 0);
   if (pairs && count[1] > 0) {
     const double noise = smooth_of(1).result().noise;
@@ -808,12 +979,15 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Ma
     found = share(std::abs(gain[half]) / count[half]);
     const double whole = std::max(moved[half] / count[half], floor);
     double displacement = std::sqrt(distance[half] / count[half] / whole);
-    if ((internal || pairs) && (found > step.accept || displacement > 10 * step.accept)) {
+    // Forces of plans and of pairs at single particles are noise.
+    double axis = quick ? axis_share(missed_along[half], done_along[half], axes.size(), axis_floor()) : 0;
+    if ((internal || pairs) && (found > step.accept || std::max(displacement, axis) > 10 * step.accept)) {
       // The residual alone is no bound that is worth its name: what internal energies resist, no step would do.
       const SmoothGain smooth = smooth_of(half);
       const SmoothGain::Result result = smooth.result();
       found = std::min(found, share(result.gain));
       displacement = std::min(displacement, std::sqrt(result.squares / whole));
+      if (axis > 0) axis = std::min(axis, axis_of_smooth(smooth.combination(), half));
       out.smooth = true;
       // All pairs of a large cloud, for a hint, are too many.
       if (internal && (quick || step.y.rows() <= kPairLimit)) {
@@ -823,7 +997,20 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Ma
     if (half == 1 && !internal) fitted = out.share <= step.accept;
     if (found > step.accept) out.fitted = fitted && (half == 0 || out.fitted || out.share <= step.accept);
     if (half == 0 || std::isnan(out.displacement)) out.displacement = displacement;
+    out.displacement = std::max(out.displacement, axis);
   }
+  return out;
+}
+
+}  // namespace
+
+Missed missed_share(const Objective& objective, const JudgedStep& step, const Matrix<double>& judged_from,
+                    const JudgedParticles& judged, std::uint64_t seed, const Operations<double>& ops,
+                    Team& team) {
+  Missed out = missed_of_all(objective, step, judged_from, judged, seed, ops, team);
+  // Plans and pairs of some particles are not those of all.
+  if (objective.divergence.empty() && objective.interaction.empty())
+    out.displacement = std::fmax(out.displacement, axis_displacement(objective, step, seed, ops, team));
   return out;
 }
 
