@@ -2,6 +2,9 @@
 // Steps far from the identity, in any unit: solved to what is known, or said not to be.
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <string>
+#include <vector>
 
 #include "brenier/base/error.hpp"
 #include "brenier/flow.hpp"
@@ -464,6 +467,149 @@ TEST_CASE("scores are carried up to 64 dimensions; beyond, the certificate is a 
     CHECK(out.reports[0].missed_share >= 0);
     CHECK(std::isnan(out.reports[0].missed_share_held_out) == (d > 64));
   }
+}
+
+/// N(0, diag(variances)) turned by `angle` in the plane of the first two coordinates, and 1/2 x^T S x for a diagonal S turned
+/// likewise.
+struct Turned {
+  Turned(std::vector<double> variances, std::vector<double> stiffness, double angle)
+      : variances_(std::move(variances)), stiffness_(std::move(stiffness)), angle_(angle) {}
+
+  Index dim() const { return static_cast<Index>(variances_.size()); }
+  Density start() const {
+    return Density::gaussian(std::vector<double>(variances_.size(), 0.0), turned(variances_));
+  }
+  Functional well() const {
+    const Matrix<double> s = turned(stiffness_);
+    std::string text;
+    char part[64];
+    for (Index a = 0; a < dim(); ++a) {
+      for (Index b = 0; b < dim(); ++b) {
+        std::snprintf(part, sizeof part, "%s%.17g*x[%d]*x[%d]", text.empty() ? "" : " + ", s(a, b) / 2,
+                      static_cast<int>(a), static_cast<int>(b));
+        text += part;
+      }
+    }
+    return potential(text, static_cast<int>(dim()));
+  }
+  /// Standard deviation along axis k.
+  double deviation(const Matrix<double>& x, Index k) const {
+    const Matrix<double> q = axes();
+    Matrix<double> along(x.rows(), 1);
+    for (Index i = 0; i < x.rows(); ++i) {
+      for (Index a = 0; a < dim(); ++a) along(i, 0) += q(a, k) * x(i, a);
+    }
+    return std::sqrt(variance_of(along));
+  }
+  /// The same of the exact iterates with `weight` times the entropy: s (1/tau + S) - s_before/tau = weight/s.
+  double exact(Index k, double weight, double tau, int steps) const {
+    double s = std::sqrt(variances_[static_cast<std::size_t>(k)]);
+    const double a = 1 / tau + stiffness_[static_cast<std::size_t>(k)];
+    for (int step = 0; step < steps; ++step)
+      s = (s / tau + std::sqrt(s * s / (tau * tau) + 4 * a * weight)) / (2 * a);
+    return s;
+  }
+
+ private:
+  Matrix<double> axes() const {
+    Matrix<double> q(dim(), dim());
+    for (Index a = 0; a < dim(); ++a) q(a, a) = 1;
+    q(0, 0) = q(1, 1) = std::cos(angle_);
+    q(0, 1) = -std::sin(angle_);
+    q(1, 0) = std::sin(angle_);
+    return q;
+  }
+  Matrix<double> turned(const std::vector<double>& diagonal) const {
+    const Matrix<double> q = axes();
+    Matrix<double> out(dim(), dim());
+    for (Index a = 0; a < dim(); ++a) {
+      for (Index b = 0; b <= a; ++b) {
+        for (Index k = 0; k < dim(); ++k)
+          out(a, b) += q(a, k) * diagonal[static_cast<std::size_t>(k)] * q(b, k);
+        out(b, a) = out(a, b);
+      }
+    }
+    return out;
+  }
+
+  std::vector<double> variances_, stiffness_;
+  double angle_;
+};
+
+TEST_CASE("coordinates of different units: every axis is right, or the step is said not to be solved") {
+  struct Case {
+    std::vector<double> variances, stiffness;
+    double angle, weight, tau;
+  };
+  const std::vector<Case> cases{
+      {{4e-6, 4, 4e6}, {1e6, 1, 1e-6}, 0, 1, 0.1},
+      {{4e-4, 4, 4e4}, {1e4, 1, 1e-4}, 0, 1, 1e-3},
+      {{1e8, 1}, {1, 1}, 0, 0.1, 0.1},
+      {{1e6, 1}, {1, 1}, 0.7, 0.1, 0.1},
+      {{4e-4, 4}, {1e4, 1}, 0.7, 1, 0.01},
+      {{1e4, 1}, {1, 1}, 0, 0.1, 0.1},
+      {{1, 1}, {1e6, 1}, 0, 0.2, 0.1},
+  };
+  for (const Case& c : cases) {
+    const Turned gaussian(c.variances, c.stiffness, c.angle);
+    const Density start = gaussian.start();
+    const Functional f = c.weight * entropy() + gaussian.well();
+    const Cloud cloud = start.sample(500, Sampling::whitened, 2);
+    CAPTURE(c.variances[0]);
+    CAPTURE(c.angle);
+    FlowOptions options = basic(c.tau, {16});
+    constexpr int kSteps = 4;
+    for (const int rank : {0, static_cast<int>(gaussian.dim())}) {
+      CAPTURE(rank);
+      options.network.quadratic_rank = rank;
+      const Outcome out = run(f, cloud, options, kSteps, &start);
+      if (rank > 0) CHECK(out.solved);  // maps between Gaussians are quadratic
+      for (Index k = 0; out.solved && k < gaussian.dim(); ++k) {
+        CAPTURE(k);
+        CHECK_REL(gaussian.deviation(out.x, k), gaussian.exact(k, c.weight, c.tau, kSteps), 0.03);
+      }
+    }
+  }
+}
+
+TEST_CASE("a long way along one coordinate hides nothing of another") {
+  const Density start = Density::gaussian(2, 0, 1);
+  FlowOptions options = basic(0.1, {16});
+  options.network.quadratic_rank = 2;
+  const Cloud cloud = start.sample(500, Sampling::whitened, 1);
+  double deviation[2] = {};
+  bool solved[2] = {};
+  for (const int far : {0, 1}) {
+    const Functional f =
+        0.1 * entropy() +
+        potential("0.25*(x[0]^2 - 1)^2 + x[0]^2 + 0.5*(x[1] - " + std::to_string(100 * far) + ")^2", 2);
+    const Outcome out = run(f, cloud, options, 10, &start);
+    deviation[far] = std::sqrt(variance_of(out.x, 0));
+    solved[far] = out.solved;
+  }
+  CAPTURE(deviation[0]);
+  CAPTURE(deviation[1]);
+  // The coordinates do not know of each other.
+  CHECK((!solved[1] || std::abs(deviation[1] / deviation[0] - 1) < 0.03));
+
+  // From 1e5 deviations away, as maps between Gaussians do.
+  const Density away = Density::gaussian(2, 1e5, 1);
+  options.network.hidden = {16};
+  const Functional well = 0.1 * entropy() + potential("0.5*sum(x^2)", 2);
+  const Outcome out = run(well, away.sample(500, Sampling::whitened, 1), options, 5, &away);
+  double s = 1;
+  for (int k = 0; k < 5; ++k) s = (10 * s + std::sqrt(100 * s * s + 4 * 11 * 0.1)) / 22;
+  for (const Index c : {0, 1})
+    CHECK((!out.solved || std::abs(std::sqrt(variance_of(out.x, c)) / s - 1) < 0.05));
+}
+
+TEST_CASE("what nothing is known of is not solved") {
+  const Density start = Density::gaussian(1, 0, 1);
+  FlowOptions options = basic(0.1, {16});
+  options.network.quadratic_rank = 1;
+  const Outcome out = run(0.1 * entropy() + potential("0.25*sum(x^4)", 1),
+                          start.sample(1, Sampling::random, 1), options, 2, &start);
+  CHECK(!out.solved);
 }
 
 TEST_CASE("steps of the particles themselves: exact, as reported, and the same after a restart") {

@@ -644,8 +644,7 @@ typename Flow<T>::State::Candidate Flow<T>::State::judge(const InnerTask& task, 
       objective, {task.cloud, out.moved.cloud, task.tau, decrease, task.noise, options.inner.accept},
       judged_base.resident ? judged.centres() : out.judged.centres_of(judged_base), out.judged, options.seed,
       exact, team);
-  const double accept = options.inner.accept;
-  out.solved = !(out.missed.worst_share() > accept) && !(out.missed.displacement > 10 * accept);
+  out.solved = out.missed.solved(options.inner.accept);
   return out;
 }
 
@@ -661,7 +660,10 @@ void Flow<T>::State::consider(Search& search, Solution solution, InnerOptions::S
   std::optional<Candidate>& best = search.best;
   const auto better = [&] {
     if (found.solved != best->solved) return found.solved;
-    const double mine = found.missed.worst_share(), other = best->missed.worst_share();
+    const auto share = [](const Missed& missed) {
+      return std::isnan(missed.worst_share()) ? 1 : missed.worst_share();
+    };
+    const double mine = share(found.missed), other = share(best->missed);
     if (found.missed.basis == Missed::Basis::residual && mine != other) return mine < other;
     return found.moved.value() < best->moved.value();
   };

@@ -70,8 +70,7 @@ bool Flow<T>::State::move_particles(Trajectory& next, StepReport& report) {
     report.floor = missed.floor;
     report.missed_share = missed.share;
     report.displacement_error = missed.displacement;
-    report.solved =
-        !(missed.worst_share() > options.inner.accept) && !(missed.displacement > 10 * options.inner.accept);
+    report.solved = missed.solved(options.inner.accept);
     if (!report.solved && options.inner.on_unsolved == InnerOptions::OnUnsolved::stop)
       throw NumericalError("flow: step " + std::to_string(steps + 1) + " is not solved: it misses " +
                            show(100 * missed.worst_share()) +

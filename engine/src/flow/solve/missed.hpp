@@ -2,6 +2,7 @@
 // What a step has missed: a certificate that does not depend on how the step was solved. For .cpp files only.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -133,6 +134,12 @@ struct Missed {
       false;  // the cloud itself has next to nothing of what is missed to gain: more gradients will not find it
 
   double worst_share() const { return std::fmax(share, held_out); }
+  /// What is not known is not solved: where no score is finite, say.
+  bool solved(double accept) const {
+    const double worst = worst_share();
+    return std::isfinite(worst) && worst <= accept &&
+           (std::isnan(displacement) || displacement <= 10 * accept);
+  }
 };
 
 /// The step from `base` to `y`, the cloud's images with their log-densities.
