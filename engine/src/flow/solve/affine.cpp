@@ -59,6 +59,8 @@ class Search {
   /// Whether curvatures differ by more than kStiff.
   bool stiff() const { return !units_.empty(); }
   double narrowest() const { return narrowest_; }
+  /// What a Newton step from the identity moves the axis by that it moves most; NaN where it is not known.
+  double newton() const { return newton_; }
 
   std::size_t size() const {
     const Index stretch = !options_.stretches ? 0 : options_.full ? d_ * d_ : 1;
@@ -225,6 +227,16 @@ class Search {
                                      std::abs(virial[j]) * width[k] / width[j] + 2 * std::abs(pressure_);
       }
     }
+    newton_ = 0;
+    for (Index k = 0; k < d_; ++k) {
+      double sum = 0;  // of A, by B and its transpose
+      for (Index j = 0; j < d_; ++j) {
+        const Index at = d_ + k * d_ + j;
+        sum += square(gradient[at] / curvature[at]) * (width[j] / width[k]);
+      }
+      newton_ = std::fmax(newton_, std::sqrt(sum));
+      if (std::isnan(sum)) newton_ = sum;
+    }
     for (const double one : curvature) {
       least = std::min(least, one);
       most = std::max(most, one);
@@ -245,7 +257,11 @@ class Search {
     if (!options_.stretches) return;
     if (virial_) {
       const Matrix<double> along = rotated(by_matrix, false);
-      for (Index k = 0; k < d_; ++k) (*virial_)[static_cast<std::size_t>(k)] = along(k, k);
+      for (Index k = 0; k < d_; ++k) {
+        (*virial_)[static_cast<std::size_t>(k)] = along(k, k);
+        for (Index j = 0; j < d_; ++j)
+          gradient[d_ + k * d_ + j] = along(k, j) + along(j, k) - (k == j ? 2 * pressure : 0);
+      }
       pressure_ = pressure;
       return;
     }
@@ -289,6 +305,7 @@ class Search {
   std::vector<double> units_;              // of the parameters; empty: 1, and in the coordinates of the cloud
   std::vector<double>* virial_ = nullptr;  // where find_units() is asking
   double pressure_ = 0, narrowest_ = 1;
+  double newton_ = std::numeric_limits<double>::quiet_NaN();
   std::unique_ptr<ResidentCloud::Affine> resident_;
 };
 
@@ -324,6 +341,7 @@ AffineMap best_affine(const Objective& objective, const CloudView& x, const Clou
   }
   Search& search = *where;
   std::vector<double> p = search.start();
+  if (search.newton() <= used.negligible) return search.map(p.data());
   const std::vector<double> lower(p.size(), -std::numeric_limits<double>::infinity());
   const std::vector<double> metric(p.size(), 1.0);
   const BoundedProblem<double> problem{

@@ -26,6 +26,9 @@ struct AffineOptions {
   double least = 0;        // lower bound of the eigenvalues of A
   Index particles = 1024;  // most that the search looks at; fewer where there are pairs
   int evaluations = 25;
+  /// The identity is good enough where a Newton step from it, whose curvatures are estimates, would move no axis by more than
+  /// this, in its deviations and without translation; only with `full`.
+  double negligible = 0;
   std::uint64_t seed = 0;  // of the particles that stand for all
 };
 

@@ -461,7 +461,10 @@ double pressure_of(const Objective& objective, const CloudView& y, const CloudOb
 
 /// What a step may miss in a single axis, of the cloud's deviation there: less is not looked at.
 constexpr double kAxisFloor = 0.01;
-constexpr Index kAxisRows = 4096;
+/// Particles that axes are judged on: covariances take rows times d^2.
+Index axis_rows(Index d) {
+  return std::min<Index>(4096, std::max<Index>(8 * d, 131072 / d));
+}
 
 /// The principal axes of some particles, in columns, and deviations along them.
 struct Axes {
@@ -556,16 +559,21 @@ double axis_share(const AlongAxes& missed, const AlongAxes& done, Index axes, do
 double axis_displacement(const Objective& objective, const JudgedStep& step, std::uint64_t seed,
                          const Operations<double>& ops, Team& team) {
   const Index n = step.y.rows(), d = step.y.cols();
-  const std::vector<Index> rows = spread(n, kAxisRows, seed);
+  const std::vector<Index> rows = spread(n, axis_rows(d), seed);
   const Matrix<double> y = step.y.take(rows), base = step.base.take(rows);
   const Index count = y.rows();
   if (count < 4 * d) return 0;
   const Axes axes(y, least_width(objective));
   if (axes.size() == 0) return 0;
-  const AffineMap more =
-      best_affine(objective, step.y, step.base, step.tau,
-                  {.full = true, .least = 1e-6, .particles = kAxisRows, .evaluations = 25, .seed = seed},
-                  for_few_points(ops), team);
+  const double noise = count < n ? 2 / std::sqrt(static_cast<double>(count)) : 0;
+  const AffineMap more = best_affine(objective, step.y, step.base, step.tau,
+                                     {.full = true,
+                                      .least = 1e-6,
+                                      .particles = axis_rows(d),
+                                      .evaluations = 25,
+                                      .negligible = (kAxisFloor + noise) / 3,
+                                      .seed = seed},
+                                     for_few_points(ops), team);
   Matrix<double> stretch(d, d), half(d, d);  // in the axes
   for (Index a = 0; a < d; ++a) {
     for (Index k = 0; k < d; ++k) {
@@ -577,7 +585,6 @@ double axis_displacement(const Objective& objective, const JudgedStep& step, std
       for (Index a = 0; a < d; ++a) stretch(j, k) += axes.vectors(a, j) * half(a, k);
     }
   }
-  const double noise = count < n ? 2 / std::sqrt(static_cast<double>(count)) : 0;
   std::vector<double> way(static_cast<std::size_t>(d));
   AlongAxes done(axes);
   for (Index i = 0; i < count; ++i) {
@@ -892,7 +899,7 @@ Missed missed_of_all(const Objective& objective, const JudgedStep& step, const M
   const Matrix<double> hessians = potential_hessians(objective, z, 1e-4 * length, ops, team);
   double gain[2] = {}, distance[2] = {}, moved[2] = {}, count[2] = {};
   std::vector<double> move(static_cast<std::size_t>(d)), way(move);
-  const Axes axes(step.y.subset(kAxisRows, seed), least_width(objective));
+  const Axes axes(step.y.subset(axis_rows(d), seed), least_width(objective));
   AlongAxes missed_along[2] = {AlongAxes(axes), AlongAxes(axes)},
             done_along[2] = {missed_along[0], missed_along[0]};
   Matrix<double> moves(kBatches, d), gains(kBatches, kBatches), distances(kBatches, kBatches);
