@@ -603,6 +603,15 @@ TEST_CASE("a long way along one coordinate hides nothing of another") {
     CHECK((!out.solved || std::abs(std::sqrt(variance_of(out.x, c)) / s - 1) < 0.05));
 }
 
+TEST_CASE("an axis that collapses, as it should, is no fault") {
+  FlowOptions options = basic(0.1, {16});
+  options.network.quadratic_rank = 2;
+  const Outcome out = run(potential("0.5*(x[0] - 3)^2 + 50*x[1]^2", 2),
+                          Density::gaussian(2, 0, 1).sample(500, Sampling::whitened, 1), options, 10);
+  CHECK(out.solved);
+  CHECK_REL(std::sqrt(variance_of(out.x, 0)), std::pow(1.1, -10), 1e-3);
+}
+
 TEST_CASE("what nothing is known of is not solved") {
   const Density start = Density::gaussian(1, 0, 1);
   FlowOptions options = basic(0.1, {16});

@@ -321,23 +321,30 @@ AffineMap best_affine(const Objective& objective, const CloudView& x, const Clou
   if (!objective.divergence.empty()) count = std::min<Index>(count, 256);
   AffineOptions used = options;
   if (count < 4 * x.cols() || x.rows() < 4 * x.cols()) used.full = false;  // too few for a whole matrix
-  const auto on_device = [&]() -> std::optional<Search> {
-    if (!x.resident() || !from.resident() || !has_residuals(objective) || x.cols() > kResidentDim)
-      return std::nullopt;
-    return where_there_is_room([&] {
-      const auto some = x.resident()->subset(count, options.seed);
-      const auto some_from = &from == &x ? some : from.resident()->subset(count, options.seed);
-      return Search(objective, *some, some_from, tau, used, ops, team);
-    });
-  };
-  std::optional<Search> where = on_device();
-  if (!where) {
-    const std::vector<Index> rows = spread(x.rows(), count, options.seed);
+  std::optional<Search> where;
+  const auto search_on = [&](Index rows_wanted) {
+    where.reset();
+    if (x.resident() && from.resident() && has_residuals(objective) && x.cols() <= kResidentDim) {
+      const auto made = where_there_is_room([&] {
+        const auto some = x.resident()->subset(rows_wanted, options.seed);
+        const auto some_from = &from == &x ? some : from.resident()->subset(rows_wanted, options.seed);
+        where.emplace(objective, *some, some_from, tau, used, ops, team);
+        return true;
+      });
+      if (made) return;
+      where.reset();
+    }
+    const std::vector<Index> rows = spread(x.rows(), rows_wanted, options.seed);
     std::vector<double> some_density;
     Matrix<double> some = x.take(rows, &some_density);
     Matrix<double> some_from = &from == &x ? some : from.take(rows);
     where.emplace(objective, std::move(some), std::move(some_density), std::move(some_from), tau, used, ops,
                   team);
+  };
+  search_on(count);
+  if (where->stiff() && count < x.rows() && objective.interaction.empty() && objective.divergence.empty()) {
+    // What some particles leave open in a narrow axis, no gradient of the network will find in a wide one's units.
+    search_on(std::max(count, 1048576 / (x.cols() * x.cols())));
   }
   Search& search = *where;
   std::vector<double> p = search.start();

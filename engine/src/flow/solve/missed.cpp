@@ -469,7 +469,8 @@ Index axis_rows(Index d) {
 /// The principal axes of some particles, in columns, and deviations along them.
 struct Axes {
   Matrix<double> vectors;
-  std::vector<double> mean, deviation;  // 0: of no width
+  std::vector<double> mean, own;
+  std::vector<double> deviation;  // what axes are judged in, at least `width` of the cloud; 0: of no width
 
   /// Without internal energies nothing keeps a cloud wide, and `width`, of its size, is enough to be exact to.
   Axes(const Matrix<double>& y, double width) : mean(moments(y).mean) {
@@ -497,8 +498,8 @@ struct Axes {
     for (const double value : found.values) trace += std::max(value, 0.0);
     const double least = width * largest * std::sqrt(trace / static_cast<double>(n * d));
     for (const double value : found.values) {
-      const double own = largest * std::sqrt(std::max(value, 0.0) / static_cast<double>(n));
-      deviation.push_back(own > rounding ? std::max(own, least) : 0);
+      own.push_back(largest * std::sqrt(std::max(value, 0.0) / static_cast<double>(n)));
+      deviation.push_back(own.back() > rounding ? std::max(own.back(), least) : 0);
     }
   }
 
@@ -511,8 +512,9 @@ struct Axes {
   }
 };
 
+/// Of axes, in sizes of the cloud: without internal energies nothing keeps an axis wide, and kRoundedMove of the cloud is enough.
 double least_width(const Objective& objective) {
-  return objective.internal.empty() ? kRoundedMove : 0;
+  return objective.internal.empty() ? kRoundedMove / kAxisFloor : 0;
 }
 
 /// Displacements by axis without translation, in deviations of the cloud along each.
@@ -596,7 +598,7 @@ double axis_displacement(const Objective& objective, const JudgedStep& step, std
     const double width = axes.deviation[static_cast<std::size_t>(k)];
     double missed = 0;
     for (Index j = 0; width > 0 && j < d; ++j)
-      missed += square(stretch(k, j) * (axes.deviation[static_cast<std::size_t>(j)] / width));
+      missed += square(stretch(k, j) * (axes.own[static_cast<std::size_t>(j)] / width));
     worst = std::max(worst, axis_share(std::sqrt(missed), done.size(k), kAxisFloor + noise));
   }
   return worst;
