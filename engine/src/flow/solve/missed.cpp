@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "engine/src/flow/solve/affine.hpp"
+#include "engine/src/flow/solve/axes.hpp"
 #include "engine/src/flow/solve/scale.hpp"
 #include "engine/src/flow/state.hpp"
 #include "kernels/base/moments.hpp"
@@ -459,151 +460,6 @@ double pressure_of(const Objective& objective, const CloudView& y, const CloudOb
   return evaluation.internal(y.log_density(), team).pressure;
 }
 
-/// What a step may miss in a single axis, of the cloud's deviation there: less is not looked at.
-constexpr double kAxisFloor = 0.01;
-/// Particles that axes are judged on: covariances take rows times d^2.
-Index axis_rows(Index d) {
-  return std::min<Index>(4096, std::max<Index>(8 * d, 131072 / d));
-}
-
-/// The principal axes of some particles, in columns, and deviations along them.
-struct Axes {
-  Matrix<double> vectors;
-  std::vector<double> mean, own;
-  std::vector<double> deviation;  // what axes are judged in, at least `width` of the cloud; 0: of no width
-
-  /// Without internal energies nothing keeps a cloud wide, and `width`, of its size, is enough to be exact to.
-  Axes(const Matrix<double>& y, double width) : mean(moments(y).mean) {
-    const Index n = y.rows(), d = y.cols();
-    double largest = 0, farthest = 0, trace = 0;
-    for (Index i = 0; i < n; ++i) {
-      for (Index a = 0; a < d; ++a) {
-        largest = std::max(largest, std::abs(y(i, a) - mean[a]));
-        farthest = std::max(farthest, std::abs(y(i, a)));
-      }
-    }
-    // A cloud in one place, to the rounding of its coordinates.
-    const double rounding = 64 * std::numeric_limits<double>::epsilon() * farthest;
-    if (!(largest > rounding) || !std::isfinite(largest)) return;
-    Matrix<double> covariance(d, d);
-    for (Index i = 0; i < n; ++i) {
-      for (Index a = 0; a < d; ++a) {
-        for (Index b = 0; b <= a; ++b)
-          covariance(a, b) += (y(i, a) - mean[a]) / largest * ((y(i, b) - mean[b]) / largest);
-      }
-    }
-    dense::SymmetricEigen found = dense::symmetric_eigen(covariance, true);
-    if (!found.converged) return;
-    vectors = std::move(found.vectors);
-    for (const double value : found.values) trace += std::max(value, 0.0);
-    const double least = width * largest * std::sqrt(trace / static_cast<double>(n * d));
-    for (const double value : found.values) {
-      own.push_back(largest * std::sqrt(std::max(value, 0.0) / static_cast<double>(n)));
-      deviation.push_back(own.back() > rounding ? std::max(own.back(), least) : 0);
-    }
-  }
-
-  Index size() const { return static_cast<Index>(deviation.size()); }
-  /// Along axis k.
-  double along(Index k, const double* v) const {
-    double sum = 0;
-    for (Index a = 0; a < size(); ++a) sum += vectors(a, k) * v[a];
-    return sum;
-  }
-};
-
-/// Of axes, in sizes of the cloud: without internal energies nothing keeps an axis wide, and kRoundedMove of the cloud is enough.
-double least_width(const Objective& objective) {
-  return objective.internal.empty() ? kRoundedMove / kAxisFloor : 0;
-}
-
-/// Displacements by axis without translation, in deviations of the cloud along each.
-class AlongAxes {
- public:
-  explicit AlongAxes(const Axes& axes) : axes_(axes), mean_(axes.deviation.size(), 0.0), square_(mean_) {}
-
-  void add(const double* v, double weight) {
-    weight_ += weight;
-    for (Index k = 0; k < axes_.size(); ++k) {
-      const double width = axes_.deviation[static_cast<std::size_t>(k)];
-      const double part = width > 0 ? axes_.along(k, v) / width : 0;
-      // Welford's update: a long way is no rounding of what is left without it.
-      const double off = part - mean_[static_cast<std::size_t>(k)];
-      mean_[static_cast<std::size_t>(k)] += weight / weight_ * off;
-      square_[static_cast<std::size_t>(k)] += weight * off * (part - mean_[static_cast<std::size_t>(k)]);
-    }
-  }
-  /// Root mean square along axis k.
-  double size(Index k) const {
-    return weight_ > 0 ? std::sqrt(std::max(0.0, square_[static_cast<std::size_t>(k)] / weight_)) : 0;
-  }
-
- private:
-  const Axes& axes_;
-  std::vector<double> mean_, square_;
-  double weight_ = 0;
-};
-
-/// The share of the way that is left in one axis, of what is missed and done there; 0 where it is not worth a word.
-double axis_share(double missed, double done, double floor) {
-  return missed > floor ? missed / std::hypot(missed, done) : 0;
-}
-
-/// The largest of all axes.
-double axis_share(const AlongAxes& missed, const AlongAxes& done, Index axes, double floor) {
-  double worst = 0;
-  for (Index k = 0; k < axes; ++k) worst = std::max(worst, axis_share(missed.size(k), done.size(k), floor));
-  return worst;
-}
-
-/// The best affine map after the step, by axes: the share of the way there that is left. Decreases of F add up over all axes, so
-/// that those of one say nothing where those of another are much larger; this says it of each, in every unit.
-double axis_displacement(const Objective& objective, const JudgedStep& step, std::uint64_t seed,
-                         const Operations<double>& ops, Team& team) {
-  const Index n = step.y.rows(), d = step.y.cols();
-  const std::vector<Index> rows = spread(n, axis_rows(d), seed);
-  const Matrix<double> y = step.y.take(rows), base = step.base.take(rows);
-  const Index count = y.rows();
-  if (count < 4 * d) return 0;
-  const Axes axes(y, least_width(objective));
-  if (axes.size() == 0) return 0;
-  const double noise = count < n ? 2 / std::sqrt(static_cast<double>(count)) : 0;
-  const AffineMap more = best_affine(objective, step.y, step.base, step.tau,
-                                     {.full = true,
-                                      .least = 1e-6,
-                                      .particles = axis_rows(d),
-                                      .evaluations = 25,
-                                      .negligible = (kAxisFloor + noise) / 3,
-                                      .seed = seed},
-                                     for_few_points(ops), team);
-  Matrix<double> stretch(d, d), half(d, d);  // in the axes
-  for (Index a = 0; a < d; ++a) {
-    for (Index k = 0; k < d; ++k) {
-      for (Index b = 0; b < d; ++b) half(a, k) += (more.matrix(a, b) - (a == b ? 1 : 0)) * axes.vectors(b, k);
-    }
-  }
-  for (Index j = 0; j < d; ++j) {
-    for (Index k = 0; k < d; ++k) {
-      for (Index a = 0; a < d; ++a) stretch(j, k) += axes.vectors(a, j) * half(a, k);
-    }
-  }
-  std::vector<double> way(static_cast<std::size_t>(d));
-  AlongAxes done(axes);
-  for (Index i = 0; i < count; ++i) {
-    for (Index a = 0; a < d; ++a) way[a] = y(i, a) - base(i, a);
-    done.add(way.data(), 1);
-  }
-  double worst = 0;
-  for (Index k = 0; k < d; ++k) {
-    const double width = axes.deviation[static_cast<std::size_t>(k)];
-    double missed = 0;
-    for (Index j = 0; width > 0 && j < d; ++j)
-      missed += square(stretch(k, j) * (axes.own[static_cast<std::size_t>(j)] / width));
-    worst = std::max(worst, axis_share(std::sqrt(missed), done.size(k), kAxisFloor + noise));
-  }
-  return worst;
-}
-
 /// The slope of F + transport on the cloud itself along smooth displacements, which needs no score: what gradients can
 /// still see. Its sampling noise is that of the cloud, as in the search.
 std::vector<double> cloud_slopes(const Objective& objective, const JudgedStep& step,
@@ -901,7 +757,7 @@ Missed missed_of_all(const Objective& objective, const JudgedStep& step, const M
   const Matrix<double> hessians = potential_hessians(objective, z, 1e-4 * length, ops, team);
   double gain[2] = {}, distance[2] = {}, moved[2] = {}, count[2] = {};
   std::vector<double> move(static_cast<std::size_t>(d)), way(move);
-  const Axes axes(step.y.subset(axis_rows(d), seed), least_width(objective));
+  const Axes axes(step.y.subset(axis_rows(d), seed), objective);
   AlongAxes missed_along[2] = {AlongAxes(axes), AlongAxes(axes)},
             done_along[2] = {missed_along[0], missed_along[0]};
   Matrix<double> moves(kBatches, d), gains(kBatches, kBatches), distances(kBatches, kBatches);

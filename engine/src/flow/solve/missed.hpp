@@ -117,7 +117,7 @@ struct Missed {
   double share = std::numeric_limits<double>::quiet_NaN();     // on particles of the cloud
   double held_out = std::numeric_limits<double>::quiet_NaN();  // on others; NaN where there are none
   /// Root mean square distance to the optimum, relative to the step's: sees soft directions beside stiff ones. Also
-  /// in each principal axis of the cloud alone, without translation (see axis_displacement()): a wide axis, a stiff one or a long
+  /// in each principal axis of the cloud alone, without translation (engine/src/flow/solve/axes.hpp): a wide axis, a stiff one or a long
   /// way hides no other.
   double displacement = std::numeric_limits<double>::quiet_NaN();
 

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+#include "engine/src/flow/solve/axes.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "engine/src/flow/solve/affine.hpp"
+#include "engine/src/flow/solve/scale.hpp"
+#include "engine/src/flow/state.hpp"
+#include "kernels/base/moments.hpp"
+#include "kernels/base/subset.hpp"
+#include "solvers/dense.hpp"
+
+namespace brenier {
+namespace {
+
+/// Of one axis.
+double share_of(double missed, double done, double floor) {
+  return missed > floor ? missed / std::hypot(missed, done) : 0;
+}
+
+}  // namespace
+
+Index axis_rows(Index d) {
+  return std::min<Index>(4096, std::max<Index>(8 * d, 131072 / d));
+}
+
+Axes::Axes(const Matrix<double>& y, const Objective& objective) {
+  const Index n = y.rows(), d = y.cols();
+  const std::vector<double> mean = moments(y).mean;
+  double largest = 0, farthest = 0, trace = 0;
+  for (Index i = 0; i < n; ++i) {
+    for (Index a = 0; a < d; ++a) {
+      largest = std::max(largest, std::abs(y(i, a) - mean[a]));
+      farthest = std::max(farthest, std::abs(y(i, a)));
+    }
+  }
+  // A cloud in one place, to the rounding of its coordinates.
+  const double rounding = 64 * std::numeric_limits<double>::epsilon() * farthest;
+  if (!(largest > rounding) || !std::isfinite(largest)) return;
+  Matrix<double> covariance(d, d);
+  for (Index i = 0; i < n; ++i) {
+    for (Index a = 0; a < d; ++a) {
+      for (Index b = 0; b <= a; ++b)
+        covariance(a, b) += (y(i, a) - mean[a]) / largest * ((y(i, b) - mean[b]) / largest);
+    }
+  }
+  dense::SymmetricEigen found = dense::symmetric_eigen(covariance, true);
+  if (!found.converged) return;
+  vectors = std::move(found.vectors);
+  for (const double value : found.values) trace += std::max(value, 0.0);
+  const double width = objective.internal.empty() ? kRoundedMove / kAxisFloor : 0;
+  const double least = width * largest * std::sqrt(trace / static_cast<double>(n * d));
+  for (const double value : found.values) {
+    own.push_back(largest * std::sqrt(std::max(value, 0.0) / static_cast<double>(n)));
+    deviation.push_back(own.back() > rounding ? std::max(own.back(), least) : 0);
+  }
+}
+
+double Axes::along(Index k, const double* v) const {
+  double sum = 0;
+  for (Index a = 0; a < size(); ++a) sum += vectors(a, k) * v[a];
+  return sum;
+}
+
+void AlongAxes::add(const double* v, double weight) {
+  weight_ += weight;
+  for (Index k = 0; k < axes_->size(); ++k) {
+    const double width = axes_->deviation[static_cast<std::size_t>(k)];
+    const double part = width > 0 ? axes_->along(k, v) / width : 0;
+    // Welford's update: a long way is no rounding of what is left without it.
+    const double off = part - mean_[static_cast<std::size_t>(k)];
+    mean_[static_cast<std::size_t>(k)] += weight / weight_ * off;
+    square_[static_cast<std::size_t>(k)] += weight * off * (part - mean_[static_cast<std::size_t>(k)]);
+  }
+}
+
+double AlongAxes::size(Index k) const {
+  return weight_ > 0 ? std::sqrt(std::max(0.0, square_[static_cast<std::size_t>(k)] / weight_)) : 0;
+}
+
+double axis_share(const AlongAxes& missed, const AlongAxes& done, Index axes, double floor) {
+  double worst = 0;
+  for (Index k = 0; k < axes; ++k) worst = std::max(worst, share_of(missed.size(k), done.size(k), floor));
+  return worst;
+}
+
+double axis_displacement(const Objective& objective, const JudgedStep& step, std::uint64_t seed,
+                         const Operations<double>& ops, Team& team) {
+  const Index n = step.y.rows(), d = step.y.cols();
+  const std::vector<Index> rows = spread(n, axis_rows(d), seed);
+  const Matrix<double> y = step.y.take(rows), base = step.base.take(rows);
+  const Index count = y.rows();
+  if (count < 4 * d) return 0;
+  const Axes axes(y, objective);
+  if (axes.size() == 0) return 0;
+  const double noise = count < n ? 2 / std::sqrt(static_cast<double>(count)) : 0;
+  const AffineMap more = best_affine(objective, step.y, step.base, step.tau,
+                                     {.full = true,
+                                      .least = 1e-6,
+                                      .particles = axis_rows(d),
+                                      .evaluations = 25,
+                                      .negligible = (kAxisFloor + noise) / 3,
+                                      .seed = seed},
+                                     for_few_points(ops), team);
+  Matrix<double> stretch(d, d), half(d, d);  // in the axes
+  for (Index a = 0; a < d; ++a) {
+    for (Index k = 0; k < d; ++k) {
+      for (Index b = 0; b < d; ++b) half(a, k) += (more.matrix(a, b) - (a == b ? 1 : 0)) * axes.vectors(b, k);
+    }
+  }
+  for (Index j = 0; j < d; ++j) {
+    for (Index k = 0; k < d; ++k) {
+      for (Index a = 0; a < d; ++a) stretch(j, k) += axes.vectors(a, j) * half(a, k);
+    }
+  }
+  std::vector<double> way(static_cast<std::size_t>(d));
+  AlongAxes done(axes);
+  for (Index i = 0; i < count; ++i) {
+    for (Index a = 0; a < d; ++a) way[a] = y(i, a) - base(i, a);
+    done.add(way.data(), 1);
+  }
+  double worst = 0;
+  for (Index k = 0; k < d; ++k) {
+    const double width = axes.deviation[static_cast<std::size_t>(k)];
+    double missed = 0;
+    for (Index j = 0; width > 0 && j < d; ++j)
+      missed += square(stretch(k, j) * (axes.own[static_cast<std::size_t>(j)] / width));
+    worst = std::max(worst, share_of(std::sqrt(missed), done.size(k), kAxisFloor + noise));
+  }
+  return worst;
+}
+
+}  // namespace brenier
