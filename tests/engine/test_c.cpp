@@ -312,6 +312,9 @@ TEST_CASE("maps, densities and samples through C") {
   for (brenier_maps* one : {maps, back, lawless}) brenier_maps_destroy(one);
 
   // A cloud of the host has another law, also in a flow that goes on from a checkpoint of it.
+  void* first = nullptr;
+  size_t first_size = 0;
+  REQUIRE(brenier_flow_save(c.flow, &first, &first_size) == BRENIER_OK);
   REQUIRE(brenier_flow_set_cloud(c.flow, 80, BRENIER_DOUBLE, cloud.x.data(), 2, 1,
                                  cloud.log_density.data()) == BRENIER_OK);
   REQUIRE(brenier_flow_step(c.flow) == BRENIER_OK);
@@ -326,7 +329,15 @@ TEST_CASE("maps, densities and samples through C") {
     REQUIRE(brenier_maps_push(maps, 80, BRENIER_DOUBLE, cloud.x.data(), 2, 1, y.data(), 2, 1) == BRENIER_OK);
     CHECK(y == cloud_of(flow));
     brenier_maps_destroy(maps);
+    // Back at the first cloud the law is known again.
+    REQUIRE(brenier_flow_load(flow, first, first_size) == BRENIER_OK);
+    REQUIRE(brenier_maps_of_flow(&maps, flow) == BRENIER_OK);
+    REQUIRE(brenier_maps_sample(maps, 80, 5, BRENIER_DOUBLE, y.data(), 2, 1, density.data()) == BRENIER_OK);
+    CHECK(y == x);
+    CHECK(density == expected);
+    brenier_maps_destroy(maps);
   }
+  brenier_free(first);
 }
 
 TEST_CASE("a function of the host that forgets to write its results is noticed") {

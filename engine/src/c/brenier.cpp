@@ -51,6 +51,7 @@ struct brenier_flow {
   Config config;
   std::optional<Density> law;  // of the cloud that the maps start from
   Matrix<double> start;        // some of that cloud
+  Matrix<double> first;        // some of the cloud that the flow was made with
   std::optional<StepReport> report;
   bool held_out = false;
   mutable std::string json;
@@ -294,15 +295,32 @@ decltype(auto) with(const brenier_flow* flow, Body&& body) {
   return std::visit([&](const auto& one) -> decltype(auto) { return body(std::as_const(*one)); }, flow->flow);
 }
 
-/// Goes on from a checkpoint. The law of the settings is not that of a cloud that was set later.
+/// Particles that densities of order 2 start from.
+Matrix<double> some_of(const CloudView& cloud) {
+  std::vector<Index> rows(static_cast<std::size_t>(std::min<Index>(cloud.rows(), 1024)));
+  const Index n = static_cast<Index>(rows.size());
+  for (Index i = 0; i < n; ++i) rows[static_cast<std::size_t>(i)] = cloud.rows() * i / n;
+  return cloud.take(rows);
+}
+
+/// Goes on from a checkpoint. The law of the settings is that of the first cloud, not of one that was set later.
 void load(brenier_flow* flow, std::span<const std::byte> bytes) {
   with(flow, [&](auto& f) {
     f.load(bytes);
-    if (f.has_initial_cloud()) return;
+    flow->report.reset();
     flow->law.reset();
     flow->held_out = false;
+    if (f.has_initial_cloud()) {
+      flow->start = flow->first;
+      flow->law = flow->config.cloud.density;
+      flow->held_out = flow->config.held_out.particles > 0;
+      return;
+    }
+    // Where it started is not known: the particles now are nearer to it than those of another cloud.
+    flow->start = {};
+    const DeviceScope scope(f.options().device);
+    flow->start = some_of(f.trajectory());
   });
-  flow->report.reset();
 }
 
 /// Errors of what is read from a file name it.
@@ -318,14 +336,6 @@ void from_file(const char* path, Body&& body) {
   } catch (const ValueError& error) {
     throw ValueError(at + error.what());
   }
-}
-
-/// Particles that densities of order 2 start from.
-Matrix<double> some_of(const CloudView& cloud) {
-  std::vector<Index> rows(static_cast<std::size_t>(std::min<Index>(cloud.rows(), 1024)));
-  const Index n = static_cast<Index>(rows.size());
-  for (Index i = 0; i < n; ++i) rows[static_cast<std::size_t>(i)] = cloud.rows() * i / n;
-  return cloud.take(rows);
 }
 
 /// Another cloud, of the host or on the device.
@@ -612,7 +622,7 @@ int brenier_flow_create(brenier_flow** flow, const brenier_settings* settings, p
         cloud = made->config.initial_cloud();
       }
       made->law = made->config.cloud.density;
-      made->start = some_of(cloud.x);
+      made->start = made->first = some_of(cloud.x);
       made->held_out = made->config.held_out.particles > 0;
       if (made->config.precision == "double")
         made->flow = make_flow<double>(*made, std::move(cloud));
