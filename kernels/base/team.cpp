@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "brenier/base/team.hpp"
 
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -14,15 +18,36 @@
 #endif
 
 #include "brenier/base/error.hpp"
+#include "kernels/base/floating_point.hpp"
 
 namespace brenier {
 namespace {
+
+constexpr int kMost = 4096;  // as settings have it
 
 inline void pause_briefly() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #endif
 }
+
+/// While it lives, threads start with the host's signals blocked: these are for threads of the host, which may wait for them
+/// with sigwait(). Signals that a thread causes itself stay, so that a crash is reported as any other.
+class NoSignals {
+ public:
+  NoSignals() {
+    sigset_t all;
+    sigfillset(&all);
+    for (const int own : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGSYS}) sigdelset(&all, own);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~NoSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  NoSignals(const NoSignals&) = delete;
+  NoSignals& operator=(const NoSignals&) = delete;
+
+ private:
+  sigset_t before_;
+};
 
 }  // namespace
 
@@ -45,7 +70,29 @@ struct Team::Workers {
   bool closing = false;
   std::exception_ptr failure;
   bool oversubscribed = false;
+  const pid_t process = getpid();  // that has the threads: fork() does not copy them
   std::vector<std::thread> threads;
+
+  static std::unique_ptr<Workers> start(int size) {
+    auto out = std::make_unique<Workers>();
+    out->oversubscribed = size > available();
+    const NoSignals blocked;
+    try {
+      for (int rank = 1; rank < size; ++rank)
+        out->threads.emplace_back([w = out.get(), rank] { w->work(rank); });
+    } catch (const std::system_error& error) {
+      const std::size_t started = out->threads.size() + 1;
+      out->close();
+      throw NotAvailable("threads = " + std::to_string(size) + ": the system gave " +
+                         std::to_string(started) + " and no more (" + error.what() + "); ask for fewer");
+    } catch (...) {
+      out->close();
+      throw;
+    }
+    return out;
+  }
+
+  bool of_another_process() const { return !threads.empty() && process != getpid(); }
 
   void record_failure() {
     const std::lock_guard lock(mutex);
@@ -63,6 +110,7 @@ struct Team::Workers {
   }
 
   void work(int rank) {
+    const PlainFloatingPoint plain;
     unsigned seen = 0;
     for (;;) {
       const std::function<void(int)>* job = nullptr;
@@ -85,28 +133,31 @@ struct Team::Workers {
 };
 
 Team::Team(int threads) : size_(threads == 0 ? available() : threads) {
-  if (threads < 0) {
-    throw ValueError("threads = " + std::to_string(threads) + "; it must be at least 1, or 0 for all");
+  if (threads < 0 || threads > kMost) {
+    throw ValueError("threads = " + std::to_string(threads) + "; it must be at least 1 and at most " +
+                     std::to_string(kMost) + ", or 0 for all");
   }
-  workers_ = std::make_unique<Workers>();
-  workers_->oversubscribed = size_ > available();
-  try {
-    for (int rank = 1; rank < size_; ++rank) {
-      workers_->threads.emplace_back([w = workers_.get(), rank] { w->work(rank); });
-    }
-  } catch (const std::system_error& error) {
-    const std::size_t started = workers_->threads.size() + 1;
-    workers_->close();
-    throw NotAvailable("threads = " + std::to_string(size_) + ": the system gave " + std::to_string(started) +
-                       " and no more (" + error.what() + "); ask for fewer");
-  }
+  workers_ = Workers::start(size_);
 }
 
 Team::~Team() {
+  // Threads of the parent cannot be joined here, nor what they hold be destroyed.
+  if (workers_->of_another_process()) {
+    static_cast<void>(workers_.release());
+    return;
+  }
   workers_->close();
 }
 
 void Team::run(const std::function<void(int)>& body) {
+  if (workers_->of_another_process()) {
+    std::unique_ptr<Workers> own = Workers::start(size_);
+    static_cast<void>(workers_.release());
+    workers_ = std::move(own);
+    arrived_ = 0;
+  }
+  // As the threads have it: results do not depend on who computes what.
+  const PlainFloatingPoint plain;
   Workers& w = *workers_;
   {
     const std::lock_guard lock(w.mutex);

@@ -1,17 +1,26 @@
 // SPDX-License-Identifier: MIT
 #include "kernels/model/black_box.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <mutex>
 #include <string>
 
 #include "brenier/base/error.hpp"
+#include "kernels/base/floating_point.hpp"
 #include "kernels/base/show.hpp"
 
 namespace brenier {
 namespace {
 
-NumericalError not_a_number(const BlackBoxTerm& term, const char* what, MatrixView<const double> x, Index i) {
+/// `written`: whether any of the numbers is one.
+NumericalError not_a_number(const BlackBoxTerm& term, const char* what, bool written,
+                            MatrixView<const double> x, Index i) {
+  if (!written)
+    return NumericalError("potential " + term.name + ": " + what +
+                          " is NaN at all points of a call: the function must write it " +
+                          "for each of them");
   std::string text = "potential " + term.name + ": " + what + " is NaN at x = (";
   for (Index c = 0; c < x.cols && c < 8; ++c) text += (c > 0 ? ", " : "") + show(x(i, c));
   return NumericalError(text + (x.cols > 8 ? ", ...)" : ")") +
@@ -23,12 +32,23 @@ NumericalError not_a_number(const BlackBoxTerm& term, const char* what, MatrixVi
 void evaluate_black_box(const BlackBoxTerm& term, MatrixView<const double> x, double* value,
                         MatrixView<double> gradient) {
   if (x.rows == 0 || (!value && !gradient)) return;
-  (*term.function)(x, value, gradient);
+  // What the function forgets to write must not be taken for its result.
+  constexpr double unwritten = std::numeric_limits<double>::quiet_NaN();
+  if (value) std::fill_n(value, x.rows, unwritten);
+  for (Index i = 0; gradient && i < x.rows; ++i) std::fill_n(gradient.row(i), x.cols, unwritten);
+  {
+    const HostFloatingPoint host;
+    (*term.function)(x, value, gradient);
+  }
+  const auto is_nan = [](double v) { return std::isnan(v); };
   for (Index i = 0; i < x.rows; ++i) {
-    if (value && std::isnan(value[i])) throw not_a_number(term, "V", x, i);
-    for (Index c = 0; gradient && c < x.cols; ++c) {
-      if (std::isnan(gradient(i, c))) throw not_a_number(term, "the gradient of V", x, i);
-    }
+    if (value && std::isnan(value[i]))
+      throw not_a_number(term, "V", !std::all_of(value, value + x.rows, is_nan), x, i);
+    if (!gradient || std::none_of(gradient.row(i), gradient.row(i) + x.cols, is_nan)) continue;
+    bool written = false;
+    for (Index k = 0; k < x.rows; ++k)
+      written = written || !std::all_of(gradient.row(k), gradient.row(k) + x.cols, is_nan);
+    throw not_a_number(term, "the gradient of V", written, x, i);
   }
 }
 

@@ -71,7 +71,8 @@ std::vector<double> row_sums(MatrixView<const double> x, MatrixView<const double
 
 /// 2 E D(X, Y) - E D(X, X') - E D(Y, Y'), D a function of the squared distance.
 template <class D>
-Estimate two_sample(MatrixView<const double> x, MatrixView<const double> y, Team& team, const D& d) {
+Estimate two_sample(const char* function, MatrixView<const double> x, MatrixView<const double> y, Team& team,
+                    const D& d) {
   /// Half of the statistic's share of each point: mean distance to the others' cloud minus that within its
   /// own.
   const auto shares = [&](MatrixView<const double> own, MatrixView<const double> other) {
@@ -84,7 +85,12 @@ Estimate two_sample(MatrixView<const double> x, MatrixView<const double> y, Team
     return mean_of(across);
   };
   const Estimate of_x = shares(x, y), of_y = shares(y, x);
-  return {of_x.value + of_y.value, 2 * std::hypot(of_x.error, of_y.error)};
+  const Estimate out{of_x.value + of_y.value, 2 * std::hypot(of_x.error, of_y.error)};
+  if (!std::isfinite(out.value))
+    throw NumericalError(
+        std::string(function) +
+        ": squares of the distances are beyond the range of double; choose another unit of length");
+  return out;
 }
 
 }  // namespace
@@ -112,7 +118,7 @@ Estimate kl_divergence(std::span<const double> log_p, std::span<const double> lo
 
 Estimate energy_distance(MatrixView<const double> x, MatrixView<const double> y, Team& team) {
   check_clouds("energy_distance", x, y);
-  return two_sample(x, y, team, [](double square) { return std::sqrt(square); });
+  return two_sample("energy_distance", x, y, team, [](double square) { return std::sqrt(square); });
 }
 
 namespace {
@@ -131,7 +137,7 @@ auto gaussian_kernel(const char* function, double bandwidth) {
 Estimate mmd_squared(MatrixView<const double> x, MatrixView<const double> y, double bandwidth, Team& team) {
   check_clouds("mmd_squared", x, y);
   const auto kernel = gaussian_kernel("mmd_squared", bandwidth);
-  return two_sample(x, y, team, [&](double square) { return -kernel(square); });
+  return two_sample("mmd_squared", x, y, team, [&](double square) { return -kernel(square); });
 }
 
 double mmd_empirical(MatrixView<const double> x, MatrixView<const double> y, double bandwidth, Team& team) {

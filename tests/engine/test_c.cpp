@@ -2,8 +2,13 @@
 // The C interface, from C++: the same numbers as the C++ interface gives, and statuses for all that can go wrong.
 #include <brenier/brenier.h>
 #include <doctest/doctest.h>
+#include <fenv.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <brenier/brenier.hpp>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -41,6 +46,30 @@ dim = 2
 mean = 0.4
 variance = 0.3
 )";
+
+/// Without a function of the host, with two threads.
+constexpr const char* kPlain = R"toml(
+threads = 2
+[cloud]
+density = "gaussian"
+dim = 2
+mean = 0.4
+variance = 0.3
+particles = 300
+[[functional]]
+term = "potential"
+expression = "0.5*sum(x^2)"
+[[functional]]
+term = "entropy"
+[flow]
+tau = 0.05
+order = 2
+[network]
+hidden = [8]
+quadratic_rank = 2
+[inner]
+iterations = 25
+)toml";
 
 struct Host {
   int calls = 0;
@@ -283,6 +312,9 @@ TEST_CASE("maps, densities and samples through C") {
   for (brenier_maps* one : {maps, back, lawless}) brenier_maps_destroy(one);
 
   // A cloud of the host has another law, also in a flow that goes on from a checkpoint of it.
+  void* first = nullptr;
+  size_t first_size = 0;
+  REQUIRE(brenier_flow_save(c.flow, &first, &first_size) == BRENIER_OK);
   REQUIRE(brenier_flow_set_cloud(c.flow, 80, BRENIER_DOUBLE, cloud.x.data(), 2, 1,
                                  cloud.log_density.data()) == BRENIER_OK);
   REQUIRE(brenier_flow_step(c.flow) == BRENIER_OK);
@@ -297,5 +329,328 @@ TEST_CASE("maps, densities and samples through C") {
     REQUIRE(brenier_maps_push(maps, 80, BRENIER_DOUBLE, cloud.x.data(), 2, 1, y.data(), 2, 1) == BRENIER_OK);
     CHECK(y == cloud_of(flow));
     brenier_maps_destroy(maps);
+    // Back at the first cloud the law is known again.
+    REQUIRE(brenier_flow_load(flow, first, first_size) == BRENIER_OK);
+    REQUIRE(brenier_maps_of_flow(&maps, flow) == BRENIER_OK);
+    REQUIRE(brenier_maps_sample(maps, 80, 5, BRENIER_DOUBLE, y.data(), 2, 1, density.data()) == BRENIER_OK);
+    CHECK(y == x);
+    CHECK(density == expected);
+    brenier_maps_destroy(maps);
   }
+  brenier_free(first);
+}
+
+TEST_CASE("a function of the host that forgets to write its results is noticed") {
+  struct Kind {
+    bool value, gradient;
+    const char* text;
+  };
+  for (const Kind& kind : {Kind{false, true, "V is NaN at all points"},
+                           Kind{true, false, "the gradient of V is NaN at all points"}}) {
+    const auto forgets = [](ptrdiff_t n, int d, const double* x, double* v, double* gradient, void* context) {
+      const Kind& writes = *static_cast<const Kind*>(context);
+      Host host;
+      return well(n, d, x, writes.value ? v : nullptr, writes.gradient ? gradient : nullptr, &host);
+    };
+    Settings settings(kSettings);
+    REQUIRE(brenier_settings_potential(settings.handle, "well", forgets, const_cast<Kind*>(&kind), 0) ==
+            BRENIER_OK);
+    brenier_flow* flow = nullptr;
+    const Cloud cloud = start();
+    int status = brenier_flow_create(&flow, settings.handle, cloud.x.rows(), 2, BRENIER_DOUBLE,
+                                     cloud.x.data(), 2, 1, cloud.log_density.data());
+    if (status == BRENIER_OK) status = brenier_flow_step(flow);
+    CHECK_STATUS(status, BRENIER_NUMERICAL_ERROR, kind.text);
+    brenier_flow_destroy(flow);
+  }
+}
+
+TEST_CASE("sizes that no memory has are statuses of C") {
+  constexpr ptrdiff_t huge = ptrdiff_t{1} << 61;
+  Host host;
+  const Settings settings(std::string(kSettings) + kLaw, &host);
+  const double x[8] = {};
+  double y[8] = {};
+  brenier_flow* none = nullptr;
+  // 8 * 2^61 is 0 in 64 bits.
+  CHECK_STATUS(brenier_flow_create(&none, settings.handle, huge, 8, BRENIER_DOUBLE, x, 8, 1, nullptr),
+               BRENIER_OUT_OF_MEMORY, "more elements");
+  CHECK_STATUS(brenier_flow_create(&none, settings.handle, huge, 8, BRENIER_DOUBLE, x, 8, 1, x),
+               BRENIER_OUT_OF_MEMORY, "more elements");
+  CHECK(none == nullptr);
+  Handle c(settings, start());
+  REQUIRE(brenier_flow_step(c.flow) == BRENIER_OK);
+  brenier_maps* maps = nullptr;
+  REQUIRE(brenier_maps_of_flow(&maps, c.flow) == BRENIER_OK);
+  for (const ptrdiff_t n : {huge, 2 * huge, PTRDIFF_MAX}) {
+    CHECK_STATUS(brenier_flow_set_cloud(c.flow, n, BRENIER_DOUBLE, x, 2, 1, x), BRENIER_OUT_OF_MEMORY,
+                 "more elements");
+    CHECK_STATUS(brenier_maps_push(maps, n, BRENIER_DOUBLE, x, 2, 1, y, 2, 1), BRENIER_OUT_OF_MEMORY,
+                 "more elements");
+    CHECK_STATUS(brenier_maps_pull(maps, n, BRENIER_DOUBLE, x, 2, 1, y, 2, 1), BRENIER_OUT_OF_MEMORY,
+                 "more elements");
+    CHECK_STATUS(brenier_maps_log_density(maps, n, BRENIER_DOUBLE, x, 2, 1, y), BRENIER_OUT_OF_MEMORY,
+                 "more elements");
+    CHECK_STATUS(brenier_maps_sample(maps, n, 0, BRENIER_DOUBLE, y, 2, 1, nullptr), BRENIER_OUT_OF_MEMORY,
+                 "more elements");
+    CHECK_STATUS(brenier_flow_set_device_cloud(c.flow, n, BRENIER_DOUBLE, x, 2, 1, nullptr, nullptr),
+                 BRENIER_VALUE_ERROR, "CUDA");
+  }
+  CHECK_STATUS(brenier_maps_sample(maps, -1, 0, BRENIER_DOUBLE, y, 2, 1, nullptr), BRENIER_VALUE_ERROR, "-1");
+  CHECK_STATUS(brenier_flow_set_cloud(c.flow, -1, BRENIER_DOUBLE, x, 2, 1, x), BRENIER_VALUE_ERROR, "n = -1");
+  brenier_maps_destroy(maps);
+}
+
+TEST_CASE("the density of C at NaN is not known") {
+  Host host;
+  const Settings settings(std::string(kSettings) + kLaw, &host);
+  Handle c(settings, start());
+  REQUIRE(brenier_flow_step(c.flow) == BRENIER_OK);
+  brenier_maps* maps = nullptr;
+  REQUIRE(brenier_maps_of_flow(&maps, c.flow) == BRENIER_OK);
+  const double y[6] = {NAN, 0, INFINITY, 0, 0.1, 0.2};
+  double at[3] = {};
+  REQUIRE(brenier_maps_log_density(maps, 3, BRENIER_DOUBLE, y, 2, 1, at) == BRENIER_OK);
+  CHECK(std::isnan(at[0]));
+  CHECK(at[1] == -INFINITY);
+  CHECK(std::isfinite(at[2]));
+  brenier_maps_destroy(maps);
+}
+
+TEST_CASE("settings of a law alone, and of a functional alone, are enough for what takes no more of them") {
+  const Settings settings(kPlain);
+  brenier_flow* flow = nullptr;
+  REQUIRE(brenier_flow_create(&flow, settings.handle, 0, 0, BRENIER_DOUBLE, nullptr, 1, 1, nullptr) ==
+          BRENIER_OK);
+  REQUIRE(brenier_flow_step(flow) == BRENIER_OK);
+  brenier_maps* maps = nullptr;
+  REQUIRE(brenier_maps_of_flow(&maps, flow) == BRENIER_OK);
+  void* bytes = nullptr;
+  size_t size = 0;
+  REQUIRE(brenier_maps_save(maps, &bytes, &size) == BRENIER_OK);
+  brenier_maps_destroy(maps);
+  for (const char* sampling : {"stratified", "whitened"}) {
+    const Settings law(
+        "[cloud]\ndensity = \"gaussian\"\ndim = 2\nmean = 0.4\nvariance = 0.3\nparticles = 300\nsampling = "
+        "\"" +
+        std::string(sampling) + "\"\n");
+    const int status = brenier_maps_load(&maps, bytes, size, law.handle);
+    INFO(brenier_last_error());
+    REQUIRE(status == BRENIER_OK);
+    double y[2] = {0.3, 0.3}, at = 0;
+    CHECK(brenier_maps_log_density(maps, 1, BRENIER_DOUBLE, y, 2, 1, &at) == BRENIER_OK);
+    CHECK(std::isfinite(at));
+    brenier_maps_destroy(maps);
+  }
+  brenier_free(bytes);
+  CHECK_STATUS(brenier_maps_load_file(&maps, nullptr, nullptr), BRENIER_VALUE_ERROR, "path is NULL");
+
+  const Settings other(
+      "[parameters]\nk = 7.0\n[[functional]]\nterm = \"potential\"\nexpression = \"k*sum(x^2)\"\n");
+  const int status = brenier_flow_set_functional(flow, other.handle);
+  INFO(brenier_last_error());
+  REQUIRE(status == BRENIER_OK);
+  CHECK(value_of(flow, "functional.internal") == 0);
+  const std::string resolved = brenier_flow_settings(flow);
+  CHECK(resolved.find("k*sum(x^2)") != std::string::npos);
+  CHECK(resolved.find("0.5*sum(x^2)") == std::string::npos);
+  CHECK(resolved.find("entropy") == std::string::npos);
+  // The whole text makes such a flow again.
+  const Settings again(resolved);
+  brenier_flow* copy = nullptr;
+  REQUIRE(brenier_flow_create(&copy, again.handle, 0, 0, BRENIER_DOUBLE, nullptr, 1, 1, nullptr) ==
+          BRENIER_OK);
+  CHECK(std::string(brenier_flow_settings(copy)) == resolved);
+  CHECK(brenier_flow_step(flow) == BRENIER_OK);
+  brenier_flow_destroy(copy);
+  brenier_flow_destroy(flow);
+}
+
+TEST_CASE("a flow that is inside of a call refuses another one") {
+  struct Inside {
+    brenier_flow* flow = nullptr;
+    const double* x = nullptr;
+    std::vector<int> statuses;
+    std::string text;
+  } inside;
+  const auto nosy = [](ptrdiff_t n, int d, const double* x, double* v, double* gradient, void* context) {
+    Inside& in = *static_cast<Inside*>(context);
+    if (in.flow && in.statuses.empty()) {
+      void* bytes = nullptr;
+      size_t size = 0;
+      double value = 0;
+      brenier_maps* maps = nullptr;
+      in.statuses = {brenier_flow_step(in.flow),
+                     brenier_flow_run(in.flow, 1, nullptr, nullptr),
+                     brenier_flow_set_cloud(in.flow, n, BRENIER_DOUBLE, x, d, 1, nullptr),
+                     brenier_flow_get_cloud(in.flow, BRENIER_DOUBLE, &value, 1, 1, nullptr),
+                     brenier_flow_value(in.flow, "functional", &value),
+                     brenier_flow_save(in.flow, &bytes, &size),
+                     brenier_flow_load(in.flow, x, 8),
+                     brenier_maps_of_flow(&maps, in.flow)};
+      in.text = brenier_last_error();
+      CHECK(brenier_flow_steps(in.flow) == 0);
+    }
+    Host host;
+    return well(n, d, x, v, gradient, &host);
+  };
+  Settings settings(kSettings);
+  REQUIRE(brenier_settings_potential(settings.handle, "well", nosy, &inside, 0) == BRENIER_OK);
+  Handle c(settings, start()), quiet(settings, start());
+  inside.flow = c.flow;
+  REQUIRE(brenier_flow_step(c.flow) == BRENIER_OK);
+  CHECK(inside.statuses == std::vector<int>(8, BRENIER_VALUE_ERROR));
+  CHECK(inside.text.find("inside of another call") != std::string::npos);
+  REQUIRE(brenier_flow_step(quiet.flow) == BRENIER_OK);
+  CHECK(cloud_of(c.flow) == cloud_of(quiet.flow));
+  // Between two steps a progress function may do what it likes.
+  const auto progress = [](brenier_flow* flow, void*) { return brenier_flow_step(flow); };
+  REQUIRE(brenier_flow_run(c.flow, 0.15, progress, nullptr) == BRENIER_OK);
+  CHECK(brenier_flow_steps(c.flow) == 3);
+}
+
+// Thread sanitizers do not follow a child of a process with threads.
+#if !defined(__SANITIZE_THREAD__)
+TEST_CASE("a flow goes on in a child process, with threads of its own") {
+  const Settings settings(kPlain);
+  brenier_flow* flow = nullptr;
+  REQUIRE(brenier_flow_create(&flow, settings.handle, 0, 0, BRENIER_DOUBLE, nullptr, 1, 1, nullptr) ==
+          BRENIER_OK);
+  REQUIRE(brenier_flow_step(flow) == BRENIER_OK);
+  const auto in_child = [&](const auto& body) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(60);
+      _exit(body());
+    }
+    int status = 0;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    return status;
+  };
+  CHECK(in_child([&] {
+          brenier_flow_destroy(flow);
+          return 0;
+        }) == 0);
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  CHECK(in_child([&] {
+          if (brenier_flow_step(flow) != BRENIER_OK) return 1;
+          const std::vector<double> x = cloud_of(flow);
+          const auto size = static_cast<ssize_t>(x.size() * sizeof(double));
+          if (write(ends[1], x.data(), x.size() * sizeof(double)) != size) return 2;
+          brenier_flow_destroy(flow);
+          return 0;
+        }) == 0);
+  REQUIRE(brenier_flow_step(flow) == BRENIER_OK);
+  const std::vector<double> x = cloud_of(flow);
+  std::vector<double> of_child(x.size());
+  CHECK(read(ends[0], of_child.data(), x.size() * sizeof(double)) ==
+        static_cast<ssize_t>(x.size() * sizeof(double)));
+  CHECK(x == of_child);
+  close(ends[0]);
+  close(ends[1]);
+  brenier_flow_destroy(flow);
+}
+#endif
+
+namespace {
+volatile sig_atomic_t handled = 0;
+}
+
+TEST_CASE("signals of the host are left to its own threads") {
+  const Settings settings(kPlain);
+  brenier_flow* flow = nullptr;
+  REQUIRE(brenier_flow_create(&flow, settings.handle, 0, 0, BRENIER_DOUBLE, nullptr, 1, 1, nullptr) ==
+          BRENIER_OK);
+  REQUIRE(brenier_flow_step(flow) == BRENIER_OK);
+  struct sigaction ours = {}, before = {};
+  ours.sa_handler = [](int) { handled = handled + 1; };
+  REQUIRE(sigaction(SIGUSR1, &ours, &before) == 0);
+  sigset_t one, mask;
+  sigemptyset(&one);
+  sigaddset(&one, SIGUSR1);
+  REQUIRE(pthread_sigmask(SIG_BLOCK, &one, &mask) == 0);
+  handled = 0;
+  REQUIRE(kill(getpid(), SIGUSR1) == 0);
+  REQUIRE(brenier_flow_step(flow) == BRENIER_OK);
+  // It is still there, for this thread to take.
+  const timespec second = {1, 0};
+  CHECK(sigtimedwait(&one, nullptr, &second) == SIGUSR1);
+  CHECK(handled == 0);
+  pthread_sigmask(SIG_SETMASK, &mask, nullptr);
+  sigaction(SIGUSR1, &before, nullptr);
+  brenier_flow_destroy(flow);
+}
+
+TEST_CASE("a host may round as it likes, and trap floating-point exceptions") {
+  struct Seen {
+    int traps = 0, rounding = 0;
+  };
+  const auto progress = [](brenier_flow*, void* context) {
+    auto* seen = static_cast<Seen*>(context);
+#if defined(__GLIBC__)
+    seen->traps = fegetexcept();
+#endif
+    seen->rounding = fegetround();
+    return 0;
+  };
+  const Settings settings(kPlain);
+  // Without a law the certificates of a step have numbers that are not known.
+  const std::string text = kPlain;
+  const Settings lawless("threads = 2\n" + text.substr(text.find("[[functional]]")));
+  const Cloud cloud = start();
+  const auto run = [&](Seen& seen) {
+    brenier_flow* flow = nullptr;
+    int status = brenier_flow_create(&flow, settings.handle, 0, 0, BRENIER_DOUBLE, nullptr, 1, 1, nullptr);
+    if (status == BRENIER_OK) status = brenier_flow_run(flow, 0.1, progress, &seen);
+    std::vector<double> x(600), at(300);
+    brenier_maps* maps = nullptr;
+    if (status == BRENIER_OK) status = brenier_flow_get_cloud(flow, BRENIER_DOUBLE, x.data(), 2, 1, nullptr);
+    if (status == BRENIER_OK) status = brenier_maps_of_flow(&maps, flow);
+    if (status == BRENIER_OK)
+      status = brenier_maps_log_density(maps, 300, BRENIER_DOUBLE, x.data(), 2, 1, at.data());
+    double worst = 0;
+    if (status == BRENIER_OK) status = brenier_flow_value(flow, "missed_share", &worst);
+    brenier_flow_report(flow);
+    brenier_maps_destroy(maps);
+    brenier_flow_destroy(flow);
+    flow = nullptr;
+    x.insert(x.end(), at.begin(), at.end());
+    if (status == BRENIER_OK)
+      status = brenier_flow_create(&flow, lawless.handle, cloud.x.rows(), 2, BRENIER_DOUBLE, cloud.x.data(),
+                                   2, 1, cloud.log_density.data());
+    if (status == BRENIER_OK) status = brenier_flow_step(flow);
+    at.resize(160);
+    if (status == BRENIER_OK) status = brenier_flow_get_cloud(flow, BRENIER_DOUBLE, at.data(), 2, 1, nullptr);
+    x.insert(x.end(), at.begin(), at.end());
+    brenier_flow_destroy(flow);
+    return std::pair(status, x);
+  };
+  Seen plain, host;
+  const auto expected = run(plain);
+  REQUIRE(expected.first == BRENIER_OK);
+  fenv_t before;
+  REQUIRE(fegetenv(&before) == 0);
+  fesetround(FE_UPWARD);
+#if defined(__GLIBC__)
+  constexpr int traps = FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW;
+  feenableexcept(traps);
+#endif
+  const auto found = run(host);
+  const int rounding = fegetround();
+#if defined(__GLIBC__)
+  const int left = fegetexcept();
+#endif
+  fesetenv(&before);
+  CHECK(rounding == FE_UPWARD);
+  CHECK(host.rounding == FE_UPWARD);
+#if defined(__GLIBC__)
+  CHECK(left == traps);
+  CHECK(host.traps == traps);
+#endif
+  CHECK(found == expected);
+}
+
+TEST_CASE("a failure that a binding finds has a text as well") {
+  CHECK_STATUS(brenier_fail(BRENIER_SHAPE_ERROR, "x is (3, 4)"), BRENIER_SHAPE_ERROR, "x is (3, 4)");
 }

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "engine/src/device/device_arrays.hpp"
 #include "engine/src/device/device_memory.hpp"
 #include "kernels/cuda_devices.hpp"
 #include "kernels/device/device.hpp"
@@ -60,6 +61,23 @@ void check_contains(const std::string& message, const std::vector<std::string>& 
 }
 
 }  // namespace
+
+TEST_CASE("arrays on a device whose end no address reaches") {
+  double place = 0;
+  const auto check = [&](Index rows, Index cols, Index down, Index across) {
+    DeviceCloud cloud;
+    cloud.x = {&place, rows, cols, down, across};
+    check_device_arrays(cloud, rows, cols);
+  };
+  CHECK_NOTHROW(check(5, 2, -2, 1));
+  CHECK_NOTHROW(check(1, 2, 0, 0));
+  constexpr Index huge = Index{1} << 61;
+  CHECK_ERROR(check(huge + 1, 2, 8, 1), ValueError, "what can be addressed");
+  CHECK_ERROR(check(9, 2, huge, 1), ValueError, "what can be addressed");
+  CHECK_ERROR(check(9, 2, -huge, 1), ValueError, "what can be addressed");
+  CHECK_ERROR(check(1 << 30, 2, Index{1} << 32, 1), ValueError, "what can be addressed");
+  CHECK_ERROR(check(2, 9, 1, std::numeric_limits<Index>::min()), ValueError, "what can be addressed");
+}
 
 TEST_CASE_TEMPLATE("auto is the CPU, variants and the reference have names of their own", T, float, double) {
   const std::string best = cpu::variants().front();

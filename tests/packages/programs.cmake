@@ -7,6 +7,12 @@ if(options)
 endif()
 
 add_executable(embed ${SOURCE}/tools/examples/embed.cpp)
+# Hosts that look closely: the headers warn of nothing, optimised or not.
+add_library(black_box OBJECT ${SOURCE}/docs/cookbook/black_box.cpp)
+target_link_libraries(black_box PRIVATE brenier::brenier)
+foreach(program embed black_box)
+  target_compile_options(${program} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wall -Wextra -Wsign-conversion -Werror>)
+endforeach()
 # The host has headers of its own, under names of the library's, on everybody's include path. It runs when it is built.
 add_executable(host ${SOURCE}/tests/packages/host/host.cpp)
 target_compile_definitions(host PRIVATE HOST_PROGRAM)

@@ -4,6 +4,7 @@
 import gc
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -427,3 +428,132 @@ def test_examples_of_the_documentation(tmp_path, monkeypatch, request):
     names = {}
     for i, block in enumerate(page.read_text().split("```python\n")[1:]):
         exec(compile(block.split("```")[0], f"docs/python.md, example {i + 1}", "exec"), names)
+
+
+def test_a_checkpoint_of_another_cloud_comes_without_a_law(tmp_path):
+    flow = well_flow(threads=1)
+    flow.step()
+    flow.save(tmp_path / "first")
+    flow.set_cloud(flow.x + 5, flow.particle_log_density)
+    flow.step()
+    flow.save(tmp_path / "moved")
+    other = well_flow(threads=1).load(tmp_path / "moved")
+    with pytest.raises(brenier.BadValue, match="law of the start is not known"):
+        other.log_density(other.x)
+    with pytest.raises(brenier.BadValue, match="law of the start is not known"):
+        other.sample(10)
+    assert np.abs(other.push(other.pull(other.x)) - other.x).max() < 1e-8
+    # Back at the first cloud the law is known again.
+    flow.load(tmp_path / "first")
+    assert np.allclose(flow.log_density(flow.x), flow.particle_log_density, atol=1e-8)
+
+
+def test_history_goes_back_with_a_checkpoint(tmp_path):
+    flow = well_flow(threads=1).run(steps=1)
+    flow.save(tmp_path / "flow")
+    flow.run(steps=2).load(tmp_path / "flow")
+    assert [report["step"] for report in flow.history] == [1]
+    flow.step()
+    assert [report["step"] for report in flow.history] == [1, 2]
+
+
+def test_a_law_that_does_not_fit_changes_nothing():
+    flow = well_flow(threads=1).run(steps=1)
+    x = flow.x
+    with pytest.raises(brenier.ShapeError, match=r"law is a density on R\^2"):
+        flow.set_cloud(x + 5, flow.particle_log_density, law=brenier.Density.gaussian([0.0, 0.0]))
+    assert np.array_equal(flow.x, x) and flow.steps == 1
+    assert np.allclose(flow.log_density(x), flow.particle_log_density, atol=1e-8)
+
+
+def test_what_raises_at_held_out_particles_undoes_the_step():
+    broken = False
+
+    def v(x):
+        if broken and len(x) == 333:
+            raise KeyError("held out")
+        return 0.5 * (x**2).sum(axis=1), x
+
+    flow = brenier.Flow(brenier.potential(v), brenier.Density.gaussian([1.0, 0.0], 0.5), particles=100, held_out=333, tau=0.1,
+                        hidden=(8,), quadratic_rank=2, threads=1).run(steps=1)
+    before, held_out = flow.x, flow.held_out
+    broken = True
+    with pytest.raises(KeyError, match="held out"):
+        flow.step()
+    broken = False
+    assert flow.steps == 1 and np.array_equal(flow.x, before) and np.array_equal(flow.held_out, held_out)
+    assert [report["step"] for report in flow.history] == [1]
+    assert flow.step()["functional_held_out"] == flow.held_out_functional
+
+
+def test_a_save_that_fails_leaves_the_file(tmp_path):
+    flow = well_flow(threads=1).run(steps=1)
+    flow.save(tmp_path / "flow")
+    whole = (tmp_path / "flow").read_bytes()
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(brenier.IoError, match="flow"):
+            flow.run(steps=1).save(tmp_path / "flow")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert (tmp_path / "flow").read_bytes() == whole
+    (tmp_path / "garbage").write_bytes(b"x" * 100)
+    for name in ("garbage", "nowhere"):
+        with pytest.raises(brenier.IoError, match=name):
+            flow.load(tmp_path / name)
+
+
+def test_terms_keep_what_they_were_made_of():
+    x = np.linspace(-1, 1, 20)[:, None]
+
+    def energy(term):
+        return brenier.Flow(term, x, tau=0.1, threads=1, accept=1.0).functional
+
+    reference, weights = x + 1, np.full(20, 0.05)
+    for make in (lambda: brenier.sinkhorn(reference, blur=1.0, weights=weights), lambda: brenier.mmd(reference, weights=weights),
+                 lambda: brenier.energy_distance(reference, weights=weights),
+                 lambda: brenier.potential("0.5*dot(x, A*x)", A=reference[:1]),
+                 lambda: brenier.gaussian_mixture(reference, weights, weights)):
+        reference[:], weights[:] = x + 1, 0.05
+        term = make()
+        before = energy(term)
+        reference[:], weights[:] = 1e3, 0.01
+        assert energy(term) == before
+
+
+def test_a_flow_goes_on_in_a_child_process():
+    flow = well_flow(threads=2).run(steps=1)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        flow.step()
+        del flow
+        gc.collect()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_the_density_at_nan_is_not_known():
+    flow = well_flow(threads=1).run(steps=1)
+    assert np.isnan(flow.log_density([np.nan]))[0] and np.isneginf(flow.log_density([np.inf]))[0]
+    assert np.isnan(brenier.Density.gaussian([0.0]).log_density([np.nan]))[0]
+
+
+def test_distances_say_what_they_cannot_do():
+    x, y = np.random.default_rng(0).normal(size=(2, 9, 2))
+    with pytest.raises(brenier.NumericalError, match="another unit of length"):
+        brenier.distance(x * 1e200, y, "energy")
+    for metric in ("energy", "sinkhorn", "mmd"):
+        with pytest.raises(brenier.BadValue, match="threads = 1000000; it must be at least 1 and at most 4096"):
+            brenier.distance(x, y, metric, blur=1.0, threads=10**6)
+
+
+@pytest.mark.parametrize("steps", [1.5, -1, np.nan, True, "1"])
+def test_steps_of_a_run_are_a_whole_number(steps):
+    flow = well_flow(threads=1)
+    with pytest.raises(brenier.BadValue, match="steps = .*; it must be a whole number, at least 0"):
+        flow.run(steps=steps)
+    assert flow.steps == 0 and flow.run(steps=np.int64(0)).steps == 0

@@ -89,10 +89,11 @@ class Tape {
   enum class Pole : std::uint8_t { none, algebraic, logarithmic };
 
   int own(Var a) const;
+  static std::size_t place(int i) { return static_cast<std::size_t>(i); }
   // By value: code_ and constants_ grow with every operation.
-  Instruction at(int i) const { return code_[i]; }
-  int size(int i) const { return code_[i].size; }
-  bool is(int i, OpCode op) const { return code_[i].op == op; }
+  Instruction at(int i) const { return code_[place(i)]; }
+  int size(int i) const { return code_[place(i)].size; }
+  bool is(int i, OpCode op) const { return code_[place(i)].op == op; }
   std::optional<double> scalar(int i) const;
   bool equals(int i, double value) const;
   bool known(int i) const;
@@ -107,13 +108,13 @@ class Tape {
   int fold_or_emit(const Instruction& step);
   bool is_nonnegative(const Instruction& step) const;
   bool is_moderate(const Instruction& step) const;
-  bool is_moderate(int i) const { return moderate_[i]; }
+  bool is_moderate(int i) const { return moderate_[place(i)]; }
   Pole pole_of(const Instruction& step) const;
-  Pole pole(int i) const { return pole_[i]; }
+  Pole pole(int i) const { return pole_[place(i)]; }
   bool is_fading(const Instruction& step) const;
-  bool is_fading(int i) const { return fading_[i]; }
+  bool is_fading(int i) const { return fading_[place(i)]; }
   bool is_nonzero(const Instruction& step) const;
-  bool is_nonzero(int i) const { return nonzero_[i]; }
+  bool is_nonzero(int i) const { return nonzero_[place(i)]; }
   bool moderate_constants(Index offset, Index count) const;
 
   int unary_(OpCode op, int a);

@@ -1,8 +1,8 @@
 ! SPDX-License-Identifier: MIT
 ! Brenier for Fortran 2008: the interface of brenier/brenier.h with types that hold its handles. Compile this file with
 ! the program. Points are arrays (d, n), real32 or real64, sections of arrays too (nothing is copied). Every procedure
-! returns a status, brenier_ok where it did not fail; then brenier_error() has the text (of brenier_shape_error, where arrays
-! do not fit each other, the name says all).
+! returns a status, brenier_ok where it did not fail; otherwise brenier_error() has the text, and nothing has changed: also
+! where create or load is called again, and a handle is there already.
 module brenier
   use, intrinsic :: iso_c_binding
   use, intrinsic :: iso_fortran_env, only: real32, real64, int64
@@ -17,6 +17,7 @@ module brenier
   integer, parameter, public :: brenier_interrupted = 10, brenier_at_end = 11, brenier_rank_error = 12
 
   integer(c_int), parameter :: type_double = 0, type_float = 1
+  integer(c_int), target, save :: nothing = 0  ! what arrays without elements are the address of
   integer, parameter, public :: brenier_index = c_intptr_t  ! ptrdiff_t, for which Fortran 2008 has no name
 
   !> TOML with the keys of a configuration file.
@@ -81,6 +82,11 @@ module brenier
     function c_last_error() bind(C, name='brenier_last_error') result(text)
       import :: c_ptr
       type(c_ptr) :: text
+    end function
+    integer(c_int) function c_fail(status, text) bind(C, name='brenier_fail')
+      import :: c_int, c_char
+      integer(c_int), value :: status
+      character(kind=c_char), intent(in) :: text(*)
     end function
     function c_version() bind(C, name='brenier_version') result(text)
       import :: c_ptr
@@ -288,7 +294,7 @@ contains
     real(real32), intent(in), target :: x(:, :)
     type(c_ptr), intent(out) :: first
     integer(brenier_index), intent(out) :: ps, cs
-    first = c_null_ptr
+    first = c_loc(nothing)  ! not NULL, which would stand for an array that is not given
     ps = 1
     cs = 1
     if (size(x) == 0) return
@@ -302,7 +308,7 @@ contains
     real(real64), intent(in), target :: x(:, :)
     type(c_ptr), intent(out) :: first
     integer(brenier_index), intent(out) :: ps, cs
-    first = c_null_ptr
+    first = c_loc(nothing)  ! not NULL, which would stand for an array that is not given
     ps = 1
     cs = 1
     if (size(x) == 0) return
@@ -325,8 +331,12 @@ contains
     class(brenier_settings), intent(inout) :: self
     character(*), intent(in) :: toml
     integer, intent(out) :: status
+    type(c_ptr) :: made
+    made = c_null_ptr
+    status = c_settings_create(made, c_text(toml), c_null_ptr)
+    if (status /= brenier_ok) return
     call self%destroy()
-    status = c_settings_create(self%handle, c_text(toml), c_null_ptr)
+    self%handle = made
   end subroutine
 
   subroutine settings_set(self, assignment, status)
@@ -371,13 +381,16 @@ contains
     real(real32), intent(in) :: x(:, :)
     integer, intent(out) :: status
     real(real64), intent(in), optional, contiguous :: log_density(:)
-    type(c_ptr) :: first
+    type(c_ptr) :: first, made
     integer(brenier_index) :: ps, cs
-    call self%destroy()
     call strides32(x, first, ps, cs)
+    made = c_null_ptr
     status = fitting(log_density, size(x, 2))
-    if (status == brenier_ok) status = c_flow_create(self%handle, settings%handle, size(x, 2, brenier_index), size(x, 1, c_int), &
+    if (status == brenier_ok) status = c_flow_create(made, settings%handle, size(x, 2, brenier_index), size(x, 1, c_int), &
                                                      type_float, first, ps, cs, optional_address(log_density))
+    if (status /= brenier_ok) return
+    call self%destroy()
+    self%handle = made
   end subroutine
 
   subroutine get32(self, x, status, log_density)
@@ -387,9 +400,8 @@ contains
     real(real64), intent(inout), optional, contiguous :: log_density(:)
     type(c_ptr) :: first
     integer(brenier_index) :: ps, cs
-    status = brenier_shape_error
-    if (size(x, 2) /= self%particles() .or. size(x, 1) /= self%dim()) return
-    status = fitting(log_density, size(x, 2))
+    status = shaped('x', shape(x), self%dim(), int(self%particles()))
+    if (status == brenier_ok) status = fitting(log_density, size(x, 2))
     call strides32(x, first, ps, cs)
     if (status == brenier_ok) status = c_flow_get_cloud(self%handle, type_float, first, ps, cs, optional_address(log_density))
   end subroutine
@@ -401,9 +413,8 @@ contains
     real(real64), intent(in), optional, contiguous :: log_density(:)
     type(c_ptr) :: first
     integer(brenier_index) :: ps, cs
-    status = brenier_shape_error
-    if (size(x, 1) /= self%dim()) return
-    status = fitting(log_density, size(x, 2))
+    status = shaped('x', shape(x), self%dim(), size(x, 2))
+    if (status == brenier_ok) status = fitting(log_density, size(x, 2))
     call strides32(x, first, ps, cs)
     if (status == brenier_ok) status = c_flow_set_cloud(self%handle, size(x, 2, brenier_index), type_float, first, ps, cs, &
                                                         optional_address(log_density))
@@ -415,13 +426,16 @@ contains
     real(real64), intent(in) :: x(:, :)
     integer, intent(out) :: status
     real(real64), intent(in), optional, contiguous :: log_density(:)
-    type(c_ptr) :: first
+    type(c_ptr) :: first, made
     integer(brenier_index) :: ps, cs
-    call self%destroy()
     call strides64(x, first, ps, cs)
+    made = c_null_ptr
     status = fitting(log_density, size(x, 2))
-    if (status == brenier_ok) status = c_flow_create(self%handle, settings%handle, size(x, 2, brenier_index), size(x, 1, c_int), &
+    if (status == brenier_ok) status = c_flow_create(made, settings%handle, size(x, 2, brenier_index), size(x, 1, c_int), &
                                                      type_double, first, ps, cs, optional_address(log_density))
+    if (status /= brenier_ok) return
+    call self%destroy()
+    self%handle = made
   end subroutine
 
   subroutine get64(self, x, status, log_density)
@@ -431,9 +445,8 @@ contains
     real(real64), intent(inout), optional, contiguous :: log_density(:)
     type(c_ptr) :: first
     integer(brenier_index) :: ps, cs
-    status = brenier_shape_error
-    if (size(x, 2) /= self%particles() .or. size(x, 1) /= self%dim()) return
-    status = fitting(log_density, size(x, 2))
+    status = shaped('x', shape(x), self%dim(), int(self%particles()))
+    if (status == brenier_ok) status = fitting(log_density, size(x, 2))
     call strides64(x, first, ps, cs)
     if (status == brenier_ok) status = c_flow_get_cloud(self%handle, type_double, first, ps, cs, optional_address(log_density))
   end subroutine
@@ -445,9 +458,8 @@ contains
     real(real64), intent(in), optional, contiguous :: log_density(:)
     type(c_ptr) :: first
     integer(brenier_index) :: ps, cs
-    status = brenier_shape_error
-    if (size(x, 1) /= self%dim()) return
-    status = fitting(log_density, size(x, 2))
+    status = shaped('x', shape(x), self%dim(), size(x, 2))
+    if (status == brenier_ok) status = fitting(log_density, size(x, 2))
     call strides64(x, first, ps, cs)
     if (status == brenier_ok) status = c_flow_set_cloud(self%handle, size(x, 2, brenier_index), type_double, first, ps, cs, &
                                                         optional_address(log_density))
@@ -457,10 +469,23 @@ contains
   integer function fitting(values, n)
     real(real64), intent(in), optional :: values(:)
     integer, intent(in) :: n
+    character(100) :: text
     fitting = brenier_ok
-    if (present(values)) then
-      if (size(values) /= n) fitting = brenier_shape_error
-    end if
+    if (.not. present(values)) return
+    if (size(values) == n) return
+    write (text, '(a, i0, a, i0, a)') 'log_density has ', size(values), ' values; x has ', n, ' particles'
+    fitting = c_fail(int(brenier_shape_error, c_int), c_text(text))
+  end function
+
+  !> Whether an array has that shape.
+  integer function shaped(name, found, d, n)
+    character(*), intent(in) :: name
+    integer, intent(in) :: found(2), d, n
+    character(100) :: text
+    shaped = brenier_ok
+    if (all(found == [d, n])) return
+    write (text, '(2a, 2(i0, a), 2(i0, a))') name, ' is (', found(1), ', ', found(2), '); it must be (', d, ', ', n, ')'
+    shaped = c_fail(int(brenier_shape_error, c_int), c_text(text))
   end function
 
   subroutine flow_set_functional(self, settings, status)
@@ -543,8 +568,12 @@ contains
     class(brenier_maps), intent(inout) :: self
     class(brenier_flow), intent(in) :: flow
     integer, intent(out) :: status
+    type(c_ptr) :: made
+    made = c_null_ptr
+    status = c_maps_of_flow(made, flow%handle)
+    if (status /= brenier_ok) return
     call self%destroy()
-    status = c_maps_of_flow(self%handle, flow%handle)
+    self%handle = made
   end subroutine
 
   subroutine maps_push(self, x, y, status)
@@ -556,8 +585,9 @@ contains
     integer(brenier_index) :: xps, xcs, yps, ycs
     call strides64(x, from, xps, xcs)
     call strides64(y, to, yps, ycs)
-    status = brenier_shape_error
-    if (any(shape(x) /= shape(y)) .or. size(x, 1) /= c_maps_dim(self%handle)) return
+    status = shaped('x', shape(x), c_maps_dim(self%handle), size(x, 2))
+    if (status == brenier_ok) status = shaped('y', shape(y), size(x, 1), size(x, 2))
+    if (status /= brenier_ok) return
     status = c_maps_push(self%handle, size(x, 2, brenier_index), type_double, from, xps, xcs, to, yps, ycs)
   end subroutine
 
@@ -570,8 +600,9 @@ contains
     integer(brenier_index) :: xps, xcs, yps, ycs
     call strides64(y, from, yps, ycs)
     call strides64(x, to, xps, xcs)
-    status = brenier_shape_error
-    if (any(shape(x) /= shape(y)) .or. size(x, 1) /= c_maps_dim(self%handle)) return
+    status = shaped('y', shape(y), c_maps_dim(self%handle), size(y, 2))
+    if (status == brenier_ok) status = shaped('x', shape(x), size(y, 1), size(y, 2))
+    if (status /= brenier_ok) return
     status = c_maps_pull(self%handle, size(y, 2, brenier_index), type_double, from, yps, ycs, to, xps, xcs)
   end subroutine
 
@@ -583,8 +614,9 @@ contains
     type(c_ptr) :: from
     integer(brenier_index) :: ps, cs
     call strides64(y, from, ps, cs)
-    status = brenier_shape_error
-    if (size(y, 1) /= c_maps_dim(self%handle) .or. size(y, 2) /= size(log_density)) return
+    status = shaped('y', shape(y), c_maps_dim(self%handle), size(y, 2))
+    if (status == brenier_ok) status = fitting(log_density, size(y, 2))
+    if (status /= brenier_ok) return
     status = c_maps_log_density(self%handle, size(y, 2, brenier_index), type_double, from, ps, cs, log_density)
   end subroutine
 
@@ -597,8 +629,8 @@ contains
     type(c_ptr) :: to
     integer(brenier_index) :: ps, cs
     call strides64(x, to, ps, cs)
-    status = fitting(log_density, size(x, 2))
-    if (size(x, 1) /= c_maps_dim(self%handle)) status = brenier_shape_error
+    status = shaped('x', shape(x), c_maps_dim(self%handle), size(x, 2))
+    if (status == brenier_ok) status = fitting(log_density, size(x, 2))
     if (status == brenier_ok) status = c_maps_sample(self%handle, size(x, 2, brenier_index), int(seed, c_long_long), &
                                                      type_double, to, ps, cs, optional_address(log_density))
   end subroutine
@@ -615,11 +647,14 @@ contains
     character(*), intent(in) :: path
     integer, intent(out) :: status
     class(brenier_settings), intent(in), optional :: settings
-    type(c_ptr) :: law
-    call self%destroy()
+    type(c_ptr) :: law, made
     law = c_null_ptr
+    made = c_null_ptr
     if (present(settings)) law = settings%handle
-    status = c_maps_load_file(self%handle, c_text(path), law)
+    status = c_maps_load_file(made, c_text(path), law)
+    if (status /= brenier_ok) return
+    call self%destroy()
+    self%handle = made
   end subroutine
 
   subroutine maps_destroy(self)

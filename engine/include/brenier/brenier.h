@@ -8,6 +8,11 @@
  *   - Points are an address, a type and two strides, counted in elements: particle i has its coordinate c at
  *     x[i * particle_stride + c * component_stride]. Rows of d: (d, 1); a column of n for each coordinate: (1, n).
  *   - Handles belong to the caller, who destroys them. One handle, one thread at a time; different ones are independent.
+ *     A flow that is inside of a call refuses another one (BRENIER_VALUE_ERROR), also from the functions of the host that it
+ *     calls, but for brenier_flow_interrupt() and what returns no status. A progress function is called between two steps
+ *     and may do all but destroy the flow.
+ *   - Calls compute with floating-point exceptions that do not trap, rounding to nearest, whatever the host has set; the
+ *     host's functions are called with what it has set, and it is there again when a call ends.
  */
 #ifndef BRENIER_H
 #define BRENIER_H
@@ -44,6 +49,8 @@ typedef struct brenier_maps brenier_maps;
 
 /* Of the calling thread; never NULL, and good until its next call that fails. */
 BRENIER_API const char* brenier_last_error(void);
+/* For bindings: makes `text` the last failure of the calling thread, and returns the status. */
+BRENIER_API int brenier_fail(int status, const char* text);
 /* What the host's function returned, where the last failure is a BRENIER_CALLBACK_ERROR. */
 BRENIER_API int brenier_last_callback_code(void);
 
@@ -122,7 +129,7 @@ BRENIER_API int brenier_flow_get_device_cloud(const brenier_flow* flow, int type
 BRENIER_API int brenier_flow_set_device_cloud(brenier_flow* flow, ptrdiff_t n, int type, const void* x,
                                               ptrdiff_t particle_stride, ptrdiff_t component_stride,
                                               const double* log_density, void* stream);
-/* Another F from here on, that of these settings; nothing else of them is used. */
+/* Another F from here on, that of these settings, [[functional]] and [parameters]; nothing else of them is used. */
 BRENIER_API int brenier_flow_set_functional(brenier_flow* flow, const brenier_settings* settings);
 
 /* One number by its name: F on the cloud now and its parts, "functional", "functional.potential", ".interaction",
@@ -131,7 +138,7 @@ BRENIER_API int brenier_flow_set_functional(brenier_flow* flow, const brenier_se
 BRENIER_API int brenier_flow_value(const brenier_flow* flow, const char* name, double* value);
 /* The report of the last step as JSON, "{}" before the first; good until the next call with this flow. NULL: failed. */
 BRENIER_API const char* brenier_flow_report(const brenier_flow* flow);
-/* All settings with their effective values, as TOML; good as long as the flow. */
+/* All settings with their effective values, as TOML; good until F is replaced or the flow ends. */
 BRENIER_API const char* brenier_flow_settings(const brenier_flow* flow);
 
 /* All of a flow between two steps. A flow that was created with the same settings goes on from it bit for bit; potentials
@@ -145,7 +152,7 @@ BRENIER_API int brenier_flow_load_file(brenier_flow* flow, const char* path);
 
 /* The maps since the cloud was given (flow.keep_maps = true, the default), with the law of that cloud where [cloud] says it. */
 BRENIER_API int brenier_maps_of_flow(brenier_maps** maps, const brenier_flow* flow);
-/* From a file or memory; `settings`, or NULL, have the law in [cloud]. */
+/* From a file or memory; `settings`, or NULL, have the law in [cloud], and perhaps `threads`; nothing else is used. */
 BRENIER_API int brenier_maps_load_file(brenier_maps** maps, const char* path,
                                        const brenier_settings* settings);
 BRENIER_API int brenier_maps_load(brenier_maps** maps, const void* bytes, size_t size,
@@ -163,8 +170,8 @@ BRENIER_API int brenier_maps_push(const brenier_maps* maps, ptrdiff_t n, int typ
 BRENIER_API int brenier_maps_pull(const brenier_maps* maps, ptrdiff_t n, int type, const void* y,
                                   ptrdiff_t y_particle_stride, ptrdiff_t y_component_stride, void* x,
                                   ptrdiff_t x_particle_stride, ptrdiff_t x_component_stride);
-/* log rho (n) at n points; -infinity outside of the support, NaN where Newton's method did not find the origin. Needs the
- * law. */
+/* log rho (n) at n points; -infinity outside of the support, NaN where Newton's method did not find the origin, and at NaN.
+ * Needs the law. */
 BRENIER_API int brenier_maps_log_density(const brenier_maps* maps, ptrdiff_t n, int type, const void* y,
                                          ptrdiff_t particle_stride, ptrdiff_t component_stride,
                                          double* log_density);

@@ -93,7 +93,7 @@ class Density {
   double mass() const;
 
   /// Natural logarithm of the density at x (d values), with the mass where it is not 1. -infinity outside the
-  /// support and where x is not finite; never NaN. ShapeError: x.size() != dim().
+  /// support and where x is infinite; NaN where a coordinate is NaN, and nowhere else. ShapeError: x.size() != dim().
   double log_density(std::span<const double> x) const;
 
   /// The same for the rows of x (N, d). ShapeError: x.cols != dim().

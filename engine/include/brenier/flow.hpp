@@ -77,15 +77,18 @@ struct FlowOptions {
   double start_time = 0;  // time of the initial cloud
   double mass = 1;        // of the density; particles always have mass 1 together
   std::uint64_t seed = 0;
-  std::string device = "auto";  // see backend()
-  int threads = 0;              // 0: all processors
-  bool certificates = true;     // of every step, see StepReport; without them no step is tried again
-  bool keep_maps = true;        // false: maps() stays empty, so that long flows take no more memory with time
+  std::string device = any_device();  // see backend()
+  int threads = 0;                    // 0: all processors
+  bool certificates = true;           // of every step, see StepReport; without them no step is tried again
+  bool keep_maps = true;  // false: maps() stays empty, so that long flows take no more memory with time
   /// Processes that compute this flow together, see Flow; null: this one alone.
   std::shared_ptr<Communicator> communicator{};
 
   /// Throws ValueError that names the option, the value and the range.
   void validate() const;
+  /// "auto", which no small string allocates for. A default that might throw makes g++ 12 warn, wrongly, of uninitialized
+  /// widths of the network in programs that write options in place.
+  static std::string any_device() noexcept { return "auto"; }
 };
 
 /// What the share that a step misses is known from.

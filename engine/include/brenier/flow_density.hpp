@@ -73,12 +73,12 @@ class FlowDensity {
   static constexpr int last = -1;
 
   /// Where the rows of y (N, d) come from. A point is `outside` where some map does not reach it, or its
-  /// coordinates are not finite; `unconverged` where Newton's method ended elsewhere, which of a point far
+  /// coordinates are infinite; `unconverged` where one is NaN, or Newton's method ended elsewhere, which of a point far
   /// from all particles may also mean that extrapolated steps fold space there. ShapeError: y.cols is not
   /// dim(). ValueError: no such step.
   Origins pull(MatrixView<const double> y, int step = last) const;
 
-  /// log rho_k at the rows of y (N, d), never NaN. Errors as for pull(); ValueError: rho_0 is not known.
+  /// log rho_k at the rows of y (N, d), NaN only where a coordinate is. Errors as for pull(); ValueError: rho_0 is not known.
   LogDensities log_density(MatrixView<const double> y, int step = last) const;
 
   /// The rows of x (N, d) carried to a step. ShapeError: x.cols is not dim(). ValueError: no such step; x has

@@ -3,6 +3,7 @@
 #include "brenier/brenier.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -30,6 +31,7 @@
 #include "engine/src/config/config.hpp"
 #include "engine/src/flow/cloud/cloud_view.hpp"
 #include "engine/src/flow/report_fields.hpp"
+#include "kernels/base/floating_point.hpp"
 #include "kernels/base/nearest_name.hpp"
 #include "kernels/base/ranks.hpp"
 #include "kernels/base/show.hpp"
@@ -49,9 +51,11 @@ struct brenier_flow {
   Config config;
   std::optional<Density> law;  // of the cloud that the maps start from
   Matrix<double> start;        // some of that cloud
+  Matrix<double> first;        // some of the cloud that the flow was made with
   std::optional<StepReport> report;
   bool held_out = false;
   mutable std::string json;
+  mutable std::atomic<bool> busy = false;
 };
 
 struct brenier_maps {
@@ -92,6 +96,7 @@ int fail(int status, const char* text, int callback_code = 0) noexcept {
 /// Runs `body`, which returns a status, and turns what it throws into one.
 template <class Body>
 int guarded(Body&& body) noexcept {
+  const PlainFloatingPoint plain;
   try {
     return body();
   } catch (const CallbackError& error) {
@@ -128,6 +133,29 @@ int guarded(Body&& body) noexcept {
 void need(const void* pointer, const char* name) {
   if (!pointer) throw ValueError(std::string(name) + " is NULL");
 }
+
+/// Of a call that uses a flow. Ends at once inside of another one: a function of the host is asked while the flow is between
+/// two states.
+class Turn {
+ public:
+  explicit Turn(const brenier_flow* flow) : busy_(of(flow)) {
+    if (busy_.exchange(true))
+      throw ValueError(
+          "this flow is inside of another call, from a function of the host or another thread; use it when "
+          "that call "
+          "has ended");
+  }
+  ~Turn() { busy_ = false; }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  static std::atomic<bool>& of(const brenier_flow* flow) {
+    need(flow, "flow");
+    return flow->busy;
+  }
+  std::atomic<bool>& busy_;
+};
 
 /// Points of the host.
 template <class Pointer>
@@ -178,9 +206,11 @@ Cloud cloud_of(const Source& from, ptrdiff_t n, Index d, const double* log_densi
   return out;
 }
 
+constexpr const char* kText = "settings";  // its name in messages
+
 Config parse(const brenier_settings& settings, const Cloud* cloud) {
   const HostInput host{settings.potentials, cloud};
-  Config config = parse_config(settings.text, "settings", settings.folder, settings.overrides, &host);
+  Config config = parse_config(settings.text, kText, settings.folder, settings.overrides, &host);
   config.flow.communicator = settings.communicator;
   return config;
 }
@@ -204,9 +234,11 @@ class HostRanks final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   void sum(std::span<double> values) override {
+    const HostFloatingPoint host;
     check(sum_(values.data(), static_cast<ptrdiff_t>(values.size()), context_), "sum");
   }
   void gather(std::span<std::byte> data, std::span<const std::size_t> offsets) override {
+    const HostFloatingPoint host;
     check(gather_(data.data(), offsets.data(), context_), "gather");
   }
   void broadcast(std::span<std::byte> data, int root) override {
@@ -263,23 +295,47 @@ decltype(auto) with(const brenier_flow* flow, Body&& body) {
   return std::visit([&](const auto& one) -> decltype(auto) { return body(std::as_const(*one)); }, flow->flow);
 }
 
-/// Goes on from a checkpoint. The law of the settings is not that of a cloud that was set later.
-void load(brenier_flow* flow, std::span<const std::byte> bytes) {
-  with(flow, [&](auto& f) {
-    f.load(bytes);
-    if (f.has_initial_cloud()) return;
-    flow->law.reset();
-    flow->held_out = false;
-  });
-  flow->report.reset();
-}
-
 /// Particles that densities of order 2 start from.
 Matrix<double> some_of(const CloudView& cloud) {
   std::vector<Index> rows(static_cast<std::size_t>(std::min<Index>(cloud.rows(), 1024)));
   const Index n = static_cast<Index>(rows.size());
   for (Index i = 0; i < n; ++i) rows[static_cast<std::size_t>(i)] = cloud.rows() * i / n;
   return cloud.take(rows);
+}
+
+/// Goes on from a checkpoint. The law of the settings is that of the first cloud, not of one that was set later.
+void load(brenier_flow* flow, std::span<const std::byte> bytes) {
+  with(flow, [&](auto& f) {
+    f.load(bytes);
+    flow->report.reset();
+    flow->law.reset();
+    flow->held_out = false;
+    if (f.has_initial_cloud()) {
+      flow->start = flow->first;
+      flow->law = flow->config.cloud.density;
+      flow->held_out = flow->config.held_out.particles > 0;
+      return;
+    }
+    // Where it started is not known: the particles now are nearer to it than those of another cloud.
+    flow->start = {};
+    const DeviceScope scope(f.options().device);
+    flow->start = some_of(f.trajectory());
+  });
+}
+
+/// Errors of what is read from a file name it.
+template <class Body>
+void from_file(const char* path, Body&& body) {
+  const std::string at = std::string("'") + path + "': ";
+  try {
+    body();
+  } catch (const IoError& error) {
+    throw IoError(at + error.what());
+  } catch (const ShapeError& error) {
+    throw ShapeError(at + error.what());
+  } catch (const ValueError& error) {
+    throw ValueError(at + error.what());
+  }
 }
 
 /// Another cloud, of the host or on the device.
@@ -366,6 +422,7 @@ double named_value(const brenier_flow* flow, const std::string& name) {
 }
 
 int step(brenier_flow* flow) {
+  const Turn turn(flow);
   const int before = with(flow, [](auto& f) { return f.steps(); });
   const std::optional<StepReport> report = with(flow, [](auto& f) { return f.step(); });
   if (report) {
@@ -415,8 +472,11 @@ std::unique_ptr<brenier_maps> load_maps(std::span<const std::byte> bytes, const 
   std::optional<Density> law;
   int threads = 0;
   if (settings) {
-    const Cloud one{Matrix<double>(1, maps.front().net.dim()), {0}};  // only its law is asked for
-    const Config config = parse(*settings, &one);
+    // Only its law is asked for; whitened ones want more particles than dimensions.
+    const Index d = maps.front().net.dim();
+    const Cloud few{Matrix<double>(d + 1, d), {}};
+    const Config config =
+        parse_law(settings->text, kText, settings->folder, settings->overrides, {settings->potentials, &few});
     law = config.cloud.density;
     threads = config.flow.threads;
   }
@@ -459,6 +519,9 @@ int brenier_settings_ranks(brenier_settings* settings, int rank, int size, breni
 
 const char* brenier_last_error(void) {
   return last_failure().text.c_str();
+}
+int brenier_fail(int status, const char* text) {
+  return fail(status, text ? text : "");
 }
 int brenier_last_callback_code(void) {
   return last_failure().callback_code;
@@ -559,7 +622,7 @@ int brenier_flow_create(brenier_flow** flow, const brenier_settings* settings, p
         cloud = made->config.initial_cloud();
       }
       made->law = made->config.cloud.density;
-      made->start = some_of(cloud.x);
+      made->start = made->first = some_of(cloud.x);
       made->held_out = made->config.held_out.particles > 0;
       if (made->config.precision == "double")
         made->flow = make_flow<double>(*made, std::move(cloud));
@@ -588,7 +651,13 @@ int brenier_flow_run(brenier_flow* flow, double time, brenier_progress progress,
       const int status = step(flow);
       if (status == BRENIER_AT_END) return BRENIER_OK;
       if (status != BRENIER_OK) return status;
-      if (progress && progress(flow, context) != 0)
+      if (!progress) continue;
+      int ends = 0;
+      {
+        const HostFloatingPoint host;
+        ends = progress(flow, context);
+      }
+      if (ends != 0)
         return fail(BRENIER_INTERRUPTED, "interrupted by the progress function, after a whole step");
     }
     return BRENIER_OK;
@@ -614,6 +683,7 @@ double brenier_flow_time(const brenier_flow* flow) {
 int brenier_flow_get_cloud(const brenier_flow* flow, int type, void* x, ptrdiff_t particle_stride,
                            ptrdiff_t component_stride, double* log_density) {
   return guarded([&] {
+    const Turn turn(flow);
     const Trajectory& cloud = with(flow, [](const auto& f) -> const Trajectory& { return f.trajectory(); });
     if (log_density && !cloud.has_density())
       throw ValueError("the log-densities of this cloud are not known: it was given without");
@@ -625,7 +695,7 @@ int brenier_flow_get_cloud(const brenier_flow* flow, int type, void* x, ptrdiff_
 int brenier_flow_set_cloud(brenier_flow* flow, ptrdiff_t n, int type, const void* x,
                            ptrdiff_t particle_stride, ptrdiff_t component_stride, const double* log_density) {
   return guarded([&] {
-    need(flow, "flow");
+    const Turn turn(flow);
     Cloud cloud =
         cloud_of({x, type, particle_stride, component_stride}, n, flow->config.cloud.dim, log_density);
     set_cloud(flow, std::move(cloud));
@@ -635,6 +705,7 @@ int brenier_flow_set_cloud(brenier_flow* flow, ptrdiff_t n, int type, const void
 int brenier_flow_get_device_cloud(const brenier_flow* flow, int type, void* x, ptrdiff_t particle_stride,
                                   ptrdiff_t component_stride, double* log_density, void* stream) {
   return guarded([&] {
+    const Turn turn(flow);
     with(flow, [&](const auto& f) {
       const Index n = f.trajectory().size(), d = f.trajectory().dim();
       f.get_cloud(on_device<void>({x, type, particle_stride, component_stride}, n, d, log_density, stream));
@@ -646,7 +717,7 @@ int brenier_flow_set_device_cloud(brenier_flow* flow, ptrdiff_t n, int type, con
                                   ptrdiff_t particle_stride, ptrdiff_t component_stride,
                                   const double* log_density, void* stream) {
   return guarded([&] {
-    need(flow, "flow");
+    const Turn turn(flow);
     need(x, "the address of the points");
     const DeviceCloud cloud = on_device<const void>({x, type, particle_stride, component_stride}, n,
                                                     flow->config.cloud.dim, log_density, stream);
@@ -656,12 +727,17 @@ int brenier_flow_set_device_cloud(brenier_flow* flow, ptrdiff_t n, int type, con
 }
 int brenier_flow_set_functional(brenier_flow* flow, const brenier_settings* settings) {
   return guarded([&] {
+    const Turn turn(flow);
     need(settings, "settings");
     with(flow, [&](auto& f) {
       const Cloud cloud{f.trajectory().x(), f.trajectory().log_density()};
-      Functional functional = parse(*settings, &cloud).functional;
-      f.set_functional(functional);
-      flow->config.functional = std::move(functional);
+      Config given = parse_functional(settings->text, kText, settings->folder, settings->overrides,
+                                      {settings->potentials, &cloud});
+      std::string resolved = with_functional(flow->config.resolved, given.resolved);
+      f.set_functional(given.functional);
+      flow->config.functional = std::move(given.functional);
+      flow->config.parameters = std::move(given.parameters);
+      flow->config.resolved = std::move(resolved);
     });
     return BRENIER_OK;
   });
@@ -669,7 +745,7 @@ int brenier_flow_set_functional(brenier_flow* flow, const brenier_settings* sett
 
 int brenier_flow_value(const brenier_flow* flow, const char* name, double* value) {
   return guarded([&] {
-    need(flow, "flow");
+    const Turn turn(flow);
     need(name, "name");
     need(value, "value");
     *value = named_value(flow, name);
@@ -690,26 +766,30 @@ const char* brenier_flow_settings(const brenier_flow* flow) {
 
 int brenier_flow_save(const brenier_flow* flow, void** bytes, size_t* size) {
   return guarded([&] {
+    const Turn turn(flow);
     give_bytes(with(flow, [](const auto& f) { return f.save(); }), bytes, size);
     return BRENIER_OK;
   });
 }
 int brenier_flow_load(brenier_flow* flow, const void* bytes, size_t size) {
   return guarded([&] {
+    const Turn turn(flow);
     load(flow, bytes_of(bytes, size));
     return BRENIER_OK;
   });
 }
 int brenier_flow_save_file(const brenier_flow* flow, const char* path) {
   return guarded([&] {
+    const Turn turn(flow);
     write_bytes(path, with(flow, [](const auto& f) { return f.save(); }));
     return BRENIER_OK;
   });
 }
 int brenier_flow_load_file(brenier_flow* flow, const char* path) {
   return guarded([&] {
-    need(flow, "flow");
-    load(flow, bytes_of_file(path));
+    const Turn turn(flow);
+    const std::vector<std::byte> bytes = bytes_of_file(path);
+    from_file(path, [&] { load(flow, bytes); });
     return BRENIER_OK;
   });
 }
@@ -717,6 +797,7 @@ int brenier_flow_load_file(brenier_flow* flow, const char* path) {
 int brenier_maps_of_flow(brenier_maps** maps, const brenier_flow* flow) {
   return guarded([&] {
     need(maps, "maps");
+    const Turn turn(flow);
     std::vector<BrenierMap> all = with(flow, [](const auto& f) { return f.maps(); });
     if (all.empty())
       throw ValueError(flow->config.flow.keep_maps ? "maps: there was no step since the cloud was given"
@@ -728,7 +809,8 @@ int brenier_maps_of_flow(brenier_maps** maps, const brenier_flow* flow) {
 int brenier_maps_load_file(brenier_maps** maps, const char* path, const brenier_settings* settings) {
   return guarded([&] {
     need(maps, "maps");
-    *maps = load_maps(bytes_of_file(path), path, settings).release();
+    const std::vector<std::byte> bytes = bytes_of_file(path);
+    *maps = load_maps(bytes, path, settings).release();
     return BRENIER_OK;
   });
 }

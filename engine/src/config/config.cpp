@@ -252,6 +252,10 @@ std::optional<double> exponent_of(const Section& root) {
   return {};
 }
 
+[[noreturn]] void no_functional(const Section& root) {
+  root.fail("functional", "is missing: write at least one [[functional]] table with a term");
+}
+
 }  // namespace
 
 Config parse_config(const std::string& text, const std::string& name, const std::filesystem::path& folder,
@@ -270,8 +274,7 @@ Config parse_config(const std::string& text, const std::string& name, const std:
   Section parameters = root.table("parameters");
   config.parameters = read_parameters(parameters);
   std::vector<Section> terms = root.tables("functional");
-  if (terms.empty())
-    root.fail("functional", "is missing: write at least one [[functional]] table with a term");
+  if (terms.empty()) no_functional(root);
   const auto initial = [&] { return host && host->cloud ? host->cloud->x : config.initial_cloud().x; };
   config.functional = read_functional(terms, config.cloud.dim, config.parameters, initial, host);
   const bool given = host && host->cloud && !host->cloud->log_density.empty();
@@ -299,6 +302,70 @@ Config parse_config(const std::string& text, const std::string& name, const std:
   config.resolved = document.resolved();
   config.files = document.files();
   return config;
+}
+
+Config parse_law(const std::string& text, const std::string& name, const std::filesystem::path& folder,
+                 const std::vector<std::string>& overrides, const HostInput& host) {
+  Document document(text, name, folder, overrides);
+  Section root = document.root();
+  Config config;
+  config.name = name;
+  read_top(root, config);
+  Section cloud = root.table("cloud");
+  config.cloud = read_cloud(cloud, exponent_of(root), &host);
+  config.resolved = document.resolved();
+  return config;
+}
+
+Config parse_functional(const std::string& text, const std::string& name, const std::filesystem::path& folder,
+                        const std::vector<std::string>& overrides, const HostInput& host) {
+  Document document(text, name, folder, overrides);
+  Section root = document.root();
+  Config config;
+  config.name = name;
+  read_top(root, config);
+  const Cloud& cloud = *host.cloud;
+  config.cloud.kind = "host";
+  config.cloud.dim = static_cast<int>(cloud.x.cols());
+  config.cloud.particles = cloud.x.rows();
+  Section parameters = root.table("parameters");
+  config.parameters = read_parameters(parameters);
+  std::vector<Section> terms = root.tables("functional");
+  if (terms.empty()) no_functional(root);
+  config.functional = read_functional(
+      terms, config.cloud.dim, config.parameters, [&] { return cloud.x; }, &host);
+  config.resolved = document.resolved();
+  return config;
+}
+
+std::string with_functional(const std::string& resolved, const std::string& other) {
+  // Blocks are apart by an empty line; what is in quotes has none.
+  const auto blocks = [](const std::string& text) {
+    std::vector<std::string> out;
+    for (std::size_t begin = 0; begin < text.size();) {
+      const std::size_t end = std::min(text.find("\n\n", begin), text.size() - 1);
+      out.push_back(text.substr(begin, end + 1 - begin));
+      begin = end + 2;
+    }
+    return out;
+  };
+  const auto is_of_functional = [](const std::string& block) {
+    return block.starts_with("[parameters]") || block.starts_with("[[functional]]");
+  };
+  std::string out;
+  const auto add = [&](const std::string& block) { out += (out.empty() ? "" : "\n") + block; };
+  bool written = false;
+  for (const std::string& block : blocks(resolved)) {
+    if (!is_of_functional(block)) {
+      add(block);
+      continue;
+    }
+    if (std::exchange(written, true)) continue;
+    for (const std::string& mine : blocks(other)) {
+      if (is_of_functional(mine)) add(mine);
+    }
+  }
+  return out;
 }
 
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides) {

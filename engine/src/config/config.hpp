@@ -110,6 +110,15 @@ struct HostInput {
 Config parse_config(const std::string& text, const std::string& name, const std::filesystem::path& folder,
                     const std::vector<std::string>& overrides = {}, const HostInput* host = nullptr);
 
+/// The law alone, [cloud], and `threads`: nothing else of the text is read.
+Config parse_law(const std::string& text, const std::string& name, const std::filesystem::path& folder,
+                 const std::vector<std::string>& overrides, const HostInput& host);
+/// F alone, [parameters] and [[functional]], for the particles of the host.
+Config parse_functional(const std::string& text, const std::string& name, const std::filesystem::path& folder,
+                        const std::vector<std::string>& overrides, const HostInput& host);
+/// A resolved text with the [parameters] and [[functional]] of another one.
+std::string with_functional(const std::string& resolved, const std::string& other);
+
 /// The same from a file.
 Config load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
 

@@ -250,9 +250,12 @@ double Density::log_density(std::span<const double> x) const {
   if (static_cast<Index>(x.size()) != dim())
     throw ShapeError("a point with " + std::to_string(x.size()) + " coordinates; the density has dimension " +
                      std::to_string(dim()));
-  for (const double coordinate : x)
-    if (!std::isfinite(coordinate)) return -infinity;
-  return impl_->log_density(x.data());
+  bool infinite = false;
+  for (const double coordinate : x) {
+    if (std::isnan(coordinate)) return coordinate;
+    infinite = infinite || std::isinf(coordinate);
+  }
+  return infinite ? -infinity : impl_->log_density(x.data());
 }
 
 std::vector<double> Density::log_density(MatrixView<const double> x) const {

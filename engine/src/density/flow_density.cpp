@@ -158,9 +158,14 @@ FlowDensity::Origins FlowDensity::State::origins(MatrixView<const double> y, int
     // What has an origin is carried back from it: for its density, and as a check.
     std::vector<Index> found;
     for (Index i = 0; i < rows; ++i) {
-      bool finite = true;
-      for (Index c = 0; c < dim(); ++c) finite = finite && std::isfinite(part(i, c));
-      if (!finite) status[i] = InverseStatus::outside;
+      bool finite = true, nan = false;
+      for (Index c = 0; c < dim(); ++c) {
+        finite = finite && std::isfinite(part(i, c));
+        nan = nan || std::isnan(part(i, c));
+      }
+      // The density at infinity is 0; of NaN nothing is known.
+      if (!finite) status[i] = nan ? InverseStatus::unconverged : InverseStatus::outside;
+      if (nan && log_density) (*log_density)[begin + i] = std::numeric_limits<double>::quiet_NaN();
       if (status[i] == InverseStatus::converged) found.push_back(i);
     }
     if (!found.empty()) {

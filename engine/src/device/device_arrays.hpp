@@ -2,6 +2,7 @@
 // What arrays of a host program on a device have to be.
 #pragma once
 
+#include <limits>
 #include <string>
 #include <type_traits>
 
@@ -10,7 +11,8 @@
 
 namespace brenier {
 
-/// ShapeError where an array that is given has another shape. ValueError: no room between the elements of a result.
+/// ShapeError where an array that is given has another shape. ValueError: no room between the elements of a result, sizes and
+/// strides whose products are beyond all addresses.
 template <class Address>
 void check_device_array(const DeviceArray<Address>& array, Index rows, Index cols, const char* name) {
   if (!array) return;
@@ -18,6 +20,19 @@ void check_device_array(const DeviceArray<Address>& array, Index rows, Index col
     throw ShapeError(std::string("cloud: ") + name + " on the device are (" + std::to_string(array.rows) +
                      ", " + std::to_string(array.cols) + "); they must be (" + std::to_string(rows) + ", " +
                      std::to_string(cols) + ")");
+  }
+  // Rows and columns are counted in int on the device, and the last element has an address in bytes.
+  constexpr Index most = std::numeric_limits<int>::max();
+  constexpr Index farthest = std::numeric_limits<Index>::max() / 32;
+  const auto beyond = [](Index count, Index stride) {
+    return count > most || stride < -farthest || stride > farthest ||
+           (count > 1 && stride != 0 && count - 1 > farthest / (stride < 0 ? -stride : stride));
+  };
+  if (beyond(rows, array.row_stride) || beyond(cols, array.col_stride)) {
+    throw ValueError(std::string("cloud: ") + name + " on the device are (" + std::to_string(rows) + ", " +
+                     std::to_string(cols) + ") with the strides " + std::to_string(array.row_stride) +
+                     " and " + std::to_string(array.col_stride) +
+                     "; sizes must be at most 2147483647, and all elements in what can be addressed");
   }
   if (std::is_const_v<Address>) return;
   if ((rows > 1 && array.row_stride == 0) || (cols > 1 && array.col_stride == 0)) {

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import operator
 import os
-import pathlib
 import sys
 import threading
 import time
@@ -14,12 +14,23 @@ from typing import Any, Callable
 import numpy as np
 
 from . import _core
-from ._core import BadValue
+from ._core import BadValue, ShapeError
 from .arrays import Floats, points, vector
 from .densities import Density, sampling_of
 from .functionals import Functional
 from .learning import described
 from .networks import Map
+
+
+def _count(given: Any, name: str) -> int:
+    """A whole number from 0 on."""
+    try:
+        count = operator.index(given)
+    except TypeError:
+        count = -1
+    if count < 0 or isinstance(given, bool):
+        raise BadValue(f"{name} = {given!r}; it must be a whole number, at least 0")
+    return count
 
 
 class Progress:
@@ -86,6 +97,7 @@ class Flow:
             raise BadValue("F has an entropy or another internal energy, which needs the density of the particles: start from a "
                            "Density, or give law = brenier.Density.kde(x), which estimates it, or log_density (N,) where it is known")
         self._functional, self._law, self._start = functional, law, x.copy()
+        self._first = self._law, self._start  # of the cloud that checkpoints may go back to
         self._threads, self._auto, self._end = core_options.threads, tau == "auto", core_options.end_time
         make = _core.FlowFloat if precision == "float" else _core.FlowDouble
         self._core = make(energy, x, log_density, core_options, law._core if law is not None else None, how)
@@ -142,6 +154,8 @@ class Flow:
             raise BadValue('until is missing: say where the run ends, until=1.0 or steps=10 (tau="auto" ends at end_time)')
         if until is not None and not np.isfinite(until):
             raise BadValue(f"until = {until}; it must be finite")
+        if steps is not None:
+            steps = _count(steps, "steps")
         last = None if steps is None else self.steps + steps
         shown = Progress(self.time, self._end if until is None and self._auto else until) if progress else None
         try:
@@ -225,12 +239,19 @@ class Flow:
         new flow.
         """
         x = points(x)
+        if law is not None and law.dim != self.dim:
+            raise ShapeError(f"law is a density on R^{law.dim}, and the flow is in R^{self.dim}")
         if log_density is not None:
             log_density = vector(log_density, "log_density", len(x))
         elif law is not None:
             log_density = law.log_density(x)
-        self._core.set_cloud(x, log_density, law._core if law is not None else None)
-        self._law, self._start, self._density = law, x.copy(), None
+        start = x.copy()
+        self._core.set_cloud(x, log_density)
+        # No law before it is taken: what fails from here on leaves a cloud of which none is known.
+        self._law, self._start, self._density = None, start, None
+        if law is not None:
+            self._core.set_law(law._core)
+            self._law = law
 
     def set_functional(self, functional: Functional) -> None:
         """Another F from here on; the network stays, so that the next step starts warm."""
@@ -269,18 +290,27 @@ class Flow:
         return (x, log_density) if return_log_density else x
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """A checkpoint, from which a flow of the same functional and options goes on bit for bit."""
-        pathlib.Path(path).write_bytes(self._core.save())
+        """A checkpoint, from which a flow of the same functional and options goes on bit for bit.
+
+        A file of that name is replaced by a whole one or, where this fails, stays as it was.
+        """
+        self._core.save_file(path)
 
     def load(self, path: str | os.PathLike[str]) -> Flow:
-        """Goes on from a checkpoint of save(); the functional and the options must be those of the flow saved."""
-        self._core.load(pathlib.Path(path).read_bytes())
+        """Goes on from a checkpoint of save(); the functional and the options must be those of the flow saved.
+
+        `history` keeps the steps up to that of the checkpoint. A cloud of set_cloud() comes without its law, which no file
+        keeps: `log_density` and `sample` need it given again.
+        """
+        history = self.history
+        self._core.load_file(path)
+        self._history = [report for report in history if report["step"] <= self.steps]
         self._density = None
+        self._law, self._start = self._first if self._core.has_initial_cloud() else (None, self._core.x())
         return self
 
     def __repr__(self) -> str:
-        n, d = self._start.shape
-        return (f"<brenier.Flow of {self._functional!r}: {n} particles in R^{d}, step {self.steps}, "
+        return (f"<brenier.Flow of {self._functional!r}: {self._core.particles()} particles in R^{self.dim}, step {self.steps}, "
                 f"t = {self.time:g}, F = {self.functional:.6g}>")
 
 

@@ -14,6 +14,7 @@ from ._core import BadValue
 from .arrays import Floats, numbers, points, vector, weights as weights_of
 from .networks import Map, Potential
 
+# Terms keep copies of what they are given: arrays of the caller may change before a flow is made of them.
 Make = Callable[[int], "_core.Terms"]
 
 
@@ -61,7 +62,7 @@ def _term(make: Make, text: str) -> Functional:
 
 
 def _parameters(given: dict[str, Any]) -> dict[str, Floats]:
-    return {name: numbers(value) for name, value in given.items()}
+    return {name: numbers(value).copy() for name, value in given.items()}
 
 
 def entropy() -> Functional:
@@ -99,10 +100,10 @@ def gaussian_mixture(means: Any, variances: Any = 1.0, weights: Any = None) -> F
     With `entropy` F is the relative entropy to it, and its infimum 0. means (K, d); variances (K,) or one number, above 0;
     weights (K,), above 0, divided by their sum; None: equal.
     """
-    means = points(means, "means")
+    means = points(means, "means").copy()
     count = len(means)
-    spread = np.full(count, float(variances)) if np.ndim(variances) == 0 else vector(variances, "variances", count)
-    mass = np.full(count, 1.0 / count) if weights is None else vector(weights, "weights", count)
+    spread = np.full(count, float(variances)) if np.ndim(variances) == 0 else vector(variances, "variances", count).copy()
+    mass = np.full(count, 1.0 / count) if weights is None else vector(weights, "weights", count).copy()
     _core.gaussian_mixture(means, spread, mass)  # its errors here, not where a flow begins
     return _term(lambda dim: _core.gaussian_mixture(means, spread, mass), f"gaussian_mixture(<{count} Gaussians>)")
 
@@ -141,7 +142,7 @@ def sinkhorn(reference: Any, *, blur: float = 0.05, scaling: float = 0.5, debias
     iterations: most at the last blur; warm_iterations: where potentials of the gradient before are known. tolerance: of the
     marginals, in total variation. weights (M,): of the points, above 0, with the sum 1; None: equal. O(N M) a step.
     """
-    reference = points(reference, "reference")
+    reference = points(reference, "reference").copy()
     mass = _weights(weights, reference)
     return _term(lambda dim: _core.sinkhorn(reference, blur, scaling, debias, iterations, warm_iterations, tolerance, mass),
                  f"sinkhorn(<{len(reference)} points>, blur={blur:g})")
@@ -152,7 +153,7 @@ def mmd(reference: Any, *, bandwidth: float | str = "median", weights: Any = Non
 
     bandwidth: in the units of x, or "median", the median distance in the reference. weights (M,) as in `sinkhorn`.
     """
-    reference = points(reference, "reference")
+    reference = points(reference, "reference").copy()
     mass = _weights(weights, reference)
     if isinstance(bandwidth, str):
         if bandwidth != "median":
@@ -164,10 +165,11 @@ def mmd(reference: Any, *, bandwidth: float | str = "median", weights: Any = Non
 
 def energy_distance(reference: Any, *, weights: Any = None) -> Functional:
     """Energy distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| from the points of reference (M, d), weights (M,) as in `sinkhorn`."""
-    reference = points(reference, "reference")
+    reference = points(reference, "reference").copy()
     mass = _weights(weights, reference)
     return _term(lambda dim: _core.energy_distance(reference, mass), f"energy_distance(<{len(reference)} points>)")
 
 
 def _weights(given: Any, reference: Floats) -> Floats | None:
-    return weights_of(given, "weights", len(reference))
+    mass = weights_of(given, "weights", len(reference))
+    return None if mass is None else mass.copy()

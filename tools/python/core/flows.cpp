@@ -5,6 +5,8 @@
 #include <limits>
 #include <utility>
 
+#include "brenier/atomic_file.hpp"
+#include "brenier/text_file.hpp"
 #include "engine/src/config/config.hpp"
 #include "engine/src/flow/report_fields.hpp"
 #include "tools/python/core/arrays.hpp"
@@ -142,6 +144,18 @@ struct HeldFlow {
                     : std::numeric_limits<double>::quiet_NaN();
   }
 
+  /// Goes on from a checkpoint; reports of another past end with it.
+  void load(std::span<const std::byte> bytes) {
+    flow.load(bytes);
+    reports.clear();
+    try {
+      flow.tracked(0);
+      held_out = true;
+    } catch (const ValueError&) {
+      held_out = false;
+    }
+  }
+
   std::vector<nb::object> callables;
   Flow<T> flow;
   bool held_out = false;                               // the flow tracks one cloud
@@ -160,6 +174,9 @@ void bind_flow(nb::module_& m, const char* name) {
           "step",
           [](Held& self, bool in_main_thread) {
             const Turn turn(self.busy);
+            // Functions of Python may raise where the held-out particles are judged, after the step: it is undone then.
+            std::vector<std::byte> before;
+            if (self.held_out && !self.callables.empty()) before = self.flow.save();
             while (true) {
               const std::optional<StepReport> report = without_gil([&] {
                 std::optional<EndsOnCtrlC> signals;
@@ -167,8 +184,17 @@ void bind_flow(nb::module_& m, const char* name) {
                 return self.flow.step();
               });
               if (report) {
-                self.reports.emplace_back(*report, std::numeric_limits<double>::quiet_NaN());
-                self.reports.back().second = without_gil([&] { return self.held_out_functional(); });
+                double held_out = std::numeric_limits<double>::quiet_NaN();
+                try {
+                  held_out = without_gil([&] { return self.held_out_functional(); });
+                } catch (...) {
+                  if (!before.empty())
+                    self.flow.load(before);
+                  else
+                    self.reports.emplace_back(*report, held_out);
+                  throw;
+                }
+                self.reports.emplace_back(*report, held_out);
                 return true;
               }
               if (PyErr_CheckSignals() != 0) throw nb::python_error();
@@ -235,14 +261,19 @@ void bind_flow(nb::module_& m, const char* name) {
           "x"_a, "log_density"_a.none())
       .def(
           "set_cloud",
-          [](Held& self, const Array& x, const std::optional<Array>& log_density,
-             const std::optional<Density>& law) {
+          [](Held& self, const Array& x, const std::optional<Array>& log_density) {
             const Turn turn(self.busy);
             self.flow.set_cloud(cloud_of(x, log_density));
             self.held_out = false;
-            if (law && self.flow.options().certificates) self.flow.set_initial_density(*law);
           },
-          "x"_a, "log_density"_a.none(), "law"_a.none())
+          "x"_a, "log_density"_a.none())
+      .def(
+          "set_law",
+          [](Held& self, const Density& law) {
+            const Turn turn(self.busy);
+            if (self.flow.options().certificates) self.flow.set_initial_density(law);
+          },
+          "law"_a)
       .def(
           "set_functional",
           [](Held& self, const Terms& functional) {
@@ -252,6 +283,8 @@ void bind_flow(nb::module_& m, const char* name) {
             const std::vector<nb::object> gone = std::exchange(self.callables, functional.callables);
           },
           "functional"_a)
+      .def("particles", [](const Held& self) { return self.flow.trajectory().size(); })
+      .def("has_initial_cloud", [](const Held& self) { return self.flow.has_initial_cloud(); })
       .def("steps", [](const Held& self) { return self.flow.steps(); })
       .def("time", [](const Held& self) { return self.flow.time(); })
       .def("maps",
@@ -269,15 +302,34 @@ void bind_flow(nb::module_& m, const char* name) {
           "load",
           [](Held& self, const nb::bytes& bytes) {
             const Turn turn(self.busy);
-            self.flow.load({static_cast<const std::byte*>(bytes.data()), bytes.size()});
+            self.load({static_cast<const std::byte*>(bytes.data()), bytes.size()});
+          },
+          "bytes"_a)
+      .def(
+          "save_file",
+          [](Held& self, const std::filesystem::path& path) {
+            const Turn turn(self.busy);
+            const std::vector<std::byte> bytes = self.flow.save();
+            write_file_atomically(path, std::span<const std::byte>(bytes));
+          },
+          "path"_a)
+      .def(
+          "load_file",
+          [](Held& self, const std::filesystem::path& path) {
+            const Turn turn(self.busy);
+            const std::string bytes = read_text_file(path, std::uint64_t{1} << 40);
+            const std::string at = "'" + path.string() + "': ";
             try {
-              self.flow.tracked(0);
-              self.held_out = true;
-            } catch (const ValueError&) {
-              self.held_out = false;
+              self.load(std::as_bytes(std::span(bytes)));
+            } catch (const IoError& error) {
+              throw IoError(at + error.what());
+            } catch (const ShapeError& error) {
+              throw ShapeError(at + error.what());
+            } catch (const ValueError& error) {
+              throw ValueError(at + error.what());
             }
           },
-          "bytes"_a);
+          "path"_a);
 }
 
 /// The maps of a flow, from its start to one of its steps.

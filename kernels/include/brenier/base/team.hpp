@@ -16,7 +16,9 @@ class BRENIER_HIDDEN Ranks;
 
 /// Threads that sleep between calls of run(). Not copyable; run() must not be called from two threads at once
 /// or from inside itself. Results of the library never depend on the number of threads: work is split by
-/// problem size, and only dealt out by rank.
+/// problem size, and only dealt out by rank. A process that fork() has made has none of these threads: a team starts its own
+/// there with the first run(). The threads take none of the process's signals, and compute without floating-point traps,
+/// rounding to nearest.
 class Team {
  public:
   /// `threads` >= 1, the calling thread included; 0 takes what the machine offers to this process.

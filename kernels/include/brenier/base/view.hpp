@@ -8,7 +8,11 @@
 #endif
 
 #include <cstddef>
+#include <limits>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "brenier/export.h"
@@ -47,7 +51,23 @@ template <class T>
 class Matrix {
  public:
   Matrix() = default;
-  Matrix(Index rows, Index cols, T fill = T(0)) : rows_(rows), cols_(cols), data_(rows * cols, fill) {}
+  /// std::length_error, as vectors have it: more elements than can be addressed.
+  Matrix(Index rows, Index cols, T fill = T(0)) : rows_(rows), cols_(cols), data_(count(rows, cols), fill) {}
+  // What was moved from has no rows any more, as it has no elements.
+  Matrix(Matrix&& other) noexcept
+      : rows_(std::exchange(other.rows_, 0)),
+        cols_(std::exchange(other.cols_, 0)),
+        data_(std::exchange(other.data_, {})) {}
+  Matrix& operator=(Matrix&& other) noexcept {
+    if (this == &other) return *this;
+    rows_ = std::exchange(other.rows_, 0);
+    cols_ = std::exchange(other.cols_, 0);
+    data_ = std::exchange(other.data_, {});
+    return *this;
+  }
+  Matrix(const Matrix&) = default;
+  Matrix& operator=(const Matrix&) = default;
+  ~Matrix() = default;
 
   Index rows() const { return rows_; }
   Index cols() const { return cols_; }
@@ -56,8 +76,8 @@ class Matrix {
   const T* data() const { return data_.data(); }
   T* row(Index i) { return data_.data() + i * cols_; }
   const T* row(Index i) const { return data_.data() + i * cols_; }
-  T& operator()(Index i, Index j) { return data_[i * cols_ + j]; }
-  const T& operator()(Index i, Index j) const { return data_[i * cols_ + j]; }
+  T& operator()(Index i, Index j) { return data_[static_cast<std::size_t>(i * cols_ + j)]; }
+  const T& operator()(Index i, Index j) const { return data_[static_cast<std::size_t>(i * cols_ + j)]; }
   std::vector<T>& elements() { return data_; }
   const std::vector<T>& elements() const { return data_; }
 
@@ -67,6 +87,14 @@ class Matrix {
   operator MatrixView<const T>() const { return view(); }
 
  private:
+  /// rows * cols; a product that overflows would be a matrix without its elements.
+  static std::size_t count(Index rows, Index cols) {
+    if (rows < 0 || cols < 0 || (cols > 0 && rows > std::numeric_limits<Index>::max() / cols))
+      throw std::length_error("a matrix of " + std::to_string(rows) + " x " + std::to_string(cols) +
+                              " elements: more than can be addressed");
+    return static_cast<std::size_t>(rows * cols);
+  }
+
   Index rows_ = 0;
   Index cols_ = 0;
   std::vector<T> data_;
