@@ -13,6 +13,7 @@ import json
 import shutil
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,16 @@ def plotted(plot, words: list[str]) -> str:
     return ""
 
 
+def resize(run: Path, dim: int, size: float) -> None:
+    """A uniform cloud of that size in the place of the run's."""
+    (run / "summary.json").write_text(json.dumps({"dim": dim, "mass": 1.0}))
+    (run / "figures" / "exact_density.npy").unlink()
+    points = size * np.random.default_rng(0).uniform(-1, 1, (50, dim))
+    for k in range(STEPS + 1):
+        np.save(run / "clouds" / f"step_{k:06d}.npy", points)
+        np.save(run / "clouds" / f"log_density_{k:06d}.npy", np.full(50, -dim * np.log(2 * size)))
+
+
 def main() -> None:
     sys.path.insert(0, sys.argv[1])
     import plot
@@ -101,6 +112,18 @@ def main() -> None:
             said = plotted(plot, [str(run)])
             if not said.startswith("plot: ") or str(run / name) not in said or "\n" in said:
                 wrong.append(f"damage {number} of {name}: {said or 'drawn'}")
+        for dim in (1, 2, 3):  # densities of these are beyond the range of doubles
+            for size in (1e-308, 1e-290, 1e140):
+                shutil.rmtree(run)
+                shutil.copytree(whole, run)
+                resize(run, dim, size)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")
+                    if said := plotted(plot, [str(run)]):
+                        wrong.append(f"a cloud of size {size} in {dim} dimensions: {said}")
+        np.save(run / CLOUD, np.full((50, 3), 1e200))
+        if "at most 1e+150 can be drawn" not in (said := plotted(plot, [str(run)])):
+            wrong.append(f"a cloud at 1e200: {said or 'drawn'}")
         said = plotted(plot, ["--out", str(whole / "summary.json"), str(whole)])
         if "cannot be written" not in said:
             wrong.append(f"a file in the place of the folder: {said or 'drawn'}")

@@ -127,11 +127,37 @@ TEST_CASE("Langevin dynamics: without entropy explicit Euler, with it the moment
   CHECK_ERROR(Descent(entropy(), start), ValueError, "internal energy");
 }
 
+TEST_CASE(
+    "the curvature of F at the particles is that of V and W, but for kinks, and looking changes nothing") {
+  const Matrix<double> x = Numbers(5).matrix<double>(200, 3, -1, 1);
+  const auto curvature = [&](const Functional& f) {
+    return Descent(f, x, {.method = Method::langevin, .rate = 0.1}).curvature();
+  };
+  CHECK_REL(curvature(potential("90*x[0]^2 + 10*x[1]^2 - x[2]", 3)), 180, 1e-6);
+  CHECK_REL(curvature(2 * potential("3*x[0]*x[1] - 20*x[2]^2", 3) + entropy()), 80, 1e-6);
+  CHECK_REL(curvature(interaction("0.5*r^2", 3)), 1, 0.2);
+  CHECK(curvature(potential("sum(abs(x))", 3)) < 1e-6);
+  CHECK(std::isnan(curvature(potential("1e300*exp(1e3*sum(x^2))", 3))));
+
+  SinkhornOptions plans;
+  plans.epsilon = 0.1;
+  const Functional transport = sinkhorn(Numbers(6).matrix<double>(50, 3, -1, 1), plans);
+  Descent looked(transport, x, {.method = Method::sgd, .rate = 1}),
+      plain(transport, x, {.method = Method::sgd, .rate = 1});
+  for (int k = 0; k < 3; ++k) {
+    looked.step();
+    looked.curvature();
+    plain.step();
+  }
+  CHECK(looked.x().elements() == plain.x().elements());
+}
+
 TEST_CASE("what descent rejects, and what it leaves as it was") {
   const Matrix<double> x(3, 2, 1.0);
   CHECK_ERROR(Descent(Functional(), x), ValueError, "no terms");
   CHECK_ERROR(Descent(entropy(), x), ValueError, "internal energy");
   CHECK_ERROR(Descent(potential("sum(x)", 3), x), ShapeError, "dimension 3");
+  CHECK_ERROR(Descent(potential("time*sum(x)", 2), x), ValueError, "V depends on `time`");
   CHECK_ERROR(Descent(potential("sum(x)", 2), Matrix<double>()), ValueError, "no particles");
   CHECK_ERROR(Descent(potential("sum(x)", 2), x, {.rate = 0}), ValueError, "rate = 0");
   CHECK_ERROR(Descent(potential("sum(x)", 2), x, {.device = "abacus"}), ValueError, "abacus");

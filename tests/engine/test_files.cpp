@@ -250,6 +250,35 @@ TEST_CASE("npz: a compressed array, whole or refused") {
   }
 }
 
+TEST_CASE("tables in UTF-16 are named as such") {
+  const TemporaryFolder folder;
+  const auto said = [&](const std::string& text) -> std::string {
+    std::ofstream(folder.path / "x.csv", std::ios::binary) << text;
+    try {
+      read_npy(folder.path / "x.csv");
+    } catch (const IoError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  using namespace std::string_literals;
+  for (const std::string& text : {"\xFF\xFE"
+                                  "1\0,\0"
+                                  "2\0\n\0"s,
+                                  "\xFE\xFF\0"
+                                  "1\0,\0"
+                                  "2\0\n"s,
+                                  "1\0,\0"
+                                  "2\0\n\0"s}) {
+    CHECK(said(text).find("x.csv") != std::string::npos);
+    CHECK(said(text).find("UTF-16") != std::string::npos);
+    CHECK(said(text).find("save it") != std::string::npos);
+    CHECK(said(text).find('\0') == std::string::npos);
+  }
+  CHECK(said("\xEF\xBB\xBF"
+             "1,2\n") == "");
+}
+
 TEST_CASE("atomic writes replace the whole file or nothing") {
   const TemporaryFolder folder;
   const fs::path path = folder.path / "state";

@@ -152,6 +152,19 @@ TEST_CASE("adaptive steps: errors fall with the tolerance, steps end where they 
   CHECK(errors[1] < 5e-3);
 }
 
+TEST_CASE("adaptive steps: a first step that goes all the way at once is shortened, not given up") {
+  FlowOptions options;
+  options.tau = 1000;
+  options.order = 2;
+  options.adaptive = {.tolerance = 0.02, .end_time = 1e6};
+  options.network = {.hidden = {8}, .quadratic_rank = 1};
+  Flow<float> flow(potential("0.5*sum(x^2)", 1), Density::gaussian(1, 2.0, 0.01).sample(100), options);
+  const std::optional<StepReport> report = flow.step();
+  REQUIRE(report.has_value());
+  CHECK(report->rejected > 1);
+  CHECK(report->time_error <= 0.02);
+}
+
 TEST_CASE(
     "a potential that curves down: an error where a step has no minimum, a flow along the saddle otherwise") {
   const Functional saddle = entropy() + potential("x[0]^2 - x[1]^2", 2);  // eigenvalues 2 and -2
@@ -181,6 +194,8 @@ TEST_CASE("adaptive steps: a tolerance below the noise ends with an error, and t
   Flow<float> flow(problem.functional, start.sample(50, Sampling::whitened, 3), options);
   const std::vector<double> before = flow.trajectory().x().elements();
   CHECK_ERROR(flow.step(), NumericalError, "adaptive.tolerance");
+  CHECK_ERROR(flow.step(), NumericalError, "flow.tolerance");
+  CHECK_ERROR(flow.step(), NumericalError, "flow.first_tau");
   CHECK(flow.trajectory().x().elements() == before);
   CHECK(flow.maps().empty());
   // Steps too short for the network to move the cloud at all have no error that could be told.
@@ -589,6 +604,16 @@ TEST_CASE("what does not fit is named") {
   CHECK_ERROR(flow(entropy(), cloud, with([](FlowOptions& o) { o.device = "cuda"; })), NotAvailable,
               "no CUDA backend");
   CHECK_ERROR(flow(entropy(), cloud, with([](FlowOptions& o) { o.device = "gpu"; })), ValueError, "\"gpu\"");
+  CHECK_ERROR(flow(entropy(), cloud, with([](FlowOptions& o) { o.start_time = -1e17; })), ValueError,
+              "start_time = -1e+17");
+  CHECK_NOTHROW(flow(entropy(), cloud, with([](FlowOptions& o) { o.start_time = 1e9; })));
+  const auto pairs = with([](FlowOptions& o) { o.inner.minibatch = 11; });
+  CHECK_ERROR(flow(entropy(), cloud, pairs), ValueError,
+              "minibatch = 11; it must be at most the number of particles, 10");
+  FlowOptions some = with([](FlowOptions& o) { o.inner.minibatch = 10; });
+  Flow<float> shrunk(entropy(), cloud, some);
+  CHECK_ERROR(shrunk.set_cloud(Density::gaussian(2, 0.0, 1.0).sample(9)), ValueError, "minibatch = 10");
+  CHECK(shrunk.trajectory().size() == 10);
   CHECK_ERROR(flow(Functional(), cloud, defaults), ValueError, "no terms");
   CHECK_ERROR(flow(potential("sum(x)", 3), cloud, defaults), ShapeError, "dimension 3");
   CHECK_ERROR(flow(entropy(), Cloud{cloud.x, {}}, defaults), ValueError, "log-density");

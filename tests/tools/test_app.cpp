@@ -438,25 +438,61 @@ TEST_CASE("infima are found, and falling below them or away from the sample is t
   REQUIRE(warnings(infimum + 0.1, infimum + 0.4).size() == 1);
   check_contains(warnings(infimum + 0.1, infimum + 0.4)[0], {"above F on the particles", "inner.refresh"});
   CHECK(warnings(infimum - 0.1, NAN).size() == 1);
+  // A difference of the samples that a contracting flow has shrunk, whichever way it was.
+  start.held_out = infimum + 0.8;
+  CHECK(warnings(infimum + 0.1, infimum + 0.09).empty());
+  CHECK(warnings(infimum + 0.1, infimum + 0.105).empty());
+  REQUIRE(warnings(infimum + 0.1, infimum + 0.2).size() == 1);
+  CHECK(overfitting(gaussian, {start}, infimum + 0.1, infimum + 0.2, 0.03).size() == 1);
+  CHECK(overfitting(gaussian, {start}, infimum + 0.1, infimum + 0.2, 0.04).empty());
+}
+
+TEST_CASE("a flow that spreads the particles of its sample is not taken for one that fits them") {
+  const TemporaryFolder folder;
+  const RunOptions options = into(folder.path / "run");
+  // F of particles and held-out ones drift apart as exp(2 t), and as far as two samples do.
+  run(parse_config("seed = 2\n[cloud]\ndensity = \"gaussian\"\nparticles = 1000\nsampling = \"random\"\n"
+                   "[[functional]]\nterm = \"potential\"\nexpression = \"-0.5*sum(x^2)\"\n"
+                   "[flow]\ntau = 0.1\nsteps = 5\n[network]\nhidden = [8]\nquadratic_rank = 1\n",
+                   "spread.toml", "."),
+      options);
+  const std::vector<HistoryRow> rows = history_of(options.out);
+  const HistoryRow &first = rows.front(), &last = rows.back();
+  CHECK(last.held_out - last.functional.total() > 2 * (first.held_out - first.functional.total()));
+  CHECK(summary_of(options.out)["warnings"].dump().find("fitted the sample") == std::string::npos);
 }
 
 TEST_CASE("what befalls steps is told with their numbers: unconverged transport, particles in one place") {
   std::vector<HistoryRow> history(6);
+  Config config = tiny();
+  const auto told = [&] { return troubled_steps(config, history); };
   for (int k = 0; k < 6; ++k) history[static_cast<std::size_t>(k)].step = k;
   for (HistoryRow& row : history) row.sinkhorn.solves = 100;
   history[1].sinkhorn.unconverged = 10;  // a tenth is not more than a tenth
-  CHECK(troubled_steps(history).empty());
+  CHECK(told().empty());
   history[2].sinkhorn.unconverged = history[3].sinkhorn.unconverged = 11;
   history[5].sinkhorn.unconverged = 100;
-  REQUIRE(troubled_steps(history).size() == 1);
-  check_contains(troubled_steps(history)[0], {"steps 2 to 3, 5: more than a tenth", "warm_iterations"});
+  REQUIRE(told().size() == 1);
+  check_contains(told()[0], {"steps 2 to 3, 5: more than a tenth", "warm_iterations"});
   history[4].coincident = 12;
-  REQUIRE(troubled_steps(history).size() == 2);
-  check_contains(troubled_steps(history)[1], {"step 4: 12 particles", "singular at 0"});
+  REQUIRE(told().size() == 2);
+  check_contains(told()[1], {"step 4: 12 particles", "singular at 0"});
   history[4].coincident = 0;
   history[4].decrease = 1;
   history[5].decrease = -0.1;
-  check_contains(troubled_steps(history)[0], {"step 5 raised"});
+  check_contains(told()[0], {"step 5 raised"});
+
+  // Who may be told of the network, and who of more digits.
+  history[3].solved = false;
+  history[3].decrease = history[3].particle_decrease = 0.5;
+  history[3].missed_share = 0.3;
+  check_contains(told()[0], {"step 3 not solved", "the network reaches 100 %", "network.hidden"});
+  CHECK(told()[0].find("precision") == std::string::npos);
+  config.flow.method = FlowOptions::Method::particles;
+  CHECK(told()[0].find("network") == std::string::npos);
+  check_contains(told()[0], {"misses 30 %", "use more inner.iterations, or a smaller flow.tau"});
+  config.precision = "float";
+  check_contains(told()[0], {", or precision = \"double\""});
 }
 
 TEST_CASE("a network that fits its sample is reported; a narrow one is right") {
@@ -564,6 +600,53 @@ TEST_CASE("push carries a cloud as the run did") {
   }
 }
 
+TEST_CASE("no command writes over the files that a run consists of, or over what it reads") {
+  const TemporaryFolder folder;
+  const fs::path run_folder = folder.path / "run", own = folder.path / "own.npy";
+  run(tiny(), into(run_folder));
+  const std::string run = run_folder.string(), config = (run_folder / "config.toml").string();
+  const std::string map = (run_folder / "maps" / "step_000001.safetensors").string();
+  const std::string cloud = (run_folder / "clouds" / "step_000000.npy").string();
+  const std::string density = (run_folder / "clouds" / "log_density_000000.npy").string();
+  write_npy(own, Matrix<double>(2, 1, 0.01).view());
+  const std::string well = (folder.path / "well.toml").string();
+  put(well, tiny_with("term = \"porous_medium\"\nm = 2", "term = \"potential\"\nexpression = \"sum(x^2)\""));
+  const auto all = [&] {
+    std::string text;
+    for (const std::string& file : {config, map, cloud, density, (run_folder / "manifest.json").string()})
+      text += read_text(file);
+    return text;
+  };
+  const std::string before = all();
+  const std::vector<std::vector<std::string>> commands = {
+      {"sample", run, "5", "-o", config},
+      {"sample", run, "5", "-o", (folder.path / "run" / ".." / "run" / "manifest.json").string()},
+      {"sample", run, "5", "-o", (folder.path / "a.npy").string(), "--log-density", density},
+      {"sample", run, "5", "-o", (folder.path / "a.npy").string(), "--log-density",
+       (folder.path / "a.npy").string()},
+      {"push", run, own.string(), "-o", cloud},
+      {"push", run, cloud, "--log-density", density, "-o",
+       (folder.path / "run" / "clouds" / "a.npy").string()},
+      {"pull", run, own.string(), "-o", map},
+      {"density", run, own.string(), "-o", config},
+      {"density", run, "--grid=-1:1:3", "-o", cloud},
+      {"report", run, "-o", config},
+      {"movie", run, "-o", (run_folder / "clouds" / "flow.gif").string()},
+      {"plot", run, "-o", (run_folder / "maps").string()},
+      {"export", run, "-o", (run_folder / "clouds").string()},
+      {"langevin", well, "-o", run},
+      {"descend", well, "-o", config}};
+  for (const std::vector<std::string>& words : commands) {
+    CAPTURE(words[0]);
+    const Output refused = command(words);
+    CHECK(refused.code == ExitCode::bad_input);
+    CHECK(all() == before);
+    CHECK(refused.err.find("choose another") != std::string::npos);
+  }
+  CHECK_FALSE(fs::exists(folder.path / "a.npy"));
+  CHECK(command({"sample", run, "5", "-o", (run_folder / "new.npy").string()}).code == ExitCode::ok);
+}
+
 TEST_CASE("the command line: exit codes and messages") {
   const TemporaryFolder folder;
   const std::string config = (folder.path / "tiny.toml").string();
@@ -630,6 +713,8 @@ TEST_CASE("the command line: exit codes and messages") {
       command({"push", out, out + "/clouds/step_000000.npy", "-o", (folder.path / "y.npy").string()});
   CHECK(pushed.code == 0);
   check_contains(pushed.out, {"37 points", "3 steps"});
+  check_contains(command({"--help"}).out,
+                 {"\"auto\" (exact up to 128 dimensions with lbfgs, and below 24 with adam)"});
   put(folder.path / "half.npy", "\x93NUMPY");
   CHECK(command({"push", out, (folder.path / "half.npy").string()}).code == 2);
 }

@@ -50,9 +50,19 @@ TEST_CASE("adaptive steps: a run goes on bit for bit, and its files know the len
   brief.out = folder.path / "brief";
   std::vector<std::string> few = adaptive;
   few.push_back("flow.steps=2");
-  run(parse_config(text, "tiny.toml", ".", few), brief);
-  check_contains(summary_of(brief.out)["warnings"].dump(),
-                 {"flow.steps = 2 ended the flow at t = ", "of 0.008"});
+  const RunResult ended = run(parse_config(text, "tiny.toml", ".", few), brief);
+  CHECK(ended.status == RunStatus::unsolved);
+  CHECK(summary_of(brief.out)["status"] == "unsolved");
+  for (const std::string& said : {ended.reason, summary_of(brief.out)["reason"].get<std::string>(),
+                                  summary_of(brief.out)["warnings"].dump()})
+    check_contains(said, {"flow.steps = 2 ended the flow at t = ", "of 0.008"});
+  const Output quiet =
+      command({"resume", brief.out.string(), "--quiet"});  // asked again, nothing is left to do
+  CHECK(quiet.code == ExitCode::unsolved);
+  check_contains(quiet.err, {"flow.steps = 2 ended the flow"});
+  CHECK(command({"resume", brief.out.string(), "--steps", "100"}).code == ExitCode::ok);
+  CHECK(summary_of(brief.out)["status"] == "done");
+  CHECK(history_of(brief.out).back().time == 8e-3);
 
   // What push does from the files is what the run did.
   const Cloud initial = config().initial_cloud();

@@ -95,3 +95,61 @@ TEST_CASE("descend: the method and the rate are those asked for; an internal ene
     CHECK(read_npy(out / "clouds" / "step_000004.npy").elements() == expected.x().elements());
   }
 }
+
+TEST_CASE("langevin: updates that are too long for V are said to be, with the substeps that are not") {
+  const TemporaryFolder folder;
+  const fs::path config = folder.path / "stiff.toml";
+  const auto moved = [&](const std::string& curvature, const std::string& substeps, const std::string& name) {
+    std::string text = kWell;
+    const std::string half = "0.5*sum(x^2)";
+    put(config, text.replace(text.find(half), half.size(), curvature + "*0.5*sum(x^2)"));
+    return command(
+        {"langevin", config.string(), "-o", (folder.path / name).string(), "--substeps", substeps});
+  };
+  // Updates of 0.01 at a curvature of 180: the variance is 1/(1 - 1.8/2) of the right one.
+  const Output biased = moved("180", "10", "biased");
+  CHECK(biased.code == ExitCode::ok);
+  check_contains(biased.out, {"WARNING", "180", "900 % too large", "--substeps 180 makes that 5 %"});
+  check_contains(summary_of(folder.path / "biased")["warnings"].dump(), {"--substeps 180"});
+  CHECK(moved("180", "180", "enough").out.find("WARNING") == std::string::npos);
+  CHECK(summary_of(folder.path / "enough")["warnings"].empty());
+  CHECK(summary_of(folder.path / "enough")["status"] == "done");
+
+  const Output unstable = moved("1e9", "40", "unstable");
+  CHECK(unstable.code == ExitCode::failed);
+  check_contains(unstable.err, {"not finite after", "unstable", "--substeps 1000000000"});
+  CHECK(unstable.err.find("rate") == std::string::npos);
+}
+
+TEST_CASE("descend: F that rises is no success") {
+  const TemporaryFolder folder;
+  const fs::path config = folder.path / "well.toml";
+  std::string text = kWell;
+  text.erase(text.find("[[functional]]"),
+             std::string("[[functional]]\nterm = \"entropy\"\nweight = 0.5\n").size());
+  put(config, text);
+  const auto descend = [&](const std::string& rate) {
+    return command(
+        {"descend", config.string(), "-o", (folder.path / rate).string(), "--method", "sgd", "--rate", rate});
+  };
+  const Output up = descend("1e4");
+  CHECK(up.code == ExitCode::unsolved);
+  check_contains(up.out, {"WARNING: F rose from ", "use a rate below 10000"});
+  CHECK(summary_of(folder.path / "1e4")["status"] == "unsolved");
+  CHECK(descend("5").code == ExitCode::ok);
+  CHECK(summary_of(folder.path / "5")["status"] == "done");
+}
+
+TEST_CASE("a potential that depends on time is for flows: langevin and descend say so by their names") {
+  const TemporaryFolder folder;
+  const fs::path config = folder.path / "moving.toml";
+  std::string text = kWell;
+  text.replace(text.find("0.5*sum(x^2)"), std::string("0.5*sum(x^2)").size(), "0.5*sum((x - time)^2)");
+  put(config, text);
+  for (const std::string name : {"langevin", "descend"}) {
+    const Output refused = command({name, config.string(), "-o", (folder.path / name).string()});
+    CHECK(refused.code == ExitCode::bad_input);
+    check_contains(refused.err, {"moving.toml: V depends on `time`", name.c_str(), "brenier run"});
+    CHECK_FALSE(fs::exists(folder.path / name));
+  }
+}

@@ -17,7 +17,8 @@ struct ExitCode {
   static constexpr int ok = 0;
   static constexpr int failed = 1;  // a flow diverged or its device failed; its folder has the steps so far
   static constexpr int bad_input = 2;  // options, configuration, files that are missing or may not be written
-  static constexpr int unsolved = 3;   // all steps were taken, and some are not solved
+  static constexpr int unsolved =
+      3;  // steps are not solved, or too few for flow.end_time; F rose in `descend`
   static constexpr int not_written = 74;   // reading or writing failed on the way (EX_IOERR of sysexits.h)
   static constexpr int disk_full = 75;     // or a quota is (EX_TEMPFAIL)
   static constexpr int out_of_time = 124;  // --max-time or output.max_seconds, as timeout(1) says it

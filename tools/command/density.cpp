@@ -130,6 +130,9 @@ Problem load(const PointOptions& options, const char* suffix) {
   if (options.grid.empty() && fs::equivalent(out, options.points, code)) {
     throw ValueError("'" + out.string() + "' is the file of points itself; choose another one with --out");
   }
+  std::vector<fs::path> inputs;
+  for (const auto& [key, file] : config.files) inputs.push_back(file);
+  folder.check_output(out, inputs);
   int unchecked = 0;
   std::vector<BrenierMap> maps = maps_of(folder, options.step, unchecked);
   std::string notes = unchecked_text(unchecked);

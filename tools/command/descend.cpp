@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // `brenier descend` and `brenier langevin`: the particles of a configuration moved by themselves, to stand beside its flow.
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -49,13 +51,43 @@ std::span<const std::byte> bytes_of(const std::string& text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
+std::string three_digits(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.3g", value);
+  return text;
+}
+
+/// Of Langevin dynamics whose updates, `rate` long, are too long for the curvature that the particles meet: what comes of it,
+/// and the substeps of a step `tau` that leave a bias of 5 %. Empty where they are short enough.
+std::string trouble_of_updates(double rate, double curvature, double tau) {
+  const double length = rate * curvature;
+  if (!(length > 0.5)) return "";
+  // Rounded up to three digits, but for what the differences of gradients miss.
+  const double least = tau * curvature / 0.1 * (1 - 1e-6);
+  const double unit = std::pow(10.0, std::max(0.0, std::floor(std::log10(least)) - 2));
+  const double substeps = std::ceil(least / unit) * unit;
+  return "updates of " + three_digits(rate) + " are long for the curvature of V at the particles, " +
+         three_digits(curvature) + ": " +
+         (length < 2 ? "their variance comes out " + three_digits(100 * (1 / (1 - length / 2) - 1)) +
+                           " % too large in such a V"
+                     : "they are unstable from 2/" + three_digits(curvature) + " on") +
+         "; --substeps " +
+         (substeps < 2e9 ? std::to_string(static_cast<int>(substeps)) : three_digits(substeps)) +
+         " makes that 5 %";
+}
+
 /// Moves the particles and writes OUT/clouds/step_000010.npy, OUT/history.csv and OUT/summary.json; `each` updates are one
-/// step. Times are those of the flow where `tau` is its step, and 0 where there are none.
-void move(const DescendArguments& arguments, const Config& config, DescentOptions options, int each,
-          double tau, std::ostream& log) {
+/// step. Times are those of the flow where `tau` is its step, and 0 where there are none. Returns the exit code.
+int move(const DescendArguments& arguments, const Config& config, DescentOptions options, int each,
+         double tau, std::ostream& log) {
   options.device = config.flow.device;
   options.threads = config.flow.threads;
   options.seed = config.flow.seed;
+  const bool langevin = options.method == DescentOptions::Method::langevin;
+  if (config.functional.depends_on_time()) {
+    throw ValueError(config.name + ": V depends on `time`, which " + (langevin ? "langevin" : "descend") +
+                     " does not follow; write one without, or use `brenier run`");
+  }
   Cloud cloud = config.initial_cloud();
   Descent descent(config.functional, std::move(cloud.x), options);
   if (fs::exists(arguments.out) && !fs::is_empty(arguments.out))
@@ -77,12 +109,40 @@ void move(const DescendArguments& arguments, const Config& config, DescentOption
             << exact_text(value.divergence) << "\n";
   };
   record(0);
+  const double before = value.total();
+  // Where V is steepest is where the particles come from, or where they go.
+  double curvature = langevin ? descent.curvature() : 0;
   for (int step = 1; step <= config.steps; ++step) {
-    for (int k = 0; k < each; ++k) descent.step();
+    try {
+      for (int k = 0; k < each; ++k) descent.step();
+    } catch (const NumericalError&) {
+      if (!langevin) throw;
+      throw NumericalError(
+          config.name + ": the gradient is not finite after " + std::to_string(descent.steps()) +
+          " updates: " +
+          (options.rate * curvature >= 2
+               ? trouble_of_updates(options.rate, curvature, tau)
+               : "use more than --substeps " + std::to_string(each) + ", or a V that is finite there"));
+    }
     if (step % arguments.every == 0 || step == config.steps) record(step);
   }
   write_file_atomically(arguments.out / "history.csv", bytes_of(history.str()));
+  std::vector<std::string> warnings;
+  if (langevin) {
+    curvature = std::fmax(curvature, descent.curvature());
+    if (std::string one = trouble_of_updates(options.rate, curvature, tau); !one.empty())
+      warnings.push_back(std::move(one));
+  }
+  // Gradients of transport are as exact as its plans.
+  const double rounding = 1e-9 * (std::abs(before) + std::abs(value.total()));
+  const bool rose = !langevin && !(value.total() <= before + rounding);
+  if (rose) {
+    warnings.push_back("F rose from " + three_digits(before) + " to " + three_digits(value.total()) +
+                       ": the updates are too long; use a rate below " + exact_text(options.rate));
+  }
   nlohmann::ordered_json summary = {
+      {"status", rose ? "unsolved" : "done"},
+      {"warnings", warnings},
       {"steps", config.steps},
       {"time", start + config.steps * tau},
       {"particles", descent.x().rows()},
@@ -94,6 +154,8 @@ void move(const DescendArguments& arguments, const Config& config, DescentOption
   write_file_atomically(arguments.out / "summary.json", bytes_of(summary.dump(2) + "\n"));
   log << descent.x().rows() << " particles, " << config.steps << " steps: " << arguments.out.string()
       << (config.functional.needs_density() ? ", F without its entropy " : ", F ") << value.total() << "\n";
+  for (const std::string& warning : warnings) log << "WARNING: " << warning << "\n";
+  return rose ? ExitCode::unsolved : ExitCode::ok;
 }
 
 void add_common(CLI::App& command, DescendArguments& arguments) {
@@ -126,8 +188,7 @@ Command add_descend(CLI::App& app) {
             using Method = DescentOptions::Method;
             const DescentOptions options{.method = arguments->method == "sgd" ? Method::sgd : Method::adam,
                                          .rate = arguments->rate};
-            move(*arguments, arguments->load(), options, 1, 0, console.out);
-            return ExitCode::ok;
+            return move(*arguments, arguments->load(), options, 1, 0, console.out);
           }};
 }
 
@@ -145,10 +206,10 @@ Command add_langevin(CLI::App& app) {
                                ": flow.tau = \"auto\"; langevin needs steps of one length, "
                                "--set flow.tau=0.01");
             }
-            move(*arguments, config,
-                 {.method = DescentOptions::Method::langevin, .rate = config.flow.tau / arguments->substeps},
-                 arguments->substeps, config.flow.tau, console.out);
-            return ExitCode::ok;
+            return move(
+                *arguments, config,
+                {.method = DescentOptions::Method::langevin, .rate = config.flow.tau / arguments->substeps},
+                arguments->substeps, config.flow.tau, console.out);
           }};
 }
 

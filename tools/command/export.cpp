@@ -95,6 +95,7 @@ void write(const fs::path& file, const std::string& text) {
 /// Writes OUT/step_000010.vtp for each cloud of the run, and OUT/flow.pvd, which has their times.
 void export_vtk(const fs::path& run, const fs::path& out, std::ostream& log) {
   const RunFolder folder = RunFolder::open(run);
+  folder.check_output(out);
   const Config config = load_config(folder.config());
   const std::vector<HistoryRow> history =
       parse_history(read_text(folder.history()), folder.history().string());

@@ -98,7 +98,8 @@ std::vector<fs::path> runs_in(const std::vector<fs::path>& given) {
 int call_script(const char* script, const std::string& command, const std::vector<fs::path>& runs,
                 const fs::path& out, std::ostream& log, const std::vector<std::string>& more) {
   for (const fs::path& path : runs) {
-    RunFolder::open(path);
+    const RunFolder folder = RunFolder::open(path);
+    if (!out.empty()) folder.check_output(out);
     const FileCheck check = check_files(path, false);
     log << check_text(check) << std::flush;
     for (const char* needed : {"config.toml", "history.csv", "summary.json"}) {

@@ -35,9 +35,17 @@ void push(const PushOptions& options, std::ostream& log) {
       maps.begin(), maps.end(), [](const BrenierMap& map) { return map.base == MapBase::extrapolated; });
   const fs::path stem = options.cloud.parent_path() / options.cloud.stem();
   const fs::path out = options.out.empty() ? fs::path(stem.string() + "-pushed.npy") : options.out;
+  const fs::path density = out.parent_path() / (out.stem().string() + "-log-density.npy");
   std::error_code code;
   if (fs::equivalent(out, options.cloud, code)) {
     throw ValueError("'" + out.string() + "' is the cloud itself; choose another file with --out");
+  }
+  for (const fs::path& written : {out, density}) {
+    if (written == density && options.log_density.empty()) continue;
+    if (RunFolder::is_run(options.maps))
+      RunFolder::open(options.maps).check_output(written, {options.log_density});
+    if (fs::equivalent(written, options.log_density, code) || fs::equivalent(written, options.maps, code))
+      throw ValueError("'" + written.string() + "' is read here; choose another file with --out");
   }
 
   Team team(options.threads);
@@ -48,7 +56,6 @@ void push(const PushOptions& options, std::ostream& log) {
   log << unchecked_text(unchecked) << trajectory.x().rows() << " points through " << maps.back().step
       << " steps, to t = " << maps.back().time << ": " << out.string() << "\n";
   if (!trajectory.has_density()) return;
-  const fs::path density = out.parent_path() / (out.stem().string() + "-log-density.npy");
   write_npy(density, std::span<const double>(trajectory.log_density()));
   log << "log-densities: " << density.string() << "\n";
 }

@@ -64,10 +64,10 @@ int finish(const RunArguments& arguments, const RunResult& result, const Console
     console.err << "brenier: " << result.folder.string() << ": the flow failed after " << result.steps
                 << (result.steps == 1 ? " step: " : " steps: ") << result.reason << std::endl;
   if (arguments.quiet && result.status == RunStatus::unsolved)
-    console.err
-        << "brenier: " << result.folder.string()
-        << ": some steps are not solved as exactly as inner.accept asks for; see warnings in its summary.json"
-        << std::endl;
+    console.err << "brenier: " << result.folder.string() << ": "
+                << (result.reason.empty() ? "some steps are not solved as exactly as inner.accept asks for"
+                                          : result.reason)
+                << "; see warnings in its summary.json" << std::endl;
   // Whoever presses Ctrl-C does not wait for figures.
   const bool first = !console.communicator || console.communicator->rank() == 0;
   const bool draw = first && arguments.plot && result.status != RunStatus::interrupted;

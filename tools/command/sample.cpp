@@ -55,6 +55,16 @@ void sample(const SampleOptions& options, std::ostream& log) {
         "' starts from a file of particles, of which no more can be drawn; `brenier push` carries "
         "other points through its maps");
   }
+  std::vector<std::filesystem::path> inputs;
+  for (const auto& [key, file] : config.files) inputs.push_back(file);
+  folder.check_output(options.out, inputs);
+  if (!options.log_density.empty()) {
+    folder.check_output(options.log_density, inputs);
+    if (std::filesystem::weakly_canonical(options.log_density) ==
+        std::filesystem::weakly_canonical(options.out))
+      throw ValueError("'" + options.out.string() +
+                       "' is given for the points and for their log-densities; choose another file for one");
+  }
   const double start = config.flow.start_time;
   std::vector<BrenierMap> maps;
   if (options.step != 0) maps = read_maps(folder.path(), options.step.value_or(0));

@@ -26,19 +26,20 @@ def frames_1d(run, steps):
     figure, axes = plot.plt.subplots(figsize=(5.2, 3.4))
     target = scene.Target(run)
     grid = np.linspace(*scene.interval([run.clouds[step][:, 0] for step in steps] + target.clouds), 601)
+    unit, name = plot.unit_of(scene.peak_of([run.log_densities.get(step) for step in steps]))
     for curve in plot.target_lines(target, grid, run.summary["mass"]):
-        axes.plot(grid, curve, **plot.TARGET)
+        axes.plot(grid, curve * np.exp(-unit), **plot.TARGET)
     line, = axes.plot(grid, grid, color=plot.BLUE)
     exact, = axes.plot([], [], **plot.EXACT)
-    axes.set(xlabel="x", ylabel="density", xlim=(grid[0], grid[-1]))
+    axes.set(xlabel="x", ylabel=name, xlim=(grid[0], grid[-1]))
     # A flow may start thousands of times as high as it ends: the scale follows the curve down to that of half the way.
-    tops = np.array([plot.density_on(run, step, grid).max() for step in steps])
+    tops = np.array([plot.density_on(run, step, grid, unit).max() for step in steps])
 
     def draw(k):
-        line.set_ydata(plot.density_on(run, steps[k], grid))
+        line.set_ydata(plot.density_on(run, steps[k], grid, unit))
         if run.exact_density is not None:
             at = np.isclose(run.exact_density[:, 0], run.time(steps[k]), rtol=1e-9, atol=1e-12)
-            exact.set_data(run.exact_density[at, 1], run.exact_density[at, 2])
+            exact.set_data(run.exact_density[at, 1], run.exact_density[at, 2] * np.exp(-unit))
         axes.set_ylim(0, 1.08 * max(tops[k], np.median(tops)) or 1.0)
         axes.set_title(f"t = {run.time(steps[k]):.4g}")
 

@@ -30,6 +30,7 @@ EXACT = {"color": "black", "lw": 0.9, "ls": (0, (4, 2))}
 TARGET = {"color": GREY, "lw": 1.1, "ls": (0, (1, 1))}
 AIM = "#B0B0B0"  # points and contours of a target
 TIMES = 5
+LARGEST = 1e150  # a coordinate whose square is a number
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY)
 
 # Keys that make no other result to compare: what a run is repeated with, where it ran, what it writes.
@@ -146,6 +147,9 @@ class Run:
         cloud = self._array(file, lambda x: x.ndim in (1, 2) and len(x) > 0 and x.size == len(x) * self.dim)
         if not np.isfinite(cloud).all():
             raise Damaged(file, "a coordinate is not finite")
+        if (largest := np.abs(cloud).max()) > LARGEST:
+            raise ValueError(f"'{file}' has the coordinate {largest:.4g}; at most {LARGEST:g} can be drawn: "
+                             "choose another unit of length")
         self.clouds[step] = cloud.reshape(len(cloud), -1)
         file = self.path / "clouds" / f"log_density_{step:06d}.npy"
         if file.exists():
@@ -196,13 +200,21 @@ def smoothed(x, grid):
     return kernel @ counts / (len(x) * width * np.sqrt(2 * np.pi))
 
 
-def density_on(run, step, grid):
+def unit_of(peak):
+    """The logarithm of the density that densities are drawn in, and how the axis calls them: of clouds that are very small or
+    very large they are no numbers of doubles."""
+    if peak is None or abs(peak) < 300:
+        return 0.0, "density"
+    return peak, f"density, in exp({peak:.4g})"
+
+
+def density_on(run, step, grid, unit=0.0):
     """Density of one run at one time on a grid: from the running log-densities where they are known."""
     x, log_density = run.clouds[step][:, 0], run.log_densities.get(step)
     if log_density is None:
         return run.summary["mass"] * smoothed(x, grid)
     order = np.argsort(x)
-    return np.interp(grid, x[order], np.exp(log_density[order]), left=0.0, right=0.0)
+    return np.interp(grid, x[order], np.exp(log_density[order] - unit), left=0.0, right=0.0)
 
 
 def same_time(a, b):
@@ -300,12 +312,13 @@ def density_1d(groups, times):
     figure, panels = plt.subplots(1, len(groups), figsize=(5.2 if len(groups) == 1 else 4.0 * len(groups), 3.4),
                                   squeeze=False, sharex=True, sharey=True)
     target = scene.Target(runs[0])
+    unit, name = unit_of(scene.peak_of([run.log_densities.get(run.step_at(t)) for run in runs for t in times]))
     grid = np.linspace(*scene.interval([run.clouds[run.step_at(t)][:, 0] for run in runs for t in times] + target.clouds), 1201)
     for axes, group in zip(panels[0], groups):
         exact = group.runs[0].exact_density
         labelled = False
         for time, colour in zip(times, shades(len(times))):
-            values = np.array([density_on(run, run.step_at(time), grid) for run in group.runs])
+            values = np.array([density_on(run, run.step_at(time), grid, unit) for run in group.runs])
             values[:, (values == 0).all(axis=0)] = np.nan  # a line ends with its cloud
             axes.plot(grid, values.mean(axis=0), color=colour, label=f"t = {time:.4g}")
             if len(group.runs) > 1:
@@ -314,15 +327,15 @@ def density_1d(groups, times):
                 continue
             at = np.isclose(exact[:, 0], time, rtol=1e-9, atol=1e-12)
             if at.any():
-                axes.plot(exact[at, 1], exact[at, 2], **EXACT)
+                axes.plot(exact[at, 1], exact[at, 2] * np.exp(-unit), **EXACT)
                 labelled = True
         if labelled:
             axes.plot([], [], **EXACT, label="exact")
         for k, curve in enumerate(target_lines(target, grid, runs[0].summary["mass"])):
-            axes.plot(grid, curve, **TARGET, label="target" if k == 0 else None)
+            axes.plot(grid, curve * np.exp(-unit), **TARGET, label="target" if k == 0 else None)
         axes.set(xlabel="x", xlim=(grid[0], grid[-1]), ylim=(0, None), title=group.label or "")
         axes.legend()
-    panels[0][0].set_ylabel("density")
+    panels[0][0].set_ylabel(name)
     return figure
 
 
@@ -351,9 +364,10 @@ def density_scatter(groups, times):
     figure, panels = plt.subplots(len(runs), len(times), figsize=(2.1 * len(times) + 0.8, 2.4 * len(runs) + 0.4),
                                   sharex=True, sharey=True, squeeze=False)
     peak = scene.peak_of([run.log_densities.get(step) for run, row in zip(runs, steps) for step in row])
-    scale = None
+    scale, (unit, name) = None, unit_of(peak)
     if peak is not None:
-        scale = matplotlib.colors.LogNorm(scene.DENSITIES * np.exp(peak), np.exp(peak), clip=True)
+        top = np.exp(peak - unit)
+        scale = matplotlib.colors.LogNorm(scene.DENSITIES * top, top, clip=True)
     mark = None
     for panels_row, run, row, group in zip(panels, runs, steps, groups):
         for panel, step, time in zip(panels_row, row, times):
@@ -361,7 +375,7 @@ def density_scatter(groups, times):
             points, log_density = scene.thinned(view.place(run.clouds[step])), run.log_densities.get(step)
             size = 90.0 / np.sqrt(len(points))
             if log_density is not None and scale:
-                mark = panel.scatter(*points.T, s=size, c=np.exp(scene.thinned(log_density)), cmap="viridis", norm=scale,
+                mark = panel.scatter(*points.T, s=size, c=np.exp(scene.thinned(log_density) - unit), cmap="viridis", norm=scale,
                                      lw=0, rasterized=True)
             else:
                 panel.scatter(*points.T, s=size, color=BLUE, lw=0, rasterized=True)
@@ -370,7 +384,7 @@ def density_scatter(groups, times):
     for panel in panels[-1]:
         panel.set_xlabel(view.names[0])
     if mark is not None:
-        figure.colorbar(mark, ax=panels, label="density", extend="min")
+        figure.colorbar(mark, ax=panels, label=name, extend="min")
     return compact(figure)
 
 

@@ -114,7 +114,7 @@ def points_of(run):
     out = {"kind": "points", "frames": frames, "names": view.names, "limits": [[number(v) for v in one] for one in view.limits],
            "target": [placed(view, scene.thinned(points, MOST_POINTS)) for points in target.clouds],
            "contours": contours_of(target, view)}
-    if peak is not None:
+    if peak is not None and abs(peak) < 600:  # else no numbers of doubles, and the colours stand without
         out["densities"] = [number(scene.DENSITIES * np.exp(peak)), number(np.exp(peak))]
     return out
 

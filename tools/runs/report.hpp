@@ -31,7 +31,7 @@ std::vector<HistoryRow> parse_history(const std::string& text, const std::string
 /// What summary.json is made from.
 struct SummaryInput {
   std::string status;  // running, done, unsolved, interrupted or failed
-  std::string reason;  // why a run failed
+  std::string reason;  // why a run failed, or ended before flow.end_time
   const Config* config = nullptr;
   const Reference* reference = nullptr;  // may be nullptr
   const std::vector<HistoryRow>* history = nullptr;
@@ -61,15 +61,16 @@ BelowInfimum below_infimum(const Config& config, const std::vector<HistoryRow>& 
                            double held_out);
 
 /// What says that the maps have fitted the sample instead of the density. Empty where nothing does:
-///   F below its infimum, as below_infimum() says; held-out F above F on the particles by more than 1 % of
-///   what held-out F has fallen since the start and 0.1 % of |F_0| + |F|. The gap of the initial clouds is
-///   their sampling error, and taken off.
+///   F below its infimum, as below_infimum() says; held-out F above F on the particles, and by more than at the start, whose
+///   gap is the sampling error of the two clouds. A flow may shrink that error, so that a gap which merely went back to 0
+///   says nothing. More is 1 % of what held-out F has changed since the start, 0.1 % of |F_0| + |F| and three times
+///   `sampling_error`, the standard error of the difference now, as far as it is known.
 std::vector<std::string> overfitting(const Config& config, const std::vector<HistoryRow>& history,
-                                     double functional, double held_out);
+                                     double functional, double held_out, double sampling_error = 0);
 
 /// What the history says of steps, in words for warnings: those that are not solved, those that raised F +
 /// W^2/(2 tau), those where more than a tenth of the transport solves ended above their tolerance.
-std::vector<std::string> troubled_steps(const std::vector<HistoryRow>& history);
+std::vector<std::string> troubled_steps(const Config& config, const std::vector<HistoryRow>& history);
 
 /// Whether F has no minimum because a quadratic V curves down somewhere; empty where it does not.
 std::string unbounded(const Config& config);

@@ -128,6 +128,9 @@ class Runner {
         << "; it goes on with: brenier resume RUN --steps N";
     return out.str();
   }
+  bool unsolved() const {
+    return std::any_of(history_.begin(), history_.end(), [](const HistoryRow& row) { return !row.solved; });
+  }
   bool interrupted() const { return alone() ? interrupted_.load(std::memory_order_relaxed) : agreed_; }
 
   bool limited() const { return config_.max_seconds || options_.max_seconds; }
@@ -150,6 +153,36 @@ class Runner {
   double held_out_functional(Index pair_limit) const {
     if (!has_held_out()) return kUnknown;
     return flow_.functional_of(judged(), pair_limit).total();
+  }
+
+  /// The standard error of F on a cloud, where F is a mean over particles: from interleaved parts, which know what a
+  /// stratified cloud saves.
+  double standard_error(const Matrix<double>& x) const {
+    const Index n = x.rows(), parts = std::min<Index>(16, n);
+    double sum = 0, squares = 0;
+    for (Index part = 0; part < parts; ++part) {
+      Matrix<double> some((n - part + parts - 1) / parts, x.cols());
+      for (Index i = 0; i < some.rows(); ++i) std::copy_n(x.row(part + i * parts), x.cols(), some.row(i));
+      const double value =
+          flow_.functional_of(Trajectory(Cloud{std::move(some), {}}, false), config_.held_out.pair_limit)
+              .total();
+      sum += value;
+      squares += value * value;
+    }
+    const double mean = sum / static_cast<double>(parts);
+    const double variance = std::max(0.0, squares / static_cast<double>(parts) - mean * mean);
+    return std::sqrt(variance / std::max(1.0, static_cast<double>(parts - 1)));
+  }
+
+  /// As overfitting(), with the sampling error of potentials. Densities that a network has fitted to the sample have a
+  /// spread of their own, which would excuse it.
+  std::vector<std::string> overfitted(double functional, double held_out) const {
+    std::vector<std::string> out = overfitting(config_, history_, functional, held_out);
+    const bool mean = config_.functional.terms_of<Functional::Interaction>().empty() && distances_.empty() &&
+                      !config_.functional.needs_density();
+    if (out.empty() || !mean || !has_held_out()) return out;
+    const double error = std::hypot(standard_error(flow_.trajectory().x()), standard_error(judged().x()));
+    return overfitting(config_, history_, functional, held_out, error);
   }
 
   void begin(const RunFolder& folder) {
@@ -438,8 +471,9 @@ class Runner {
       input.functional = last_ = flow_.functional_of(flow_.trajectory(), last_pairs());
       if (!finished_) input.held_out = held_out_functional(last_held_out_pairs());
     }
-    input.warnings = overfitting(config_, history_, input.functional.total(), input.held_out);
-    for (std::string& warning : troubled_steps(history_)) input.warnings.push_back(std::move(warning));
+    input.warnings = overfitted(input.functional.total(), input.held_out);
+    for (std::string& warning : troubled_steps(config_, history_))
+      input.warnings.push_back(std::move(warning));
     if (!unbounded_.empty()) input.warnings.push_back(unbounded_);
     if (!weak_.empty()) input.warnings.push_back(weak_);
     input.warnings.insert(input.warnings.end(), damage_.begin(), damage_.end());
@@ -499,9 +533,10 @@ class Runner {
         result.signal = result.out_of_time ? 0 : signal_.load(std::memory_order_relaxed);
         result.reason = result.out_of_time ? out_of_time_ : result.signal ? signal_name(result.signal) : "";
       }
-      const bool unsolved =
-          std::any_of(history_.begin(), history_.end(), [](const HistoryRow& row) { return !row.solved; });
-      if (result.status == RunStatus::done && unsolved) result.status = RunStatus::unsolved;
+      if (result.status == RunStatus::done) {
+        result.reason = short_of_end();
+        if (unsolved() || !result.reason.empty()) result.status = RunStatus::unsolved;
+      }
       const char* status = result.status == RunStatus::done          ? "done"
                            : result.status == RunStatus::unsolved    ? "unsolved"
                            : result.status == RunStatus::interrupted ? "interrupted"
@@ -540,12 +575,12 @@ class Runner {
     for (std::size_t k = 0; k < last_.distances.size(); ++k) {
       out << ", " << distances_[k].text << " " << last_.distances[k];
     }
-    for (const std::string& warning : overfitting(config_, history_, row.functional.total(), row.held_out)) {
+    for (const std::string& warning : overfitted(row.functional.total(), row.held_out)) {
       out << "\nWARNING: " << warning;
     }
-    for (const std::string& warning : troubled_steps(history_)) out << "\nWARNING: " << warning;
+    for (const std::string& warning : troubled_steps(config_, history_)) out << "\nWARNING: " << warning;
     if (const std::string early = short_of_end(); !early.empty()) out << "\nWARNING: " << early;
-    if (result.status == RunStatus::unsolved)
+    if (result.status == RunStatus::unsolved && unsolved())
       out << "\nUNSOLVED: the steps that were to be taken were taken, not all as exactly as inner.accept "
              "asks for";
     if (!config_.cloud.estimate.empty()) out << "\ninitial density: " << config_.cloud.estimate;
@@ -640,6 +675,7 @@ std::optional<RunResult> ended(const Config& config, const RunFolder& folder, co
       return std::nullopt;
     RunResult result;
     result.status = status == "done" ? RunStatus::done : RunStatus::unsolved;
+    result.reason = summary.value("reason", "");
     result.steps = summary.at("steps");
     result.folder = folder.path();
     if (config.flow.method == FlowOptions::Method::network) read_maps(folder.path(), result.steps);

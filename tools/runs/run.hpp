@@ -27,14 +27,16 @@ struct RunOptions {
 
 enum class RunStatus {
   done,
-  unsolved,  // all steps were taken, and some are known not to be solved: see StepReport::solved
+  /// All steps were taken, and some are known not to be solved, see StepReport::solved; or flow.steps ended a flow of
+  /// adaptive steps before its end_time, which is the reason then.
+  unsolved,
   interrupted,
   failed,
 };
 
 struct RunResult {
   RunStatus status = RunStatus::done;  // interrupted: also while the last numbers were computed
-  std::string reason;                  // of a failure, or an interrupt
+  std::string reason;                  // of a failure, an interrupt, or an end before flow.end_time
   int signal = 0;                      // that interrupted; 0: none did, or it came to another process
   bool out_of_time = false;            // interrupted by output.max_seconds
   int steps = 0;                       // completed

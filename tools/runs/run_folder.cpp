@@ -365,6 +365,23 @@ void RunFolder::forget_after(int step) const {
   }
 }
 
+void RunFolder::check_output(const fs::path& out, const std::vector<fs::path>& inputs) const {
+  std::error_code code;
+  for (const fs::path& input : inputs) {
+    if (fs::equivalent(out, input, code))
+      throw ValueError("'" + out.string() + "' is read here; choose another file with --out");
+  }
+  const fs::path place = fs::weakly_canonical(out, code), whole = fs::weakly_canonical(path_, code);
+  const fs::path inside = place.lexically_relative(whole);
+  bool part = *inside.begin() == "clouds" || *inside.begin() == "maps";
+  for (const char* name :
+       {"config.toml", "history.csv", "summary.json", "manifest.json", "checkpoint.safetensors"})
+    part = part || inside == name;
+  if (part)
+    throw ValueError("'" + out.string() +
+                     "' is a place of the run's own files; choose another one with --out");
+}
+
 void RunFolder::remove() const noexcept {
   if (!writes_) return;
   std::error_code code, ignored;

@@ -84,6 +84,9 @@ class RunFolder {
   Saved read_checkpoint(bool second_order) const;
   /// Removes clouds and maps of later steps, which a killed run left behind its last checkpoint.
   void forget_after(int step) const;
+  /// ValueError: writing `out` would replace a file that the run consists of, or one of `inputs`, which it reads.
+  void check_output(const std::filesystem::path& out,
+                    const std::vector<std::filesystem::path>& inputs = {}) const;
   /// Undoes create(): removes what was written.
   void remove() const noexcept;
 

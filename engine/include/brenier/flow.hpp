@@ -45,7 +45,7 @@ struct InnerOptions {
   bool warm_start = true;  // start from the map of the step before
   Initialisation initialisation = Initialisation::identity;
   double alpha = 1;      // initial quadratic skip, >= 0
-  Index minibatch = 0;   // particles per iteration; 0: all
+  Index minibatch = 0;   // particles per iteration, at most those of the cloud; 0: all
   int refresh = 0;       // iterations between new clouds drawn from rho_0; 0: never
   double tolerance = 0;  // stop at this gradient, relative to the first of the flow; 0: never
   LogDetOptions log_det{};

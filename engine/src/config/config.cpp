@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "brenier/device.hpp"
 #include "brenier/npy.hpp"
@@ -86,6 +87,12 @@ void read_flow(Section& section, const CloudConfig& cloud, bool host, Config& co
   if (!std::isfinite(flow.start_time + config.duration()))
     section.fail("steps",
                  "= " + std::to_string(config.steps) + " of this tau end at a time that is not finite");
+  const double shown = 1000 * std::numeric_limits<double>::epsilon() * std::abs(flow.start_time);
+  if (const double step = config.adaptive() ? config.duration() : flow.tau; step < shown) {
+    section.fail("start_time", "= " + exact_text(flow.start_time) + "; a step of " + exact_text(step) +
+                                   " is lost in its rounding: let the time begin at 0, or take another unit "
+                                   "of it");
+  }
   flow.mass = cloud.mass();
 }
 
@@ -110,6 +117,11 @@ void read_network(Section& section, FlowOptions& flow) {
 void read_inner(Section& section, const CloudConfig& cloud, FlowOptions& flow) {
   section.allow(names_of("", inner_keys()));
   section.read(inner_keys(), flow);
+  if (flow.inner.minibatch > cloud.particles && cloud.particles > 0) {
+    section.fail("minibatch", "= " + std::to_string(flow.inner.minibatch) +
+                                  "; it must be at most the number of particles, " +
+                                  std::to_string(cloud.particles) + ", and 0 takes all of them");
+  }
   if (flow.inner.refresh > 0 && !cloud.density) {
     section.fail("refresh", "= " + std::to_string(flow.inner.refresh) +
                                 "; a cloud from a file cannot be drawn again, so it must be 0; or estimate a "

@@ -58,6 +58,12 @@ bool is_table(const std::filesystem::path& path) {
 
 Matrix<double> read_table(const std::filesystem::path& path) {
   const std::string text = read_text_file(path, std::uint64_t{1} << 33);
+  const bool utf16 = text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF");
+  if (utf16 || text.find('\0') != std::string::npos) {
+    throw IoError("'" + path.string() + "' is " +
+                  (utf16 ? "text in UTF-16" : "no text, or text in UTF-16: it has bytes of 0") +
+                  "; save it as plain text or in UTF-8");
+  }
   std::string_view rest = text;
   if (rest.starts_with("\xEF\xBB\xBF")) rest.remove_prefix(3);
   std::vector<double> values;

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "brenier/descent.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "brenier/base/error.hpp"
 #include "brenier/base/philox.hpp"
@@ -66,6 +68,11 @@ void check_internal(const Functional& functional, DescentOptions::Method method)
 
 Descent::Descent(const Functional& functional, Matrix<double> x, DescentOptions options) {
   if (functional.empty()) throw ValueError("descent: the functional has no terms");
+  if (functional.depends_on_time()) {
+    throw ValueError(
+        "descent: V depends on `time`, which neither descent nor langevin follows; write one without, or use "
+        "a flow");
+  }
   check_internal(functional, options.method);
   if (x.rows() < 1 || x.cols() < 1) throw ValueError("descent: no particles; at least one is needed");
   if (functional.dimension() != 0 && functional.dimension() != x.cols()) {
@@ -92,7 +99,7 @@ void Descent::step() {
   for (const double value : s.force.elements()) {
     if (!std::isfinite(value)) {
       throw NumericalError("descent: the gradient is not finite after " + std::to_string(s.steps) +
-                           " steps; use a rate below " + show(s.options.rate));
+                           " steps of rate = " + show(s.options.rate) + "; use a lower rate");
     }
   }
   if (s.options.method == DescentOptions::Method::langevin) {
@@ -141,6 +148,52 @@ ObjectiveValue Descent::functional() const {
   State& s = *state_;
   const DeviceScope scope(s.options.device);
   return s.evaluation.value(s.x, {}, 0, s.team);
+}
+
+double Descent::curvature() const {
+  State& s = *state_;
+  const DeviceScope scope(s.options.device);
+  // One of its own: divergences start from the plans of the call before, and steps are to keep theirs.
+  CloudObjective evaluation(s.objective, backend<double>(s.options.device));
+  const Index n = s.x.rows(), d = s.x.cols();
+  double largest = 0;
+  for (const double value : s.x.elements()) largest = std::max(largest, std::abs(value));
+  const double width = 1e-5 * (largest > 0 ? largest : 1);
+  const Random random(s.options.seed, RandomStream::fresh);
+  Matrix<double> direction(n, d), ahead(n, d), behind(n, d), at(n, d);
+  for (Index i = 0; i < n; ++i) {
+    for (Index c = 0; c < d; ++c)
+      direction(i, c) = random.normals(0, static_cast<std::uint32_t>(c), static_cast<std::uint64_t>(i))[0];
+  }
+  std::vector<double> size(static_cast<std::size_t>(n));
+  const auto normalise = [&] {
+    for (Index i = 0; i < n; ++i) {
+      double squares = 0;
+      for (Index c = 0; c < d; ++c) squares += direction(i, c) * direction(i, c);
+      size[i] = std::sqrt(squares);
+      for (Index c = 0; c < d; ++c) direction(i, c) = size[i] > 0 ? direction(i, c) / size[i] : 0;
+    }
+  };
+  const auto moved = [&](double by, Matrix<double>& force) {
+    for (std::size_t k = 0; k < at.elements().size(); ++k)
+      at.elements()[k] = s.x.elements()[k] + by * direction.elements()[k];
+    evaluation.force(at, force, s.team);
+  };
+  normalise();
+  const int rounds = d == 1 ? 1 : 12;
+  for (int round = 0; round < rounds; ++round) {
+    moved(width, ahead);
+    moved(-width, behind);
+    for (std::size_t k = 0; k < at.elements().size(); ++k)
+      direction.elements()[k] = (ahead.elements()[k] - behind.elements()[k]) / (2 * width);
+    normalise();
+  }
+  if (!std::all_of(size.begin(), size.end(), [](double value) { return std::isfinite(value); }))
+    return std::numeric_limits<double>::quiet_NaN();
+  // A difference over a kink, as of |x|, has no bound; few particles have one between.
+  const auto most = size.begin() + static_cast<std::ptrdiff_t>(0.9 * static_cast<double>(n - 1));
+  std::nth_element(size.begin(), most, size.end());
+  return *most;
 }
 
 }  // namespace brenier

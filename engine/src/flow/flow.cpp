@@ -41,11 +41,21 @@ std::uint64_t number_of(const Checksum& sum) {
 constexpr int kMostRejected = 20;  // steps in turn, each at most 0.9 times as long as the one before
 
 NumericalError no_step_length(const StepReport& report, double tolerance, int rejected) {
-  return NumericalError("flow: step " + std::to_string(report.step) + ": no length meets the tolerance " +
-                        show(tolerance) + ": after " + std::to_string(rejected) + " shorter ones, tau = " +
-                        show(report.tau) + " has the error " + show(report.time_error) +
-                        "; use a larger adaptive.tolerance, or more inner iterations and particles: their " +
-                        "noise in the velocities counts as error");
+  return NumericalError(
+      "flow: step " + std::to_string(report.step) + ": no length meets the tolerance " + show(tolerance) +
+      ": after " + std::to_string(rejected) + (rejected == 1 ? " shorter one" : " shorter ones") +
+      ", tau = " + show(report.tau) + " has the error " + show(report.time_error) +
+      "; use a larger tolerance (flow.tolerance of a configuration, adaptive.tolerance in C++)" +
+      (report.step == 1 ? ", a shorter first step (flow.first_tau, tau in C++)" : "") +
+      ", or more inner iterations and particles: their noise in the velocities counts as error");
+}
+
+/// ValueError: a minibatch of more particles than there are.
+void check_minibatch(const FlowOptions& options, Index particles) {
+  if (options.inner.minibatch <= particles || particles == 0) return;
+  throw ValueError("flow: inner.minibatch = " + std::to_string(options.inner.minibatch) +
+                   "; it must be at most the number of particles, " + std::to_string(particles) +
+                   ", and 0 takes all of them");
 }
 
 /// A host program's cloud on the current device, which is that of `ops`.
@@ -75,14 +85,24 @@ Cloud brought(const DeviceCloud& cloud, const FlowOptions& options) {
   }
 }
 
+/// The root mean square of |x_i - y_i|.
+double root_mean_square_distance(const Matrix<double>& x, const Matrix<double>& y) {
+  double squares = 0;
+  for (std::size_t k = 0; k < x.elements().size(); ++k) {
+    const double change = x.elements()[k] - y.elements()[k];
+    squares += change * change;
+  }
+  return std::sqrt(squares / static_cast<double>(x.rows()));
+}
+
 /// Whether a step moved the cloud by more than a network in T rounds.
 template <class T>
-bool resolved(const Matrix<double>& x, double tau, double transport) {
+bool resolved(const Matrix<double>& x, double moved) {
   constexpr double kRounding = 16 * static_cast<double>(std::numeric_limits<T>::epsilon());
   std::vector<double> mean;
   double scale = 1;
   location_and_scale(x, mean, scale);
-  return std::sqrt(2 * tau * transport) > kRounding * scale;
+  return moved > kRounding * scale;
 }
 
 }  // namespace
@@ -204,6 +224,7 @@ template <class T>
 Flow<T>::Flow(Functional functional, Cloud initial, FlowOptions options) {
   const std::shared_ptr<Communicator> all = options.communicator;
   try {
+    check_minibatch(options, initial.x.rows());
     state_ = std::make_unique<State>(std::move(functional), std::move(initial), std::move(options));
   } catch (...) {
     Ranks::tell(all.get());
@@ -276,6 +297,12 @@ std::optional<StepReport> Flow<T>::take_step() {
     report.tau = tau;
     report.time = s.adaptive() ? s.time() + tau : s.options.start_time + report.step * tau;
     if (tau == adaptive.end_time - s.time()) report.time = adaptive.end_time;
+    if (s.adaptive() && !(report.time > s.time())) {
+      throw NumericalError("flow: step " + std::to_string(report.step) + ": tau = " + show(tau) +
+                           " is lost in the rounding of the time " + show(s.time()) +
+                           "; use a larger tolerance (flow.tolerance of a configuration, "
+                           "adaptive.tolerance in C++), or let the time begin at 0");
+    }
     report.order = s.options.order;
     next = s.cloud;
     try {
@@ -286,11 +313,14 @@ std::optional<StepReport> Flow<T>::take_step() {
       }
       if (!s.adaptive()) break;
       const double proposed = next_length(tau, report.time_error, adaptive.tolerance);
+      // The first step is several, of which the last may stand still where the others went all the way.
+      const double moved = s.cloud.has_previous() ? std::sqrt(2 * tau * report.transport)
+                                                  : root_mean_square_distance(s.cloud.x(), next.x());
       // Two orders that agree to less than T rounds agree about nothing, nor do two that both stand still: the network
       // does not resolve steps as short as these.
       const bool unresolved =
           rejected > 0 && (adaptive.tolerance < static_cast<double>(std::numeric_limits<T>::epsilon()) ||
-                           !resolved<T>(s.cloud.x(), tau, report.transport));
+                           !resolved<T>(s.cloud.x(), moved));
       if (report.time_error <= adaptive.tolerance && !unresolved) {
         s.next_tau = proposed;
         break;
@@ -452,6 +482,7 @@ void Flow<T>::State::check_replaced(Index dim) const {
 template <class T>
 void Flow<T>::State::replace(Trajectory given) {
   check_cloud(given);
+  check_minibatch(options, given.size());
   given.run_on(exact);
   cloud = std::move(given);
   tracked.clear();

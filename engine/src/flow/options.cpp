@@ -3,6 +3,7 @@
 #include "engine/src/flow/options.hpp"
 
 #include <cmath>
+#include <limits>
 #include <string>
 
 #include "brenier/base/error.hpp"
@@ -220,6 +221,16 @@ void FlowOptions::validate() const {
   }
   if (adapts && !(adaptive.end_time > start_time)) {
     bad_option("flow: adaptive.end_time", " = " + show(adaptive.end_time) + "; it must be above start_time");
+  }
+  // Times are sums of a start and of steps; a thousandth of a step is the least that has to show in them.
+  const double shown = 1000 * std::numeric_limits<double>::epsilon() * std::abs(start_time);
+  if (const double step = adapts ? adaptive.end_time - start_time : tau; step < shown) {
+    bad_option("flow: start_time",
+               " = " + show(start_time) + "; it must be at most " +
+                   show(step / (1000 * std::numeric_limits<double>::epsilon())) +
+                   (adapts ? " from 0 for the end_time " + show(adaptive.end_time)
+                           : " from 0 for tau = " + show(tau)) +
+                   ", which is lost in its rounding: let the time begin at 0, or take another unit of it");
   }
 }
 
