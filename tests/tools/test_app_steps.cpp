@@ -12,6 +12,7 @@
 #include "tests/support/near.hpp"
 #include "tests/support/run_files.hpp"
 #include "tools/command/commands.hpp"
+#include "tools/runs/jump.hpp"
 #include "tools/runs/report.hpp"
 #include "tools/runs/run.hpp"
 #include "tools/runs/run_folder.hpp"
@@ -88,6 +89,29 @@ TEST_CASE("a potential that curves down is said so, first and in the summary") {
   check_contains(said.out + said.err, {"WARNING: V curves down by -1 "});
   check_contains(summary_of(folder.path / "run")["warnings"].dump(), {"curves down by -1 "});
   CHECK(unbounded(tiny()).empty());
+}
+
+TEST_CASE("a potential that jumps between particles is said so") {
+  const Matrix<double> x = Density::gaussian(2, 0, 1).sample(100, Sampling::random, 3).x;
+  check_contains(jump_between(potential("where(x[0] < 0.25, 1, 0)", 2), x, 0),
+                 {"V jumps by 1 at x = (0.25, "});
+  check_contains(jump_between(entropy() + 2 * potential("sum(x^2) + where(x[1] < x[0], 3, 0)", 2), x, 0),
+                 {"V jumps by 3 "});
+  for (const char* text :
+       {"abs(x[0])", "where(x[0] < 0, -x[0], 1e6*x[0])", "tanh(1e4*x[0])", "sum(x^4) - 5*sin(40*x[1])",
+        "where(x[0] < x[1], x[0], x[1])", "1 + 0*x[0]", "sqrt(abs(x[0]))"})
+    CHECK(jump_between(potential(text, 2), x, 0) == "");
+
+  const TemporaryFolder folder;
+  const std::string text =
+      "[cloud]\ndensity = \"gaussian\"\ndim = 1\nparticles = 40\n[[functional]]\nterm = \"potential\"\n"
+      "expression = \"where(x[0] < 0, 1, 0)\"\n[flow]\ntau = 0.1\nsteps = 1\n[network]\nhidden = "
+      "[4]\n[inner]\niterations = 5\n";
+  put(folder.path / "step.toml", text);
+  const Output said =
+      command({"run", (folder.path / "step.toml").string(), "--out", (folder.path / "run").string()});
+  check_contains(said.out + said.err, {"WARNING: V jumps by 1 "});
+  check_contains(summary_of(folder.path / "run")["warnings"].dump(), {"jumps by 1 "});
 }
 
 TEST_CASE("a flow near a cloud tells its distances at the end, without their weights") {

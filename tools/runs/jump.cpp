@@ -37,9 +37,9 @@ Jump last_change(const Expression& v, std::vector<double> a, std::vector<double>
 
 }  // namespace
 
-std::string jump_between(const Functional& functional, MatrixView<const double> x, double start_time) {
+std::string jump_between(const Functional& functional, MatrixView<const double> x, double time) {
   if (x.rows < 2) return "";
-  const Functional now = functional.depends_on_time() ? functional.at(start_time) : functional;
+  const Functional now = functional.depends_on_time() ? functional.at(time) : functional;
   const Index step = std::max<Index>(1, x.rows / kSegments);
   const auto row = [&](Index i) { return std::vector<double>(x.row(i), x.row(i) + x.cols); };
   for (const Functional::Term& term : now.terms_of<Functional::Potential>()) {

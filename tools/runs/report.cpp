@@ -343,8 +343,11 @@ std::vector<std::string> troubled_steps(const Config& config, const std::vector<
     if (!row.solved && (!worst || share(row) > share(*worst))) worst = &row;
   }
   if (worst) {
-    std::string what = " not solved: step " + std::to_string(worst->step) + " misses " +
-                       percent(share(*worst)) + " of its possible decrease";
+    std::string what = " not solved: ";
+    what += std::isnan(share(*worst))
+                ? "nothing is known of what step " + std::to_string(worst->step) + " misses"
+                : "step " + std::to_string(worst->step) + " misses " + percent(share(*worst)) +
+                      " of its possible decrease";
     const bool particles = config.flow.method == FlowOptions::Method::particles;
     if (!particles && !std::isnan(worst->particle_decrease) && worst->particle_decrease > 0) {
       what += ", the network reaches " + percent(worst->decrease / worst->particle_decrease) +

@@ -19,6 +19,7 @@
 #include "kernels/base/show.hpp"
 #include "kernels/operations.hpp"
 #include "tools/runs/interrupt.hpp"
+#include "tools/runs/jump.hpp"
 #include "tools/runs/manifest.hpp"
 #include "tools/runs/progress.hpp"
 #include "tools/runs/reference.hpp"
@@ -306,6 +307,8 @@ class Runner {
         (threads == 1 ? " thread" : " threads") +
         (alone() ? "" : " in each of " + std::to_string(options_.communicator->size()) + " processes"));
     if (!unbounded_.empty()) progress.line("WARNING: " + unbounded_);
+    look_for_jumps();
+    if (!jump_.empty()) progress.line("WARNING: " + jump_);
     for (const std::string& one : damage_) progress.line("WARNING: " + one);
     try {
       while (!at_end()) {
@@ -456,6 +459,10 @@ class Runner {
     return distances_.empty() ? last_pairs() : config_.held_out.pair_limit;
   }
 
+  void look_for_jumps() {
+    if (jump_.empty()) jump_ = jump_between(config_.functional, flow_.trajectory().x(), flow_.time());
+  }
+
   void write_summary(const RunFolder& folder, const std::string& status, const std::string& reason = "") {
     const HistoryRow& row = history_.back();
     const bool running = status == "running";
@@ -475,6 +482,8 @@ class Runner {
     for (std::string& warning : troubled_steps(config_, history_))
       input.warnings.push_back(std::move(warning));
     if (!unbounded_.empty()) input.warnings.push_back(unbounded_);
+    if (!running) look_for_jumps();
+    if (!jump_.empty()) input.warnings.push_back(jump_);
     if (!weak_.empty()) input.warnings.push_back(weak_);
     input.warnings.insert(input.warnings.end(), damage_.begin(), damage_.end());
     if (const std::string early = short_of_end(); !early.empty()) input.warnings.push_back(early);
@@ -597,6 +606,7 @@ class Runner {
   std::string device_ = describe_device(config_.flow.device);
   std::string backend_ = backend<T>(config_.flow.device).name;
   std::string unbounded_ = unbounded(config_);
+  std::string jump_;          // of V, between particles
   std::string weak_;          // what certificates of this problem cannot see
   std::size_t held_out_ = 0;  // its number
   std::vector<HistoryRow> history_;
