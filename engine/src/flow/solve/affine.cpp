@@ -39,7 +39,7 @@ class Search {
         d_(x_.cols()),
         internal_(!objective.internal.empty()) {
     location_and_scale(x_, centre_, scale_);
-    find_units(x_);
+    if (options_.stretches && options_.full) find_units(covariance_of(x_));
   }
 
   /// The particles on a device: x, with its log-densities, and what transport is measured from.
@@ -53,7 +53,11 @@ class Search {
         internal_(!objective.internal.empty()) {
     CloudView(x).location_and_scale(centre_, scale_);
     resident_ = x.affine(objective, from, centre_, tau);
-    find_units(CloudView(x).x());
+    // Its principal axes would have to be brought here: deviations along the coordinates are known there.
+    const std::vector<double> deviation = CloudView(x).widths().deviation;
+    Matrix<double> covariance(d_, d_);
+    for (Index a = 0; a < d_; ++a) covariance(a, a) = square(deviation[static_cast<std::size_t>(a)] / scale_);
+    find_units(covariance);
   }
 
   /// Whether curvatures differ by more than kStiff.
@@ -194,19 +198,23 @@ class Search {
     return out;
   }
 
-  /// The curvature of J by B_kj at the identity, in the principal axes: those of transport and of internal energies exactly, that
-  /// of V by its virial E[V_k (x - m)_k] = (H C)_kk, which is exact where V is quadratic.
-  void find_units(const Matrix<double>& x) {
-    if (!options_.stretches || !options_.full) return;
+  /// In units of the cloud's size; the lower triangle.
+  Matrix<double> covariance_of(const Matrix<double>& x) const {
     const Index n = x.rows();
-    Matrix<double> covariance(d_, d_);
+    Matrix<double> out(d_, d_);
     const double share = 1 / (static_cast<double>(n) * square(scale_));
     for (Index i = 0; i < n; ++i) {
       for (Index a = 0; a < d_; ++a) {
-        for (Index b = 0; b <= a; ++b)
-          covariance(a, b) += share * (x(i, a) - centre_[a]) * (x(i, b) - centre_[b]);
+        for (Index b = 0; b <= a; ++b) out(a, b) += share * (x(i, a) - centre_[a]) * (x(i, b) - centre_[b]);
       }
     }
+    return out;
+  }
+
+  /// The curvature of J by B_kj at the identity, in the principal axes: those of transport and of internal energies exactly, that
+  /// of V by its virial E[V_k (x - m)_k] = (H C)_kk, which is exact where V is quadratic.
+  void find_units(const Matrix<double>& covariance) {
+    if (!options_.stretches || !options_.full) return;
     const dense::SymmetricEigen spectrum = dense::symmetric_eigen(covariance, true);
     if (!spectrum.converged || !(spectrum.values.front() > 1e-14 * spectrum.values.back())) return;
     axes_ = spectrum.vectors;
@@ -308,9 +316,6 @@ class Search {
   double newton_ = std::numeric_limits<double>::quiet_NaN();
   std::unique_ptr<ResidentCloud::Affine> resident_;
 };
-
-/// Above this dimension a map has more numbers than particles have.
-constexpr Index kResidentDim = 64;
 
 }  // namespace
 

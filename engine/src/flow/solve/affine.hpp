@@ -11,6 +11,9 @@
 
 namespace brenier {
 
+/// Of clouds on a device; above it a map has more numbers than particles have.
+constexpr Index kResidentDim = 64;
+
 /// y = m + A (x - m) + t, A symmetric and positive definite.
 struct AffineMap {
   std::vector<double> centre, shift;  // m, t (d)

@@ -27,36 +27,47 @@ Index axis_rows(Index d) {
   return std::min<Index>(4096, std::max<Index>(8 * d, 131072 / d));
 }
 
-Axes::Axes(const Matrix<double>& y, const Objective& objective) {
-  const Index n = y.rows(), d = y.cols();
-  const std::vector<double> mean = moments(y).mean;
-  double largest = 0, farthest = 0, trace = 0;
-  for (Index i = 0; i < n; ++i) {
-    for (Index a = 0; a < d; ++a) {
-      largest = std::max(largest, std::abs(y(i, a) - mean[a]));
-      farthest = std::max(farthest, std::abs(y(i, a)));
-    }
-  }
-  // A cloud in one place, to the rounding of its coordinates.
-  const double rounding = 64 * std::numeric_limits<double>::epsilon() * farthest;
-  if (!(largest > rounding) || !std::isfinite(largest)) return;
-  Matrix<double> covariance(d, d);
-  for (Index i = 0; i < n; ++i) {
-    for (Index a = 0; a < d; ++a) {
-      for (Index b = 0; b <= a; ++b)
-        covariance(a, b) += (y(i, a) - mean[a]) / largest * ((y(i, b) - mean[b]) / largest);
-    }
-  }
-  dense::SymmetricEigen found = dense::symmetric_eigen(covariance, true);
-  if (!found.converged) return;
-  vectors = std::move(found.vectors);
-  for (const double value : found.values) trace += std::max(value, 0.0);
+Axes::Axes(const CloudView& cloud, const Objective& objective, std::uint64_t seed) {
   const double width = objective.internal.empty() ? kRoundedMove / kAxisFloor : 0;
-  const double least = width * largest * std::sqrt(trace / static_cast<double>(n * d));
-  for (const double value : found.values) {
-    own.push_back(largest * std::sqrt(std::max(value, 0.0) / static_cast<double>(n)));
-    deviation.push_back(own.back() > rounding ? std::max(own.back(), least) : 0);
+  const Index d = cloud.cols();
+  double rounding = 0;
+  if (cloud.resident()) {
+    CloudView::Widths widths = cloud.widths();
+    own = std::move(widths.deviation);
+    for (const double one : widths.mean) rounding = std::max(rounding, std::abs(one));
+    vectors = Matrix<double>(d, d);
+    for (Index a = 0; a < d; ++a) vectors(a, a) = 1;
+  } else {
+    const Matrix<double> y = cloud.subset(axis_rows(d), seed);
+    const std::vector<double> mean = moments(y).mean;
+    const Index n = y.rows();
+    double largest = 0;
+    for (Index i = 0; i < n; ++i) {
+      for (Index a = 0; a < d; ++a) {
+        largest = std::max(largest, std::abs(y(i, a) - mean[a]));
+        rounding = std::max(rounding, std::abs(y(i, a)));
+      }
+    }
+    if (!(largest > 0) || !std::isfinite(largest)) return;
+    Matrix<double> covariance(d, d);
+    for (Index i = 0; i < n; ++i) {
+      for (Index a = 0; a < d; ++a) {
+        for (Index b = 0; b <= a; ++b)
+          covariance(a, b) += (y(i, a) - mean[a]) / largest * ((y(i, b) - mean[b]) / largest);
+      }
+    }
+    dense::SymmetricEigen found = dense::symmetric_eigen(covariance, true);
+    if (!found.converged) return;
+    vectors = std::move(found.vectors);
+    for (const double value : found.values)
+      own.push_back(largest * std::sqrt(std::max(value, 0.0) / static_cast<double>(n)));
   }
+  double squares = 0;
+  for (const double one : own) squares += one * one / static_cast<double>(d);
+  // An axis without width, to the rounding of its coordinates.
+  rounding *= 64 * std::numeric_limits<double>::epsilon();
+  for (const double one : own)
+    deviation.push_back(one > rounding && std::isfinite(one) ? std::max(one, width * std::sqrt(squares)) : 0);
 }
 
 double Axes::along(Index k, const double* v) const {
@@ -90,11 +101,9 @@ double axis_share(const AlongAxes& missed, const AlongAxes& done, Index axes, do
 double axis_displacement(const Objective& objective, const JudgedStep& step, std::uint64_t seed,
                          const Operations<double>& ops, Team& team) {
   const Index n = step.y.rows(), d = step.y.cols();
-  const std::vector<Index> rows = spread(n, axis_rows(d), seed);
-  const Matrix<double> y = step.y.take(rows), base = step.base.take(rows);
-  const Index count = y.rows();
-  if (count < 4 * d) return 0;
-  const Axes axes(y, objective);
+  const Index count = std::min(n, axis_rows(d));
+  if (count < 4 * d || (step.y.resident() && d > kResidentDim)) return 0;
+  const Axes axes(step.y, objective, seed);
   if (axes.size() == 0) return 0;
   const double noise = count < n ? 2 / std::sqrt(static_cast<double>(count)) : 0;
   const AffineMap more = best_affine(objective, step.y, step.base, step.tau,
@@ -116,9 +125,13 @@ double axis_displacement(const Objective& objective, const JudgedStep& step, std
       for (Index a = 0; a < d; ++a) stretch(j, k) += axes.vectors(a, j) * half(a, k);
     }
   }
+  // How far the step went is known well enough by few of what would have to be brought here.
+  const std::vector<Index> rows =
+      spread(n, step.y.resident() ? std::max<Index>(32, 256 / d) : axis_rows(d), seed);
+  const Matrix<double> y = step.y.take(rows), base = step.base.take(rows);
   std::vector<double> way(static_cast<std::size_t>(d));
   AlongAxes done(axes);
-  for (Index i = 0; i < count; ++i) {
+  for (Index i = 0; i < y.rows(); ++i) {
     for (Index a = 0; a < d; ++a) way[a] = y(i, a) - base(i, a);
     done.add(way.data(), 1);
   }

@@ -16,14 +16,15 @@ constexpr double kAxisFloor = 0.01;
 /// Particles that axes are judged on: covariances take as many times d^2.
 Index axis_rows(Index d);
 
-/// The principal axes of some particles.
+/// The principal axes of a cloud, by some of its particles.
 struct Axes {
   Matrix<double> vectors;         // (d, d), in columns; empty where the particles are in one place
   std::vector<double> own;        // (d): deviations along them
   std::vector<double> deviation;  // what axes are judged in; 0: of no width
 
   /// Without internal energies nothing keeps an axis wide: kRoundedMove of the cloud is then exact enough in each.
-  Axes(const Matrix<double>& y, const Objective& objective);
+  /// Of particles on a device the axes are those of the coordinates, whose deviations are known there.
+  Axes(const CloudView& y, const Objective& objective, std::uint64_t seed);
 
   Index size() const { return static_cast<Index>(deviation.size()); }
   /// v (d) along axis k.

@@ -757,7 +757,7 @@ Missed missed_of_all(const Objective& objective, const JudgedStep& step, const M
   const Matrix<double> hessians = potential_hessians(objective, z, 1e-4 * length, ops, team);
   double gain[2] = {}, distance[2] = {}, moved[2] = {}, count[2] = {};
   std::vector<double> move(static_cast<std::size_t>(d)), way(move);
-  const Axes axes(step.y.subset(axis_rows(d), seed), objective);
+  const Axes axes(step.y, objective, seed);
   AlongAxes missed_along[2] = {AlongAxes(axes), AlongAxes(axes)},
             done_along[2] = {missed_along[0], missed_along[0]};
   Matrix<double> moves(kBatches, d), gains(kBatches, kBatches), distances(kBatches, kBatches);
