@@ -127,7 +127,7 @@ double axis_displacement(const Objective& objective, const JudgedStep& step, std
   }
   // How far the step went is known well enough by few of what would have to be brought here.
   const std::vector<Index> rows =
-      spread(n, step.y.resident() ? std::max<Index>(32, 256 / d) : axis_rows(d), seed);
+      spread(n, step.y.resident() ? std::max<Index>(8, 64 / d) : axis_rows(d), seed);
   const Matrix<double> y = step.y.take(rows), base = step.base.take(rows);
   std::vector<double> way(static_cast<std::size_t>(d));
   AlongAxes done(axes);

@@ -873,8 +873,8 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Ma
                     const JudgedParticles& judged, std::uint64_t seed, const Operations<double>& ops,
                     Team& team) {
   Missed out = missed_of_all(objective, step, judged_from, judged, seed, ops, team);
-  // Plans and pairs of some particles are not those of all.
-  if (objective.divergence.empty() && objective.interaction.empty())
+  // Plans and pairs of some particles are not those of all; and a step that is not solved need not be asked again.
+  if (objective.divergence.empty() && objective.interaction.empty() && out.solved(step.accept))
     out.displacement = std::fmax(out.displacement, axis_displacement(objective, step, seed, ops, team));
   return out;
 }
