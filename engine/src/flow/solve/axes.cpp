@@ -16,6 +16,9 @@
 namespace brenier {
 namespace {
 
+/// Of clouds on a device: above it the matrices of one evaluation are more than may cross the bus for it.
+constexpr Index kResidentAxes = 8;
+
 /// Of one axis.
 double share_of(double missed, double done, double floor) {
   return missed > floor ? missed / std::hypot(missed, done) : 0;
@@ -102,7 +105,7 @@ double axis_displacement(const Objective& objective, const JudgedStep& step, std
                          const Operations<double>& ops, Team& team) {
   const Index n = step.y.rows(), d = step.y.cols();
   const Index count = std::min(n, axis_rows(d));
-  if (count < 4 * d || (step.y.resident() && d > kResidentDim)) return 0;
+  if (count < 4 * d || (step.y.resident() && d > kResidentAxes)) return 0;
   const Axes axes(step.y, objective, seed);
   if (axes.size() == 0) return 0;
   const double noise = count < n ? 2 / std::sqrt(static_cast<double>(count)) : 0;
@@ -125,9 +128,19 @@ double axis_displacement(const Objective& objective, const JudgedStep& step, std
       for (Index a = 0; a < d; ++a) stretch(j, k) += axes.vectors(a, j) * half(a, k);
     }
   }
+  std::vector<double> missed;
+  for (Index k = 0; k < d; ++k) {
+    const double width = axes.deviation[static_cast<std::size_t>(k)];
+    double squares = 0;
+    for (Index j = 0; width > 0 && j < d; ++j)
+      squares += square(stretch(k, j) * (axes.own[static_cast<std::size_t>(j)] / width));
+    missed.push_back(std::sqrt(squares));
+  }
+  const double floor = kAxisFloor + noise;
+  if (std::none_of(missed.begin(), missed.end(), [&](double one) { return one > floor; })) return 0;
   // How far the step went is known well enough by few of what would have to be brought here.
   const std::vector<Index> rows =
-      spread(n, step.y.resident() ? std::max<Index>(8, 64 / d) : axis_rows(d), seed);
+      spread(n, step.y.resident() ? std::max<Index>(32, 256 / d) : axis_rows(d), seed);
   const Matrix<double> y = step.y.take(rows), base = step.base.take(rows);
   std::vector<double> way(static_cast<std::size_t>(d));
   AlongAxes done(axes);
@@ -136,13 +149,8 @@ double axis_displacement(const Objective& objective, const JudgedStep& step, std
     done.add(way.data(), 1);
   }
   double worst = 0;
-  for (Index k = 0; k < d; ++k) {
-    const double width = axes.deviation[static_cast<std::size_t>(k)];
-    double missed = 0;
-    for (Index j = 0; width > 0 && j < d; ++j)
-      missed += square(stretch(k, j) * (axes.own[static_cast<std::size_t>(j)] / width));
-    worst = std::max(worst, share_of(std::sqrt(missed), done.size(k), kAxisFloor + noise));
-  }
+  for (Index k = 0; k < d; ++k)
+    worst = std::max(worst, share_of(missed[static_cast<std::size_t>(k)], done.size(k), floor));
   return worst;
 }
 
