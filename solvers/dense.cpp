@@ -166,6 +166,18 @@ double norm(const double* x, Index n) {
   return Eigen::Map<const VectorXd>(x, n).norm();
 }
 
+Matrix<double> transposed(MatrixView<const double> a) {
+  Matrix<double> out(a.cols, a.rows);
+  view(out.view()) = view(a).transpose();
+  return out;
+}
+
+Matrix<double> congruent(MatrixView<const double> q, MatrixView<const double> a) {
+  Matrix<double> out(q.rows, q.rows);
+  view(out.view()).noalias() = view(q) * view(a) * view(q).transpose();
+  return out;
+}
+
 void multiply(MatrixView<const double> a, MatrixView<const double> b, MatrixView<double> out) {
   view(out).noalias() = view(a) * view(b);
 }

@@ -93,6 +93,10 @@ bool factor_in_place(MatrixView<double> a);
 /// |x|, x of length n.
 double norm(const double* x, Index n);
 
+Matrix<double> transposed(MatrixView<const double> a);
+/// q a q^T.
+Matrix<double> congruent(MatrixView<const double> q, MatrixView<const double> a);
+
 /// out = a b, (n, k) by (k, m); out must be neither a nor b.
 void multiply(MatrixView<const double> a, MatrixView<const double> b, MatrixView<double> out);
 

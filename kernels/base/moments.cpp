@@ -20,4 +20,21 @@ Moments moments(MatrixView<const double> x) {
   return out;
 }
 
+Matrix<double> covariance(MatrixView<const double> x, const std::vector<double>& mean, double unit) {
+  const Index d = x.cols;
+  Matrix<double> out(d, d);
+  std::vector<double> off(static_cast<std::size_t>(d));
+  for (Index i = 0; i < x.rows; ++i) {
+    for (Index a = 0; a < d; ++a) {
+      off[static_cast<std::size_t>(a)] = (x(i, a) - mean[static_cast<std::size_t>(a)]) / unit;
+      for (Index b = 0; b <= a; ++b)
+        out(a, b) += off[static_cast<std::size_t>(a)] * off[static_cast<std::size_t>(b)];
+    }
+  }
+  for (Index a = 0; a < d; ++a) {
+    for (Index b = 0; b <= a; ++b) out(b, a) = out(a, b) /= static_cast<double>(x.rows);
+  }
+  return out;
+}
+
 }  // namespace brenier

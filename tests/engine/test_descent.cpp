@@ -138,6 +138,12 @@ TEST_CASE(
   CHECK_REL(curvature(interaction("0.5*r^2", 3)), 1, 0.2);
   CHECK(curvature(potential("sum(abs(x))", 3)) < 1e-6);
   CHECK(std::isnan(curvature(potential("1e300*exp(1e3*sum(x^2))", 3))));
+  // Of a cloud that is small beside where it lies: what nine tenths of 12 (x - 1e6)^2 are below.
+  Matrix<double> away(201, 1);
+  for (Index i = 0; i < 201; ++i) away(i, 0) = 1e6 + 0.01 * static_cast<double>(i - 100);
+  CHECK_REL(
+      Descent(potential("(x[0] - 1e6)^4", 1), away, {.method = Method::langevin, .rate = 0.1}).curvature(),
+      12 * 0.9 * 0.9, 0.03);
 
   SinkhornOptions plans;
   plans.epsilon = 0.1;

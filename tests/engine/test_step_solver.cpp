@@ -501,10 +501,10 @@ struct Turned {
     }
     return std::sqrt(variance_of(along));
   }
-  /// The same of the exact iterates with `weight` times the entropy: s (1/tau + S) - s_before/tau = weight/s.
-  double exact(Index k, double weight, double tau, int steps) const {
+  /// The same of the exact iterates with `weight` times the entropy and a quadratic W: s (1/tau + S + W) - s_before/tau = weight/s.
+  double exact(Index k, double weight, double tau, int steps, double pairs) const {
     double s = std::sqrt(variances_[static_cast<std::size_t>(k)]);
-    const double a = 1 / tau + stiffness_[static_cast<std::size_t>(k)];
+    const double a = 1 / tau + stiffness_[static_cast<std::size_t>(k)] + pairs;
     for (int step = 0; step < steps; ++step)
       s = (s / tau + std::sqrt(s * s / (tau * tau) + 4 * a * weight)) / (2 * a);
     return s;
@@ -540,6 +540,7 @@ TEST_CASE("coordinates of different units: every axis is right, or the step is s
   struct Case {
     std::vector<double> variances, stiffness;
     double angle, weight, tau;
+    double pairs = 0;  // stiffness of W
   };
   const std::vector<Case> cases{
       {{4e-6, 4, 4e6}, {1e6, 1, 1e-6}, 0, 1, 0.1},
@@ -549,11 +550,14 @@ TEST_CASE("coordinates of different units: every axis is right, or the step is s
       {{4e-4, 4}, {1e4, 1}, 0.7, 1, 0.01},
       {{1e4, 1}, {1, 1}, 0, 0.1, 0.1},
       {{1, 1}, {1e6, 1}, 0, 0.2, 0.1},
+      {{4e-4, 4}, {1e4, 1}, 0.7, 1, 0.01, 2},
+      {{1e6, 1}, {0, 0}, 0, 0.1, 0.1, 1},
   };
   for (const Case& c : cases) {
     const Turned gaussian(c.variances, c.stiffness, c.angle);
     const Density start = gaussian.start();
-    const Functional f = c.weight * entropy() + gaussian.well();
+    Functional f = c.weight * entropy() + gaussian.well();
+    if (c.pairs > 0) f = f + c.pairs * interaction("0.5*r^2", static_cast<int>(gaussian.dim()));
     const Cloud cloud = start.sample(500, Sampling::whitened, 2);
     CAPTURE(c.variances[0]);
     CAPTURE(c.angle);
@@ -566,7 +570,7 @@ TEST_CASE("coordinates of different units: every axis is right, or the step is s
       if (rank > 0) CHECK(out.solved);  // maps between Gaussians are quadratic
       for (Index k = 0; out.solved && k < gaussian.dim(); ++k) {
         CAPTURE(k);
-        CHECK_REL(gaussian.deviation(out.x, k), gaussian.exact(k, c.weight, c.tau, kSteps), 0.03);
+        CHECK_REL(gaussian.deviation(out.x, k), gaussian.exact(k, c.weight, c.tau, kSteps, c.pairs), 0.03);
       }
     }
   }
@@ -601,6 +605,16 @@ TEST_CASE("a long way along one coordinate hides nothing of another") {
   for (int k = 0; k < 5; ++k) s = (10 * s + std::sqrt(100 * s * s + 4 * 11 * 0.1)) / 22;
   for (const Index c : {0, 1})
     CHECK((!out.solved || std::abs(std::sqrt(variance_of(out.x, c)) / s - 1) < 0.05));
+}
+
+TEST_CASE("where a flow stops at a step that is not solved in one axis, it says that") {
+  const Density start = Turned({1e8, 1}, {1, 1}, 0).start();
+  FlowOptions options = basic(0.1, {16});
+  options.inner.on_unsolved = InnerOptions::OnUnsolved::stop;
+  Flow<float> flow(0.1 * entropy() + potential("0.5*sum(x^2)", 2), start.sample(500, Sampling::whitened, 2),
+                   options);
+  flow.set_initial_density(start);
+  CHECK_ERROR(flow.step(), NumericalError, "in one axis of the cloud");
 }
 
 TEST_CASE("an axis that collapses, as it should, is no fault") {

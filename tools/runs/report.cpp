@@ -354,7 +354,8 @@ std::vector<std::string> troubled_steps(const Config& config, const std::vector<
               " of what particles without a network reach";
     }
     if (std::isfinite(worst->displacement_error))
-      what += ", and ends " + percent(worst->displacement_error) + " of the way from its optimum";
+      what += ", and ends " + percent(worst->displacement_error) +
+              " of the way from its optimum, as a whole or in one axis of the cloud";
     std::string remedy =
         particles ? "use more inner.iterations, or a smaller flow.tau"
         : worst->fitted

@@ -33,6 +33,7 @@
 #include "engine/src/flow/report_fields.hpp"
 #include "kernels/base/floating_point.hpp"
 #include "kernels/base/nearest_name.hpp"
+#include "kernels/base/of_file.hpp"
 #include "kernels/base/ranks.hpp"
 #include "kernels/base/show.hpp"
 
@@ -321,21 +322,6 @@ void load(brenier_flow* flow, std::span<const std::byte> bytes) {
     const DeviceScope scope(f.options().device);
     flow->start = some_of(f.trajectory());
   });
-}
-
-/// Errors of what is read from a file name it.
-template <class Body>
-void from_file(const char* path, Body&& body) {
-  const std::string at = std::string("'") + path + "': ";
-  try {
-    body();
-  } catch (const IoError& error) {
-    throw IoError(at + error.what());
-  } catch (const ShapeError& error) {
-    throw ShapeError(at + error.what());
-  } catch (const ValueError& error) {
-    throw ValueError(at + error.what());
-  }
 }
 
 /// Another cloud, of the host or on the device.
@@ -789,7 +775,7 @@ int brenier_flow_load_file(brenier_flow* flow, const char* path) {
   return guarded([&] {
     const Turn turn(flow);
     const std::vector<std::byte> bytes = bytes_of_file(path);
-    from_file(path, [&] { load(flow, bytes); });
+    of_file(path, [&] { load(flow, bytes); });
     return BRENIER_OK;
   });
 }

@@ -264,8 +264,15 @@ std::optional<double> exponent_of(const Section& root) {
   return {};
 }
 
-[[noreturn]] void no_functional(const Section& root) {
-  root.fail("functional", "is missing: write at least one [[functional]] table with a term");
+/// [parameters] and [[functional]], for clouds of that dimension; `initial` gives one where a term wants it.
+template <class Initial>
+void read_terms(Section& root, const Initial& initial, const HostInput* host, Config& config) {
+  Section parameters = root.table("parameters");
+  config.parameters = read_parameters(parameters);
+  std::vector<Section> terms = root.tables("functional");
+  if (terms.empty())
+    root.fail("functional", "is missing: write at least one [[functional]] table with a term");
+  config.functional = read_functional(terms, config.cloud.dim, config.parameters, initial, host);
 }
 
 }  // namespace
@@ -283,12 +290,8 @@ Config parse_config(const std::string& text, const std::string& name, const std:
   config.cloud = read_cloud(cloud, exponent_of(root), host);
   Section held_out = root.table("held_out");
   read_fraction(held_out, host != nullptr, config);
-  Section parameters = root.table("parameters");
-  config.parameters = read_parameters(parameters);
-  std::vector<Section> terms = root.tables("functional");
-  if (terms.empty()) no_functional(root);
   const auto initial = [&] { return host && host->cloud ? host->cloud->x : config.initial_cloud().x; };
-  config.functional = read_functional(terms, config.cloud.dim, config.parameters, initial, host);
+  read_terms(root, initial, host, config);
   const bool given = host && host->cloud && !host->cloud->log_density.empty();
   if (!given && config.functional.needs_density() && !config.cloud.density &&
       config.cloud.log_density.empty()) {
@@ -340,12 +343,8 @@ Config parse_functional(const std::string& text, const std::string& name, const 
   config.cloud.kind = "host";
   config.cloud.dim = static_cast<int>(cloud.x.cols());
   config.cloud.particles = cloud.x.rows();
-  Section parameters = root.table("parameters");
-  config.parameters = read_parameters(parameters);
-  std::vector<Section> terms = root.tables("functional");
-  if (terms.empty()) no_functional(root);
-  config.functional = read_functional(
-      terms, config.cloud.dim, config.parameters, [&] { return cloud.x; }, &host);
+  read_terms(
+      root, [&] { return cloud.x; }, &host, config);
   config.resolved = document.resolved();
   return config;
 }

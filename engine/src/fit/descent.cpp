@@ -12,6 +12,7 @@
 #include "brenier/base/philox.hpp"
 #include "brenier/device.hpp"
 #include "engine/src/flow/cloud_objective.hpp"
+#include "engine/src/flow/solve/scale.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/model/adam.hpp"
 #include "kernels/operations.hpp"
@@ -156,9 +157,12 @@ double Descent::curvature() const {
   // One of its own: divergences start from the plans of the call before, and steps are to keep theirs.
   CloudObjective evaluation(s.objective, backend<double>(s.options.device));
   const Index n = s.x.rows(), d = s.x.cols();
-  double largest = 0;
+  std::vector<double> mean;
+  double scale = 1, largest = 0;
+  location_and_scale(s.x, mean, scale);
   for (const double value : s.x.elements()) largest = std::max(largest, std::abs(value));
-  const double width = 1e-5 * (largest > 0 ? largest : 1);
+  // A part of the cloud, and no rounding of its coordinates.
+  const double width = std::max(1e-4 * scale, 1e-8 * largest);
   const Random random(s.options.seed, RandomStream::fresh);
   Matrix<double> direction(n, d), ahead(n, d), behind(n, d), at(n, d);
   for (Index i = 0; i < n; ++i) {

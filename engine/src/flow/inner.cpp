@@ -862,8 +862,8 @@ void Flow<T>::State::describe(const InnerTask& task, const Candidate& taken, dou
   }
   if (!solved && options.inner.on_unsolved == InnerOptions::OnUnsolved::stop) {
     throw NumericalError(
-        "flow: step " + std::to_string(steps + 1) + " is not solved: it misses " +
-        show(100 * missed.worst_share()) + " % of its possible decrease, above inner.accept; " +
+        "flow: step " + std::to_string(steps + 1) +
+        " is not solved: " + missed.in_words(options.inner.accept) + "; " +
         (missed.fitted ? "the cloud itself has nothing left to gain: use more particles, or a smaller network"
                        : "use more inner iterations, a larger or sharper network, or a smaller tau"));
   }

@@ -104,7 +104,9 @@ const Keys<FlowOptions>& inner_keys() {
        "auto: lbfgs without minibatch, refresh and cg, with adam where it does not solve a step"},
       {"iterations", at<&O::inner, &InnerOptions::iterations>, between(1, kMost), "most gradients of a step"},
       {"accept", at<&O::inner, &InnerOptions::accept>, Range{.low = 0, .high = 1, .low_excluded = true},
-       "a step is solved where it misses at most this share of its possible decrease"},
+       "a step is solved where it misses at most this share of its possible decrease, and ends within ten "
+       "times "
+       "this share of its way from its optimum"},
       {"on_unsolved",
        [](O& o) -> Slot {
          using What = InnerOptions::OnUnsolved;

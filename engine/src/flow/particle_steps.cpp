@@ -72,10 +72,9 @@ bool Flow<T>::State::move_particles(Trajectory& next, StepReport& report) {
     report.displacement_error = missed.displacement;
     report.solved = missed.solved(options.inner.accept);
     if (!report.solved && options.inner.on_unsolved == InnerOptions::OnUnsolved::stop)
-      throw NumericalError("flow: step " + std::to_string(steps + 1) + " is not solved: it misses " +
-                           show(100 * missed.worst_share()) +
-                           " % of its possible decrease, above inner.accept; use more inner iterations or a "
-                           "smaller tau");
+      throw NumericalError("flow: step " + std::to_string(steps + 1) +
+                           " is not solved: " + missed.in_words(options.inner.accept) +
+                           "; use more inner iterations or a smaller tau");
     report.certificate_seconds = now() - checked;
   }
   known = report.functional;

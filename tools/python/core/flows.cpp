@@ -9,6 +9,7 @@
 #include "brenier/text_file.hpp"
 #include "engine/src/config/config.hpp"
 #include "engine/src/flow/report_fields.hpp"
+#include "kernels/base/of_file.hpp"
 #include "tools/python/core/arrays.hpp"
 
 namespace brenier::python {
@@ -318,16 +319,7 @@ void bind_flow(nb::module_& m, const char* name) {
           [](Held& self, const std::filesystem::path& path) {
             const Turn turn(self.busy);
             const std::string bytes = read_text_file(path, std::uint64_t{1} << 40);
-            const std::string at = "'" + path.string() + "': ";
-            try {
-              self.load(std::as_bytes(std::span(bytes)));
-            } catch (const IoError& error) {
-              throw IoError(at + error.what());
-            } catch (const ShapeError& error) {
-              throw ShapeError(at + error.what());
-            } catch (const ValueError& error) {
-              throw ValueError(at + error.what());
-            }
+            of_file(path, [&] { self.load(std::as_bytes(std::span(bytes))); });
           },
           "path"_a);
 }

@@ -10,6 +10,7 @@
 
 #include "brenier/base/error.hpp"
 #include "engine/src/flow/solve/scale.hpp"
+#include "kernels/base/moments.hpp"
 #include "kernels/base/show.hpp"
 #include "kernels/base/subset.hpp"
 #include "kernels/resident_cloud.hpp"
@@ -39,7 +40,7 @@ class Search {
         d_(x_.cols()),
         internal_(!objective.internal.empty()) {
     location_and_scale(x_, centre_, scale_);
-    if (options_.stretches && options_.full) find_units(covariance_of(x_));
+    if (whole()) find_units(covariance(x_, centre_, scale_));
   }
 
   /// The particles on a device: x, with its log-densities, and what transport is measured from.
@@ -53,11 +54,12 @@ class Search {
         internal_(!objective.internal.empty()) {
     CloudView(x).location_and_scale(centre_, scale_);
     resident_ = x.affine(objective, from, centre_, tau);
+    if (!whole()) return;
     // Its principal axes would have to be brought here: deviations along the coordinates are known there.
     const std::vector<double> deviation = CloudView(x).widths().deviation;
-    Matrix<double> covariance(d_, d_);
-    for (Index a = 0; a < d_; ++a) covariance(a, a) = square(deviation[static_cast<std::size_t>(a)] / scale_);
-    find_units(covariance);
+    Matrix<double> squares(d_, d_);
+    for (Index a = 0; a < d_; ++a) squares(a, a) = square(deviation[static_cast<std::size_t>(a)] / scale_);
+    find_units(squares);
   }
 
   /// Whether curvatures differ by more than kStiff.
@@ -98,7 +100,7 @@ class Search {
         out.matrix(i, j) = sum;
       }
     }
-    if (stiff()) out.matrix = rotated(out.matrix, true);
+    if (stiff()) out.matrix = dense::congruent(axes_, out.matrix);
     return out;
   }
 
@@ -107,15 +109,17 @@ class Search {
     const AffineMap affine = map(p);
     const std::optional<dense::Cholesky> factor = dense::Cholesky::of(affine.matrix);
     if (!factor) return std::numeric_limits<double>::quiet_NaN();
-    const double log_det = factor->log_determinant();
-    if (resident_) {
-      ResidentCloud::Affine::Sums sums = resident_->at(affine.matrix, affine.shift, log_det);
-      std::fill_n(gradient, size(), 0.0);
-      by_shift(std::move(sums.shift), gradient);
-      for (double& element : sums.matrix.elements()) element /= 2;
-      by_stretch(p, affine, sums.matrix, sums.pressure, gradient);
-      return sums.value;
-    }
+    const Sums sums = sums_at(affine, factor->log_determinant());
+    by_shift(sums.shift, gradient);
+    by_stretch(p, affine, sums, gradient);
+    return sums.value;
+  }
+
+ private:
+  /// J at a map, and what its gradient is made of.
+  using Sums = ResidentCloud::Affine::Sums;
+  Sums sums_at(const AffineMap& affine, double log_det) {
+    if (resident_) return resident_->at(affine.matrix, affine.shift, log_det);
     const Index n = x_.rows();
     Matrix<double> y(n, d_), force(n, d_);
     for (Index i = 0; i < n; ++i) {
@@ -129,27 +133,24 @@ class Search {
         y(i, a) = moved;
       }
     }
-    double value = 0;
-    evaluation_.force(y, force, team_, &value);
-    double pressure = 0;
+    Sums out{0, 0, std::vector<double>(static_cast<std::size_t>(d_), 0.0), Matrix<double>(d_, d_)};
+    evaluation_.force(y, force, team_, &out.value);
     if (internal_) {
       std::vector<double> log_density = log_density_;
       for (double& one : log_density) one -= log_det;
       const CloudObjective::Internal internal = evaluation_.internal(log_density, team_);
-      value += internal.value;
-      pressure = internal.pressure;
+      out.value += internal.value;
+      out.pressure = internal.pressure;
     }
     // r = force + (y - from)/tau; dJ/dt = E r, dJ/dA = E r (x - m)^T - pressure A^{-1}.
     const double share = 1 / static_cast<double>(n);
-    std::fill_n(gradient, size(), 0.0);
-    std::vector<double> mean_residual(static_cast<std::size_t>(d_), 0.0);
     Matrix<double> by_matrix(d_, d_);
     for (Index i = 0; i < n; ++i) {
       for (Index a = 0; a < d_; ++a) {
         const double step = y(i, a) - from_(i, a);
         const double r = share * (force(i, a) + step / tau_);
-        value += share * step * step / (2 * tau_);
-        mean_residual[static_cast<std::size_t>(a)] += r;
+        out.value += share * step * step / (2 * tau_);
+        out.shift[static_cast<std::size_t>(a)] += r;
         if (!options_.full) {
           by_matrix(a, a) += r * (x_(i, a) - centre_[a]);
         } else {
@@ -157,12 +158,14 @@ class Search {
         }
       }
     }
-    by_shift(std::move(mean_residual), gradient);
-    by_stretch(p, affine, by_matrix, pressure, gradient);
-    return value;
+    for (Index a = 0; a < d_; ++a) {
+      for (Index b = 0; b < d_; ++b) out.matrix(a, b) = by_matrix(a, b) + by_matrix(b, a);
+    }
+    return out;
   }
 
- private:
+  /// Whether all of A is looked for.
+  bool whole() const { return options_.stretches && options_.full; }
   /// What a parameter of 1 stands for.
   double unit(Index k) const { return stiff() ? units_[static_cast<std::size_t>(k)] : 1; }
   /// B, from the parameters.
@@ -186,65 +189,41 @@ class Search {
     }
     return out;
   }
-  /// Q m Q^T of a matrix in the principal axes Q, or back: Q^T m Q.
-  Matrix<double> rotated(const Matrix<double>& m, bool from) const {
-    Matrix<double> q = axes_, transposed(d_, d_), half(d_, d_), out(d_, d_);
-    for (Index a = 0; a < d_; ++a) {
-      for (Index k = 0; k < d_; ++k) transposed(k, a) = q(a, k);
-    }
-    if (!from) std::swap(q, transposed);
-    dense::multiply(q, m, half);
-    dense::multiply(half, transposed, out);
-    return out;
-  }
-
-  /// In units of the cloud's size; the lower triangle.
-  Matrix<double> covariance_of(const Matrix<double>& x) const {
-    const Index n = x.rows();
-    Matrix<double> out(d_, d_);
-    const double share = 1 / (static_cast<double>(n) * square(scale_));
-    for (Index i = 0; i < n; ++i) {
-      for (Index a = 0; a < d_; ++a) {
-        for (Index b = 0; b <= a; ++b) out(a, b) += share * (x(i, a) - centre_[a]) * (x(i, b) - centre_[b]);
-      }
-    }
-    return out;
-  }
-
   /// The curvature of J by B_kj at the identity, in the principal axes: those of transport and of internal energies exactly, that
   /// of V by its virial E[V_k (x - m)_k] = (H C)_kk, which is exact where V is quadratic.
-  void find_units(const Matrix<double>& covariance) {
-    if (!options_.stretches || !options_.full) return;
-    const dense::SymmetricEigen spectrum = dense::symmetric_eigen(covariance, true);
+  /// `squares`: the covariance over scale_ squared.
+  void find_units(const Matrix<double>& squares) {
+    const dense::SymmetricEigen spectrum = dense::symmetric_eigen(squares, true);
     if (!spectrum.converged || !(spectrum.values.front() > 1e-14 * spectrum.values.back())) return;
     axes_ = spectrum.vectors;
     narrowest_ = std::sqrt(spectrum.values.front());
-    std::vector<double> gradient(size()), width(static_cast<std::size_t>(d_)), virial(width);
-    const std::vector<double> identity = start();
-    virial_ = &virial;
-    evaluate(identity.data(), gradient.data());
-    virial_ = nullptr;
-    std::vector<double> curvature(size());
-    double least = std::numeric_limits<double>::infinity(), most = 0;
-    for (Index k = 0; k < d_; ++k) width[k] = square(scale_) * spectrum.values[static_cast<std::size_t>(k)];
+    AffineMap identity;
+    identity.matrix = Matrix<double>(d_, d_);
+    for (Index a = 0; a < d_; ++a) identity.matrix(a, a) = 1;
+    identity.shift.assign(static_cast<std::size_t>(d_), 0.0);
+    const Sums sums = sums_at(identity, 0);
+    const Matrix<double> along = dense::congruent(dense::transposed(axes_), sums.matrix);
+    std::vector<double> width(static_cast<std::size_t>(d_)), virial(width);
     for (Index k = 0; k < d_; ++k) {
-      curvature[k] = square(scale_) * (1 / tau_ + std::abs(virial[k]) / width[k]);
-      for (Index j = 0; j < d_; ++j) {
-        curvature[d_ + k * d_ + j] = (width[j] + width[k]) / tau_ +
-                                     std::abs(virial[k]) * width[j] / width[k] +
-                                     std::abs(virial[j]) * width[k] / width[j] + 2 * std::abs(pressure_);
-      }
+      width[k] = square(scale_) * spectrum.values[static_cast<std::size_t>(k)];
+      virial[k] = std::abs(along(k, k)) / 2;
     }
+    std::vector<double> curvature(size());
     newton_ = 0;
     for (Index k = 0; k < d_; ++k) {
-      double sum = 0;  // of A, by B and its transpose
+      curvature[k] = square(scale_) * (1 / tau_ + virial[k] / width[k]);
+      double moved = 0;  // of A, by B and its transpose
       for (Index j = 0; j < d_; ++j) {
-        const Index at = d_ + k * d_ + j;
-        sum += square(gradient[at] / curvature[at]) * (width[j] / width[k]);
+        double& by_factor = curvature[d_ + k * d_ + j];
+        by_factor = (width[j] + width[k]) / tau_ + virial[k] * width[j] / width[k] +
+                    virial[j] * width[k] / width[j] + 2 * std::abs(sums.pressure);
+        const double slope = along(k, j) - (k == j ? 2 * sums.pressure : 0);
+        moved += square(slope / by_factor) * (width[j] / width[k]);
       }
-      newton_ = std::fmax(newton_, std::sqrt(sum));
-      if (std::isnan(sum)) newton_ = sum;
+      newton_ = std::isnan(moved) ? moved : std::max(newton_, std::sqrt(moved));
+      if (std::isnan(newton_)) return;
     }
+    double least = std::numeric_limits<double>::infinity(), most = 0;
     for (const double one : curvature) {
       least = std::min(least, one);
       most = std::max(most, one);
@@ -253,46 +232,28 @@ class Search {
     for (const double one : curvature) units_.push_back(std::sqrt(least / one));
   }
 
-  void by_shift(std::vector<double> mean_residual, double* gradient) const {
-    if (stiff()) mean_residual = to_axes(mean_residual);
-    for (Index k = 0; k < d_; ++k)
-      gradient[k] = scale_ * unit(k) * mean_residual[static_cast<std::size_t>(k)];
+  void by_shift(const std::vector<double>& mean, double* gradient) const {
+    const std::vector<double> along = stiff() ? to_axes(mean) : mean;
+    for (Index k = 0; k < d_; ++k) gradient[k] = scale_ * unit(k) * along[static_cast<std::size_t>(k)];
   }
 
-  /// The rest of the gradient from dJ/dA = by_matrix - pressure A^{-1}, of which the symmetric part counts.
-  void by_stretch(const double* p, const AffineMap& affine, const Matrix<double>& by_matrix, double pressure,
-                  double* gradient) {
+  /// The rest of the gradient from dJ/dA = E r (x - m)^T - pressure A^{-1}, of which the symmetric part counts.
+  void by_stretch(const double* p, const AffineMap& affine, const Sums& sums, double* gradient) const {
     if (!options_.stretches) return;
-    if (virial_) {
-      const Matrix<double> along = rotated(by_matrix, false);
-      for (Index k = 0; k < d_; ++k) {
-        (*virial_)[static_cast<std::size_t>(k)] = along(k, k);
-        for (Index j = 0; j < d_; ++j)
-          gradient[d_ + k * d_ + j] = along(k, j) + along(j, k) - (k == j ? 2 * pressure : 0);
-      }
-      pressure_ = pressure;
-      return;
-    }
     if (!options_.full) {
-      const double factor_value = affine.matrix(0, 0);
-      for (Index a = 0; a < d_; ++a) gradient[d_] += factor_value * by_matrix(a, a);
-      gradient[d_] -= pressure * static_cast<double>(d_);
+      gradient[d_] = -sums.pressure * static_cast<double>(d_);
+      for (Index a = 0; a < d_; ++a) gradient[d_] += affine.matrix(0, 0) * sums.matrix(a, a) / 2;
       return;
     }
-    Matrix<double> inverse = dense::inverse(affine.matrix);
-    Matrix<double> slope = by_matrix;
-    if (stiff()) {
-      inverse = rotated(inverse, false);
-      slope = rotated(slope, false);
-    }
+    Matrix<double> slope = dense::inverse(affine.matrix);
+    for (std::size_t k = 0; k < slope.elements().size(); ++k)
+      slope.elements()[k] = sums.matrix.elements()[k] - 2 * sums.pressure * slope.elements()[k];
+    if (stiff()) slope = dense::congruent(dense::transposed(axes_), slope);
     const std::vector<double> b = factor(p);
     for (Index k = 0; k < d_; ++k) {
       for (Index j = 0; j < d_; ++j) {
         double sum = 0;
-        for (Index i = 0; i < d_; ++i) {
-          const double g = slope(i, j) + slope(j, i) - 2 * pressure * inverse(i, j);
-          sum += b[k * d_ + i] * g;
-        }
+        for (Index i = 0; i < d_; ++i) sum += b[k * d_ + i] * slope(i, j);
         gradient[d_ + k * d_ + j] = unit(d_ + k * d_ + j) * sum;
       }
     }
@@ -309,21 +270,24 @@ class Search {
   bool internal_;
   std::vector<double> centre_;
   double scale_ = 1;
-  Matrix<double> axes_;                    // (d, d), the principal axes of the cloud in columns
-  std::vector<double> units_;              // of the parameters; empty: 1, and in the coordinates of the cloud
-  std::vector<double>* virial_ = nullptr;  // where find_units() is asking
-  double pressure_ = 0, narrowest_ = 1;
+  Matrix<double> axes_;        // (d, d), the principal axes of the cloud in columns
+  std::vector<double> units_;  // of the parameters; empty: 1, and in the coordinates of the cloud
+  double narrowest_ = 1;
   double newton_ = std::numeric_limits<double>::quiet_NaN();
   std::unique_ptr<ResidentCloud::Affine> resident_;
 };
 
 }  // namespace
 
+Index affine_particles(const Objective& objective, Index wanted) {
+  if (!objective.interaction.empty()) wanted = std::min<Index>(wanted, 512);
+  if (!objective.divergence.empty()) wanted = std::min<Index>(wanted, 256);
+  return wanted;
+}
+
 AffineMap best_affine(const Objective& objective, const CloudView& x, const CloudView& from, double tau,
                       const AffineOptions& options, const Operations<double>& ops, Team& team) {
-  Index count = std::max(options.particles, 8 * x.cols());
-  if (!objective.interaction.empty()) count = std::min<Index>(count, 512);
-  if (!objective.divergence.empty()) count = std::min<Index>(count, 256);
+  const Index count = affine_particles(objective, std::max(options.particles, 8 * x.cols()));
   AffineOptions used = options;
   if (count < 4 * x.cols() || x.rows() < 4 * x.cols()) used.full = false;  // too few for a whole matrix
   std::optional<Search> where;

@@ -35,10 +35,12 @@ struct AffineOptions {
   std::uint64_t seed = 0;  // of the particles that stand for all
 };
 
+/// Particles that best_affine() looks at, where `wanted` would be well: fewer where there are pairs or plans.
+Index affine_particles(const Objective& objective, Index wanted);
+
 /// Lowest F + 1/(2 tau) E |y - from|^2 of maps that move particles from x (N, d), with log-densities where there are
 /// internal terms. `from` (N, d) are the points that transport is measured from; it may be x. The objective must
-/// outlive the call. `ops` evaluate it, on a few points and many times. NumericalError where F + transport falls without
-/// end: no step has a minimum there.
+/// outlive the call. `ops` evaluate it, on a few points and many times.
 AffineMap best_affine(const Objective& objective, const CloudView& x, const CloudView& from, double tau,
                       const AffineOptions& options, const Operations<double>& ops, Team& team);
 

@@ -16,6 +16,7 @@
 namespace brenier {
 namespace {
 
+constexpr Index kMostAxes = 128;  // beyond, covariances take longer than the step
 /// Of clouds on a device: above it the matrices of one evaluation are more than may cross the bus for it.
 constexpr Index kResidentAxes = 8;
 
@@ -33,6 +34,7 @@ Index axis_rows(Index d) {
 Axes::Axes(const CloudView& cloud, const Objective& objective, std::uint64_t seed) {
   const double width = objective.internal.empty() ? kRoundedMove / kAxisFloor : 0;
   const Index d = cloud.cols();
+  if (d > kMostAxes) return;
   double rounding = 0;
   if (cloud.resident()) {
     CloudView::Widths widths = cloud.widths();
@@ -43,27 +45,18 @@ Axes::Axes(const CloudView& cloud, const Objective& objective, std::uint64_t see
   } else {
     const Matrix<double> y = cloud.subset(axis_rows(d), seed);
     const std::vector<double> mean = moments(y).mean;
-    const Index n = y.rows();
     double largest = 0;
-    for (Index i = 0; i < n; ++i) {
+    for (Index i = 0; i < y.rows(); ++i) {
       for (Index a = 0; a < d; ++a) {
         largest = std::max(largest, std::abs(y(i, a) - mean[a]));
         rounding = std::max(rounding, std::abs(y(i, a)));
       }
     }
     if (!(largest > 0) || !std::isfinite(largest)) return;
-    Matrix<double> covariance(d, d);
-    for (Index i = 0; i < n; ++i) {
-      for (Index a = 0; a < d; ++a) {
-        for (Index b = 0; b <= a; ++b)
-          covariance(a, b) += (y(i, a) - mean[a]) / largest * ((y(i, b) - mean[b]) / largest);
-      }
-    }
-    dense::SymmetricEigen found = dense::symmetric_eigen(covariance, true);
+    dense::SymmetricEigen found = dense::symmetric_eigen(covariance(y, mean, largest), true);
     if (!found.converged) return;
     vectors = std::move(found.vectors);
-    for (const double value : found.values)
-      own.push_back(largest * std::sqrt(std::max(value, 0.0) / static_cast<double>(n)));
+    for (const double value : found.values) own.push_back(largest * std::sqrt(std::max(value, 0.0)));
   }
   double squares = 0;
   for (const double one : own) squares += one * one / static_cast<double>(d);
@@ -104,8 +97,8 @@ double axis_share(const AlongAxes& missed, const AlongAxes& done, Index axes, do
 double axis_displacement(const Objective& objective, const JudgedStep& step, std::uint64_t seed,
                          const Operations<double>& ops, Team& team) {
   const Index n = step.y.rows(), d = step.y.cols();
-  const Index count = std::min(n, axis_rows(d));
-  if (count < 4 * d || (step.y.resident() && d > kResidentAxes)) return 0;
+  const Index count = std::min(n, affine_particles(objective, axis_rows(d)));
+  if (count < 4 * d || d > (step.y.resident() ? kResidentAxes : kMostAxes)) return 0;
   const Axes axes(step.y, objective, seed);
   if (axes.size() == 0) return 0;
   const double noise = count < n ? 2 / std::sqrt(static_cast<double>(count)) : 0;
@@ -117,17 +110,9 @@ double axis_displacement(const Objective& objective, const JudgedStep& step, std
                                       .negligible = (kAxisFloor + noise) / 3,
                                       .seed = seed},
                                      for_few_points(ops), team);
-  Matrix<double> stretch(d, d), half(d, d);  // in the axes
-  for (Index a = 0; a < d; ++a) {
-    for (Index k = 0; k < d; ++k) {
-      for (Index b = 0; b < d; ++b) half(a, k) += (more.matrix(a, b) - (a == b ? 1 : 0)) * axes.vectors(b, k);
-    }
-  }
-  for (Index j = 0; j < d; ++j) {
-    for (Index k = 0; k < d; ++k) {
-      for (Index a = 0; a < d; ++a) stretch(j, k) += axes.vectors(a, j) * half(a, k);
-    }
-  }
+  Matrix<double> rest = more.matrix;
+  for (Index a = 0; a < d; ++a) rest(a, a) -= 1;
+  const Matrix<double> stretch = dense::congruent(dense::transposed(axes.vectors), rest);
   std::vector<double> missed;
   for (Index k = 0; k < d; ++k) {
     const double width = axes.deviation[static_cast<std::size_t>(k)];

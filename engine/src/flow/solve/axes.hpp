@@ -22,7 +22,8 @@ struct Axes {
   std::vector<double> own;        // (d): deviations along them
   std::vector<double> deviation;  // what axes are judged in; 0: of no width
 
-  /// Without internal energies nothing keeps an axis wide: kRoundedMove of the cloud is then exact enough in each.
+  Axes() = default;
+  /// Up to 128 dimensions, none above. Without internal energies nothing keeps an axis wide: kRoundedMove of the cloud is then exact enough in each.
   /// Of particles on a device the axes are those of the coordinates, whose deviations are known there.
   Axes(const CloudView& y, const Objective& objective, std::uint64_t seed);
 
@@ -50,7 +51,8 @@ class AlongAxes {
 /// it is 0.
 double axis_share(const AlongAxes& missed, const AlongAxes& done, Index axes, double floor);
 
-/// The same of the best affine map after the step, which needs no scores and is exact in every unit.
+/// The same of the best affine map after the step, which needs no scores and is exact in every unit. 0 above 128 dimensions,
+/// above 8 for clouds on a device, and of fewer particles than four times the dimension.
 double axis_displacement(const Objective& objective, const JudgedStep& step, std::uint64_t seed,
                          const Operations<double>& ops, Team& team);
 

@@ -13,6 +13,7 @@
 #include "engine/src/flow/solve/scale.hpp"
 #include "engine/src/flow/state.hpp"
 #include "kernels/base/moments.hpp"
+#include "kernels/base/show.hpp"
 #include "kernels/base/subset.hpp"
 #include "kernels/model/black_box.hpp"
 #include "kernels/resident_cloud.hpp"
@@ -542,6 +543,17 @@ JudgedParticles::JudgedParticles(const Density& initial, const Matrix<double>& x
   if (law > 0) law_ = Trajectory({rows_of(all, 16 * count, law), {}}, second_order, false);
 }
 
+std::string Missed::in_words(double accept) const {
+  if (!std::isfinite(worst_share())) return "nothing is known of what it misses";
+  std::string out = "it misses " + show(100 * worst_share()) + " % of its possible decrease";
+  if (worst_share() > accept) out += ", above inner.accept";
+  if (displacement > 10 * accept)
+    out += ", and ends " + show(100 * displacement) +
+           " % of the way from its optimum, as a whole or in one axis of the cloud, above ten times "
+           "inner.accept";
+  return out;
+}
+
 std::vector<Index> JudgedParticles::rows() const {
   std::vector<Index> out;
   for (Index i = 0; i < size(); ++i) out.push_back(row(i));
@@ -757,7 +769,9 @@ Missed missed_of_all(const Objective& objective, const JudgedStep& step, const M
   const Matrix<double> hessians = potential_hessians(objective, z, 1e-4 * length, ops, team);
   double gain[2] = {}, distance[2] = {}, moved[2] = {}, count[2] = {};
   std::vector<double> move(static_cast<std::size_t>(d)), way(move);
-  const Axes axes(step.y, objective, seed);
+  // Forces of plans and of pairs at single particles are noise.
+  const bool quick = objective.interaction.empty() && objective.divergence.empty();
+  const Axes axes = quick ? Axes(step.y, objective, seed) : Axes();
   AlongAxes missed_along[2] = {AlongAxes(axes), AlongAxes(axes)},
             done_along[2] = {missed_along[0], missed_along[0]};
   Matrix<double> moves(kBatches, d), gains(kBatches, kBatches), distances(kBatches, kBatches);
@@ -832,7 +846,6 @@ Missed missed_of_all(const Objective& objective, const JudgedStep& step, const M
                                   static_cast<double>(step.y.rows()));
     }
   }
-  const bool quick = objective.interaction.empty() && objective.divergence.empty();
   const double unknown = std::numeric_limits<double>::quiet_NaN();
   // What costs the floor moves particles by this, mean square.
   const double floor = 2 * out.floor * static_cast<double>(d) / curvature;
@@ -844,8 +857,7 @@ Missed missed_of_all(const Objective& objective, const JudgedStep& step, const M
     found = share(std::abs(gain[half]) / count[half]);
     const double whole = std::max(moved[half] / count[half], floor);
     double displacement = std::sqrt(distance[half] / count[half] / whole);
-    // Forces of plans and of pairs at single particles are noise.
-    double axis = quick ? axis_share(missed_along[half], done_along[half], axes.size(), axis_floor()) : 0;
+    double axis = axis_share(missed_along[half], done_along[half], axes.size(), axis_floor());
     if ((internal || pairs) && (found > step.accept || std::max(displacement, axis) > 10 * step.accept)) {
       // The residual alone is no bound that is worth its name: what internal energies resist, no step would do.
       const SmoothGain smooth = smooth_of(half);
@@ -873,8 +885,8 @@ Missed missed_share(const Objective& objective, const JudgedStep& step, const Ma
                     const JudgedParticles& judged, std::uint64_t seed, const Operations<double>& ops,
                     Team& team) {
   Missed out = missed_of_all(objective, step, judged_from, judged, seed, ops, team);
-  // Plans and pairs of some particles are not those of all; and a step that is not solved need not be asked again.
-  if (objective.divergence.empty() && objective.interaction.empty() && out.solved(step.accept))
+  // A step that is not solved need not be asked again. Plans take too long, and of some particles they are others.
+  if (objective.divergence.empty() && out.solved(step.accept))
     out.displacement = std::fmax(out.displacement, axis_displacement(objective, step, seed, ops, team));
   return out;
 }

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "brenier/map.hpp"
@@ -140,6 +141,8 @@ struct Missed {
     return std::isfinite(worst) && worst <= accept &&
            (std::isnan(displacement) || displacement <= 10 * accept);
   }
+  /// For errors, e.g. "it misses 2 % of its possible decrease, above inner.accept".
+  std::string in_words(double accept) const;
 };
 
 /// The step from `base` to `y`, the cloud's images with their log-densities.
