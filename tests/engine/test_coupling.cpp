@@ -351,6 +351,24 @@ TEST_CASE_TEMPLATE("a flow that was saved to memory goes on bit for bit", T, flo
     CHECK_ERROR(Flow<T>(f() + 1.0 * potential(kWell, 2), start(), options).load(saved), ValueError, "F = ");
     if (kind == 1) CHECK_ERROR(Flow<T>(f(), start(), small(1)).load(saved), ValueError, "order 2");
     CHECK(other.save() == now);
+
+    // Nor a flow from another density, also where the cloud was another in between. Where none is known, none is asked for.
+    Flow<T> elsewhere = make();
+    elsewhere.set_initial_density(Density::gaussian(2, 0.4, 0.31));
+    const std::vector<std::byte> untouched = elsewhere.save();
+    CHECK_ERROR(elsewhere.load(saved), ValueError, "another initial density");
+    CHECK(elsewhere.save() == untouched);
+    elsewhere.set_cloud(start(70));
+    const std::vector<std::byte> replaced = elsewhere.save();
+    CHECK_ERROR(elsewhere.load(saved), ValueError, "another initial density");
+    elsewhere.load(untouched);
+    CHECK(elsewhere.save() == untouched);
+    elsewhere.load(replaced);
+    CHECK(elsewhere.save() == replaced);
+    Flow<T> same = make();
+    same.set_initial_density(Density::gaussian(2, 0.4, 0.3));
+    same.load(saved);
+    CHECK(same.save() == saved);
   }
 }
 

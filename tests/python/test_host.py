@@ -448,6 +448,18 @@ def test_a_checkpoint_of_another_cloud_comes_without_a_law(tmp_path):
     assert np.allclose(flow.log_density(flow.x), flow.particle_log_density, atol=1e-8)
 
 
+@pytest.mark.parametrize("certificates", [True, False])
+def test_a_checkpoint_from_another_density_is_refused(tmp_path, certificates):
+    def flow_from(variance):
+        return brenier.Flow(brenier.potential(WELL) + brenier.entropy(), brenier.Density.gaussian([0.0, 0.0], variance),
+                            **{"tau": 0.1, "particles": 64, **SMALL, "certificates": certificates})
+    flow_from(1.0).run(steps=1).save(tmp_path / "flow")
+    other = flow_from(1.1)
+    with pytest.raises(brenier.BadValue, match="another initial density"):
+        other.load(tmp_path / "flow")
+    assert other.steps == 0 and flow_from(1.0).load(tmp_path / "flow").steps == 1
+
+
 def test_history_goes_back_with_a_checkpoint(tmp_path):
     flow = well_flow(threads=1).run(steps=1)
     flow.save(tmp_path / "flow")

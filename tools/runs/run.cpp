@@ -45,7 +45,7 @@ class Runner {
     if (!config_.flow.keep_maps)
       throw ConfigError(config_.name +
                         ": flow.keep_maps = false; it must be true here: a run writes all maps");
-    if (config_.cloud.density && config_.flow.certificates) flow_.set_initial_density(*config_.cloud.density);
+    if (config_.cloud.density) flow_.set_initial_density(*config_.cloud.density);
     if (config_.held_out.particles > 0) {
       Cloud cloud = config_.held_out_cloud(config_.held_out.particles);
       // Densities cost a Hessian a particle and map, and at the second order d^2 numbers to keep.

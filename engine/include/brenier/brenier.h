@@ -142,7 +142,8 @@ BRENIER_API const char* brenier_flow_report(const brenier_flow* flow);
 BRENIER_API const char* brenier_flow_settings(const brenier_flow* flow);
 
 /* All of a flow between two steps. A flow that was created with the same settings goes on from it bit for bit; potentials
- * of the host are given again with these. The bytes are to be freed with brenier_free(). */
+ * of the host are given again with these. One of another functional, order or [cloud] is refused, and changes nothing. The
+ * bytes are to be freed with brenier_free(). */
 BRENIER_API int brenier_flow_save(const brenier_flow* flow, void** bytes, size_t* size);
 BRENIER_API int brenier_flow_load(brenier_flow* flow, const void* bytes, size_t size);
 BRENIER_API int brenier_flow_save_file(const brenier_flow* flow, const char* path);

@@ -237,8 +237,8 @@ class Flow {
   void set_functional(Functional functional);
 
   /// The density of the initial cloud: gives steps with an internal energy their certificate, which needs scores, and
-  /// others particles that no gradient has seen; scores up to 64 dimensions. Before the first step of a cloud, or before
-  /// restore(). ShapeError: its dimension. ValueError: steps were taken.
+  /// others particles that no gradient has seen; scores up to 64 dimensions. save() marks its bytes with it. Before the first
+  /// step of a cloud, or before restore(). ShapeError: its dimension. ValueError: steps were taken.
   void set_initial_density(const Density& initial);
 
   /// Where new clouds come from when inner.refresh > 0: draw(k) for k = 1, 2, ... returns a cloud from rho_0.
@@ -267,7 +267,7 @@ class Flow {
   std::vector<std::byte> save() const;
   /// Continues bit for bit what save() gave, in a flow of the same functional and options (a source and a black box
   /// are given again: bytes cannot keep them). The cloud that this flow was made with is replaced. IoError: no such bytes,
-  /// or damaged ones. ValueError: of another functional or order. ShapeError: of another network. The flow is then as it was.
+  /// or damaged ones. ValueError: of another functional, order or initial density (where both flows have one). ShapeError: of another network. The flow is then as it was.
   void load(std::span<const std::byte> bytes);
 
  private:

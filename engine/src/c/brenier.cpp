@@ -427,7 +427,7 @@ template <class T>
 std::unique_ptr<Flow<T>> make_flow(const brenier_flow& made, Cloud cloud) {
   const Config& config = made.config;
   auto flow = std::make_unique<Flow<T>>(config.functional, std::move(cloud), config.flow);
-  if (made.law && config.flow.certificates) flow->set_initial_density(*made.law);
+  if (made.law) flow->set_initial_density(*made.law);
   if (made.held_out) {
     Cloud other = config.held_out_cloud(config.held_out.particles);
     if (!config.functional.needs_density()) other.log_density.clear();

@@ -10,12 +10,14 @@
 #include "brenier/safetensors.hpp"
 #include "engine/src/flow/state.hpp"
 #include "engine/src/maps/map_chain.hpp"
+#include "kernels/base/show.hpp"
 
 namespace brenier {
 namespace {
 
 constexpr const char* kFormat = "brenier flow 1";
 constexpr const char* kName = "checkpoint";
+constexpr Index kMarks = 8;  // points that an initial density is known by
 
 void add(TensorFile& file, const std::string& name, std::vector<double> values) {
   const Index size = static_cast<Index>(values.size());
@@ -74,6 +76,19 @@ class Reader {
   const TensorFile& file_;
 };
 
+/// Whether the logarithm of a density is the same by two processors and compilers.
+bool near(double a, double b) {
+  return a == b || std::abs(a - b) <= 1e-9 * (1 + std::abs(a));
+}
+
+/// The first of some points at which a density has not the logarithms that were saved; nothing where it has.
+std::optional<std::size_t> first_difference(const std::vector<double>& saved,
+                                            const std::vector<double>& here) {
+  for (std::size_t i = 0; i < here.size(); ++i)
+    if (!near(saved[i], here[i])) return i;
+  return std::nullopt;
+}
+
 }  // namespace
 
 template <class T>
@@ -92,6 +107,11 @@ std::vector<std::byte> Flow<T>::save() const {
     add(file, "judged.rows", std::vector<double>(parts.cloud_rows.begin(), parts.cloud_rows.end()));
     add(file, "judged.weights", parts.weights);
     add(file, "judged.distance", parts.distance);
+  }
+  if (s.law) {
+    const Cloud marks = s.law->sample(kMarks);
+    add(file, "law.x", marks.x);
+    add(file, "law.log_density", marks.log_density);
   }
   add(file, "theta", std::vector<double>(s.theta.begin(), s.theta.end()));
   const std::pair<const char*, double> numbers[] = {{"gradient_scale", s.gradient_scale},
@@ -183,7 +203,25 @@ void Flow<T>::load(std::span<const std::byte> bytes) {
   const double next_tau = in.number("next_tau", std::numeric_limits<double>::min(), most, false);
   const double clock = in.number("time", -most, most, false);
   const double last_length = in.number("last_length", -most, most, false);
+  std::optional<Density> law = replaced ? s.law : s.first_law;
+  if (law && in.has("law.x")) {
+    const Matrix<double> points = in.matrix("law.x");
+    const std::vector<double>& saved = in.values("law.log_density");
+    if (points.cols() != s.net.dim() || points.rows() != static_cast<Index>(saved.size()))
+      in.fail("has an initial density that does not fit it");
+    const std::vector<double> here = law->log_density(points.view());
+    const std::optional<std::size_t> other = first_difference(saved, here);
+    if (other && !replaced) {
+      throw ValueError(std::string(kName) + ": of a flow from another initial density, whose logarithm is " +
+                       show(saved[*other]) + " where that of this flow is " + show(here[*other]) +
+                       "; load it into a flow that starts from the density that it was saved with");
+    }
+    if (other) law.reset();
+  } else if (replaced) {
+    law.reset();
+  }
 
+  s.law = std::move(law);
   s.cloud = std::move(cloud);
   s.tracked = std::move(tracked);
   s.judged = std::move(judged);

@@ -457,10 +457,13 @@ void Flow<T>::set_initial_density(const Density& initial) {
     throw ShapeError("flow: an initial density of dimension " + std::to_string(initial.dim()) +
                      " in a flow of dimension " + std::to_string(s.net.dim()));
   }
-  if (s.options.method == FlowOptions::Method::particles) return;  // nothing carries other particles
   if (s.steps > s.first_step)
     throw ValueError("flow: the initial density was given after " + std::to_string(s.steps - s.first_step) +
                      " steps");
+  s.law = initial;
+  if (!s.replaced) s.first_law = initial;
+  // Without maps nothing carries other particles.
+  if (!s.options.certificates || s.options.method == FlowOptions::Method::particles) return;
   s.judged = JudgedParticles(initial, s.cloud.x(), !s.objective.internal.empty(),
                              !s.objective.interaction.empty(), s.options.order == 2, s.options.seed);
   s.judged.run_on(s.exact);
@@ -488,6 +491,7 @@ void Flow<T>::State::replace(Trajectory given) {
   tracked.clear();
   maps.clear();
   judged = {};
+  law.reset();
   known.reset();
   first_step = steps;
   replaced = true;

@@ -73,6 +73,8 @@ struct Flow<T>::State {
   std::shared_ptr<const ResidentMap> taken_map;
   double gradient_scale = 0;
   JudgedParticles judged;
+  std::optional<Density> law,
+      first_law;  // of the cloud as it was given, and of the one that the flow was made with
   std::uint32_t draws = 0;
   int steps = 0;
   int first_step = 0;          // steps when the cloud was given

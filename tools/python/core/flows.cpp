@@ -123,7 +123,7 @@ struct HeldFlow {
   HeldFlow(const Terms& functional, const Array& x, const std::optional<Array>& log_density,
            FlowOptions options, const std::optional<Density>& law, Sampling sampling)
       : callables(functional.callables), flow(functional.value, cloud_of(x, log_density), options) {
-    if (law && options.certificates) flow.set_initial_density(*law);
+    if (law) flow.set_initial_density(*law);
     if (options.inner.refresh == 0) return;
     if (!law)
       throw ValueError(
@@ -272,7 +272,7 @@ void bind_flow(nb::module_& m, const char* name) {
           "set_law",
           [](Held& self, const Density& law) {
             const Turn turn(self.busy);
-            if (self.flow.options().certificates) self.flow.set_initial_density(law);
+            self.flow.set_initial_density(law);
           },
           "law"_a)
       .def(
