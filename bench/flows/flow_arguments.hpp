@@ -20,7 +20,7 @@ struct FlowArguments {
   std::vector<int> hidden = {16};
   int rank = -1;  // of the quadratic skip; -1: the dimension
   double sharpness = 1;
-  int iterations = 500, refresh = 0;
+  int iterations = 500, refresh = 0, pool = 0;
   double rate = 5e-3;
   std::string solver = "auto";
   std::string device = "auto";
@@ -42,6 +42,8 @@ struct FlowArguments {
     app.add_option("--rate", rate, "of Adam")->check(CLI::PositiveNumber);
     app.add_option("--refresh", refresh, "iterations between new clouds; 0: never")
         ->check(CLI::NonNegativeNumber);
+    app.add_option("--pool", pool, "clouds that --refresh takes in turn; 0: each is new")
+        ->check(CLI::NonNegativeNumber);
     app.add_option("--device", device, "auto, cpu, cpu:VARIANT, ref, cuda or cuda:K");
     app.add_option("--threads", threads, "0: all processors")->check(CLI::NonNegativeNumber);
     app.add_option("--seed", seed);
@@ -62,6 +64,7 @@ struct FlowArguments {
     out.inner.adam.rate = rate;
     out.inner.minibatch = minibatch;
     out.inner.refresh = refresh;
+    out.inner.pool = pool;
     out.device = device;
     out.threads = threads;
     out.seed = seed + static_cast<std::uint64_t>(number);
@@ -69,10 +72,19 @@ struct FlowArguments {
   }
 
   nlohmann::ordered_json json() const {
-    return {
-        {"tau", tau},       {"order", order},         {"particles", particles},   {"minibatch", minibatch},
-        {"hidden", hidden}, {"sharpness", sharpness}, {"iterations", iterations}, {"rate", rate},
-        {"solver", solver}, {"refresh", refresh},     {"device", device},         {"seed", seed}};
+    return {{"tau", tau},
+            {"order", order},
+            {"particles", particles},
+            {"minibatch", minibatch},
+            {"hidden", hidden},
+            {"sharpness", sharpness},
+            {"iterations", iterations},
+            {"rate", rate},
+            {"solver", solver},
+            {"refresh", refresh},
+            {"pool", pool},
+            {"device", device},
+            {"seed", seed}};
   }
 };
 

@@ -560,6 +560,50 @@ TEST_CASE("redrawn clouds: used, reproducible, and less overfitted than one smal
   CHECK(gap(5) == gap(5));
 }
 
+TEST_CASE_TEMPLATE("a pool: the same clouds in turn, each through each map once", T, float, double) {
+  const Density start = Density::gaussian(2, 0.0, 1.0);
+  for (const int order : {1, 2}) {
+    for (const bool powers : {false, true}) {
+      const Functional functional =
+          entropy() + potential("sum(x^2)", 2) + (powers ? 0.1 : 0.0) * porous_medium(2);
+      const auto make = [&](int pool, std::vector<std::uint32_t>* numbers) {
+        FlowOptions options = quick(0.1, 50);
+        options.order = order;
+        options.inner.solver = InnerOptions::Solver::adam;
+        options.inner.retries = 0;
+        options.inner.refresh = 10;
+        options.inner.pool = pool;
+        Flow<T> flow(functional, start.sample(100, Sampling::random, 1), options);
+        flow.set_source([&start, numbers](std::uint32_t k) {
+          if (numbers) numbers->push_back(k);
+          return start.sample(100, Sampling::random, 1000 + k, RandomStream::fresh);
+        });
+        return flow;
+      };
+      const auto take = [](Flow<T>& flow, int steps) {
+        for (int k = 0; k < steps; ++k) REQUIRE(flow.step().has_value());
+        return flow.trajectory().x().elements();
+      };
+      std::vector<std::uint32_t> numbers;
+      Flow<T> fresh = make(0, nullptr), large = make(100, nullptr), small = make(6, &numbers);
+      CHECK(take(fresh, 3) == take(large, 3));  // as long as none comes twice
+      take(small, 2);
+      const std::vector<std::byte> saved = small.save();
+      const std::vector<double> end = take(small, 2);
+      CHECK(numbers == std::vector<std::uint32_t>{1, 2, 3, 4, 5, 6});
+      CHECK(end != take(large, 1));
+      // A pool is not kept: it is drawn again and goes through all maps.
+      Flow<T> again = make(6, nullptr);
+      again.load(saved);
+      CHECK(take(again, 2) == end);
+    }
+  }
+  FlowOptions options = quick(0.1, 50);
+  options.inner.pool = 3;
+  CHECK_ERROR(Flow<T>(entropy(), start.sample(100, Sampling::random, 1), options), ValueError,
+              "inner.pool = 3");
+}
+
 TEST_CASE("cold starts and a tolerance work") {
   const Density start = Density::barenblatt({.dim = 1, .m = 2, .time = 1e-3});
   FlowOptions options = quick(1e-3, 400);

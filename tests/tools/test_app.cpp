@@ -289,7 +289,8 @@ TEST_CASE("an interrupted run is valid, and resuming it changes no bit") {
   for (const std::vector<std::string>& overrides : {std::vector<std::string>{"output.checkpoint_every=1"},
                                                     {"flow.order=2"},
                                                     {"precision=float", "inner.warm_start=false"},
-                                                    {"inner.refresh=9", "cloud.sampling=random"}}) {
+                                                    {"inner.refresh=9", "cloud.sampling=random"},
+                                                    {"inner.pool=3", "inner.refresh=9", "flow.order=2"}}) {
     CAPTURE(overrides[0]);
     const TemporaryFolder folder;
     const Config config = tiny(overrides);

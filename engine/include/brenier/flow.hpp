@@ -44,9 +44,12 @@ struct InnerOptions {
   AdamOptions adam{.rate = 1e-3, .final_fraction = 0.01};
   bool warm_start = true;  // start from the map of the step before
   Initialisation initialisation = Initialisation::identity;
-  double alpha = 1;      // initial quadratic skip, >= 0
-  Index minibatch = 0;   // particles per iteration, at most those of the cloud; 0: all
-  int refresh = 0;       // iterations between new clouds drawn from rho_0; 0: never
+  double alpha = 1;     // initial quadratic skip, >= 0
+  Index minibatch = 0;  // particles per iteration, at most those of the cloud; 0: all
+  int refresh = 0;      // iterations between new clouds drawn from rho_0; 0: never
+  /// Clouds that refresh takes in turn, and that are carried through each map once; 0: each is drawn anew and goes through all
+  /// maps so far. As many as refresh takes in two steps do as well (bench/results/2026-11-27-time-to-accuracy.md).
+  int pool = 0;
   double tolerance = 0;  // stop at this gradient, relative to the first of the flow; 0: never
   LogDetOptions log_det{};
   int retries = 3;  // after a divergence, each at a quarter of the rate

@@ -232,6 +232,7 @@ void Flow<T>::load(std::span<const std::byte> bytes) {
   s.theta.assign(theta.begin(), theta.end());
   s.gradient_scale = gradient_scale;
   s.draws = static_cast<std::uint32_t>(draws);
+  s.pool.clear();
   s.steps = static_cast<int>(step);
   s.first_step = static_cast<int>(first_step);
   s.replaced = replaced;

@@ -282,6 +282,7 @@ std::optional<StepReport> Flow<T>::take_step() {
     s.next_tau = before.next_tau;
     s.problems = before.problems;
     s.judged = judged_before;
+    s.pool.clear();
     s.known.reset();
     s.set_time(s.time());
   };
@@ -549,6 +550,7 @@ void Flow<T>::set_functional(Functional functional) {
   s.known.reset();
   s.gradient_scale = 0;
   s.far_checked = false;
+  s.pool.clear();  // of which the other functional may need more
   // Certificates of internal energies need scores, and of interactions the law, which those particles may not have.
   if ((!s.objective.internal.empty() && !s.judged.has_scores()) ||
       (!s.objective.interaction.empty() && !s.judged.has_law()))
@@ -558,6 +560,7 @@ void Flow<T>::set_functional(Functional functional) {
 template <class T>
 void Flow<T>::set_source(std::function<Cloud(std::uint32_t)> draw) {
   state_->source = std::move(draw);
+  state_->pool.clear();
 }
 
 template <class T>
@@ -607,6 +610,7 @@ void Flow<T>::restore(Trajectory cloud, std::vector<BrenierMap> maps, const Chec
     s.theta.assign(checkpoint.theta.begin(), checkpoint.theta.end());
     s.gradient_scale = checkpoint.gradient_scale;
     s.draws = checkpoint.draws;
+    s.pool.clear();
     s.known.reset();
     s.set_time(s.time());
     if (s.adaptive() && checkpoint.next_tau > 0) s.next_tau = checkpoint.next_tau;

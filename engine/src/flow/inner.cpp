@@ -348,27 +348,6 @@ typename Flow<T>::State::Start Flow<T>::State::start(const InnerTask& task, cons
 
 /// A new cloud from rho_0, through all maps so far. Densities cost more than positions, and are left out
 /// where no gradient depends on them: that of the entropy does not.
-template <class T>
-Trajectory::Base Flow<T>::State::fresh_base(MapBase kind, double ratio) {
-  Cloud drawn = source(++draws);
-  if (drawn.x.cols() != cloud.dim() || drawn.log_density.empty() == cloud.has_density()) {
-    throw ShapeError(
-        "flow: a redrawn cloud differs from the initial one in dimension or in having log-densities");
-  }
-  // A device has the log-determinants beside the positions.
-  const bool entropies = !exact.reside && std::all_of(objective.internal.begin(), objective.internal.end(),
-                                                      [](const InternalTerm& term) {
-                                                        return term.form == InternalTerm::Form::entropy;
-                                                      });
-  if (entropies) drawn.log_density.clear();
-  Trajectory fresh(std::move(drawn), options.order == 2, !entropies);
-  fresh.run_on(exact);
-  for (const BrenierMap& map : maps) fresh.advance(map, team);
-  Trajectory::Base out = fresh.base(kind, ratio, team);
-  if (entropies && cloud.has_density()) out.log_density.assign(out.x.rows(), 0.0);  // any
-  return out;
-}
-
 /// What a problem takes on the device with minibatches of n: a search has n particles and no others, and is asked for by
 /// name; automatic flows take Adam then.
 template <class T>

@@ -151,6 +151,8 @@ const Keys<FlowOptions>& inner_keys() {
        "particles of an iteration; 0: all"},
       {"refresh", at<&O::inner, &InnerOptions::refresh>, between(0, kMost),
        "iterations between new clouds drawn from the initial density; 0: never"},
+      {"pool", at<&O::inner, &InnerOptions::pool>, between(0, 1000),
+       "clouds that refresh takes in turn and carries along; 0: each is new, and goes through all maps"},
       {"tolerance", at<&O::inner, &InnerOptions::tolerance>, at_least(0),
        "ends at this gradient, relative to the first of the flow; 0: never"},
       {"retries", at<&O::inner, &InnerOptions::retries>, between(0, 100),
@@ -209,6 +211,12 @@ void FlowOptions::validate() const {
     bad_option("flow: keep_maps",
                " = false; it must be true where inner.refresh is above 0: clouds that are drawn "
                "again go through all maps");
+  }
+  if (inner.pool > 0 && inner.refresh == 0) {
+    bad_option("flow: inner.pool",
+               " = " + std::to_string(inner.pool) +
+                   " goes with inner.refresh above 0, the iterations after which its next cloud "
+                   "is taken; it must be 0 here");
   }
   if (method == Method::particles && order == 2)
     bad_option("flow: order", " = 2 with method = particles; it must be 1, as extrapolations need maps");

@@ -87,6 +87,11 @@ struct Flow<T>::State {
   mutable CloudObjective evaluation;
   std::optional<ObjectiveValue> known;  // F after the last map, on at most kPairLimit particles
   std::function<Cloud(std::uint32_t)> source;
+  struct Drawn {
+    Trajectory cloud{};
+    std::size_t maps = 0;  // that it went through
+  };
+  std::vector<Drawn> pool;  // with inner.pool, as far as drawn
   std::atomic<bool> interrupted{false};
 
   struct Start {
@@ -178,6 +183,8 @@ struct Flow<T>::State {
   std::vector<T> identity(std::uint32_t number) const;
   Start start(const InnerTask& task, const BrenierMap& like, const Trajectory& from, double before) const;
   bool uses_lbfgs() const;
+  bool entropies_alone() const;
+  Trajectory drawn(std::uint32_t number) const;
   Trajectory::Base fresh_base(MapBase kind, double ratio);
   std::size_t memory_with_minibatch(InnerProblem<T> problem, Index n) const;
   InnerReport iterate(const InnerProblem<T>& problem, InnerState<T>& state, int until) const;
