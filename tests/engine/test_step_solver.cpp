@@ -383,6 +383,27 @@ TEST_CASE("late steps are judged by their own decrease, down to what particles l
   CHECK(floors[1] < 10 * floors[0]);
 }
 
+TEST_CASE("a singular repulsion hides no step that is not solved") {
+  // Forces of pairs have no variance in one dimension: the nearest pair decides all of it.
+  const Density start = Density::gaussian(1, 0.5, 1);
+  const Cloud cloud = start.sample(200, Sampling::whitened);
+  for (const char* w : {"-log(r)", "0.2*r^(-0.4)", "0.01/r", "1e-4/r^2"}) {
+    CAPTURE(w);
+    const Functional f = potential("(x[0]^2 - 1)^2", 1) + interaction(w, 1);
+    FlowOptions options = basic(0.2, {16});
+    options.inner.iterations = 1;
+    for (const Density* law : {&start, static_cast<const Density*>(nullptr)}) {
+      const Outcome brief = run(f, cloud, options, 6, law);
+      for (const StepReport& report : brief.reports) CHECK(!report.solved);
+    }
+  }
+  FlowOptions options = basic(0.2);
+  options.method = FlowOptions::Method::particles;
+  const Outcome exact =
+      run(potential("(x[0]^2 - 1)^2", 1) + interaction("-log(r)", 1), cloud, options, 6, &start);
+  CHECK(exact.solved);
+}
+
 TEST_CASE("a map that fails beyond the cloud is seen at the outermost particles of its law") {
   // 40 particles of N(0, 1), and a well that is steep from 2.5 on, where they are not.
   const Density start = Density::gaussian(1, 0, 1);

@@ -11,6 +11,7 @@
 #include "engine/src/flow/solve/affine.hpp"
 #include "engine/src/flow/solve/axes.hpp"
 #include "engine/src/flow/solve/scale.hpp"
+#include "engine/src/flow/solve/smooth_gain.hpp"
 #include "engine/src/flow/state.hpp"
 #include "kernels/base/moments.hpp"
 #include "kernels/base/show.hpp"
@@ -140,257 +141,12 @@ constexpr double kOpenModes = 12;
 /// of that noise, which is more than `accept` where W is singular.
 constexpr double kOpenForces = 3;
 
+/// Pairs whose forces are shared between their two particles, in deviations of the cloud. Farther ones have the noise of the
+/// particles that they come from alone.
+constexpr double kNear = 0.03;
+
 /// A step is fitted where the cloud's own slope along what its law has to gain is less than this part of the law's.
 constexpr double kFitted = 0.25;
-
-/// The gain of the best displacement out of a family of smooth ones, where the residual's own would be stopped by the
-/// internal energy: translations, stretches along the axes, and gradients of plane waves of many lengths. To second
-/// order, with the internal energy's Hessian: moving particles by e xi, xi = grad phi with Hessian G, changes
-/// E[f(rho)/rho] to second order by e^2/2 E[w tr G^2 + (rho f'' - w) (tr G)^2], w = f' - f/rho.
-class SmoothFields {
- public:
-  SmoothFields(const CloudView& cloud, std::uint64_t seed) : d_(cloud.cols()) {
-    const Random random(seed, RandomStream::probes);
-    CloudView::Widths widths = cloud.widths();
-    mean_ = std::move(widths.mean);
-    for (const double width : widths.deviation)
-      deviation_.push_back(std::max(width, std::numeric_limits<double>::min()));
-    waves_ = d_ == 1 ? 16 : 40;
-    for (Index k = 0; k < waves_; ++k) {
-      // Half waves of 1/2 to 8 to the deviation, in random directions where there are any.
-      const double number = d_ == 1
-                                ? 0.4 * static_cast<double>(k + 1)
-                                : 0.4 * std::pow(16.0, random.uniform(0, 2, static_cast<std::uint64_t>(k)));
-      double size = 0;
-      std::vector<double> direction;
-      for (Index c = 0; c < d_; ++c) {
-        direction.push_back(
-            d_ == 1 ? 1 : random.normals(static_cast<std::uint32_t>(k), 3, static_cast<std::uint64_t>(c))[0]);
-        size += direction.back() * direction.back();
-      }
-      for (Index c = 0; c < d_; ++c)
-        wave_.push_back(number * direction[c] / (std::sqrt(size) * deviation_[c]));
-    }
-  }
-
-  Index size() const { return 2 * d_ + 2 * waves_; }
-  /// For a device: the same, in the same order.
-  SmoothWaves waves() const { return {mean_, deviation_, wave_}; }
-
-  /// Fields xi (size, d), their divergences and Hessians of rank 1: G = curvature q q^T, q (size, d).
-  void at(const double* y, double* xi, double* curvature, double* q) const {
-    std::fill_n(xi, size() * d_, 0.0);
-    std::fill_n(q, size() * d_, 0.0);
-    for (Index c = 0; c < d_; ++c) {
-      xi[c * d_ + c] = deviation_[c];
-      curvature[c] = 0;
-      const Index k = d_ + c;
-      xi[k * d_ + c] = y[c] - mean_[c];
-      q[k * d_ + c] = 1;
-      curvature[k] = 1;
-    }
-    for (Index k = 0; k < waves_; ++k) {
-      const double* wave = wave_.data() + k * d_;
-      double phase = 0, square = 0;
-      for (Index c = 0; c < d_; ++c) {
-        phase += wave[c] * (y[c] - mean_[c]);
-        square += wave[c] * wave[c];
-      }
-      const double s = std::sin(phase) / square, t = std::cos(phase) / square;
-      const Index first = 2 * d_ + 2 * k;
-      for (Index c = 0; c < d_; ++c) {
-        xi[first * d_ + c] = s * wave[c];  // of -cos(phase)/|wave|^4 |wave|^2
-        xi[(first + 1) * d_ + c] = t * wave[c];
-        q[first * d_ + c] = q[(first + 1) * d_ + c] = wave[c];
-      }
-      curvature[first] = t;
-      curvature[first + 1] = -s;
-    }
-  }
-
- private:
-  Index d_, waves_ = 0;
-  std::vector<double> mean_, deviation_, wave_;
-};
-
-/// Independent batches of the law, and deviations that an estimate from them must be above 0 to count.
-constexpr Index kBatches = 16;
-constexpr double kDeviations = 2;
-
-/// The square of a mean of independent vectors r_a, from their products (batches, batches): products of different ones
-/// have no noise in the mean. Less kDeviations of it, by the jackknife; at least 0.
-double certain_square(const Matrix<double>& products) {
-  const Index n = products.rows();
-  const double count = static_cast<double>(n);
-  double all = 0, own = 0, mean = 0, variance = 0;
-  std::vector<double> row(static_cast<std::size_t>(n), 0.0), without(row);
-  for (Index a = 0; a < n; ++a) {
-    for (Index b = 0; b < n; ++b) row[a] += products(a, b);
-    all += row[a];
-    own += products(a, a);
-  }
-  for (Index a = 0; a < n; ++a) {
-    without[a] = (all - 2 * row[a] - own + 2 * products(a, a)) / ((count - 1) * (count - 2));
-    mean += without[a] / count;
-  }
-  for (const double one : without) variance += square(one - mean) * (count - 1) / count;
-  return std::max(0.0, (all - own) / (count * (count - 1)) - kDeviations * std::sqrt(variance));
-}
-
-/// The part of the mean's own product that is noise.
-double noise_of_mean(const Matrix<double>& products) {
-  const Index n = products.rows();
-  double all = 0, own = 0;
-  for (Index a = 0; a < n; ++a) {
-    for (Index b = 0; b < n; ++b) all += products(a, b);
-    own += products(a, a);
-  }
-  const double count = static_cast<double>(n);
-  return (own - all / count) / (count * (count - 1));
-}
-
-/// A sum over particles of what SmoothFields need. Residuals that are noisy come as many times as there are independent
-/// batches of what makes the noise.
-class SmoothGain {
- public:
-  /// `noisy`: residuals have a part for each of kBatches.
-  SmoothGain(const SmoothFields& fields, Index d, bool noisy)
-      : fields_(fields),
-        d_(d),
-        slope_(static_cast<std::size_t>(fields.size()), 0.0),
-        batches_(noisy ? kBatches : 0, fields.size()),
-        curvature_(fields.size(), fields.size()),
-        mass_(fields.size(), fields.size()),
-        xi_(fields.size(), d),
-        q_(fields.size(), d),
-        bend_(static_cast<std::size_t>(fields.size())) {}
-
-  /// r the mean of the residuals; `batches` (kBatches, d) all of them, where they are noisy.
-  void add(const double* y, const double* r, const double* batches, MatrixView<const double> hessian,
-           double tau, double w, double per_score, double weight) {
-    fields_.at(y, xi_.row(0), bend_.data(), q_.row(0));
-    const Index n = fields_.size();
-    std::vector<double> stiff(static_cast<std::size_t>(d_)), divergence(static_cast<std::size_t>(n));
-    for (Index j = 0; j < n; ++j) {
-      double square = 0;
-      for (Index c = 0; c < d_; ++c) square += q_(j, c) * q_(j, c);
-      divergence[j] = bend_[j] * square;
-    }
-    for (Index j = 0; j < n; ++j) {
-      for (Index a = 0; a < d_; ++a) {
-        stiff[a] = xi_(j, a) / tau;
-        for (Index c = 0; c < d_; ++c) stiff[a] += hessian(a, c) * xi_(j, c);
-        slope_[j] += weight * r[a] * xi_(j, a);
-        for (Index b = 0; b < batches_.rows(); ++b)
-          batches_(b, j) += weight * batches[b * d_ + a] * xi_(j, a);
-      }
-      for (Index k = 0; k <= j; ++k) {
-        double sum = 0, cross = 0, mass = 0;
-        for (Index a = 0; a < d_; ++a) {
-          sum += stiff[a] * xi_(k, a);
-          cross += q_(j, a) * q_(k, a);
-          mass += xi_(j, a) * xi_(k, a);
-        }
-        mass_(j, k) += weight * mass;
-        sum += w * bend_[j] * bend_[k] * cross * cross + (per_score - w) * divergence[j] * divergence[k];
-        curvature_(j, k) += weight * sum;
-      }
-    }
-    count_ += weight;
-  }
-
-  struct Result {
-    double gain;       // 1/2 b^T C^{-1} b with E[r.xi] = b and the curvatures C
-    double squares;    // E |xi|^2 of that displacement
-    double noise = 0;  // the gain of noise alone, in the mean of the batches
-  };
-  /// Infinite where C is not positive definite.
-  Result result() const {
-    const std::optional<Factor> c = factor();
-    if (!c) return {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity(), 0};
-    if (batches_.rows() == 0) {
-      const std::vector<double> solved = c->solve(slope_);
-      return {gain_of(slope_, solved), squares(solved, solved)};
-    }
-    Matrix<double> gains(kBatches, kBatches), moves(kBatches, kBatches);
-    std::vector<std::vector<double>> slopes, solved;
-    for (Index b = 0; b < kBatches; ++b) {
-      slopes.emplace_back(batches_.row(b), batches_.row(b) + batches_.cols());
-      solved.push_back(c->solve(slopes.back()));
-    }
-    for (Index a = 0; a < kBatches; ++a) {
-      for (Index b = 0; b <= a; ++b) {
-        gains(a, b) = gains(b, a) = gain_of(slopes[a], solved[b]);
-        moves(a, b) = moves(b, a) = squares(solved[a], solved[b]);
-      }
-    }
-    return {certain_square(gains), certain_square(moves), noise_of_mean(gains)};
-  }
-
-  /// The displacement itself, as a combination of the fields: empty where C is not positive definite.
-  std::vector<double> combination() const {
-    const std::optional<Factor> c = factor();
-    return c ? c->solve(slope_) : std::vector<double>();
-  }
-
-  /// The part of the gain that displacements by this residual's own would have with other slopes, E[r.xi].
-  double agreement(const std::vector<double>& others) const {
-    const std::optional<Factor> c = factor();
-    if (!c) return std::numeric_limits<double>::quiet_NaN();
-    const std::vector<double> own = c->solve(slope_);
-    return count_ * gain_of(others, own) / gain_of(slope_, own);
-  }
-
- private:
-  /// C with a diagonal of ones, and the roots of what it was divided by.
-  struct Factor {
-    dense::Cholesky cholesky;
-    std::vector<double> size;
-    /// C^{-1} b.
-    std::vector<double> solve(std::vector<double> b) const {
-      for (std::size_t j = 0; j < b.size(); ++j) b[j] /= size[j];
-      cholesky.solve(b.data(), b.data());
-      for (std::size_t j = 0; j < b.size(); ++j) b[j] /= size[j];
-      return b;
-    }
-  };
-  std::optional<Factor> factor() const {
-    const Index n = fields_.size();
-    Matrix<double> c = curvature_;
-    double trace = 0;
-    std::vector<double> size(static_cast<std::size_t>(n));
-    for (Index j = 0; j < n; ++j) size[j] = std::sqrt(std::max(c(j, j), std::numeric_limits<double>::min()));
-    for (Index j = 0; j < n; ++j) {
-      for (Index k = 0; k <= j; ++k) c(j, k) = c(k, j) = c(j, k) / (size[j] * size[k]);
-      trace += c(j, j);
-    }
-    std::optional<dense::Cholesky> cholesky = dense::Cholesky::of(c, 1e-6 * trace / static_cast<double>(n));
-    if (!cholesky) return std::nullopt;
-    return Factor{std::move(*cholesky), std::move(size)};
-  }
-  double gain_of(const std::vector<double>& slopes, const std::vector<double>& solved) const {
-    double sum = 0;
-    for (std::size_t j = 0; j < slopes.size(); ++j) sum += slopes[j] * solved[j];
-    return 0.5 * sum / count_;
-  }
-  /// E[xi_a . xi_b] of two displacements.
-  double squares(const std::vector<double>& a, const std::vector<double>& b) const {
-    double sum = 0;
-    for (Index j = 0; j < fields_.size(); ++j) {
-      sum += a[j] * b[j] * mass_(j, j);
-      for (Index k = 0; k < j; ++k) sum += (a[j] * b[k] + a[k] * b[j]) * mass_(j, k);
-    }
-    return sum / count_;
-  }
-
-  const SmoothFields& fields_;
-  Index d_;
-  std::vector<double> slope_;
-  Matrix<double> batches_;  // (kBatches, size): slopes of each
-  Matrix<double> curvature_, mass_, xi_, q_;
-  std::vector<double> bend_;
-  double count_ = 0;
-};
 
 /// Mean trace of Hessians (N, d*d), without what curves down.
 double upward_trace(const Matrix<double>& hessians) {
@@ -448,6 +204,27 @@ double pair_stiffness(const PairKernel& kernel, const CloudView& y, double lengt
     }
   }
   return sum / (2 * length * length * static_cast<double>(some.rows() * others.rows()));
+}
+
+/// Whether particles of a law say anything of each other's forces: where W is as singular as r^{-p} with p > d/2 these have no
+/// variance, even summed over both particles of a pair, and where p >= d the law's own energy is infinite.
+bool have_variance(const std::vector<InteractionTerm>& terms, Index d, double length,
+                   const Operations<double>& ops, Team& team) {
+  const std::vector<double> origin(static_cast<std::size_t>(d), 0.0);
+  Matrix<double> near(2, d);
+  for (Index c = 0; c < d; ++c) {
+    near(0, c) = 1e-4 * length / std::sqrt(static_cast<double>(d));
+    near(1, c) = 0.1 * near(0, c);
+  }
+  return std::all_of(terms.begin(), terms.end(), [&](const InteractionTerm& term) {
+    const Matrix<double> force = pair_forces(term.kernel, origin.data(), near, ops, team);
+    double squares[2] = {};
+    for (Index k = 0; k < 2; ++k) {
+      for (Index c = 0; c < d; ++c) squares[k] += square(force(k, c));
+    }
+    // |grad W| grows by 10^{p + 1}.
+    return !(squares[1] > squares[0] * std::pow(10.0, static_cast<double>(d) + 2 + 1e-3));
+  });
 }
 
 /// E[f'(rho) - f(rho)/rho].
@@ -616,10 +393,13 @@ Missed missed_of_all(const Objective& objective, const JudgedStep& step, const M
   // `stiffness`: the mean of the trace of the Hessian of V, where that curves up.
   double curvature = 0, open_share = 0;
   const bool pairs = !objective.interaction.empty();
+  const bool lawful = have_variance(objective.interaction, d, length, ops, team);
   const auto set_floor = [&](double stiffness, double pressure) {
     double of_energy = std::max(0.0, pressure) * static_cast<double>(d) / (length * length);
-    for (const InteractionTerm& term : objective.interaction)
+    for (const InteractionTerm& term : objective.interaction) {
+      if (!lawful) break;
       of_energy += std::abs(term.weight) * pair_stiffness(term.kernel, step.y, length, seed, ops, team);
+    }
     // What particles leave open: all of their forces that are not those of a potential.
     const double open = internal ? stiffness + of_energy : of_energy;
     of_energy += stiffness;
@@ -661,6 +441,10 @@ Missed missed_of_all(const Objective& objective, const JudgedStep& step, const M
   const Index n = own + static_cast<Index>(others.size());
   // Of held-out particles with pairs: the residual by each batch of the law.
   Matrix<double> z(n, d), from(n, d), r(n, d), batches(pairs ? n : 0, kBatches * d), score(judged.size(), d);
+  // A force between near particles z and y acts on both, so that slopes along smooth displacements are finite where W is singular:
+  // E[grad W(z - y).xi(z)] is half of E[grad W(z - y).(xi(z) - xi(y))]. The half that is not that of z, and that of y, which is of
+  // the law.
+  Matrix<double> halves(batches.rows(), batches.cols()), reactions(pairs ? judged.law().rows() : 0, d);
   std::vector<Index> rows(static_cast<std::size_t>(n), -1);
   std::vector<double> weights(static_cast<std::size_t>(n), 1.0);
   std::vector<char> held_out(static_cast<std::size_t>(n), 0), known(static_cast<std::size_t>(n), 1);
@@ -682,6 +466,9 @@ Missed missed_of_all(const Objective& objective, const JudgedStep& step, const M
     if (!internal) continue;
     log_density.push_back(judged.log_density()[static_cast<std::size_t>(others[k])]);
     known[i] = scored[others[k]];
+  }
+  for (Index i = own; i < n; ++i) {
+    if (held_out[i] && !lawful) known[i] = 0;
   }
 
   if (!objective.divergence.empty()) {
@@ -729,6 +516,8 @@ Missed missed_of_all(const Objective& objective, const JudgedStep& step, const M
   for (Index i = 0; i < n; ++i) {
     for (Index c = 0; c < d; ++c) r(i, c) += (z(i, c) - from(i, c)) / step.tau;
   }
+  std::vector<double> widths = pairs ? step.y.widths().deviation : std::vector<double>();
+  for (double& width : widths) width = std::max(width, std::numeric_limits<double>::min());
   for (const InteractionTerm& term : objective.interaction) {
     const Matrix<double> cloud = step.y.subset(kPairLimit, seed);
     const std::vector<Index> taken = spread(step.y.rows(), kPairLimit, seed);
@@ -736,11 +525,20 @@ Missed missed_of_all(const Objective& objective, const JudgedStep& step, const M
     ops.interaction(term.kernel, cloud, nullptr, forces, team);
     for (Index i = 0; i < n; ++i) {
       if (held_out[i]) {
+        if (!lawful) continue;
         const Matrix<double>& law = judged.law();
         const Matrix<double> own_forces = pair_forces(term.kernel, z.row(i), law, ops, team);
         const double part = term.weight * static_cast<double>(kBatches) / static_cast<double>(law.rows());
         for (Index j = 0; j < law.rows(); ++j) {
-          for (Index c = 0; c < d; ++c) batches(i, j % kBatches * d + c) += part * own_forces(j, c);
+          double apart = 0;
+          for (Index c = 0; c < d; ++c) apart += square((z(i, c) - law(j, c)) / widths[c]);
+          const double near = std::exp(-apart / square(kNear));
+          for (Index c = 0; c < d; ++c) {
+            batches(i, j % kBatches * d + c) += part * own_forces(j, c);
+            const double half = 0.5 * near * part * own_forces(j, c);
+            halves(i, j % kBatches * d + c) += half;
+            if (known[i]) reactions(j, c) -= weights[i] * half;
+          }
         }
         continue;
       }
@@ -807,13 +605,22 @@ Missed missed_of_all(const Objective& objective, const JudgedStep& step, const M
   }
   const SmoothFields fields(step.y, seed);
   const auto smooth_of = [&](int half) {
-    SmoothGain smooth(fields, d, pairs && half == 1);
+    const bool noisy = pairs && half == 1;
+    SmoothGain smooth(fields, d, noisy);
+    std::vector<double> residual(static_cast<std::size_t>(d)), parts(noisy ? halves.cols() : 0);
     for (Index i = 0; i < n; ++i) {
       if (!known[i] || held_out[i] != half) continue;
-      smooth.add(z.row(i), r.row(i), pairs && half == 1 ? batches.row(i) : nullptr, {hessians.row(i), d, d},
-                 step.tau, internal ? energy.surrogate[i - own] : 0, internal ? energy.per_score[i - own] : 0,
+      std::copy_n(r.row(i), d, residual.data());
+      for (Index k = 0; k < static_cast<Index>(parts.size()); ++k) {
+        parts[k] = batches(i, k) - halves(i, k);
+        residual[k % d] -= halves(i, k) / static_cast<double>(kBatches);
+      }
+      smooth.add(z.row(i), residual.data(), noisy ? parts.data() : nullptr, {hessians.row(i), d, d}, step.tau,
+                 internal ? energy.surrogate[i - own] : 0, internal ? energy.per_score[i - own] : 0,
                  weights[i]);
     }
+    for (Index j = 0; noisy && j < reactions.rows(); ++j)
+      smooth.add_force(judged.law().row(j), reactions.row(j), j % kBatches);
     return smooth;
   };
   // Noise of sampling as in the floor.
