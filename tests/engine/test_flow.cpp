@@ -186,6 +186,53 @@ TEST_CASE(
   CHECK(smallest_eigenvalue(moments(flow.trajectory().x()).covariance) < 1);
 }
 
+TEST_CASE("adaptive steps of a flow that rests first, and is pushed later") {
+  // x'' of the mean is known: m' = -m + max(t - 1, 0), or 3 (t - 1).
+  const auto end = [](const char* v, double end_time, double longest, bool spread) {
+    FlowOptions options;
+    options.network.hidden = {12};
+    options.network.quadratic_rank = 1;
+    options.threads = 1;
+    options.device = "cpu";
+    options.order = 2;
+    options.tau = 1e-3 * end_time;
+    options.adaptive = {.tolerance = 2e-3, .end_time = end_time, .longest = longest};
+    const Density start = Density::gaussian(1, 0, 1);
+    const Functional f = spread ? potential(v, 1) + entropy() : potential(v, 1);
+    Flow<float> flow(f, start.sample(300, Sampling::whitened), options);
+    int steps = 0;
+    while (const std::optional<StepReport> report = flow.step()) {
+      CHECK(report->solved);
+      CHECK((longest == 0 || report->tau <= longest));
+      REQUIRE(++steps < 400);
+    }
+    return moments(flow.trajectory().x()).mean[0];
+  };
+  CHECK(std::abs(end("0.5*x[0]^2 - max(time - 1, 0)*x[0]", 3, 0, true) - (1 + std::exp(-2.0))) < 4e-3);
+  CHECK(std::abs(end("where(time < 1, 0, -3*(time - 1)*x[0])", 2, 0, false) - 1.5) < 1e-2);
+  // A push for 0.1 at t = 2, which steps of 1 do not see.
+  const char* pulse = "-10*exp(-((time - 2.03)/0.05)^2)*x[0]";
+  const double push = 10 * 0.05 * std::sqrt(std::acos(-1.0));
+  CHECK(std::abs(end(pulse, 4, 0.02, false) - push) < 0.02 * push);
+}
+
+TEST_CASE("adaptive steps: a cloud that ends in a point, to the rounding of float") {
+  FlowOptions options;
+  options.network.hidden = {12};
+  options.network.quadratic_rank = 1;
+  options.threads = 1;
+  options.device = "cpu";
+  options.order = 2;
+  options.tau = 0.03;
+  options.adaptive = {.tolerance = 2e-3, .end_time = 30};
+  Flow<float> flow(potential("0.5*(x[0] - 1)^2", 1),
+                   Density::gaussian(1, 0, 1).sample(300, Sampling::stratified), options);
+  int steps = 0;
+  while (flow.step()) REQUIRE(++steps < 1000);
+  CHECK(flow.time() == 30);
+  CHECK(std::abs(moments(flow.trajectory().x()).mean[0] - 1) < 1e-7);
+}
+
 TEST_CASE("adaptive steps: a tolerance below the noise ends with an error, and the flow is as before") {
   const Ornstein problem = ornstein(1);
   const Density start = Density::gaussian(problem.initial.mean, problem.initial.covariance);

@@ -62,6 +62,9 @@ struct InnerOptions {
 struct AdaptiveOptions {
   double tolerance = 0;  // > 0: of that estimate, for each step; 0: all steps have the same length
   double end_time = std::numeric_limits<double>::infinity();  // where the last step ends; > start_time
+  /// The longest step; 0: no limit, at most twice the one before. A step sees F at its end alone: of forces that come and
+  /// go in a shorter time nothing is seen.
+  double longest = 0;
 };
 
 /// Everything about a flow but its functional and its initial cloud.

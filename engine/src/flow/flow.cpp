@@ -95,6 +95,15 @@ double root_mean_square_distance(const Matrix<double>& x, const Matrix<double>& 
   return std::sqrt(squares / static_cast<double>(x.rows()));
 }
 
+/// See rounding_of_place().
+template <class T>
+double place_rounding(const Matrix<double>& x) {
+  std::vector<double> mean;
+  double scale = 1;
+  location_and_scale(x, mean, scale);
+  return rounding_of_place(mean, scale, std::numeric_limits<T>::epsilon());
+}
+
 /// Whether a step moved the cloud by more than a network in T rounds.
 template <class T>
 bool resolved(const Matrix<double>& x, double moved) {
@@ -141,7 +150,7 @@ bool Flow<T>::State::start_up(Trajectory& next, StepReport& report) {
   Matrix<double> end = second;
   for (std::size_t k = 0; k < end.elements().size(); ++k)
     end.elements()[k] += next.x().elements()[k] - last.elements()[k];
-  const ThreeTimes ends{start, second, end, map.tau, map.tau};
+  const ThreeTimes ends{start, second, end, map.tau, map.tau, place_rounding<T>(start)};
   report.time_error = startup_steps * order_difference(map.tau, ends.acceleration() / (startup_steps - 1));
   return true;
 }
@@ -175,7 +184,8 @@ bool Flow<T>::State::advance(Trajectory& next, StepReport& report) {
   set_time(report.time);
   if (!take(next, base, map, report)) return false;
   if (options.order == 2) {
-    const ThreeTimes last{cloud.previous(), cloud.x(), next.x(), before, report.tau};
+    const ThreeTimes last{cloud.previous(), cloud.x(),  next.x(),
+                          before,           report.tau, place_rounding<T>(cloud.x())};
     report.time_error = order_difference(report.tau, last.acceleration());
   }
   return true;
@@ -291,7 +301,9 @@ std::optional<StepReport> Flow<T>::take_step() {
   StepReport report;
   Trajectory next;
   int rejected = 0;
+  double expected = 0;  // of a step that is tried again: how far, at the speed of the longer one
   for (double tau = s.next_tau;; ++rejected) {
+    if (adaptive.longest > 0) tau = std::min(tau, adaptive.longest);
     if (s.adaptive()) tau = fitted_length(tau, s.time(), adaptive.end_time);
     report = {};
     report.step = s.steps + 1;
@@ -318,15 +330,18 @@ std::optional<StepReport> Flow<T>::take_step() {
       const double moved = s.cloud.has_previous() ? std::sqrt(2 * tau * report.transport)
                                                   : root_mean_square_distance(s.cloud.x(), next.x());
       // Two orders that agree to less than T rounds agree about nothing, nor do two that both stand still: the network
-      // does not resolve steps as short as these.
+      // does not resolve steps as short as these. Where it would have resolved this one at the speed of the longer one before,
+      // nothing moves the cloud yet.
+      const bool rests = report.solved && resolved<T>(s.cloud.x(), expected);
       const bool unresolved =
           rejected > 0 && (adaptive.tolerance < static_cast<double>(std::numeric_limits<T>::epsilon()) ||
-                           !resolved<T>(s.cloud.x(), moved));
+                           !(rests || resolved<T>(s.cloud.x(), moved)));
       if (report.time_error <= adaptive.tolerance && !unresolved) {
         s.next_tau = proposed;
         break;
       }
       if (rejected == kMostRejected || unresolved) throw no_step_length(report, adaptive.tolerance, rejected);
+      expected = moved * proposed / tau;
       tau = proposed;
       undo();
     } catch (...) {

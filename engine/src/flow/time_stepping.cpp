@@ -17,7 +17,9 @@ double ThreeTimes::acceleration() const {
       spread += (x1(i, c) - mean) * (x1(i, c) - mean);
     }
   }
-  const double rms = 2 / (first + second) * std::sqrt(squares);
+  const double rounded =
+      2 * rounding * (1 / first + 1 / second) * std::sqrt(static_cast<double>(x1.rows * x1.cols));
+  const double rms = 2 / (first + second) * std::max(0.0, std::sqrt(squares) - rounded);
   return rms > 0 ? rms / std::sqrt(spread) : 0;  // infinite for particles in one place, which meets nothing
 }
 

@@ -11,6 +11,7 @@ namespace brenier {
 struct ThreeTimes {
   MatrixView<const double> x0, x1, x2;
   double first = 0, second = 0;
+  double rounding = 0;  // of the clouds' places, which is no acceleration
 
   /// |d^2 x/dt^2| by divided differences, root mean square over particles and components, relative to the
   /// deviation of x1.

@@ -49,4 +49,12 @@ inline void location_and_scale(const Matrix<double>& x, std::vector<double>& mea
   if (!(scale > 16 * std::numeric_limits<double>::epsilon() * largest)) scale = largest > 0 ? largest : 1;
 }
 
+/// What rounding to a type (its `epsilon`) may move all of a cloud by that lies at `mean` and is as large as `scale`: V there is that
+/// of the rounded place. Of particles that differ by many roundings it averages out.
+inline double rounding_of_place(const std::vector<double>& mean, double scale, double epsilon) {
+  double one = 0;
+  for (const double m : mean) one = std::max(one, epsilon * std::abs(m));
+  return one > scale ? one : one * (one / scale);
+}
+
 }  // namespace brenier
