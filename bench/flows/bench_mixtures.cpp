@@ -51,6 +51,7 @@ struct Options : bench::FlowArguments {
     sharpness = 4;
     particles = 131072;
     refresh = 200;   // points outside of one cloud for good are carried away in the end
+    pool = 8;        // two steps of fresh clouds
     iterations = 0;  // those of the row
   }
   int iterations_of(int d) const { return iterations > 0 ? iterations : kPublished.at(d).iterations; }

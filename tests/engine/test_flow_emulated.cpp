@@ -68,7 +68,10 @@ void check_same_flow(const std::string& name, const Overrides& overrides, const 
   const auto flow_on = [&](const char* device) {
     FlowOptions options = config.flow;
     options.device = device;
-    return Flow<T>(config.functional + more, config.initial_cloud(), options);
+    Flow<T> flow(config.functional + more, config.initial_cloud(), options);
+    if (options.inner.refresh > 0)
+      flow.set_source([&config](std::uint32_t draw) { return config.fresh_cloud(draw); });
+    return flow;
   };
   Flow<T> expected = flow_on("cpu"), actual = flow_on("cuda");
   const Matrix<double> start = expected.trajectory().x();
@@ -92,9 +95,10 @@ void check_same_flow(const std::string& name, const Overrides& overrides, const 
     CHECK(worst_error(expected.trajectory().x(), start) > 20 * tolerance);
   }
   CHECK(emulator::device_launches(0) > before);
-  // The cloud alone stays.
+  // The clouds alone stay.
   const std::size_t cloud = static_cast<std::size_t>(start.rows() * (start.cols() + 1)) * sizeof(double);
-  CHECK(emulator::memory_in_use() - held.before <= cloud);
+  const std::size_t clouds = 1 + static_cast<std::size_t>(config.flow.inner.pool);
+  CHECK(emulator::memory_in_use() - held.before <= clouds * cloud);
 }
 
 /// What a finished run has come to: the cloud, and F of every step.
@@ -173,6 +177,11 @@ TEST_CASE("L-BFGS solves steps on the device as on the CPU") {
 TEST_CASE_TEMPLATE("minibatches on the device: the CPU's draws", T, float, double) {
   check_same_flow<T>("nonlinear_fokker_planck", {"inner.minibatch=48"});
   check_same_flow<T>("aggregation", {"inner.minibatch=48", "flow.steps=2"});
+}
+
+TEST_CASE_TEMPLATE("redrawn clouds on the device: each new, or from a pool", T, float, double) {
+  for (const char* pool : {"inner.pool=0", "inner.pool=2"})
+    check_same_flow<T>("nonlinear_fokker_planck", {"inner.refresh=3", pool, "flow.steps=2"});
 }
 
 TEST_CASE_TEMPLATE("stochastic log-determinants on the device: the CPU's probes", T, float, double) {
