@@ -557,6 +557,41 @@ TEST_CASE("a full disk ends a run with an error and whole files") {
   CHECK(resume(tiny(), options).status == RunStatus::done);
 }
 
+TEST_CASE("a run ends as it went, also where its figures cannot be drawn") {
+  const TemporaryFolder folder;
+  const std::string config = (folder.path / "tiny.toml").string(), python = (folder.path / "python").string();
+  put(config, kTiny);
+  const char* const known = std::getenv("PYTHON");
+  const std::string before = known ? known : "";
+  ::setenv("PYTHON", python.c_str(), 1);
+  struct Row {
+    const char* script;
+    int code, alone;  // of `run`, and of `plot`
+  };
+  for (const Row& row : {Row{"exit 1", 0, 2}, Row{"kill -9 $$", 0, 2}, Row{"exit 74", 74, 74},
+                         Row{"exit 75", 75, 75}, Row{"exit 120", 74, 74}, Row{"exit 0", 0, 0}}) {
+    CAPTURE(row.script);
+    fs::remove(python);
+    put(python, "#!/bin/sh\n[ \"$1\" = -c ] && exit 0\n" + std::string(row.script) + "\n");
+    fs::permissions(python, fs::perms::owner_all);
+    for (const char* option : {"--plot", "--report"}) {
+      const std::string out = (folder.path / "run").string();
+      fs::remove_all(out);
+      const Output said = command({"run", config, "-q", "--out", out, option});
+      CHECK(said.code == row.code);
+      CHECK(summary_of(out)["status"] == "done");
+      const std::string later = "later: brenier " + std::string(option).substr(2) + " " + out;
+      CHECK((said.err.find(later) != std::string::npos) == (row.alone != 0));
+      CHECK(command({std::string(option).substr(2), out}).code == row.alone);
+      CHECK(command({"movie", out}).code == row.alone);
+      // What the run ended with stays.
+      fs::remove_all(out);
+      CHECK(command({"run", config, "-q", "--out", out, option, "--set", "inner.rate=1e30"}).code == 1);
+    }
+  }
+  known ? ::setenv("PYTHON", before.c_str(), 1) : ::unsetenv("PYTHON");
+}
+
 TEST_CASE("push carries a cloud as the run did") {
   for (const char* order : {"1", "2"}) {
     const TemporaryFolder folder;

@@ -15,6 +15,7 @@
 #include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
 #include "tools/command/sweep.hpp"
+#include "tools/runs/provenance.hpp"
 #include "tools/runs/run_folder.hpp"
 
 namespace brenier::app {
@@ -70,15 +71,23 @@ int finish(const RunArguments& arguments, const RunResult& result, const Console
                 << "; see warnings in its summary.json" << std::endl;
   // Whoever presses Ctrl-C does not wait for figures.
   const bool first = !console.communicator || console.communicator->rank() == 0;
-  const bool draw = first && arguments.plot && result.status != RunStatus::interrupted;
-  if (draw && plot({result.folder}, {}, console.out) != 0 && result.status == RunStatus::done)
-    return ExitCode::failed;
+  const std::string what = "the run folder '" + result.folder.string() + "'";
+  const auto later = [&](const char* command) {
+    const std::string folder = result.folder.string();
+    const char* const words[] = {"brenier", command, folder.c_str()};
+    return shell_line(3, words);
+  };
+  int code = exit_code(result);
+  if (first && arguments.plot && result.status != RunStatus::interrupted) {
+    code =
+        after(code, what, later("plot"), console.err, [&] { return plot({result.folder}, {}, console.out); });
+  }
   // A page is for a run that ended early too, but for Ctrl-C.
-  if (first && arguments.report && result.signal == 0 &&
-      report({result.folder}, result.folder / "report.html", console.out) != 0 &&
-      result.status == RunStatus::done)
-    return ExitCode::failed;
-  return exit_code(result);
+  if (first && arguments.report && result.signal == 0) {
+    code = after(code, what, later("report"), console.err,
+                 [&] { return report({result.folder}, result.folder / "report.html", console.out); });
+  }
+  return code;
 }
 
 RunOptions options_of(const RunArguments& arguments, const Console& console) {
