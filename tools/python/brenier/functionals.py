@@ -62,7 +62,7 @@ def _term(make: Make, text: str) -> Functional:
 
 
 def _parameters(given: dict[str, Any]) -> dict[str, Floats]:
-    return {name: numbers(value).copy() for name, value in given.items()}
+    return {name: numbers(value, name).copy() for name, value in given.items()}
 
 
 def entropy() -> Functional:
