@@ -397,6 +397,18 @@ TEST_CASE("an option with an empty value is refused, and nothing written") {
     CHECK(empty.code == ExitCode::bad_input);
     check_contains(empty.err, {option, "empty"});
   }
+  for (const char* option : {"-o-dash", "--out=-dash"}) {
+    const Output dash = command({"run", config, option});
+    CHECK(dash.code == ExitCode::bad_input);
+    check_contains(dash.err, {"dash"});
+  }
+  CHECK_FALSE(fs::exists("-dash"));
+  check_contains(command({"run", config, "--out=-dash"}).err, {"./-dash"});
+  const std::string link = (folder.path / "link").string();
+  fs::create_symlink("nowhere", link);
+  const Output dangling = command({"run", config, "-o", link});
+  CHECK(dangling.code == ExitCode::bad_input);
+  check_contains(dangling.err, {"a link to 'nowhere'", "choose another"});
   check_contains(command({"push", "", config, "--out", "x.npy"}).err, {"RUN", "empty"});
   CHECK(command({"plot", folder.path.string(), "--out", ""}).code == ExitCode::bad_input);
 }
@@ -695,6 +707,12 @@ TEST_CASE("the command line: exit codes and messages") {
   check_contains(command({"info", "--help"}).out, {"PATH", "brenier --help"});
   CHECK(command({"info", "--help"}).out.find("[cloud]") == std::string::npos);
   check_contains(command({"--version"}).out, {"."});
+  if (std::ofstream full("/dev/full"); full) {
+    const char* const words[] = {"brenier", "--help"};
+    std::ostringstream err;
+    CHECK(run_command_line(2, words, full, err) == ExitCode::not_written);
+    check_contains(err.str(), {"cannot be written"});
+  }
   CHECK(command({}).code == 2);
   CHECK(command({"walk"}).code == 2);
   CHECK(command({"run"}).code == 2);
@@ -738,6 +756,25 @@ TEST_CASE("the command line: exit codes and messages") {
     const Output refused = command({"run", config, "--out", out + "-seed", "--seed", seed});
     CHECK(refused.code == 2);
     check_contains(refused.err, {seed, "at most 9223372036854775807"});
+  }
+  for (const std::vector<std::string>& words :
+       std::vector<std::vector<std::string>>{{"sample", out, "0", "-o", "s.npy"},
+                                             {"sample", out, "-o", "s.npy", "--", "-1"},
+                                             {"sample", out, "1e999", "-o", "s.npy"},
+                                             {"sample", out, "3", "-o", "s.npy", "--step", "-1"},
+                                             {"langevin", config, "-o", "l", "--every", "0"},
+                                             {"langevin", config, "-o", "l", "--substeps", "-2"},
+                                             {"descend", config, "-o", "l", "--rate", "0"},
+                                             {"density", out, "x.npy", "--step", "-1"},
+                                             {"distance", "a.npy", "b.npy", "--bandwidth", "-0.5"},
+                                             {"push", out, "x.npy", "--threads", "-1"}}) {
+    CAPTURE(words[0]);
+    const Output refused = command(words);
+    CHECK(refused.code == 2);
+    CHECK(refused.err.size() < 120);
+    const bool told = refused.err.find("; it must be a") != std::string::npos ||
+                      refused.err.find("'1e999' is beyond") != std::string::npos;
+    CHECK(told);
   }
   check_contains(command({"info", config}).out, {"valid", "tau = 0.001"});
   CHECK(command({"info", out + "/nothing"}).code == 2);

@@ -121,6 +121,8 @@ std::optional<double> seconds_of(const std::string& text) {
     double value = 0;
     const auto read = std::from_chars(at, end, value);
     if (read.ec != std::errc() || !(value >= 0)) return std::nullopt;
+    // 3h50 are minutes to some and seconds to others.
+    if (read.ptr == end && std::isfinite(last)) return std::nullopt;
     const char name = read.ptr == end ? 's' : *read.ptr;
     const double unit = name == 'd' ? 86400 : name == 'h' ? 3600 : name == 'm' ? 60 : name == 's' ? 1 : 0;
     if (unit == 0 || unit >= last) return std::nullopt;
@@ -142,9 +144,10 @@ void add_common(CLI::App& command, RunArguments& arguments, const std::string& a
       [&arguments](const std::string& text) {
         arguments.max_seconds = seconds_of(text);
         if (!arguments.max_seconds)
-          throw CLI::ValidationError("--max-time", "'" + text +
-                                                       "' is no time above 0; write for example 3h50m, 90s "
-                                                       "or 1:30:00 (hours, minutes, seconds)");
+          throw CLI::ValidationError("--max-time",
+                                     "'" + text +
+                                         "' is no time above 0 with a unit after each number; write "
+                                         "for example 3h50m, 90s or 1:30:00 (hours, minutes, seconds)");
       },
       "3h50m: ends with the whole step after that time, to be resumed; exit code 124");
   command.add_flag("-q,--quiet", arguments.quiet, "no progress");
