@@ -3,18 +3,22 @@
 """Figures of damaged run folders: usage: check_plot.py FOLDER_OF_PLOT_PY
 
 A whole folder is drawn; one with a damaged file, or without room for figures, ends with one line that names the file.
+Pages, films and figures of fits that cannot be written likewise.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
+import os
 import shutil
 import sys
 import tempfile
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -90,6 +94,59 @@ def resize(run: Path, dim: int, size: float) -> None:
         np.save(run / "clouds" / f"log_density_{k:06d}.npy", np.full(50, -dim * np.log(2 * size)))
 
 
+def unwritten(root: Path) -> list[str]:
+    """Each script on a disk that refuses, before and within a file, and in a folder from which nothing can be removed
+    either: one line that names the remedy, the exit code for the error, and nothing left over where it can be removed."""
+    import movie
+    import plot
+    import plot_fit
+    import report
+
+    run, out = root / "unwritten", root / "out"
+    make_run(run)
+    (run / "fit.json").write_text(json.dumps({
+        "loss": "squared", "test": {"count": 1, "r2": 0.5}, "parameters_of_epoch": 1,
+        "history": {"rate": [1.0], "train_loss": [1.0], "validation_loss": [1.0]}}))
+    scripts = [(plot, ["--out", str(out), str(run)], out), (report, ["--out", str(out / "r.html"), str(run)], out),
+               (movie, ["--out", str(out / "m.gif"), str(run)], out), (plot_fit, [str(run / "fit.json")], run)]
+    codes = {errno.ENOSPC: 75, errno.EDQUOT: 75, errno.EACCES: 2, errno.EROFS: 2, errno.EIO: 74}
+    wrong = []
+    for module, words, folder in scripts:
+        name = module.__name__
+        for code, expected in codes.items():
+            for stuck in (False, True):
+                shutil.rmtree(out, ignore_errors=True)
+                out.mkdir()
+                before = sorted(folder.iterdir())
+
+                def refuse(*_, code=code, **__):
+                    raise OSError(code, os.strerror(code), "there")
+
+                said = io.StringIO()
+                sys.argv = [f"{name}.py", *words]
+                with contextlib.ExitStack() as stack:
+                    stack.enter_context(mock.patch("os.replace", refuse))
+                    if stuck:
+                        stack.enter_context(mock.patch("pathlib.Path.unlink", refuse))
+                        if module is not movie:
+                            stack.enter_context(mock.patch("pathlib.Path.write_bytes", refuse))
+                    stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+                    stack.enter_context(contextlib.redirect_stderr(said))
+                    try:
+                        module.main()
+                    except SystemExit as end:
+                        ended = end.code
+                    else:
+                        ended = 0
+                    plot.plt.close("all")
+                what = f"{name} with {errno.errorcode[code]}{' and no way back' if stuck else ''}"
+                if ended != expected or "cannot be written" not in said.getvalue() or said.getvalue().count("\n") != 1:
+                    wrong.append(f"{what}: {ended}, {said.getvalue()}")
+                if not stuck and sorted(folder.iterdir()) != before:
+                    wrong.append(f"{what}: files are left over")
+    return wrong
+
+
 def main() -> None:
     sys.path.insert(0, sys.argv[1])
     import plot
@@ -127,6 +184,7 @@ def main() -> None:
         said = plotted(plot, ["--out", str(whole / "summary.json"), str(whole)])
         if "cannot be written" not in said:
             wrong.append(f"a file in the place of the folder: {said or 'drawn'}")
+        wrong += unwritten(Path(scratch))
     if wrong:
         sys.exit("\n".join(wrong))
     print(f"{len(DAMAGES)} damages named")

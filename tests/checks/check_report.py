@@ -14,6 +14,7 @@ import contextlib
 import html.parser
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -200,6 +201,12 @@ def check_film(movie, report, root: Path) -> None:
     refused(movie, "movie.py", ["--out", "flow.avi", "--", str(run)], "flow.avi", ".gif")
     if not shutil.which("ffmpeg"):
         refused(movie, "movie.py", ["--out", "flow.mp4", "--", str(run)], "ffmpeg", ".gif")
+    # Names of folders are bytes.
+    strange = make_run(root / os.fsdecode(b"b\xff"), dim=1, particles=40, steps=3)
+    for script, out in (("report", "r.html"), ("movie", "m.gif"), ("plot", "figures")):
+        done = subprocess.run([sys.executable, Path(report.__file__).with_name(script + ".py"), "--out",
+                               strange / out, "--", strange], env=os.environ | {"LC_ALL": "C.UTF-8"}, capture_output=True)
+        check(done.returncode == 0 and b"b\xff" in done.stdout and (strange / out).exists(), f"{script} of b\\xff: {done.stderr}")
     (run / "history.csv").write_text("")
     refused(movie, "movie.py", ["--out", "flow.gif", "--", str(run)], "history.csv")
     refused(report, "report.py", ["--out", str(root / "none.html"), "--", str(run)], "history.csv")

@@ -279,6 +279,61 @@ TEST_CASE("tables in UTF-16 are named as such") {
              "1,2\n") == "");
 }
 
+TEST_CASE("a table has the rows that its lines say, none more and none less") {
+  const TemporaryFolder folder;
+  const auto read = [&](const std::string& text) {
+    std::ofstream(folder.path / "x.csv", std::ios::binary) << text;
+    return read_npy(folder.path / "x.csv");
+  };
+  const auto error = [&](const std::string& text) -> std::string {
+    try {
+      read(text);
+    } catch (const IoError& caught) {
+      return caught.what();
+    }
+    return "";
+  };
+  const auto is = [](const Matrix<double>& x, Index rows, Index columns, double first) {
+    return x.rows() == rows && x.cols() == columns && x(0, 0) == first;
+  };
+  // Exponents as Fortran writes them.
+  CHECK(is(read("1.0D+00 2.0D+00\n-3.5d-1 .5D2\n"), 2, 2, 1));
+  CHECK(read("1.0D+00 2.0D+00\n-3.5d-1 .5D2\n")(1, 0) == -0.35);
+  CHECK(read("1.D+01,2\n3,4\n")(0, 0) == 10);
+  // Names, also those that a part of a number would make.
+  for (const char* names : {"x,y", "d,D", "e,e1", "x,NA", "\"x\",\"y\"", "D1,D2", "a,0b"}) {
+    CAPTURE(names);
+    CHECK(is(read(std::string(names) + "\n1,2\n3,4\n"), 2, 2, 1));
+  }
+  // No value, at the top as elsewhere.
+  for (const char* none : {"NA,NA", "N/A,n/a", "null,NULL", "None,None", "-,-", "?,?", ",", "\"\",\"NA\"",
+                           "1e999,1e999", "1.5x,2", "#N/A,#N/A", "#N/A,2", "#DIV/0!,1", "\"1\",\"2\""}) {
+    CAPTURE(none);
+    CHECK(error(std::string(none) + "\n1,2\n3,4\n").find("line 1: '") != std::string::npos);
+    CHECK(error("1,2\n" + std::string(none) + "\n3,4\n").find("line 2: '") != std::string::npos);
+  }
+  CHECK(error("1,5;2,5\n3,5;4,5\n").find("line 1: '1,5' is no number") != std::string::npos);
+  // Numbers of columns, or a point.
+  for (const char* text :
+       {"0,1\n1.5,2\n3,4\n", "0,1,2\n1,2,3\n4,5,6e-3\n", "0\n1.5\n2.5\n", "\"0\",\"1\"\n1.5,2.5\n"}) {
+    CAPTURE(text);
+    CHECK(error(text).find("line 1") != std::string::npos);
+  }
+  CHECK(error("# a\n\n0,1\n1.5,2\n").find("line 3 is 0, 1, which may be") != std::string::npos);
+  CHECK(is(read("0.0,1.0\n1.5,2\n"), 2, 2, 0));
+  CHECK(is(read("0,1\n1,2\n"), 2, 2, 0));
+  CHECK(is(read("0,1\n"), 1, 2, 0));
+  CHECK(is(read("0\n0.5\n1\n"), 3, 1, 0));
+  CHECK(is(read("1,0\n0.5,1\n"), 2, 2, 1));
+  CHECK(is(read("#0,1\n0.5,1\n"), 1, 2, 0.5));
+  // The index of a frame.
+  for (const char* names : {",x,y", "\"\",\"x\",\"y\"", ",0,1", "Unnamed: 0,x,y", ";x;y"}) {
+    CAPTURE(names);
+    const std::string rows = names[0] == ';' ? "\n0;1;2\n1;3;4\n" : "\n0,1,2\n1,3,4\n";
+    CHECK(error(names + rows).find("index=False") != std::string::npos);
+  }
+}
+
 TEST_CASE("atomic writes replace the whole file or nothing") {
   const TemporaryFolder folder;
   const fs::path path = folder.path / "state";

@@ -93,6 +93,56 @@ def test_arrays_of_other_kinds():
         assert np.array_equal(brenier.Flow(brenier.potential(WELL), given, tau=0.1, **SMALL).x, x)
 
 
+def test_what_doubles_do_not_hold_is_refused():
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    masked = np.ma.array(np.where(x > 1, -999.0, x), mask=x > 1)
+    count = int((x > 1).sum())
+    times = np.arange(60).astype("datetime64[s]")
+    flow = brenier.Flow(brenier.potential(WELL), np.ma.array(x, mask=False), tau=0.1, **SMALL)
+    assert np.array_equal(flow.x, x)
+    for given, text in ((masked, f"{count} of 120"), (list(masked), f"{count} of 120"), (x + 1j, "complex"), (times, "points in time"),
+                        (times - times[0], "lengths of time")):
+        for take in (lambda: brenier.Flow(brenier.potential(WELL), given, tau=0.1, **SMALL), lambda: flow.set_cloud(given),
+                     lambda: brenier.distance(given, x), lambda: brenier.fit(given, np.ones(60)),
+                     lambda: flow.functional_of(given), lambda: brenier.energy_distance(given)):
+            with pytest.raises(brenier.BadValue, match=text):
+                take()
+    with pytest.raises(brenier.BadValue, match="labels is a masked array with 1 of 60"):
+        brenier.fit(x, np.ma.array(np.ones(60), mask=[True] + 59 * [False]))
+    for function in (lambda x: (np.ma.array(x[:, 0], mask=x[:, 0] < 9), x), lambda x: (x[:, 0], x * 1j)):
+        with pytest.raises(brenier.BadValue, match="masked|complex"):
+            brenier.Flow(brenier.potential(function), x, tau=0.1, **SMALL).step()
+    assert np.array_equal(brenier.Flow(brenier.potential(WELL), x > 0, tau=0.1, **SMALL).x, x > 0)
+
+
+def test_whole_numbers_out_of_range_are_told_by_their_range():
+    x = np.ones((4, 2))
+    for name, value, bound in (("iterations", 2**31, 2**31 - 1), ("threads", 10**20, 2**31 - 1), ("seed", 2**64, 2**64 - 1),
+                               ("seed", -1, 0), ("threads", -(2**40), -(2**31)), ("iterations", np.int64(2**40), 2**31 - 1)):
+        with pytest.raises(brenier.BadValue, match=f"{name} = .*at (most|least) {bound}$"):
+            brenier.Flow(brenier.potential(WELL), x, tau=0.1, **{**SMALL, name: value})
+    for wrong in (1.5, "1", True, None):
+        with pytest.raises(TypeError, match="a whole number"):
+            brenier.Flow(brenier.potential(WELL), x, tau=0.1, **{**SMALL, "threads": wrong})
+    law = brenier.Density.gaussian([0, 0], np.eye(2))
+    flow = brenier.Flow(brenier.potential(WELL), law, particles=20, tau=0.1, **SMALL)
+    flow.step()
+    for drawn in (law, flow):
+        for n in (10**18, 2**63 - 1, 10**30, 0, -1, 1.5, True):
+            with pytest.raises(brenier.BadValue, match=f"^n (=|is) {n};"):
+                drawn.sample(n)
+
+
+def test_no_points_in_no_points_out():
+    law = brenier.Density.gaussian([0, 0], np.eye(2))
+    flow = brenier.Flow(brenier.potential(WELL), law, particles=20, tau=0.1, **SMALL)
+    flow.step()
+    none = np.zeros((0, 2))
+    assert flow.push(none).shape == flow.pull(none).shape == (0, 2) and flow.log_density(none).shape == (0,)
+    with pytest.raises(brenier.ShapeError):
+        flow.push(np.zeros((0, 3)))
+
+
 def test_interrupt():
     def slow(x):
         time.sleep(0.02)

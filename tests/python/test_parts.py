@@ -192,7 +192,7 @@ def test_options_have_the_names_and_ranges_of_a_configuration():
             (ValueError, "order", dict(tau="auto", end_time=1.0, order=1)), (TypeError, "hidden", dict(hidden=3)),
             (ValueError, "hidden", dict(hidden=(0,))), (TypeError, "tau", dict(tau=None)), (ValueError, "precision", dict(
                 precision="half")), (ValueError, "end_time", dict(tau="auto", end_time=-1.0)),
-            (ValueError, "above 0", dict(tau=0.0)), (TypeError, "seed", dict(seed=-1)), (TypeError, "order", dict(order=True))]:
+            (ValueError, "above 0", dict(tau=0.0)), (ValueError, "seed = -1; it must be at least 0", dict(seed=-1)), (TypeError, "order", dict(order=True))]:
         with pytest.raises(error, match=match):
             make(**options)
     # Numbers of NumPy are numbers.

@@ -397,6 +397,18 @@ TEST_CASE("an option with an empty value is refused, and nothing written") {
     CHECK(empty.code == ExitCode::bad_input);
     check_contains(empty.err, {option, "empty"});
   }
+  for (const char* option : {"-o-dash", "--out=-dash"}) {
+    const Output dash = command({"run", config, option});
+    CHECK(dash.code == ExitCode::bad_input);
+    check_contains(dash.err, {"dash"});
+  }
+  CHECK_FALSE(fs::exists("-dash"));
+  check_contains(command({"run", config, "--out=-dash"}).err, {"./-dash"});
+  const std::string link = (folder.path / "link").string();
+  fs::create_symlink("nowhere", link);
+  const Output dangling = command({"run", config, "-o", link});
+  CHECK(dangling.code == ExitCode::bad_input);
+  check_contains(dangling.err, {"a link to 'nowhere'", "choose another"});
   check_contains(command({"push", "", config, "--out", "x.npy"}).err, {"RUN", "empty"});
   CHECK(command({"plot", folder.path.string(), "--out", ""}).code == ExitCode::bad_input);
 }
@@ -557,6 +569,41 @@ TEST_CASE("a full disk ends a run with an error and whole files") {
   CHECK(resume(tiny(), options).status == RunStatus::done);
 }
 
+TEST_CASE("a run ends as it went, also where its figures cannot be drawn") {
+  const TemporaryFolder folder;
+  const std::string config = (folder.path / "tiny.toml").string(), python = (folder.path / "python").string();
+  put(config, kTiny);
+  const char* const known = std::getenv("PYTHON");
+  const std::string before = known ? known : "";
+  ::setenv("PYTHON", python.c_str(), 1);
+  struct Row {
+    const char* script;
+    int code, alone;  // of `run`, and of `plot`
+  };
+  for (const Row& row : {Row{"exit 1", 0, 2}, Row{"kill -9 $$", 0, 2}, Row{"exit 74", 74, 74},
+                         Row{"exit 75", 75, 75}, Row{"exit 120", 74, 74}, Row{"exit 0", 0, 0}}) {
+    CAPTURE(row.script);
+    fs::remove(python);
+    put(python, "#!/bin/sh\n[ \"$1\" = -c ] && exit 0\n" + std::string(row.script) + "\n");
+    fs::permissions(python, fs::perms::owner_all);
+    for (const char* option : {"--plot", "--report"}) {
+      const std::string out = (folder.path / "run").string();
+      fs::remove_all(out);
+      const Output said = command({"run", config, "-q", "--out", out, option});
+      CHECK(said.code == row.code);
+      CHECK(summary_of(out)["status"] == "done");
+      const std::string later = "later: brenier " + std::string(option).substr(2) + " " + out;
+      CHECK((said.err.find(later) != std::string::npos) == (row.alone != 0));
+      CHECK(command({std::string(option).substr(2), out}).code == row.alone);
+      CHECK(command({"movie", out}).code == row.alone);
+      // What the run ended with stays.
+      fs::remove_all(out);
+      CHECK(command({"run", config, "-q", "--out", out, option, "--set", "inner.rate=1e30"}).code == 1);
+    }
+  }
+  known ? ::setenv("PYTHON", before.c_str(), 1) : ::unsetenv("PYTHON");
+}
+
 TEST_CASE("push carries a cloud as the run did") {
   for (const char* order : {"1", "2"}) {
     const TemporaryFolder folder;
@@ -660,6 +707,12 @@ TEST_CASE("the command line: exit codes and messages") {
   check_contains(command({"info", "--help"}).out, {"PATH", "brenier --help"});
   CHECK(command({"info", "--help"}).out.find("[cloud]") == std::string::npos);
   check_contains(command({"--version"}).out, {"."});
+  if (std::ofstream full("/dev/full"); full) {
+    const char* const words[] = {"brenier", "--help"};
+    std::ostringstream err;
+    CHECK(run_command_line(2, words, full, err) == ExitCode::not_written);
+    check_contains(err.str(), {"cannot be written"});
+  }
   CHECK(command({}).code == 2);
   CHECK(command({"walk"}).code == 2);
   CHECK(command({"run"}).code == 2);
@@ -703,6 +756,25 @@ TEST_CASE("the command line: exit codes and messages") {
     const Output refused = command({"run", config, "--out", out + "-seed", "--seed", seed});
     CHECK(refused.code == 2);
     check_contains(refused.err, {seed, "at most 9223372036854775807"});
+  }
+  for (const std::vector<std::string>& words :
+       std::vector<std::vector<std::string>>{{"sample", out, "0", "-o", "s.npy"},
+                                             {"sample", out, "-o", "s.npy", "--", "-1"},
+                                             {"sample", out, "1e999", "-o", "s.npy"},
+                                             {"sample", out, "3", "-o", "s.npy", "--step", "-1"},
+                                             {"langevin", config, "-o", "l", "--every", "0"},
+                                             {"langevin", config, "-o", "l", "--substeps", "-2"},
+                                             {"descend", config, "-o", "l", "--rate", "0"},
+                                             {"density", out, "x.npy", "--step", "-1"},
+                                             {"distance", "a.npy", "b.npy", "--bandwidth", "-0.5"},
+                                             {"push", out, "x.npy", "--threads", "-1"}}) {
+    CAPTURE(words[0]);
+    const Output refused = command(words);
+    CHECK(refused.code == 2);
+    CHECK(refused.err.size() < 120);
+    const bool told = refused.err.find("; it must be a") != std::string::npos ||
+                      refused.err.find("'1e999' is beyond") != std::string::npos;
+    CHECK(told);
   }
   check_contains(command({"info", config}).out, {"valid", "tau = 0.001"});
   CHECK(command({"info", out + "/nothing"}).code == 2);

@@ -101,6 +101,30 @@ TEST_CASE("a potential that jumps between particles is said so") {
        {"abs(x[0])", "where(x[0] < 0, -x[0], 1e6*x[0])", "tanh(1e4*x[0])", "sum(x^4) - 5*sin(40*x[1])",
         "where(x[0] < x[1], x[0], x[1])", "1 + 0*x[0]", "sqrt(abs(x[0]))"})
     CHECK(jump_between(potential(text, 2), x, 0) == "");
+  // Particles that all sit in minima see hardly more of V than its rounding.
+  struct Row {
+    const char* text;
+    std::vector<double> minima;
+  };
+  for (const Row& row : {Row{"(x[0]^2 - 1)^2", {-1, 1}}, Row{"(x[0]^2 - 1)^2", {1}},
+                         Row{"sin(30*x[0])", {-M_PI / 60, M_PI / 20}}, Row{"sin(30*x[0])", {M_PI / 20}},
+                         Row{"0.5*x[0]^2 + 1e12", {0, 1}}, Row{"(x[0] - 3)^2 - 1e8", {3}},
+                         Row{"sin(1e6*x[0])", {1 - 1e-7, 1}}, Row{"1e-30*(x[0]^2 - 1)^2", {-1, 1}}}) {
+    for (const double spread : {1e-3, 1e-6, 1e-9, 1e-12, 1e-15}) {
+      CAPTURE(row.text);
+      CAPTURE(spread);
+      Matrix<double> still(100, 1);
+      for (Index i = 0; i < 100; ++i)
+        still(i, 0) = row.minima[static_cast<std::size_t>(i) % row.minima.size()] + spread * x(i, 0);
+      CHECK(jump_between(potential(row.text, 1), still, 0) == "");
+    }
+  }
+  Matrix<double> wells(100, 1);
+  for (Index i = 0; i < 100; ++i) wells(i, 0) = (i % 2 ? 1 : -1) + 1e-9 * x(i, 0);
+  check_contains(jump_between(potential("(x[0]^2 - 1)^2 + where(x[0] < -0.5, 0, 0.5)", 1), wells, 0),
+                 {"V jumps by 0.5 at x = (-0.5)"});
+  check_contains(jump_between(potential("1e6 + where(x[0] < 0.5, 0, 0.001)", 1), wells, 0),
+                 {"V jumps by 0.001 "});
 
   const TemporaryFolder folder;
   const std::string text =
@@ -112,6 +136,44 @@ TEST_CASE("a potential that jumps between particles is said so") {
       command({"run", (folder.path / "step.toml").string(), "--out", (folder.path / "run").string()});
   check_contains(said.out + said.err, {"WARNING: V jumps by 1 "});
   check_contains(summary_of(folder.path / "run")["warnings"].dump(), {"jumps by 1 "});
+
+  // A jump that the flow has only come upon is told at its end, and once.
+  put(folder.path / "later.toml",
+      "[cloud]\ndensity = \"gaussian\"\ndim = 1\nmean = 5\nvariance = 0.01\nparticles = "
+      "40\n[[functional]]\nterm = "
+      "\"potential\"\nexpression = \"0.5*x[0]^2 + where(x[0] < 0.5, 1, 0)\"\n[flow]\ntau = 9\nsteps = "
+      "1\nmethod = "
+      "\"particles\"\n");
+  const Output later =
+      command({"run", (folder.path / "later.toml").string(), "--out", (folder.path / "later").string()});
+  check_contains(later.out + later.err, {"WARNING: V jumps by 1 "});
+  const std::string all = later.out + later.err;
+  CHECK(all.find("V jumps by") == all.rfind("V jumps by"));
+}
+
+TEST_CASE("a cloud at rest raises nothing by its rounding") {
+  const TemporaryFolder folder;
+  const std::string config = (folder.path / "rest.toml").string();
+  for (const char* mean : {"1", "1e6"}) {
+    for (const char* precision : {"double", "float"}) {
+      for (const char* weight : {"0", "1e-30"}) {
+        CAPTURE(mean);
+        CAPTURE(precision);
+        CAPTURE(weight);
+        const std::string out = (folder.path / "run").string();
+        fs::remove_all(out);
+        put(config, "precision = \"" + std::string(precision) +
+                        "\"\n[cloud]\ndensity = \"gaussian\"\ndim = 1\nmean = " + mean +
+                        "\nparticles = 100\n[[functional]]\nterm = \"potential\"\nexpression = "
+                        "\"0.5*x[0]^2\"\nweight = " +
+                        weight +
+                        "\n[flow]\ntau = 0.1\nsteps = 3\n[network]\nhidden = [4]\nquadratic_rank = 1\n");
+        const Output said = command({"run", config, "--out", out});
+        CHECK(said.out.find("raised F") == std::string::npos);
+        CHECK(summary_of(out)["warnings"].dump().find("raised F") == std::string::npos);
+      }
+    }
+  }
 }
 
 TEST_CASE("a flow near a cloud tells its distances at the end, without their weights") {
@@ -169,6 +231,11 @@ TEST_CASE("output.max_seconds ends a run after a whole step, and resuming it giv
   CHECK(timed.code == ExitCode::out_of_time);
   check_contains(timed.out, {"--max-time", "3 of 5 steps"});
   CHECK(command({"resume", options.out.string(), "--max-time", "2 days"}).code == ExitCode::bad_input);
+  for (const char* unclear : {"3h50", "1d2h3", "5m6"}) {  // of what
+    const Output refused = command({"resume", options.out.string(), "--max-time", unclear});
+    CHECK(refused.code == ExitCode::bad_input);
+    check_contains(refused.err, {unclear, "a unit after each number", "3h50m"});
+  }
   CHECK(command({"resume", options.out.string(), "--set", free, "--max-time", "1h30m"}).code == ExitCode::ok);
   const auto processes = summary_of(options.out)["runs"];
   REQUIRE(processes.size() == 4);  // the first without a command line

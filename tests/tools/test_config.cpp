@@ -152,6 +152,10 @@ steps = 2
   CHECK(infimum({"functional.1={term = \"porous_medium\", m = 2}"}) ==
         -std::numeric_limits<double>::infinity());
   CHECK(infimum({"exact.functional=-3"}) == -3);
+  for (const char* index : {"2", "-1", "+0", "0x0", "18446744073709551616", "99999999999999999999"}) {
+    check_contains(config_error(text, {"functional." + std::string(index) + ".weight=7"}),
+                   {index, "'functional' is a list of ", "elements count from 0"});
+  }
   check_contains(config_error(text, {"functional.0.means=[[1, 2], [3, 4]]"}),
                  {"functional.0.means", "dimension 2"});
   check_contains(config_error(text, {"functional.0.variances=[1, 2, 3]"}),

@@ -111,6 +111,19 @@ TEST_CASE("distances of two files") {
   CHECK(measured(options)["w2"]["value"] == 0);
 }
 
+TEST_CASE("a file without points is named") {
+  const TemporaryFolder folder;
+  const std::string none = (folder.path / "none.npy").string(), some = (folder.path / "some.npy").string();
+  write_npy(none, Matrix<double>(0, 2).view());
+  write_npy(some, Matrix<double>(3, 2, 1.0).view());
+  for (const auto& words :
+       {std::vector<std::string>{"distance", some, none}, {"distance", none, some, "--json"}}) {
+    const Output said = command(words);
+    CHECK(said.code == ExitCode::bad_input);
+    check_contains(said.err, {"none.npy' has no points"});
+  }
+}
+
 TEST_CASE("a metric that is not defined for two clouds takes none of the others with it") {
   const TemporaryFolder folder;
   DistanceOptions options;

@@ -51,6 +51,9 @@ Command add_sample(CLI::App& app);
 // Options that several have.
 void add_device_option(CLI::App& command, std::string& device);
 void add_threads_option(CLI::App& command, int& threads);
+/// Checks of options: what is wrong with a text that must be a number above 0, or at least 0; empty where nothing is.
+std::string check_positive(const std::string& text);
+std::string check_not_negative(const std::string& text);
 /// What is wrong with the text of a seed; empty where nothing is. A seed is a whole number of TOML, which has 64 bits
 /// with a sign.
 std::string check_seed(std::string& text);

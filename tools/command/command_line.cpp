@@ -154,7 +154,8 @@ class CommandLine {
                      "'? There are: " + all);
   }
 
-  /// ValueError where an option has an empty value, as of a variable that is not set: no default stands for it.
+  /// ValueError where an option has an empty value, as of a variable that is not set: no default stands for it; and where
+  /// what is to be written has the name of an option.
   void check_values() const {
     for (const Command& command : commands_) {
       for (const CLI::Option* option : command.app->get_options()) {
@@ -162,6 +163,11 @@ class CommandLine {
           if (value.empty())
             throw ValueError(option->get_name() +
                              " is given an empty text; it needs a value, or leave it out");
+          if (option->check_lname("out") && value.starts_with("-"))
+            throw ValueError("--out " + value +
+                             ": no other command could name that, as options begin with a dash; "
+                             "write ./" +
+                             value);
         }
       }
     }
@@ -192,7 +198,29 @@ void add_device_option(CLI::App& command, std::string& device) {
 }
 
 void add_threads_option(CLI::App& command, int& threads) {
-  command.add_option("--threads", threads, "threads; 0: all processors")->check(CLI::NonNegativeNumber);
+  command.add_option("--threads", threads, "threads; 0: all processors")->check(check_not_negative);
+}
+
+namespace {
+
+/// Texts that are no number at all are left to the option, which says of which kind it must be.
+std::string check_above(const std::string& text, bool zero) {
+  double value = 0;
+  const auto result = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (result.ptr != text.data() + text.size() || result.ec == std::errc::invalid_argument) return "";
+  if (result.ec == std::errc() && (value > 0 || (zero && value == 0))) return "";
+  if (result.ec != std::errc()) return "'" + text + "' is beyond the range of numbers";
+  return text + "; it must be " + (zero ? "at least 0" : "above 0");
+}
+
+}  // namespace
+
+std::string check_positive(const std::string& text) {
+  return check_above(text, false);
+}
+
+std::string check_not_negative(const std::string& text) {
+  return check_above(text, true);
 }
 
 std::string check_seed(std::string& text) {
@@ -204,6 +232,12 @@ std::string check_seed(std::string& text) {
 
 int run_command_line(int argc, const char* const* argv, std::ostream& out, std::ostream& err,
                      bool out_is_terminal, const std::shared_ptr<Communicator>& communicator) {
+  const auto check_told = [&] {
+    out.flush();
+    if (!out)
+      throw WriteError("the output cannot be written: the disk or the device is full, or nobody reads it",
+                       EIO);
+  };
   try {
     CommandLine line;
     if (argc < 2) {
@@ -215,14 +249,12 @@ int run_command_line(int argc, const char* const* argv, std::ostream& out, std::
       line.app().parse(argc, argv);
     } catch (const CLI::ParseError& error) {
       const int code = line.app().exit(error, out, err);
+      if (code == 0) check_told();
       return code == 0 ? ExitCode::ok : ExitCode::bad_input;
     }
     line.check_values();
     const int code = line.execute({out, err, out_is_terminal, communicator, shell_line(argc, argv)});
-    out.flush();
-    if (!out && code == ExitCode::ok)
-      throw WriteError("the output cannot be written: the disk or the device is full, or nobody reads it",
-                       EIO);
+    if (code == ExitCode::ok) check_told();
     return code;
   } catch (const NumericalError& error) {
     err << "brenier: " << error.what() << std::endl;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <iosfwd>
 #include <memory>
 #include <string>
@@ -55,7 +56,7 @@ struct DistanceOptions {
 /// Distances between two clouds, a line each.
 void distance(const DistanceOptions& options, std::ostream& out);
 
-/// Checks the files and calls plot.py with more options; returns its exit code. IoError: a file that it needs is damaged.
+/// Checks the files and calls plot.py with more options; returns ok, not_written, disk_full or bad_input. IoError: a file that it needs is damaged.
 /// NotAvailable: no Python with numpy and matplotlib, or no plot.py.
 int plot(const std::vector<std::filesystem::path>& runs, const std::filesystem::path& out, std::ostream& log,
          const std::vector<std::string>& more = {});
@@ -64,5 +65,10 @@ int report(const std::vector<std::filesystem::path>& runs, const std::filesystem
            std::ostream& log);
 /// The same of the summary of fit(): the figure beside it, with .png.
 int plot_fit(const std::filesystem::path& summary);
+/// Calls draw(), which returns and throws as these, after work that ended with `code`, and gives what the command ends with.
+/// Results are not less for a figure that is missing: a warning says that `what` is whole and how to draw it `later`, and
+/// the code stays, but for a disk that cannot be written where it was ok.
+int after(int code, const std::string& what, const std::string& later, std::ostream& err,
+          const std::function<int()>& draw);
 
 }  // namespace brenier::app

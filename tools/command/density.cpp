@@ -210,7 +210,7 @@ void add_options(CLI::App& command, PointOptions& options, const std::string& ou
   command.add_option("POINTS", options.points, ".npy, .npz or .csv file of the points, (N, d)");
   command.add_option("-o,--out", options.out, out);
   command.add_option("--step", options.step, "after step K; 0: the start (the last step)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(check_not_negative);
   add_threads_option(command, options.threads);
 }
 

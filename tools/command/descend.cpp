@@ -161,9 +161,9 @@ int move(const DescendArguments& arguments, const Config& config, DescentOptions
 void add_common(CLI::App& command, DescendArguments& arguments) {
   command.add_option("CONFIG", arguments.config, "the TOML file of a flow")->required();
   command.add_option("-o,--out", arguments.out, "folder to write, new or empty")->required();
-  command.add_option("--steps", arguments.steps, "instead of flow.steps")->check(CLI::PositiveNumber);
+  command.add_option("--steps", arguments.steps, "instead of flow.steps")->check(check_positive);
   command.add_option("--every", arguments.every, "steps between clouds that are written (1)")
-      ->check(CLI::PositiveNumber);
+      ->check(check_positive);
   command.add_option("--seed", arguments.seed, "of all random numbers, instead of the file's")
       ->check(CLI::Validator(check_seed, "0..9223372036854775807"));
   command.add_option("--set", arguments.set, "KEY=VALUE: replace a value; may be repeated")
@@ -183,7 +183,7 @@ Command add_descend(CLI::App& app) {
   command
       ->add_option("--rate", arguments->rate,
                    "of the gradient of F in a particle, which is 1/N of that of V (0.1)")
-      ->check(CLI::PositiveNumber);
+      ->check(check_positive);
   return {command, [arguments](const Console& console) {
             using Method = DescentOptions::Method;
             const DescentOptions options{.method = arguments->method == "sgd" ? Method::sgd : Method::adam,
@@ -198,7 +198,7 @@ Command add_langevin(CLI::App& app) {
   const auto arguments = std::make_shared<DescendArguments>();
   add_common(*command, *arguments);
   command->add_option("--substeps", arguments->substeps, "updates in each step of the flow (100)")
-      ->check(CLI::PositiveNumber);
+      ->check(check_positive);
   return {command, [arguments](const Console& console) {
             const Config config = arguments->load();
             if (config.adaptive()) {

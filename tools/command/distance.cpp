@@ -158,6 +158,10 @@ void distance(const DistanceOptions& given, std::ostream& out) {
     *file = cloud;
   }
   const Matrix<double> a = read_npy(options.a), b = read_npy(options.b);
+  for (const auto& [file, cloud] : {std::pair(&options.a, &a), std::pair(&options.b, &b)}) {
+    if (cloud->rows() == 0)
+      throw ValueError("'" + file->string() + "' has no points; a distance takes at least one");
+  }
   if (a.cols() != b.cols()) {
     throw ShapeError("'" + options.a.string() + "' has points in dimension " + std::to_string(a.cols()) +
                      ", '" + options.b.string() + "' in dimension " + std::to_string(b.cols()));
@@ -209,12 +213,12 @@ Command add_distance(CLI::App& app) {
       ->check(CLI::IsMember({"w2", "energy", "mmd", "gaussian", "sinkhorn"}))
       ->allow_extra_args(false);
   command->add_option("--bandwidth", options->bandwidth, "of mmd (the median distance)")
-      ->check(CLI::PositiveNumber);
+      ->check(check_positive);
   command
       ->add_option("--epsilon", options->epsilon,
                    "of sinkhorn, in the unit of the cost |x - y|^2 / 2 (the square of a twentieth of the "
                    "median distance)")
-      ->check(CLI::PositiveNumber);
+      ->check(check_positive);
   command->add_flag("--json", options->json, "one JSON object");
   add_threads_option(*command, options->threads);
   return {command, [options](const Console& console) {

@@ -229,7 +229,10 @@ Command add_fit(CLI::App& app) {
             console.out.flush();
             std::filesystem::path written = arguments->out;
             written.replace_extension(".json");
-            return arguments->plot && plot_fit(written) != 0 ? ExitCode::failed : ExitCode::ok;
+            if (!arguments->plot) return ExitCode::ok;
+            return after(ExitCode::ok, "the network '" + arguments->out.string() + "'",
+                         "the script plot_fit.py with " + written.string(), console.err,
+                         [&] { return plot_fit(written); });
           }};
 }
 

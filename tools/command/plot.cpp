@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <ostream>
 #include <system_error>
@@ -94,6 +95,14 @@ std::vector<fs::path> runs_in(const std::vector<fs::path>& given) {
   return out;
 }
 
+/// The exit code for that of a script. A Python that cannot write its last lines ends with 120.
+int ended(int code) {
+  constexpr int unsaid = 120;
+  if (code == unsaid) return ExitCode::not_written;
+  const bool told = code == ExitCode::ok || code == ExitCode::not_written || code == ExitCode::disk_full;
+  return told ? code : ExitCode::bad_input;
+}
+
 /// Checks the files that figures of the runs need, then calls a script on them; its exit code.
 int call_script(const char* script, const std::string& command, const std::vector<fs::path>& runs,
                 const fs::path& out, std::ostream& log, const std::vector<std::string>& more) {
@@ -113,7 +122,7 @@ int call_script(const char* script, const std::string& command, const std::vecto
   words.push_back("--");
   for (const fs::path& path : runs) words.push_back(path.string());
   log.flush();
-  return call(words, false);
+  return ended(call(words, false));
 }
 
 }  // namespace
@@ -127,8 +136,23 @@ int report(const std::vector<fs::path>& given, const fs::path& out, std::ostream
   return call_script("report.py", "report", runs_in(given), out, log, {});
 }
 
+int after(int code, const std::string& what, const std::string& later, std::ostream& err,
+          const std::function<int()>& draw) {
+  int drawn = ExitCode::bad_input;
+  try {
+    drawn = draw();
+  } catch (const Error& error) {
+    err << "brenier: " << error.what() << std::endl;
+  }
+  if (drawn == ExitCode::ok) return code;
+  err << "brenier: WARNING: " << what << " is whole, only the figure is missing; later: " << later
+      << std::endl;
+  const bool disk = drawn == ExitCode::not_written || drawn == ExitCode::disk_full;
+  return disk && code == ExitCode::ok ? drawn : code;
+}
+
 int plot_fit(const fs::path& summary) {
-  return call({find_python(), find_script("plot_fit.py").string(), "--", summary.string()}, false);
+  return ended(call({find_python(), find_script("plot_fit.py").string(), "--", summary.string()}, false));
 }
 
 Command add_plot(CLI::App& app) {
@@ -154,8 +178,7 @@ Command add_plot(CLI::App& app) {
             std::vector<std::string> more = {"--format=" + arguments->format};
             if (!arguments->by.empty()) more.push_back("--by=" + arguments->by);
             if (!arguments->times.empty()) more.push_back("--times=" + arguments->times);
-            return plot(arguments->runs, arguments->out, console.out, more) == 0 ? ExitCode::ok
-                                                                                 : ExitCode::bad_input;
+            return plot(arguments->runs, arguments->out, console.out, more);
           }};
 }
 
@@ -171,7 +194,7 @@ Command add_report(CLI::App& app) {
   return {command, [arguments](const Console& console) {
             fs::path out = arguments->out;
             if (out.empty()) out = arguments->runs.front() / "report.html";
-            return report(arguments->runs, out, console.out) == 0 ? ExitCode::ok : ExitCode::bad_input;
+            return report(arguments->runs, out, console.out);
           }};
 }
 
@@ -190,8 +213,7 @@ Command add_movie(CLI::App& app) {
             const std::vector<std::string> more = {"--fps=" + exact_text(arguments->rate)};
             const fs::path out =
                 arguments->out.empty() ? arguments->run / "figures" / "flow.gif" : arguments->out;
-            const int code = call_script("movie.py", "movie", {arguments->run}, out, console.out, more);
-            return code == 0 ? ExitCode::ok : ExitCode::bad_input;
+            return call_script("movie.py", "movie", {arguments->run}, out, console.out, more);
           }};
 }
 

@@ -67,8 +67,7 @@ Command add_push(CLI::App& app) {
   command->add_option("POINTS", options->cloud, ".npy file of the points, (N, d)")->required();
   command->add_option("--log-density", options->log_density, ".npy file of their log-densities, (N)");
   command->add_option("-o,--out", options->out, ".npy file to write (POINTS-pushed.npy)");
-  command->add_option("--step,--steps", options->steps, "up to step K (the last one)")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--step,--steps", options->steps, "up to step K (the last one)")->check(check_positive);
   add_threads_option(*command, options->threads);
   return {command, [options](const Console& console) {
             push(*options, console.out);

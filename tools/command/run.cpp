@@ -15,6 +15,7 @@
 #include "tools/command/command.hpp"
 #include "tools/command/commands.hpp"
 #include "tools/command/sweep.hpp"
+#include "tools/runs/provenance.hpp"
 #include "tools/runs/run_folder.hpp"
 
 namespace brenier::app {
@@ -70,15 +71,23 @@ int finish(const RunArguments& arguments, const RunResult& result, const Console
                 << "; see warnings in its summary.json" << std::endl;
   // Whoever presses Ctrl-C does not wait for figures.
   const bool first = !console.communicator || console.communicator->rank() == 0;
-  const bool draw = first && arguments.plot && result.status != RunStatus::interrupted;
-  if (draw && plot({result.folder}, {}, console.out) != 0 && result.status == RunStatus::done)
-    return ExitCode::failed;
+  const std::string what = "the run folder '" + result.folder.string() + "'";
+  const auto later = [&](const char* command) {
+    const std::string folder = result.folder.string();
+    const char* const words[] = {"brenier", command, folder.c_str()};
+    return shell_line(3, words);
+  };
+  int code = exit_code(result);
+  if (first && arguments.plot && result.status != RunStatus::interrupted) {
+    code =
+        after(code, what, later("plot"), console.err, [&] { return plot({result.folder}, {}, console.out); });
+  }
   // A page is for a run that ended early too, but for Ctrl-C.
-  if (first && arguments.report && result.signal == 0 &&
-      report({result.folder}, result.folder / "report.html", console.out) != 0 &&
-      result.status == RunStatus::done)
-    return ExitCode::failed;
-  return exit_code(result);
+  if (first && arguments.report && result.signal == 0) {
+    code = after(code, what, later("report"), console.err,
+                 [&] { return report({result.folder}, result.folder / "report.html", console.out); });
+  }
+  return code;
 }
 
 RunOptions options_of(const RunArguments& arguments, const Console& console) {
@@ -112,6 +121,8 @@ std::optional<double> seconds_of(const std::string& text) {
     double value = 0;
     const auto read = std::from_chars(at, end, value);
     if (read.ec != std::errc() || !(value >= 0)) return std::nullopt;
+    // 3h50 are minutes to some and seconds to others.
+    if (read.ptr == end && std::isfinite(last)) return std::nullopt;
     const char name = read.ptr == end ? 's' : *read.ptr;
     const double unit = name == 'd' ? 86400 : name == 'h' ? 3600 : name == 'm' ? 60 : name == 's' ? 1 : 0;
     if (unit == 0 || unit >= last) return std::nullopt;
@@ -133,9 +144,10 @@ void add_common(CLI::App& command, RunArguments& arguments, const std::string& a
       [&arguments](const std::string& text) {
         arguments.max_seconds = seconds_of(text);
         if (!arguments.max_seconds)
-          throw CLI::ValidationError("--max-time", "'" + text +
-                                                       "' is no time above 0; write for example 3h50m, 90s "
-                                                       "or 1:30:00 (hours, minutes, seconds)");
+          throw CLI::ValidationError("--max-time",
+                                     "'" + text +
+                                         "' is no time above 0 with a unit after each number; write "
+                                         "for example 3h50m, 90s or 1:30:00 (hours, minutes, seconds)");
       },
       "3h50m: ends with the whole step after that time, to be resumed; exit code 124");
   command.add_flag("-q,--quiet", arguments.quiet, "no progress");

@@ -95,12 +95,12 @@ Command add_sample(CLI::App& app) {
   CLI::App* command = app.add_subcommand("sample", "new points of a run's flow");
   const auto options = std::make_shared<SampleOptions>();
   command->add_option("RUN", options->run, "run folder")->required();
-  command->add_option("N", options->count, "how many")->required()->check(CLI::PositiveNumber);
+  command->add_option("N", options->count, "how many")->required()->check(check_positive);
   command->add_option("-o,--out", options->out, ".npy file to write, (N, d)")->required();
   command->add_option("--log-density", options->log_density, ".npy file for their log-densities, (N)");
   CLI::Option* step =
       command->add_option("--step", options->step, "after step K; 0: the start (the last step)")
-          ->check(CLI::NonNegativeNumber);
+          ->check(check_not_negative);
   command->add_option("--time", options->time, "at the time T, where a step ends")->excludes(step);
   command->add_option("--sampling", options->sampling, "random, stratified or whitened (random)")
       ->check(CLI::IsMember({"random", "stratified", "whitened"}));

@@ -35,6 +35,7 @@
 #include "tools/command/commands.hpp"
 #include "tools/runs/interrupt.hpp"
 #include "tools/runs/progress.hpp"
+#include "tools/runs/provenance.hpp"
 #include "tools/runs/run_folder.hpp"
 
 namespace brenier::app {
@@ -501,9 +502,12 @@ class Sweep {
       if (axis.values.size() > 1) by += (by.empty() ? "" : ",") + axis.key;
     }
     console_.out.flush();
-    const int drawn = plot(runs, folder_ / "figures", console_.out,
-                           by.empty() ? std::vector<std::string>{} : std::vector{"--by=" + by});
-    return code == ExitCode::ok && drawn != 0 ? ExitCode::failed : code;
+    const std::string folder = folder_.string();
+    const char* const words[] = {"brenier", "plot", folder.c_str()};
+    return after(code, "the sweep '" + folder + "'", shell_line(3, words), console_.err, [&] {
+      return plot(runs, folder_ / "figures", console_.out,
+                  by.empty() ? std::vector<std::string>{} : std::vector{"--by=" + by});
+    });
   }
 
   const SweepOptions& options_;

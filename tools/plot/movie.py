@@ -9,6 +9,10 @@ cloud of the run. Needs numpy, matplotlib and, for .gif, Pillow.
 """
 
 import argparse
+import errno
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,6 +71,17 @@ def frames_2d(run, steps):
     return figure, draw
 
 
+def write(film, path, writer):
+    """OSError with a number where the film cannot be written: Pillow and ffmpeg do not say what is wrong with a disk."""
+    try:
+        film.save(path, writer=writer, dpi=110)
+    except (OSError, subprocess.CalledProcessError) as error:
+        full = shutil.disk_usage(path.parent).free < 1 << 16
+        code = errno.ENOSPC if full else getattr(error, "errno", None) or errno.EIO
+        said = os.strerror(code) if full else getattr(error, "strerror", None) or str(error)
+        raise OSError(code, said, str(path)) from error
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="the .gif or .mp4 file to write")
@@ -91,13 +106,11 @@ def main():
         sys.exit(f"movie: {error}")
     film = animation.FuncAnimation(figure, draw, frames=len(steps), init_func=lambda: draw(0))
     writer = animation.PillowWriter(fps=arguments.fps) if kind == ".gif" else animation.FFMpegWriter(fps=arguments.fps)
-    partial = out.with_name(f".partial.{out.name}")
     try:
-        film.save(partial, writer=writer, dpi=110)
-        partial.replace(out)
+        with scene.whole_file(out) as partial:
+            write(film, partial, writer)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        sys.exit(f"movie: the film cannot be written: {error}; choose another file with --out")
+        raise scene.CannotWrite("movie: the film", error, "choose another file with --out") from None
     print(f"{len(steps)} frames: {out}")
 
 

@@ -11,6 +11,7 @@ Runs of different problems are refused. Needs numpy and matplotlib.
 
 import argparse
 import csv
+import io
 import json
 import os
 import sys
@@ -536,11 +537,12 @@ def certificates(groups):
 
 
 def save(figure, folder, name):
-    """Whole or not at all: a figure that is being looked at is never half a file."""
+    """Drawn first and written then: libraries of pictures do not say what is wrong with a disk."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=name.rpartition(".")[2])
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".partial.{name}"
-    figure.savefig(partial)
-    os.replace(partial, folder / name)
+    with scene.whole_file(folder / name) as partial:
+        partial.write_bytes(drawn.getbuffer())
     plt.close(figure)
     print(folder / name)
 
@@ -586,7 +588,7 @@ def main():
                 if figure is not None:
                     save(figure, out, f"{name}.{one}")
     except OSError as error:
-        sys.exit(f"plot: the figures cannot be written: {error}; choose another folder with --out")
+        raise scene.CannotWrite("plot: the figures", error, "choose another folder with --out") from None
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ Writes SUMMARY.png. Needs numpy and matplotlib.
 """
 
 import argparse
+import io
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -18,6 +18,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+
+import scene  # noqa: E402
 
 plt.rcParams.update({
     "figure.dpi": 110, "savefig.dpi": 200, "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
@@ -75,12 +77,13 @@ def main():
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         sys.exit(f"plot_fit: '{path}' is no summary of brenier fit: {error}")
     out = path.with_suffix(".png")
-    partial = out.with_name(f".{out.stem}.partial.png")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
     try:
-        figure.savefig(partial)
-        os.replace(partial, out)
+        with scene.whole_file(out) as partial:
+            partial.write_bytes(drawn.getbuffer())
     except OSError as error:
-        sys.exit(f"plot_fit: the figure cannot be written: {error}")
+        raise scene.CannotWrite("plot_fit: the figure", error, "then call plot_fit.py on the summary") from None
     print(out)
 
 

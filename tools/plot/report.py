@@ -14,7 +14,6 @@ import base64
 import html
 import json
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -412,13 +411,11 @@ def main():
     except (OSError, ValueError) as error:
         sys.exit(f"report: {error}")
     out = arguments.out
-    partial = out.with_name(f".partial.{out.name}")
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, out)
+        with scene.whole_file(out) as partial:
+            partial.write_bytes(text.encode("utf-8", errors="replace"))  # the name of a folder may have other bytes
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        sys.exit(f"report: the page cannot be written: {error}; choose another file with --out")
+        raise scene.CannotWrite("report: the page", error, "choose another file with --out") from None
     print(out)
 
 

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MIT
 """What pictures of a run have in common: where particles are drawn, how dense they are, and what the flow goes toward."""
 
+import contextlib
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +12,42 @@ import numpy as np
 
 DENSITIES = 1e-4  # of the peak: the lowest density that has a colour of its own
 MOST_POINTS = 5000
+
+
+if hasattr(sys.stdout, "reconfigure"):  # names of files are bytes, of which not all are UTF-8
+    sys.stdout.reconfigure(errors="surrogateescape")
+
+
+class CannotWrite(SystemExit):
+    """Says what cannot be written, and ends with the exit code that the command has for that: 75 on a full disk, 2 for a
+    path that cannot be, 74 otherwise."""
+
+    FULL = (errno.ENOSPC, errno.EDQUOT)
+    PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ELOOP,
+            errno.ENAMETOOLONG)
+
+    def __init__(self, what, error, remedy):
+        full = error.errno in self.FULL
+        super().__init__(75 if full else 2 if error.errno in self.PATH else 74)
+        self.message = f"{what} cannot be written: {error}; {'make room, or ' if full else ''}{remedy}"
+        print(self.message, file=sys.stderr)
+
+    def __str__(self):
+        return self.message
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """A name beside `path` to write to, which becomes `path` at the end: what is being looked at is never half a file.
+    Otherwise nothing is left of it, as far as the folder lets it be removed."""
+    partial = path.with_name(f".partial.{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
 
 
 class View:

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <functional>
 #include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <variant>
 
@@ -323,7 +324,8 @@ std::string steps_where(const std::vector<HistoryRow>& history, const Pick& pick
 
 }  // namespace
 
-std::vector<std::string> troubled_steps(const Config& config, const std::vector<HistoryRow>& history) {
+std::vector<std::string> troubled_steps(const Config& config, const std::vector<HistoryRow>& history,
+                                        double size) {
   std::vector<std::string> out;
   const auto add = [&](const std::string& which, const std::string& what) {
     if (!which.empty()) out.push_back(which + what);
@@ -368,8 +370,18 @@ std::vector<std::string> troubled_steps(const Config& config, const std::vector<
     add(steps_where(history, [](const HistoryRow& row) { return !row.solved; }),
         what + "; the flow is not to be trusted there: " + remedy);
   }
+  // Of F, and of coordinates, in W^2: a cloud at rest moves by as much.
+  const auto rounding = [&](const HistoryRow& row) {
+    const double unit = 64 * (config.precision == "float" ? double{std::numeric_limits<float>::epsilon()}
+                                                          : std::numeric_limits<double>::epsilon());
+    const double moved = unit * std::fmax(size, row.std);
+    const double transport = row.tau > 0 ? config.cloud.dim * moved * moved / (2 * row.tau) : 0;
+    return transport + unit * std::abs(row.functional.total());
+  };
   add(steps_where(history,
-                  [&](const HistoryRow& row) { return row.step > 0 && row.decrease < -1e-3 * largest; }),
+                  [&](const HistoryRow& row) {
+                    return row.step > 0 && row.decrease < -1e-3 * largest && -row.decrease > rounding(row);
+                  }),
       " raised F + W^2/(2 tau), which a step that is solved cannot do");
   add(steps_where(history,
                   [](const HistoryRow& row) {

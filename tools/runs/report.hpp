@@ -69,8 +69,10 @@ std::vector<std::string> overfitting(const Config& config, const std::vector<His
                                      double functional, double held_out, double sampling_error = 0);
 
 /// What the history says of steps, in words for warnings: those that are not solved, those that raised F +
-/// W^2/(2 tau), those where more than a tenth of the transport solves ended above their tolerance.
-std::vector<std::string> troubled_steps(const Config& config, const std::vector<HistoryRow>& history);
+/// W^2/(2 tau) by more than rounding, those where more than a tenth of the transport solves ended above their tolerance.
+/// `size` is the largest coordinate of the cloud, which has rounding of that.
+std::vector<std::string> troubled_steps(const Config& config, const std::vector<HistoryRow>& history,
+                                        double size = 0);
 
 /// Whether F has no minimum because a quadratic V curves down somewhere; empty where it does not.
 std::string unbounded(const Config& config);

@@ -308,7 +308,8 @@ class Runner {
         (alone() ? "" : " in each of " + std::to_string(options_.communicator->size()) + " processes"));
     if (!unbounded_.empty()) progress.line("WARNING: " + unbounded_);
     look_for_jumps();
-    if (!jump_.empty()) progress.line("WARNING: " + jump_);
+    jump_told_ = !jump_.empty();
+    if (jump_told_) progress.line("WARNING: " + jump_);
     for (const std::string& one : damage_) progress.line("WARNING: " + one);
     try {
       while (!at_end()) {
@@ -479,7 +480,7 @@ class Runner {
       if (!finished_) input.held_out = held_out_functional(last_held_out_pairs());
     }
     input.warnings = overfitted(input.functional.total(), input.held_out);
-    for (std::string& warning : troubled_steps(config_, history_))
+    for (std::string& warning : troubled_steps(config_, history_, size()))
       input.warnings.push_back(std::move(warning));
     if (!unbounded_.empty()) input.warnings.push_back(unbounded_);
     if (!running) look_for_jumps();
@@ -561,6 +562,13 @@ class Runner {
     tell(result, progress);
   }
 
+  /// The largest coordinate.
+  double size() const {
+    double out = 0;
+    for (const double value : flow_.trajectory().x().elements()) out = std::max(out, std::abs(value));
+    return out;
+  }
+
   void tell(const RunResult& result, Progress& progress) const {
     const HistoryRow& row = history_.back();
     std::ostringstream out;
@@ -587,7 +595,9 @@ class Runner {
     for (const std::string& warning : overfitted(row.functional.total(), row.held_out)) {
       out << "\nWARNING: " << warning;
     }
-    for (const std::string& warning : troubled_steps(config_, history_)) out << "\nWARNING: " << warning;
+    for (const std::string& warning : troubled_steps(config_, history_, size()))
+      out << "\nWARNING: " << warning;
+    if (!jump_.empty() && !jump_told_) out << "\nWARNING: " << jump_;  // come upon on the way
     if (const std::string early = short_of_end(); !early.empty()) out << "\nWARNING: " << early;
     if (result.status == RunStatus::unsolved && unsolved())
       out << "\nUNSOLVED: the steps that were to be taken were taken, not all as exactly as inner.accept "
@@ -607,6 +617,7 @@ class Runner {
   std::string backend_ = backend<T>(config_.flow.device).name;
   std::string unbounded_ = unbounded(config_);
   std::string jump_;          // of V, between particles
+  bool jump_told_ = false;    // on the console
   std::string weak_;          // what certificates of this problem cannot see
   std::size_t held_out_ = 0;  // its number
   std::vector<HistoryRow> history_;

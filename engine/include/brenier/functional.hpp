@@ -193,7 +193,9 @@ class Functional {
 Functional potential(const std::string& v, int dimension, const Parameters& parameters = {});
 /// 1/2 double-integral W(x - y) d rho d rho, W in `x` (the difference) or `r` (the distance). Only the even
 /// part of W acts: W(z) and W(-z) meet in every pair. All pairs of the cloud (or of the minibatch) are taken:
-/// O(N^2).
+/// O(N^2). Of N particles it is 1/(2 N (N - 1)) sum over i != j of W(x_i - x_j): without bias for independent particles of
+/// rho. The double integral of the particles' own empirical measure has 1/(2 N^2) and the pairs i = j: (N - 1)/N of this
+/// and W(0)/(2 N) more.
 Functional interaction(const std::string& w, int dimension, const Parameters& parameters = {});
 /// integral f(rho) dx, f in `t`.
 Functional internal(const std::string& f, const Parameters& parameters = {});

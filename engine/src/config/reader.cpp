@@ -200,7 +200,8 @@ void Document::apply(const std::string& assignment) {
     if (toml::array* array = at->as_array()) {
       std::size_t index = 0;
       const auto result = std::from_chars(part.data(), part.data() + part.size(), index);
-      if (result.ptr != part.data() + part.size() || index >= array->size()) {
+      const bool whole = result.ec == std::errc() && result.ptr == part.data() + part.size();
+      if (!whole || index >= array->size()) {
         throw ConfigError(option + ": '" + walked + "' is a list of " + std::to_string(array->size()) +
                           "; elements count from 0");
       }

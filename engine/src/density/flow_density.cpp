@@ -270,8 +270,10 @@ FlowDensity::LogDensities FlowDensity::log_density(MatrixView<const double> y, i
 Matrix<double> FlowDensity::push(MatrixView<const double> x, int step) const {
   state_->check(x);
   Matrix<double> start(x.rows, x.cols);
+  const auto through = state_->upto(step);
+  if (x.rows == 0) return start;
   for (Index i = 0; i < x.rows; ++i) std::copy_n(x.row(i), x.cols, start.row(i));
-  return state_->carry_points(state_->upto(step), Cloud{std::move(start), {}}).x();
+  return state_->carry_points(through, Cloud{std::move(start), {}}).x();
 }
 
 Cloud FlowDensity::sample(Index n, Sampling how, std::uint64_t seed, int step) const {

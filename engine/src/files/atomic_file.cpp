@@ -39,6 +39,10 @@ int flush_folder(const fs::path& path) {
 std::string why_not_made(const fs::path& path, int code) {
   const std::string what = reason(code);
   if (code == ENOSPC || code == EDQUOT) return what + "; free some space and try again";
+  std::error_code none;
+  if (code == EEXIST && fs::is_symlink(path, none))
+    return what + ": it is a link to '" + fs::read_symlink(path, none).string() +
+           "', which is not there; make that, remove the link, or choose another name";
   if (code != ENOENT && code != ENOTDIR && code != EACCES && code != EPERM && code != EROFS) return what;
   // The deepest folder on the way that is there, and can be looked into.
   fs::path above = folder_of(fs::absolute(path)), below;

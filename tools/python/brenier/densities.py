@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _core
 from ._core import BadValue
-from .arrays import Floats, points
+from .arrays import Floats, numbers, points, whole
 from .space import OnSpace
 
 
@@ -35,8 +35,8 @@ class Density(OnSpace):
     @classmethod
     def gaussian(cls, mean: Any, covariance: Any = 1.0) -> Density:
         """mean: (d,); covariance: (d, d), the variances (d,), or a number for a multiple of the identity."""
-        mean = np.atleast_1d(np.asarray(mean, dtype=np.float64))
-        covariance = np.asarray(covariance, dtype=np.float64)
+        mean = np.atleast_1d(numbers(mean, "mean"))
+        covariance = numbers(covariance, "covariance")
         if covariance.ndim == 0:
             covariance = covariance * np.eye(len(mean))
         elif covariance.ndim == 1:
@@ -99,7 +99,7 @@ class Density(OnSpace):
 
         sampling: "random"; "stratified", spread evenly; "whitened", of a Gaussian, with its very mean and covariance.
         """
-        return self._core.sample(n, sampling_of(sampling), seed)[0]
+        return self._core.sample(whole(n, "n", 1), sampling_of(sampling), seed)[0]
 
     def __repr__(self) -> str:
         return f"<brenier.Density on R^{self.dim}: {self._text}>"

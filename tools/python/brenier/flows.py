@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import sys
 import threading
@@ -15,22 +14,11 @@ import numpy as np
 
 from . import _core
 from ._core import BadValue, ShapeError
-from .arrays import Floats, points, vector
+from .arrays import Floats, points, vector, whole
 from .densities import Density, sampling_of
 from .functionals import Functional
 from .learning import described
 from .networks import Map
-
-
-def _count(given: Any, name: str) -> int:
-    """A whole number from 0 on."""
-    try:
-        count = operator.index(given)
-    except TypeError:
-        count = -1
-    if count < 0 or isinstance(given, bool):
-        raise BadValue(f"{name} = {given!r}; it must be a whole number, at least 0")
-    return count
 
 
 class Progress:
@@ -155,7 +143,7 @@ class Flow:
         if until is not None and not np.isfinite(until):
             raise BadValue(f"until = {until}; it must be finite")
         if steps is not None:
-            steps = _count(steps, "steps")
+            steps = whole(steps, "steps")
         last = None if steps is None else self.steps + steps
         shown = Progress(self.time, self._end if until is None and self._auto else until) if progress else None
         try:
@@ -286,7 +274,7 @@ class Flow:
 
         return_log_density: (x, log-densities (n,)).
         """
-        x, log_density = self._carried().sample(n, sampling_of(sampling), seed)
+        x, log_density = self._carried().sample(whole(n, "n", 1), sampling_of(sampling), seed)
         return (x, log_density) if return_log_density else x
 
     def save(self, path: str | os.PathLike[str]) -> None:

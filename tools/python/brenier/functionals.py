@@ -62,7 +62,7 @@ def _term(make: Make, text: str) -> Functional:
 
 
 def _parameters(given: dict[str, Any]) -> dict[str, Floats]:
-    return {name: numbers(value).copy() for name, value in given.items()}
+    return {name: numbers(value, name).copy() for name, value in given.items()}
 
 
 def entropy() -> Functional:
@@ -121,6 +121,8 @@ def learned_potential(v: Potential | Map | str | os.PathLike[str]) -> Functional
 def interaction(w: str, **parameters: Any) -> Functional:
     """Half the double integral of W(x - y) d rho d rho; w: an expression in ``x``, the difference, or ``r`` = |x|.
 
+    Of N particles: ``sum(W(x[i] - x[j]) for i != j) / (2 * N * (N - 1))``, without bias for independent particles of rho. The
+    empirical measure's own double integral has 1 / (2 * N**2) and the pairs i = j: (N - 1) / N of this, and W(0) / (2 * N) more.
     Only the even part of W acts. All pairs are taken: O(N^2) a gradient; the option `minibatch` of a flow takes fewer.
     """
     given = _parameters(parameters)

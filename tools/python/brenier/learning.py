@@ -53,7 +53,7 @@ def fit(x: Any, labels: Any, *, precision: str = "float", callback: Callable[[di
     if precision not in ("float", "double"):
         raise BadValue(f'precision = {precision!r}; it must be "float" or "double"')
     x = points(x)
-    labels = vector(np.asarray(labels).astype(np.float64), "labels", len(x))
+    labels = vector(labels, "labels", len(x))
 
     def after(epoch: dict[str, Any]) -> Any:
         if progress:

@@ -29,9 +29,8 @@ Parameters parameters_of(const nb::dict& given) {
 /// One of the two arrays that a function returned, without a copy where it is one of doubles.
 Array result_of(nb::handle result, const std::string& name) {
   Array out;
-  if (!nb::try_cast(result, out)) {
-    const nb::object array =
-        nb::module_::import_("numpy").attr("ascontiguousarray")(result, "dtype"_a = "float64");
+  if (nb::hasattr(result, "mask") || !nb::try_cast(result, out)) {  // a mask is in no buffer
+    const nb::object array = nb::module_::import_("brenier.arrays").attr("numbers")(result, name);
     if (!nb::try_cast(array, out)) bad_result(name, "returned something else than arrays of numbers");
   }
   return out;

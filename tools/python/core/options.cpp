@@ -2,6 +2,7 @@
 #include "tools/python/core/options.hpp"
 
 #include <functional>
+#include <limits>
 
 #include "engine/src/fit/fit_options.hpp"
 #include "engine/src/flow/options.hpp"
@@ -28,11 +29,23 @@ struct Put {
   void put(T& slot, const char* wanted) const {
     if (PyBool_Check(value.ptr()) || !nb::try_cast(value, slot)) refuse(wanted);
   }
+  /// A whole number that the slot cannot hold is told by its range.
+  template <class T>
+  void put_whole(T& slot, const char* wanted) const {
+    const bool whole = !PyBool_Check(value.ptr()) && PyIndex_Check(value.ptr());
+    if (whole && !nb::try_cast(value, slot)) {
+      const bool above = PyObject_RichCompareBool(value.ptr(), nb::int_(0).ptr(), Py_GT) == 1;
+      throw ValueError(name + " = " + text(value) + "; it must be " +
+                       (above ? "at most " + std::to_string(std::numeric_limits<T>::max())
+                              : "at least " + std::to_string(std::numeric_limits<T>::min())));
+    }
+    put(slot, wanted);
+  }
   void operator()(double* slot) const { put(*slot, "a number"); }
   void operator()(std::optional<double>* slot) const { put(slot->emplace(), "a number"); }
-  void operator()(int* slot) const { put(*slot, "a whole number"); }
-  void operator()(Index* slot) const { put(*slot, "a whole number"); }
-  void operator()(std::uint64_t* slot) const { put(*slot, "a whole number, at least 0"); }
+  void operator()(int* slot) const { put_whole(*slot, "a whole number"); }
+  void operator()(Index* slot) const { put_whole(*slot, "a whole number"); }
+  void operator()(std::uint64_t* slot) const { put_whole(*slot, "a whole number, at least 0"); }
   void operator()(std::vector<int>* slot) const { put(*slot, "a list of whole numbers"); }
   void operator()(std::string* slot) const { put(*slot, "a text"); }
   void operator()(std::filesystem::path* slot) const { put(*slot, "a path"); }
