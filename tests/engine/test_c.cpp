@@ -143,6 +143,28 @@ double value_of(const brenier_flow* flow, const char* name) {
 
 }  // namespace
 
+TEST_CASE("a flow ends where its settings say, and takes no size but that of its [cloud]") {
+  const Settings plain(kPlain);
+  brenier_flow* flow = nullptr;
+  for (const auto& [n, d] : {std::pair{5, 2}, std::pair{300, 3}, std::pair{-1, 0}})
+    CHECK_STATUS(brenier_flow_create(&flow, plain.handle, n, d, BRENIER_DOUBLE, nullptr, 0, 0, nullptr),
+                 BRENIER_SHAPE_ERROR, "n = 300, d = 2");
+  const double density[300] = {};
+  CHECK_STATUS(brenier_flow_create(&flow, plain.handle, 300, 2, BRENIER_DOUBLE, nullptr, 0, 0, density),
+               BRENIER_VALUE_ERROR, "log_density");
+  for (const auto& [end, steps] : {std::pair{"flow.end_time=0.1", 2}, std::pair{"flow.steps=3", 3}}) {
+    Settings settings(kPlain);
+    REQUIRE(brenier_settings_set(settings.handle, end) == BRENIER_OK);
+    REQUIRE(brenier_flow_create(&flow, settings.handle, 300, 2, BRENIER_DOUBLE, nullptr, 0, 0, nullptr) ==
+            BRENIER_OK);
+    for (int k = 0; k < steps; ++k) REQUIRE(brenier_flow_step(flow) == BRENIER_OK);
+    CHECK_STATUS(brenier_flow_step(flow), BRENIER_AT_END, "steps");
+    CHECK(brenier_flow_run(flow, 9, nullptr, nullptr) == BRENIER_OK);  // as far as it goes
+    CHECK(brenier_flow_steps(flow) == steps);
+    brenier_flow_destroy(flow);
+  }
+}
+
 TEST_CASE("a flow through C has the bits of the flow through C++") {
   Host host;
   const Settings settings(kSettings, &host);

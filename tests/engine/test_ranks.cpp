@@ -213,6 +213,61 @@ TEST_CASE("what one rank is given wrongly between two steps ends the call on all
   for (const std::string& error : errors) CHECK(error == "");
 }
 
+TEST_CASE("ranks that make different calls, or hold different clouds, are told so by the next call") {
+  const Problem problem = problems().front();
+  enum class Different { held_out, size, place, refused, functional, call, checkpoint };
+  for (const Different what : {Different::held_out, Different::size, Different::place, Different::refused,
+                               Different::functional, Different::call, Different::checkpoint}) {
+    CAPTURE(static_cast<int>(what));
+    const std::vector<std::string> errors = on_ranks(3, [&](std::shared_ptr<Communicator> all) {
+      const bool mine = all->rank() == 1;
+      FlowOptions options = problem.options;
+      options.threads = 1;
+      options.communicator = all;
+      Flow<float> flow(problem.functional, problem.cloud, options);
+      const Index d = problem.cloud.x.cols(), n = problem.cloud.x.rows();
+      const Density law = Density::gaussian(d, 0, 1);
+      const std::vector<std::byte> saved = flow.save();
+      if (!flow.step()) throw std::runtime_error("no step");
+      switch (what) {
+        case Different::held_out:
+          flow.track(law.sample(mine ? 40 : 50));
+          break;
+        case Different::size:
+          flow.set_cloud(law.sample(mine ? n : n + 1));
+          break;
+        case Different::place:
+          flow.set_cloud(law.sample(n, Sampling::random, mine ? 1 : 2));
+          break;
+        case Different::refused: {
+          Cloud other = law.sample(n);
+          if (mine) other.x(0, 0) = std::nan("");
+          try {
+            flow.set_cloud(other);
+          } catch (const ValueError&) {
+            if (!mine) throw;
+          }
+          break;
+        }
+        case Different::functional:
+          flow.set_functional((mine ? 2.0 : 1.0) * problem.functional);
+          break;
+        case Different::call:
+          if (mine) flow.functional();
+          break;
+        case Different::checkpoint:
+          if (mine) flow.load(saved);
+          break;
+      }
+      flow.step();
+    });
+    for (const std::string& error : errors) {
+      CHECK(error.starts_with("RankError: flow: the ranks "));
+      CHECK(error.find("arguments") != std::string::npos);
+    }
+  }
+}
+
 TEST_CASE("what is no exception of the standard library is told too, and a RankError is not told twice") {
   const std::vector<std::string> errors = on_ranks(2, [](std::shared_ptr<Communicator> all) {
     const bool mine = all->rank() == 1;

@@ -108,6 +108,16 @@ class Runner {
     agreed_ = agreed_ || asked > 0;
   }
 
+  /// The signal that one of the processes was sent, on all; 0: none. A call that all make.
+  int signal_of_all() const {
+    const int own = signal_.load(std::memory_order_relaxed);
+    if (alone()) return own;
+    std::vector<double> all(static_cast<std::size_t>(options_.communicator->size()), 0.0);
+    all[static_cast<std::size_t>(options_.communicator->rank())] = own;
+    options_.communicator->sum(all);
+    return static_cast<int>(*std::max_element(all.begin(), all.end()));
+  }
+
   static void ask(void* runner, int signal) noexcept {
     auto* self = static_cast<Runner*>(runner);
     self->signal_.store(signal, std::memory_order_relaxed);
@@ -540,7 +550,8 @@ class Runner {
       if (result.status == RunStatus::done && interrupted()) result.status = RunStatus::interrupted;
       if (result.status == RunStatus::interrupted) {
         result.out_of_time = !out_of_time_.empty();
-        result.signal = result.out_of_time ? 0 : signal_.load(std::memory_order_relaxed);
+        const int signal = signal_of_all();
+        result.signal = result.out_of_time ? 0 : signal;
         result.reason = result.out_of_time ? out_of_time_ : result.signal ? signal_name(result.signal) : "";
       }
       if (result.status == RunStatus::done) {

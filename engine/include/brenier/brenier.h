@@ -37,7 +37,7 @@ typedef enum brenier_status {
   BRENIER_CALLBACK_ERROR = 8, /* a function of the host said that it failed: brenier_last_callback_code() */
   BRENIER_INTERNAL_ERROR = 9,
   BRENIER_INTERRUPTED = 10, /* by brenier_flow_interrupt() or a progress function; the step is undone */
-  BRENIER_AT_END = 11,      /* flow.end_time is reached: there is no step to take */
+  BRENIER_AT_END = 11,      /* flow.end_time or flow.steps is reached, where the settings name one */
   BRENIER_RANK_ERROR = 12   /* another process has failed, or they have come apart: brenier_mpi.h */
 } brenier_status;
 
@@ -90,7 +90,8 @@ BRENIER_API void brenier_settings_destroy(brenier_settings* settings);
 /* --- flows ------------------------------------------------------------------------------------------------------- */
 
 /* n particles in d dimensions. Their log-densities (n), natural logarithms, or NULL: internal energies (entropy, ...) need
- * them, or a [cloud] that is the law of the particles. With x = NULL the particles are drawn as [cloud] says. */
+ * them, or a [cloud] that is the law of the particles. With x = NULL the particles are drawn as [cloud] says:
+ * n and d are then 0 or those of the [cloud], and log_density is NULL. */
 BRENIER_API int brenier_flow_create(brenier_flow** flow, const brenier_settings* settings, ptrdiff_t n, int d,
                                     int type, const void* x, ptrdiff_t particle_stride,
                                     ptrdiff_t component_stride, const double* log_density);

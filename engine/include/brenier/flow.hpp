@@ -172,7 +172,8 @@ struct StepReport {
 ///
 /// With a communicator every process makes a flow from the same arguments, and the same calls of the constructor, step(),
 /// track(), functional(), functional_of() and restore(), which compute together; all others are of one process. Each then
-/// has all of the flow, and all the same bits, for any number of processes and threads. What fails or is interrupted on one
+/// has all of the flow, and all the same bits, for any number of processes and threads. What was done to one alone in between, by
+/// set_cloud(), set_functional() or load(), or failed there, the next of these calls tells all, with a RankError. What fails or is interrupted on one
 /// ends the call on all, with the same error where all have met it and otherwise with a RankError that says which process
 /// has, and what. Also RankError: processes that have come apart, as with different processors. The flow is then as before
 /// the step.

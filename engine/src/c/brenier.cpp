@@ -410,6 +410,11 @@ double named_value(const brenier_flow* flow, const std::string& name) {
 int step(brenier_flow* flow) {
   const Turn turn(flow);
   const int before = with(flow, [](auto& f) { return f.steps(); });
+  if (before >= flow->config.steps) {
+    return fail(BRENIER_AT_END, ("the flow has taken the " + std::to_string(flow->config.steps) +
+                                 " steps that flow.steps or flow.end_time names")
+                                    .c_str());
+  }
   const std::optional<StepReport> report = with(flow, [](auto& f) { return f.step(); });
   if (report) {
     flow->report = report;
@@ -606,6 +611,14 @@ int brenier_flow_create(brenier_flow** flow, const brenier_settings* settings, p
       } else {
         made->config = parse(*settings, nullptr);
         cloud = made->config.initial_cloud();
+        if ((n != 0 && n != cloud.x.rows()) || (d != 0 && d != cloud.x.cols())) {
+          throw ShapeError("x is NULL with n = " + std::to_string(n) + ", d = " + std::to_string(d) +
+                           "; they must be 0, or those of [cloud], n = " + std::to_string(cloud.x.rows()) +
+                           ", d = " + std::to_string(cloud.x.cols()));
+        }
+        if (log_density)
+          throw ValueError(
+              "log_density is given without x; it must be NULL where [cloud] draws the particles");
       }
       made->law = made->config.cloud.density;
       made->start = made->first = some_of(cloud.x);

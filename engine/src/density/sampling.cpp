@@ -4,7 +4,6 @@
 #include <array>
 #include <bit>
 #include <cmath>
-#include <limits>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -172,10 +171,6 @@ Matrix<double> stratified_cube(Index n, Index dimension, std::uint64_t seed, Ran
 
 Cloud Density::sample(Index n, Sampling how, std::uint64_t seed, RandomStream stream) const {
   if (n < 1) throw ValueError("n is " + std::to_string(n) + "; a cloud has at least 1 particle");
-  const Index most = std::numeric_limits<Index>::max() / static_cast<Index>(sizeof(double)) / dim();
-  if (n > most)
-    throw ValueError("n is " + std::to_string(n) + "; no memory holds more than " + std::to_string(most) +
-                     " particles of dimension " + std::to_string(dim()));
   Cloud cloud;
   if (how == Sampling::whitened) {
     const auto* gaussian = dynamic_cast<const GaussianImpl*>(impl_.get());

@@ -207,6 +207,48 @@ void Flow<T>::State::check_together(const Trajectory& next) const {
       "build");
 }
 
+/// Refuses an argument that is another one on another process.
+template <class T>
+void Flow<T>::State::check_same_cloud(const Trajectory& given) const {
+  if (!ranks) return;
+  Checksum sum;
+  sum.update(std::as_bytes(std::span(given.x().elements())));
+  sum.update(std::as_bytes(std::span(given.log_density())));
+  if (!ranks->same(number_of(sum)))
+    throw RankError("flow: the ranks were given different clouds, here of " + std::to_string(given.size()) +
+                    " particles; all must make the same calls with the same arguments");
+}
+
+/// Refuses a call that is another one on another process, or that is made of another state: what comes after it would wait
+/// for ever, or take messages for others.
+template <class T>
+void Flow<T>::State::check_same_call(const char* call) const {
+  Checksum sum;
+  const std::string text = call + (" " + functional.describe());
+  sum.update(std::as_bytes(std::span(text)));
+  const auto add = [&](const Trajectory& one) {
+    const Index shape[] = {one.size(), one.has_density() ? 1 : 0};
+    sum.update(std::as_bytes(std::span(shape)));
+    sum.update(std::as_bytes(std::span(one.x().elements())));
+    sum.update(std::as_bytes(std::span(one.log_density())));
+  };
+  add(cloud);
+  for (const Trajectory& held_out : tracked) add(held_out);
+  const double numbers[] = {static_cast<double>(steps), static_cast<double>(problems), clock,
+                            static_cast<double>(tracked.size()), static_cast<double>(maps.size())};
+  sum.update(std::as_bytes(std::span(numbers)));
+  sum.update(std::as_bytes(std::span(theta)));
+  if (ranks->same(number_of(sum))) return;
+  throw RankError(
+      "flow: the ranks have come apart: this one calls " + std::string(call) + "() after step " +
+      std::to_string(steps) + " at time " + show(time()) + ", with " + std::to_string(cloud.size()) +
+      " particles, " + std::to_string(tracked.size()) + " held-out clouds and " +
+      std::to_string(maps.size()) +
+      " maps, and another makes another call, or has another cloud, "
+      "functional or checkpoint; all must make the same calls with the same arguments, and a call that has "
+      "failed on one must be made again on that one or on none");
+}
+
 /// Refuses processes that were given different flows.
 template <class T>
 void Flow<T>::State::check_alike() const {
@@ -241,7 +283,7 @@ Flow<T>::Flow(Functional functional, Cloud initial, FlowOptions options) {
     throw;
   }
   if (!state_->ranks) return;
-  state_->together([&] {
+  state_->together(nullptr, [&] {
     state_->check_alike();
     return true;
   });
@@ -258,7 +300,7 @@ Flow<T>& Flow<T>::operator=(Flow&&) noexcept = default;
 
 template <class T>
 std::optional<StepReport> Flow<T>::step() {
-  return state_->together([&] {
+  return state_->together("step", [&] {
     try {
       return take_step();
     } catch (const InnerProblemTooLarge&) {
@@ -421,7 +463,7 @@ ObjectiveValue Flow<T>::functional() const {
 
 template <class T>
 ObjectiveValue Flow<T>::functional_of(const Trajectory& cloud, Index pair_limit) const {
-  return state_->together([&] {
+  return state_->together("functional_of", [&] {
     if (cloud.dim() != state_->net.dim()) {
       throw ShapeError("flow: a cloud of dimension " + std::to_string(cloud.dim()) +
                        " in a flow of dimension " + std::to_string(state_->net.dim()));
@@ -435,7 +477,7 @@ ObjectiveValue Flow<T>::functional_of(const Trajectory& cloud, Index pair_limit)
 
 template <class T>
 std::size_t Flow<T>::track(Cloud held_out) {
-  return state_->together([&] {
+  return state_->together("track", [&] {
     if (state_->options.method == FlowOptions::Method::particles)
       throw ValueError(
           "flow: a held-out cloud with method = particles, whose steps are no maps; use method = network");
@@ -449,6 +491,7 @@ std::size_t Flow<T>::track(Cloud held_out) {
       throw ValueError("flow: a held-out cloud after " + std::to_string(state_->steps - state_->first_step) +
                        " steps whose maps were not kept; track it before the first, or set keep_maps");
     }
+    state_->check_same_cloud(cloud);
     for (const BrenierMap& map : state_->maps) cloud.advance(map, state_->team);
     state_->tracked.reserve(state_->tracked.size() + 1);
     state_->agree();
@@ -593,7 +636,7 @@ typename Flow<T>::Checkpoint Flow<T>::checkpoint() const {
 template <class T>
 void Flow<T>::restore(Trajectory cloud, std::vector<BrenierMap> maps, const Checkpoint& checkpoint) {
   State& s = *state_;
-  s.together([&] {
+  s.together("restore", [&] {
     const Index parameters = s.net.parameters();
     if (cloud.x().cols() != s.net.dim()) throw ShapeError("flow: the restored cloud has another dimension");
     if (!checkpoint.theta.empty() && static_cast<Index>(checkpoint.theta.size()) != parameters) {

@@ -132,6 +132,8 @@ struct Flow<T>::State {
   State(Functional f, Cloud initial, FlowOptions o);
   void check_alike() const;
   void check_together(const Trajectory& next) const;
+  void check_same_call(const char* call) const;
+  void check_same_cloud(const Trajectory& given) const;
   /// Whether to end: on all processes at the same iteration.
   const std::atomic<bool>& stop() const { return ranks ? ranks->interrupted() : interrupted; }
   /// What a device knows of a step that is over goes.
@@ -143,9 +145,10 @@ struct Flow<T>::State {
     interrupted = false;
     if (ranks) ranks->forget_interrupt();
   }
-  /// Runs a body on this flow's device that all processes run; what one of them throws ends it on all.
+  /// Runs a body on this flow's device that all processes run; what one of them throws ends it on all. `call`: its name, which
+  /// must be that of the call on the others, as the state of the flow must be theirs; null: the body compares all there is.
   template <class Body>
-  auto together(Body&& body) const {
+  auto together(const char* call, Body&& body) const {
     const DeviceScope scope(options.device);  // what the host program's own is, is current again afterwards
     if (!ranks || team.ranks()) return body();
     struct Joined {
@@ -154,6 +157,7 @@ struct Flow<T>::State {
     } joined{team};
     team.set_ranks(ranks.get());
     try {
+      if (call) check_same_call(call);
       auto result = body();
       ranks->agree();
       return result;

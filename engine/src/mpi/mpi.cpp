@@ -59,7 +59,17 @@ Communicator::Communicator(int fortran_handle) : state_(std::make_unique<State>(
   if (!runs()) throw ValueError("mpi: MPI does not run; call MPI_Init_thread() first");
   const MPI_Comm given = MPI_Comm_f2c(fortran_handle);
   if (given == MPI_COMM_NULL) throw ValueError("mpi: the communicator is MPI_COMM_NULL");
-  check(MPI_Comm_dup(given, &state_->comm), "MPI_Comm_dup");
+  // An error of a handle that is none is one of MPI_COMM_WORLD, whose handler ends the process unless told otherwise.
+  MPI_Errhandler before = MPI_ERRHANDLER_NULL;
+  check(MPI_Comm_get_errhandler(MPI_COMM_WORLD, &before), "MPI_Comm_get_errhandler");
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  const int duplicated = given ? MPI_Comm_dup(given, &state_->comm) : MPI_ERR_COMM;
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, before);
+  MPI_Errhandler_free(&before);
+  if (duplicated == MPI_ERR_COMM)
+    throw ValueError("mpi: " + std::to_string(fortran_handle) +
+                     " is no communicator; give MPI_Comm_c2f(comm)");
+  check(duplicated, "MPI_Comm_dup");
   MPI_Comm_set_errhandler(state_->comm, MPI_ERRORS_RETURN);
   check(MPI_Comm_rank(state_->comm, &state_->rank), "MPI_Comm_rank");
   check(MPI_Comm_size(state_->comm, &state_->size), "MPI_Comm_size");

@@ -12,6 +12,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <brenier/brenier.hpp>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,6 +26,14 @@ using namespace nb::literals;
 
 using Array = nb::ndarray<const double, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<nb::numpy, double>;
+
+/// ValueError: more particles than any memory holds.
+inline void check_count(Index n, Index dim) {
+  const Index most = std::numeric_limits<Index>::max() / static_cast<Index>(sizeof(double)) / dim;
+  if (n > most)
+    throw ValueError("n is " + std::to_string(n) + "; no memory holds more than " + std::to_string(most) +
+                     " particles of dimension " + std::to_string(dim));
+}
 
 inline MatrixView<const double> view(const Array& x) {
   if (x.ndim() != 2)

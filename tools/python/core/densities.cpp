@@ -62,12 +62,14 @@ void bind_densities(nb::module_& m) {
       .def(
           "sample_held_out",
           [](const Density& self, Index n, Sampling how, std::uint64_t seed) {
+            check_count(n, self.dim());
             return give(without_gil([&] { return self.sample(n, how, seed, RandomStream::held_out); }));
           },
           "n"_a, "how"_a, "seed"_a, "As a configuration draws them: others than sample() with the same seed.")
       .def(
           "sample",
           [](const Density& self, Index n, Sampling how, std::uint64_t seed) {
+            check_count(n, self.dim());
             return give(without_gil([&] { return self.sample(n, how, seed); }));
           },
           "n"_a, "how"_a, "seed"_a);

@@ -358,6 +358,7 @@ nb::tuple sample(HeldDensity& self, Index n, Sampling how, std::uint64_t seed) {
     const bool second_order = std::any_of(self.maps.begin(), self.maps.end(), [](const BrenierMap& map) {
       return map.base == MapBase::extrapolated;
     });
+    check_count(n, self.law->dim());
     Trajectory trajectory(self.law->sample(n, how, seed, RandomStream::fresh), second_order);
     for (const BrenierMap& map : self.maps) trajectory.advance(map, team);
     return Cloud{trajectory.x(), trajectory.log_density()};
