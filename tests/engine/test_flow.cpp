@@ -186,17 +186,26 @@ TEST_CASE(
   CHECK(smallest_eigenvalue(moments(flow.trajectory().x()).covariance) < 1);
 }
 
+namespace {
+
+FlowOptions adapting(double end_time, double longest) {
+  FlowOptions options;
+  options.network.hidden = {12};
+  options.network.quadratic_rank = 1;
+  options.threads = 1;
+  options.device = "cpu";
+  options.order = 2;
+  options.tau = 1e-3 * end_time;
+  options.adaptive = {.tolerance = 2e-3, .end_time = end_time, .longest = longest};
+  return options;
+}
+
+}  // namespace
+
 TEST_CASE("adaptive steps of a flow that rests first, and is pushed later") {
   // x'' of the mean is known: m' = -m + max(t - 1, 0), or 3 (t - 1).
   const auto end = [](const char* v, double end_time, double longest, bool spread) {
-    FlowOptions options;
-    options.network.hidden = {12};
-    options.network.quadratic_rank = 1;
-    options.threads = 1;
-    options.device = "cpu";
-    options.order = 2;
-    options.tau = 1e-3 * end_time;
-    options.adaptive = {.tolerance = 2e-3, .end_time = end_time, .longest = longest};
+    const FlowOptions options = adapting(end_time, longest);
     const Density start = Density::gaussian(1, 0, 1);
     const Functional f = spread ? potential(v, 1) + entropy() : potential(v, 1);
     Flow<float> flow(f, start.sample(300, Sampling::whitened), options);
@@ -217,14 +226,7 @@ TEST_CASE("adaptive steps of a flow that rests first, and is pushed later") {
 }
 
 TEST_CASE("adaptive steps: a cloud that ends in a point, to the rounding of float") {
-  FlowOptions options;
-  options.network.hidden = {12};
-  options.network.quadratic_rank = 1;
-  options.threads = 1;
-  options.device = "cpu";
-  options.order = 2;
-  options.tau = 0.03;
-  options.adaptive = {.tolerance = 2e-3, .end_time = 30};
+  const FlowOptions options = adapting(30, 0);
   Flow<float> flow(potential("0.5*(x[0] - 1)^2", 1),
                    Density::gaussian(1, 0, 1).sample(300, Sampling::stratified), options);
   int steps = 0;

@@ -172,11 +172,11 @@ struct StepReport {
 ///
 /// With a communicator every process makes a flow from the same arguments, and the same calls of the constructor, step(),
 /// track(), functional(), functional_of() and restore(), which compute together; all others are of one process. Each then
-/// has all of the flow, and all the same bits, for any number of processes and threads. What was done to one alone in between, by
-/// set_cloud(), set_functional() or load(), or failed there, the next of these calls tells all, with a RankError. What fails or is interrupted on one
-/// ends the call on all, with the same error where all have met it and otherwise with a RankError that says which process
-/// has, and what. Also RankError: processes that have come apart, as with different processors. The flow is then as before
-/// the step.
+/// has all of the flow, and all the same bits, for any number of processes and threads. What was done to one alone in
+/// between, by set_cloud(), set_functional() or load(), or failed there, the next of these calls tells all, with a
+/// RankError. What fails or is interrupted on one ends the call on all, with the same error where all have met it and
+/// otherwise with a RankError that says which process has, and what. Also RankError: processes that have come apart, as
+/// with different processors. The flow is then as before the step.
 template <class T = float>
 class Flow {
  public:
@@ -272,9 +272,10 @@ class Flow {
   /// All of a flow between two steps as the bytes of a .safetensors file: cloud, maps, tracked clouds, what certificates
   /// are known from.
   std::vector<std::byte> save() const;
-  /// Continues bit for bit what save() gave, in a flow of the same functional and options (a source and a black box
-  /// are given again: bytes cannot keep them). The cloud that this flow was made with is replaced. IoError: no such bytes,
-  /// or damaged ones. ValueError: of another functional, order or initial density (where both flows have one). ShapeError: of another network. The flow is then as it was.
+  /// Continues bit for bit what save() gave, in a flow of the same functional and options (a source and a black box are
+  /// given again: bytes cannot keep them). The cloud that this flow was made with is replaced. IoError: no such bytes, or
+  /// damaged ones. ValueError: of another functional, order or initial density (where both flows have one). ShapeError:
+  /// of another network. The flow is then as it was.
   void load(std::span<const std::byte> bytes);
 
  private:

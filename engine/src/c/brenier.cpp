@@ -410,7 +410,7 @@ double named_value(const brenier_flow* flow, const std::string& name) {
 int step(brenier_flow* flow) {
   const Turn turn(flow);
   const int before = with(flow, [](auto& f) { return f.steps(); });
-  if (before >= flow->config.steps) {
+  if (flow->config.ends && before >= flow->config.steps) {
     return fail(BRENIER_AT_END, ("the flow has taken the " + std::to_string(flow->config.steps) +
                                  " steps that flow.steps or flow.end_time names")
                                     .c_str());

@@ -74,6 +74,7 @@ void read_flow(Section& section, const CloudConfig& cloud, bool host, Config& co
     if (section.has("end_time")) read_end_time(section, flow, config);
   }
   if (host && !section.noted("steps") && !section.has("steps")) {
+    config.ends = false;
     config.steps = 999'999;
     section.note("steps", std::to_string(config.steps));
   }

@@ -66,6 +66,8 @@ struct Config {
   Parameters parameters;
   FlowOptions flow;  // seed, device and threads too
   int steps = 0;     // at most, where their lengths are adaptive
+  bool ends =
+      true;  // false: a host program's flow, whose settings name neither steps nor an end of equal ones
   bool adaptive() const { return flow.adaptive.tolerance > 0; }
   /// Of the whole flow, time units of the PDE.
   double duration() const { return adaptive() ? flow.adaptive.end_time - flow.start_time : flow.tau * steps; }

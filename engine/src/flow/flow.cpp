@@ -34,6 +34,11 @@ ObjectiveValue times(double mass, const ObjectiveValue& value) {
           value.distances};
 }
 
+void add(Checksum& sum, const Trajectory& cloud) {
+  sum.update(std::as_bytes(std::span(cloud.x().elements())));
+  sum.update(std::as_bytes(std::span(cloud.log_density())));
+}
+
 std::uint64_t number_of(const Checksum& sum) {
   return std::stoull(sum.text(), nullptr, 16);
 }
@@ -196,8 +201,7 @@ template <class T>
 void Flow<T>::State::check_together(const Trajectory& next) const {
   if (!ranks) return;
   Checksum sum;
-  sum.update(std::as_bytes(std::span(next.x().elements())));
-  sum.update(std::as_bytes(std::span(next.log_density())));
+  add(sum, next);
   sum.update(std::as_bytes(std::span(theta)));
   if (ranks->same(number_of(sum))) return;
   throw RankError(
@@ -212,8 +216,7 @@ template <class T>
 void Flow<T>::State::check_same_cloud(const Trajectory& given) const {
   if (!ranks) return;
   Checksum sum;
-  sum.update(std::as_bytes(std::span(given.x().elements())));
-  sum.update(std::as_bytes(std::span(given.log_density())));
+  add(sum, given);
   if (!ranks->same(number_of(sum)))
     throw RankError("flow: the ranks were given different clouds, here of " + std::to_string(given.size()) +
                     " particles; all must make the same calls with the same arguments");
@@ -226,16 +229,14 @@ void Flow<T>::State::check_same_call(const char* call) const {
   Checksum sum;
   const std::string text = call + (" " + functional.describe());
   sum.update(std::as_bytes(std::span(text)));
-  const auto add = [&](const Trajectory& one) {
-    const Index shape[] = {one.size(), one.has_density() ? 1 : 0};
-    sum.update(std::as_bytes(std::span(shape)));
-    sum.update(std::as_bytes(std::span(one.x().elements())));
-    sum.update(std::as_bytes(std::span(one.log_density())));
-  };
-  add(cloud);
-  for (const Trajectory& held_out : tracked) add(held_out);
-  const double numbers[] = {static_cast<double>(steps), static_cast<double>(problems), clock,
-                            static_cast<double>(tracked.size()), static_cast<double>(maps.size())};
+  add(sum, cloud);
+  for (const Trajectory& held_out : tracked) add(sum, held_out);
+  const double numbers[] = {static_cast<double>(steps),
+                            static_cast<double>(problems),
+                            clock,
+                            static_cast<double>(tracked.size()),
+                            static_cast<double>(maps.size()),
+                            static_cast<double>(cloud.size())};
   sum.update(std::as_bytes(std::span(numbers)));
   sum.update(std::as_bytes(std::span(theta)));
   if (ranks->same(number_of(sum))) return;
@@ -261,8 +262,7 @@ void Flow<T>::State::check_alike() const {
                             static_cast<double>(options.seed)};
   sum.update(std::as_bytes(std::span(text)));
   sum.update(std::as_bytes(std::span(numbers)));
-  sum.update(std::as_bytes(std::span(cloud.x().elements())));
-  sum.update(std::as_bytes(std::span(cloud.log_density())));
+  add(sum, cloud);
   sum.update(std::as_bytes(std::span(first)));
   if (ranks->same(number_of(sum))) return;
   throw ValueError(
